@@ -1,0 +1,38 @@
+# All commands; `make` lists them. Everything is installed into .venv.
+PYTHON ?= python3.11
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+
+.PHONY: help install demo serve test check fix bench
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+install: .venv/installed ## install Promptreel and its development tools into .venv
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/installed ## start everything, make a video from a prompt, and print where it is
+	@$(BIN)/python -m promptreel.demo
+
+serve: .venv/installed ## start the service on port 8000
+	$(BIN)/promptreel serve
+
+test: .venv/installed ## run the tests
+	$(BIN)/python -m pytest
+
+check: .venv/installed ## check style, types and architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: .venv/installed ## mend what can be mended by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/installed ## measure the main job: seconds by stage, the api's memory and start-up
+	$(BIN)/python -m bench.main_job

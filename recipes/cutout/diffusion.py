@@ -1,0 +1,66 @@
+"""What the picture and motion stages train towards: v-prediction on Stable Diffusion's noise schedule.
+
+v (Salimans and Ho 2022) instead of eps, because at high noise a small network's errors in eps are multiplied by up to 15 when
+the clean latents are computed from it, and a colour is decided there. The weight is min-SNR's (Hang et al. 2023, gamma 5) with
+one added: in terms of the clean latents' error, min(SNR, 5) + 1, which keeps the noisiest timesteps, where a thing's place and
+colour are decided, from vanishing.
+"""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+UNCONDITIONAL_SHARE = 0.1
+GAMMA = 5.0
+
+SCHEDULER_CONFIG = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "timestep_spacing": "trailing",
+}
+
+
+def build_scheduler() -> DDIMScheduler:
+    return DDIMScheduler(**SCHEDULER_CONFIG)
+
+
+class Noising:
+    """Noise levels, targets and weights; tensors of shape [B, ...] with one timestep a row."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.alphas = build_scheduler().alphas_cumprod.to(device)
+
+    def add(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        alpha = self._shaped(timesteps, clean)
+        return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+
+    def loss(self, output: Tensor, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        alpha = self._shaped(timesteps, clean)
+        target = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+        ratio = self.alphas[timesteps] / (1 - self.alphas[timesteps])
+        weight = (ratio.clamp(max=GAMMA) + 1) / (ratio + 1)
+        error = (output.float() - target).square().flatten(1).mean(1)
+        return (error * weight).mean()
+
+    def _shaped(self, timesteps: Tensor, like: Tensor) -> Tensor:
+        return self.alphas[timesteps].reshape(-1, *[1] * (like.ndim - 1))
+
+
+def encode_captions(
+    captions: list[str], tokenizer: CLIPTokenizer, encoder: CLIPTextModel, rng: random.Random, device: torch.device
+) -> Tensor:
+    """Text embeddings [B, 32, 128]; one caption in ten becomes the empty one, which classifier-free guidance needs."""
+    kept = ["" if rng.random() < UNCONDITIONAL_SHARE else text for text in captions]
+    tokens = tokenizer(kept, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    return encoder(tokens.to(device))[0]

@@ -1,0 +1,137 @@
+"""The training loop that all three stages share: budget, schedule, running average, progress, save and resume."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from recipes.cutout.muon import optimizers_for
+
+SAVE_EVERY_SECONDS = 120
+REPORT_EVERY_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a stage trains in all, over all its sessions: by steps, by minutes of its own work, or both."""
+
+    steps: int | None = None
+    minutes: float | None = None
+
+    def share_used(self, steps: int, seconds: float) -> float:
+        """0 at the start, 1 when the stage is done."""
+        shares = [0.0]
+        if self.steps:
+            shares.append(steps / self.steps)
+        if self.minutes:
+            shares.append(seconds / (60 * self.minutes))
+        return min(1.0, max(shares))
+
+
+def learning_rate_share(step: int, share: float) -> float:
+    """Warm-up over 100 steps, level, then linearly down to zero over the last 40 % of the budget."""
+    return min(1.0, (step + 1) / 100, max(0.0, (1 - share) / 0.4))
+
+
+class Loop:
+    """Trains `modules` by `loss`, keeps an exponential average of them, and survives being stopped at any time.
+
+    The state lies in `folder`: `average.safetensors` (what the next stage uses), `weights.safetensors`, `optimizers.pt`
+    (read back with weights_only) and `progress.json`.
+    """
+
+    def __init__(self, modules: Mapping[str, nn.Module], folder: Path, *, lr: float, average_decay: float = 0.999) -> None:
+        self.modules = dict(modules)
+        self.folder = folder
+        self.lr = lr
+        self.average_decay = average_decay
+        self.optimizers = optimizers_for(self.modules.values(), lr)
+        self.step = 0
+        self.seconds = 0.0
+        self.averages = {name: copy.deepcopy(module).requires_grad_(False) for name, module in self.modules.items()}
+        if (folder / "progress.json").exists():
+            self._resume()
+
+    def run(self, loss: Callable[[], Tensor], budget: Budget) -> None:
+        """Trains until the budget is used up; `loss` returns a scalar."""
+        started = last_save = time.monotonic()
+        before = self.seconds
+        total = 0.0
+        while (share := budget.share_used(self.step, self.seconds)) < 1:
+            rate = self.lr * learning_rate_share(self.step, share)
+            total += self._step(loss(), rate)
+            self.seconds = before + time.monotonic() - started
+            if self.step % REPORT_EVERY_STEPS == 0:
+                mean = total / REPORT_EVERY_STEPS
+                print(f"{self.folder.name} step {self.step} {share:.1%} loss {mean:.4f} {self.seconds:.0f} s", flush=True)
+                total = 0.0
+            if time.monotonic() - last_save > SAVE_EVERY_SECONDS:
+                self.save()
+                last_save = time.monotonic()
+        self.save()
+
+    def _step(self, loss: Tensor, rate: float) -> float:
+        loss.backward()
+        weights = [w for module in self.modules.values() for w in module.parameters() if w.requires_grad]
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad()
+        self.step += 1
+        decay = min(self.average_decay, (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for name, module in self.modules.items():
+                averages = [average.detach() for average in self.averages[name].parameters()]
+                torch._foreach_lerp_(averages, [weight.detach() for weight in module.parameters()], 1 - decay)
+        return float(loss.detach())
+
+    def save(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _replace(self.folder / "weights.safetensors", lambda path: save_file(_flat(self.modules), path))
+        _replace(self.folder / "average.safetensors", lambda path: save_file(_flat(self.averages), path))
+        states = [optimizer.state_dict() for optimizer in self.optimizers]
+        _replace(self.folder / "optimizers.pt", lambda path: torch.save(states, path))
+        progress = json.dumps({"step": self.step, "seconds": self.seconds})
+        _replace(self.folder / "progress.json", lambda path: path.write_text(progress))
+
+    def _resume(self) -> None:
+        load_into(self.modules, self.folder / "weights.safetensors")
+        load_into(self.averages, self.folder / "average.safetensors")
+        states = torch.load(self.folder / "optimizers.pt", weights_only=True)
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
+        progress = json.loads((self.folder / "progress.json").read_text())
+        self.step, self.seconds = progress["step"], progress["seconds"]
+
+
+def load_into(modules: Mapping[str, nn.Module], path: Path) -> None:
+    """Loads a file written by `Loop.save` into modules of the same names and shapes."""
+    tensors = load_file(path)
+    for name, module in modules.items():
+        prefix = f"{name}/"
+        module.load_state_dict({key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})
+
+
+def _flat(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    return {
+        f"{name}/{key}": value.detach().contiguous().cpu()
+        for name, module in modules.items()
+        for key, value in module.state_dict().items()
+    }
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes beside `path` and renames, so that a stop in the middle leaves the old file whole."""
+    beside = path.with_name(path.name + ".part")
+    write(beside)
+    beside.replace(path)

@@ -1,0 +1,74 @@
+"""Writes the built-in model's files from a training folder: fp16 safetensors in diffusers' layout, and the service's card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+
+from recipes.cutout.captions import vocabulary
+from recipes.cutout.diffusion import build_scheduler
+from recipes.cutout.motion import build_motion_adapter, load_motion
+from recipes.cutout.picture import build_unet
+from recipes.cutout.text import build_tokenizer
+from recipes.cutout.vae import load_vae
+from recipes.cutout.world import FPS, MAX_FRAMES, SIZE
+
+BUILT_IN = Path(__file__).parents[2] / "src" / "promptreel" / "models" / "built_in" / "cutout"
+COMPONENTS = {
+    "motion_adapter": ["diffusers", "MotionAdapter"],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderDC"],
+}
+
+
+def package(folder: Path, target: Path = BUILT_IN) -> None:
+    """Replaces the model's files in `target`; the model card (README.md) beside them stays."""
+    cpu = torch.device("cpu")
+    trained, text_encoder = load_motion(folder, cpu)
+    unet, adapter = build_unet(), build_motion_adapter()
+    for part in (unet, adapter):
+        weights = trained.state_dict()
+        part.load_state_dict({name: weights[name] for name in part.state_dict()})
+    networks = {"unet": unet, "motion_adapter": adapter, "text_encoder": text_encoder, "vae": load_vae(folder, cpu)}
+    for name, network in networks.items():
+        _save(network, target / name)
+    build_tokenizer().save_pretrained(target / "tokenizer")
+    build_scheduler().save_pretrained(target / "scheduler")
+    index = {"_class_name": "AnimateDiffPipeline", "_diffusers_version": diffusers.__version__, **COMPONENTS}
+    _write_json(target / "model_index.json", index)
+    _write_json(target / "promptreel.json", card())
+
+
+def card() -> dict[str, object]:
+    """What the service must know before it loads the model (docs/models.md)."""
+    return {
+        "name": "Cutout",
+        "description": "A small world of paper cut-outs: twenty things, ten colors, ten motions, eight places. Built in.",
+        "family": "animatediff",
+        "native_width": SIZE,
+        "native_height": SIZE,
+        "max_frames": MAX_FRAMES,
+        "fps": FPS,
+        "default_negative_prompt": "",
+        "words": vocabulary(),
+        "reference_seconds_per_unit": 0.005,
+    }
+
+
+def _save(network: Any, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    network.half().save_pretrained(target)
+    for path in target.iterdir():
+        path.chmod(0o644)  # diffusers writes weights that only their owner can read
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")

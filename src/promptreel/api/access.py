@@ -1,0 +1,73 @@
+"""Around every request: its id, one line in the log, safe headers, and the last net for errors."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from urllib.parse import quote
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from promptreel.api.problems import answer_unknown_error
+
+log = logging.getLogger(__name__)
+
+
+class AccessLog:
+    """Middleware. The line names path, status, time, request and job; never the query, headers or body, which hold keys."""
+
+    def __init__(self, app: ASGIApp, *, legacy_real_status_codes: bool) -> None:
+        self._app = app
+        self._real_status_codes = legacy_real_status_codes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        state["request_id"] = uuid.uuid4().hex
+        started = time.perf_counter()
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                state["status"] = message["status"]
+                _add_headers(MutableHeaders(scope=message), state["request_id"])
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, send_with_headers)
+        finally:
+            _log_access(scope, time.perf_counter() - started)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except Exception:
+            request_id = scope["state"]["request_id"]
+            log.exception("unknown error in request=%s", request_id)
+            if "status" in scope["state"]:  # half an answer is out: only a broken connection tells the client
+                raise
+            answer = answer_unknown_error(scope["path"], request_id, legacy_real_status_codes=self._real_status_codes)
+            await answer(scope, receive, send)
+
+
+def _add_headers(headers: MutableHeaders, request_id: str) -> None:
+    headers["X-Request-Id"] = request_id
+    headers["X-Content-Type-Options"] = "nosniff"
+    # A status or a 404 from before success must not be kept by a cache on the way.
+    headers.setdefault("Cache-Control", "no-store")
+
+
+def _log_access(scope: Scope, seconds: float) -> None:
+    state = scope["state"]
+    log.info(
+        "%s %s %s %.0f ms request=%s job=%s",
+        scope["method"],
+        quote(scope["path"][:200]),
+        state.get("status", "cut off"),
+        seconds * 1000,
+        state["request_id"],
+        state.get("job_id", "-"),
+    )

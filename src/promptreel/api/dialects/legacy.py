@@ -1,0 +1,240 @@
+"""The spelling of the hosted service's v3 and v4: a request into a NewJob, a job into an answer."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from promptreel.api.parsing import FieldReader, Limits, is_url
+from promptreel.errors import ModelNotFound
+from promptreel.jobs.job import Job, JobStatus, NewJob
+from promptreel.jobs.params import DEFAULT_SCHEDULER, MAX_SEED, SCHEDULERS, VideoParams
+from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistry
+
+MAX_TEXT = 2000
+SIZE = Limits(64, 1024)
+STEPS = Limits(1, 50)
+GUIDANCE = Limits(1, 20)
+STRENGTH = Limits(0, 1)
+SEED = Limits(0, MAX_SEED)
+SECONDS = Limits(1, 30)
+FPS = Limits(1, 30)
+FRAMES = Limits(1, 240)
+SAMPLES = Limits(1, 4)
+
+SCHEDULERS_NOT_YET = ("DDIMInverseScheduler", "IPNDMScheduler", "KarrasVeScheduler", "ScoreSdeVeScheduler", "LCMScheduler")
+FIELDS_NOT_YET = ("init_image", "init_video", "lora_model", "clip_skip")
+SWITCHES_NOT_YET = ("safety_checker", "multi_lingual")
+
+TIP = "for faster speed, keep resolution upto 512x512"
+WAIT = "Try to fetch request after given estimated time"
+NO_WEBHOOKS = "Webhooks are not delivered yet: leave webhook out and poll fetch_result."
+
+_WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
+
+
+def read_text2video(fields: Mapping[str, Any], models: ModelRegistry) -> NewJob:
+    """What a v4 text2video request asks for, with every default decided.
+
+    Raises InvalidParams with all wrong fields, and ModelNotFound.
+    """
+    reader = FieldReader(fields)
+    reader.text("key", maximum=MAX_TEXT)  # any key will do so far, but it must be one
+    draft = _read_params(reader)
+    negative_prompt = reader.text("negative_prompt", maximum=MAX_TEXT)
+    seconds = reader.whole("seconds", SECONDS, default=None)
+    num_frames = reader.whole("num_frames", FRAMES, default=None)
+    enhance_prompt = reader.yes_no("enhance_prompt", default=True)
+    track_id = reader.scalar("track_id", maximum=MAX_TEXT)
+    _refuse_webhook(reader)
+    left_out = _read_unavailable(reader)
+    card = _find_model(reader, draft.model_id, models)
+    num_frames = _fit_length(reader, card, num_frames=num_frames, seconds=seconds, fps=draft.fps)
+    reader.raise_errors()
+
+    request = {
+        "dialect": "legacy",
+        "enhance_prompt": "yes" if enhance_prompt else "no",
+        "tip": _advise(draft.prompt, card, left_out),
+        "native_size": [card.native_width, card.native_height] if card.native_width else None,
+    }
+    if negative_prompt is None:
+        negative_prompt = card.default_negative_prompt
+    params = replace(draft, num_frames=num_frames, negative_prompt=negative_prompt)
+    return NewJob(params=params, request=request, track_id=track_id)
+
+
+def _read_params(reader: FieldReader) -> VideoParams:
+    """All params but those that the model has a say in: its length and its negative prompt."""
+    width = reader.whole("width", SIZE, default=512)
+    height = reader.whole("height", SIZE, default=512)
+    seed = reader.whole("seed", SEED, default=None)
+    return VideoParams(
+        model_id=reader.text("model_id", maximum=255) or DEFAULT_MODEL_ID,
+        prompt=reader.required_text("prompt", maximum=MAX_TEXT),
+        width=width - width % 8,
+        height=height - height % 8,
+        fps=reader.whole("fps", FPS, default=8),
+        scheduler=reader.choice("scheduler", SCHEDULERS, not_yet=SCHEDULERS_NOT_YET, default=DEFAULT_SCHEDULER),
+        num_inference_steps=reader.whole("num_inference_steps", STEPS, default=20),
+        guidance_scale=reader.number("guidance_scale", GUIDANCE, default=7.5),
+        strength=reader.number("strength", STRENGTH, default=0.55),
+        seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
+    )
+
+
+def _refuse_webhook(reader: FieldReader) -> None:
+    webhook = reader.given("webhook")
+    if webhook is not None:
+        reader.reject("webhook", NO_WEBHOOKS if is_url(webhook) else "The webhook must be a valid URL.")
+
+
+def _read_unavailable(reader: FieldReader) -> list[str]:
+    """Refuses fields without which the video would be another one; names those that are left out of the work."""
+    for name in FIELDS_NOT_YET:
+        if reader.given(name) is not None:
+            reader.reject(name, f"The {name.replace('_', ' ')} is not available yet: leave it out.")
+    reader.choice("output_type", ("mp4",), not_yet=("gif", "webm"), default="mp4")
+    reader.yes_no("temp", default=False)
+    left_out = [name for name in SWITCHES_NOT_YET if reader.yes_no(name, default=False)]
+    return [*left_out, "samples"] if reader.whole("samples", SAMPLES, default=1) > 1 else left_out
+
+
+def _find_model(reader: FieldReader, model_id: str, models: ModelRegistry) -> ModelCard:
+    try:
+        return models.get(model_id)
+    except ModelNotFound:
+        reader.raise_errors()  # the fields come first, as they did at the hosted service
+        raise
+
+
+def _fit_length(reader: FieldReader, card: ModelCard, *, num_frames: int | None, seconds: int | None, fps: int) -> int:
+    """How many frames to make.
+
+    A length that was asked for and that the model does not carry is refused; the default one is shortened.
+    """
+    most = min(card.max_frames, int(FRAMES.maximum))
+    asked = "seconds" if num_frames is None else "num_frames"
+    wanted = num_frames or (seconds or 5) * fps
+    if wanted <= most or (seconds is None and num_frames is None):
+        return min(wanted, most)
+    limit = most // fps if asked == "seconds" else most
+    less = f"Ask for seconds up to {most // fps} at {fps} fps, or " if most >= fps else "Ask "
+    reader.reject(
+        asked,
+        f"The {asked.replace('_', ' ')} must not be greater than {limit}: "
+        f'the model "{card.model_id}" makes at most {most} frames. {less}for num_frames up to {most}.',
+    )
+    return most
+
+
+def _advise(prompt: str, card: ModelCard, left_out: list[str]) -> str:
+    """The documented tip, unless there is something better to say."""
+    advice = []
+    unknown = [word for word in dict.fromkeys(_WORD.findall(prompt.lower())) if word not in card.words]
+    if card.words and unknown:
+        advice.append(
+            f'the model "{card.model_id}" does not know: {_name_some(unknown)}; '
+            f"it knows {len(card.words)} words, of things such as {', '.join(_pick_examples(card.words))}"
+        )
+    if left_out:
+        advice.append(f"not available yet and left out: {', '.join(left_out)}")
+    return ". ".join(advice) or TIP
+
+
+def _name_some(words: list[str]) -> str:
+    shown = ", ".join(word[:40] for word in words[:8])
+    return shown if len(words) <= 8 else f"{shown} and {len(words) - 8} more"
+
+
+def _pick_examples(words: frozenset[str]) -> list[str]:
+    """Eight words from all over the alphabet; the short ones are rarely things."""
+    long = sorted(word for word in words if len(word) > 2) or sorted(words)
+    return long[:: max(1, len(long) // 8)][:8]
+
+
+def parse_job_id(text: object) -> int | None:
+    """The id of a job as sent in a path or a body; None if no job can have it."""
+    digits = str(text).strip() if isinstance(text, str | int) and not isinstance(text, bool) else ""
+    return int(digits) if re.fullmatch(r"[0-9]{1,18}", digits, re.ASCII) else None
+
+
+def to_answer(job: Job, *, base_url: str, eta: int) -> dict[str, Any]:
+    """What a client is told of a job. `eta` is in whole seconds, and said only while the job is not done."""
+    match job.status:
+        case JobStatus.SUCCEEDED:
+            return _to_success(job, base_url)
+        case JobStatus.FAILED:
+            return _to_failure(job, job.error_message or "The job failed, and its worker could not say why.")
+        case JobStatus.CANCELLED:
+            return _to_failure(job, "Cancelled")
+        case _:
+            return _to_processing(job, base_url, eta)
+
+
+def _to_processing(job: Job, base_url: str, eta: int) -> dict[str, Any]:
+    return {
+        "status": "processing",
+        "tip": job.request.get("tip", TIP),
+        "eta": eta,
+        "messege": WAIT,
+        "message": WAIT,
+        "fetch_result": f"{base_url}/api/v3/dreambooth/fetch/{job.id}",
+        "id": job.id,
+        "output": [],
+        "future_links": [_file_url(job, base_url)],
+        "meta": _to_meta(job),
+    }
+
+
+def _to_success(job: Job, base_url: str) -> dict[str, Any]:
+    url = _file_url(job, base_url)
+    spent = (job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else 0.0
+    return {
+        "status": "success",
+        "id": job.id,
+        "output": [url],
+        "proxy_links": [url],
+        "generationTime": round(max(0.0, spent), 2),
+        "meta": _to_meta(job),
+    }
+
+
+def _to_failure(job: Job, why: str) -> dict[str, Any]:
+    return {"status": "failed", "id": job.id, "message": why, "messege": why, "output": []}
+
+
+def _file_url(job: Job, base_url: str) -> str:
+    return f"{base_url}/files/{job.file_prefix}.mp4"
+
+
+def _to_meta(job: Job) -> dict[str, Any]:
+    """What was done, in the documented words, with `fps`, `enhance_prompt` and the native size added."""
+    params = job.params
+    seconds = params.num_frames / params.fps
+    meta = {
+        "prompt": params.prompt,
+        "model_id": params.model_id,
+        "scheduler": params.scheduler,
+        "safetychecker": "no",
+        "negative_prompt": params.negative_prompt,
+        "W": params.width,
+        "H": params.height,
+        "guidance_scale": params.guidance_scale,
+        "steps": params.num_inference_steps,
+        "strength": params.strength,
+        "full_url": "no",
+        "seconds": int(seconds) if seconds.is_integer() else round(seconds, 2),
+        "multi_lingual": "no",
+        "seed": params.seed,
+        "outdir": "out",
+        "file_prefix": job.file_prefix,
+        "num_frames": params.num_frames,
+        "fps": params.fps,
+        "enhance_prompt": job.request.get("enhance_prompt", "no"),
+    }
+    native = job.request.get("native_size")
+    return meta | {"native_W": native[0], "native_H": native[1]} if native else meta

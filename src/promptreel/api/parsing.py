@@ -1,0 +1,260 @@
+"""One lenient reader of requests: JSON, forms and query strings in; fields by name out, checked one by one.
+
+Clients of the hosted service send forms under a JSON content type, numbers as strings and null for "the default".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+from fastapi import Request
+from starlette.datastructures import Headers
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from promptreel.errors import InvalidParams, PromptreelError
+
+MAX_BODY_BYTES = 256 * 1024
+# A client that is cut off while it still sends may never read why, so somewhat more is read and thrown away.
+_MAX_DISCARDED_BYTES = 16 * 1024 * 1024
+
+_INTEGER = re.compile(r"[+-]?[0-9]{1,30}(\.0*)?")
+_NUMBER = re.compile(r"[+-]?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
+_YES = frozenset({"yes", "true", "1", "on"})
+_NO = frozenset({"no", "false", "0", "off"})
+
+D = TypeVar("D")
+
+
+class MalformedRequest(PromptreelError):
+    """The body of the request is neither a JSON object nor a form."""
+
+    code = "malformed_request"
+
+
+class BodyTooLarge(PromptreelError):
+    """The body of the request is larger than 256 kB."""
+
+    code = "body_too_large"
+
+
+async def read_fields(request: Request) -> dict[str, Any]:
+    """The fields of a request, from its query string and its body; the body's go first.
+
+    Raises MalformedRequest and BodyTooLarge. The values are not checked yet.
+    """
+    body = await _read_body(request)
+    fields: dict[str, Any] = dict(request.query_params)
+    if body.strip():
+        fields |= await _parse_body(body, request.headers)
+    return fields
+
+
+async def _read_body(request: Request) -> bytes:
+    body = bytearray()
+    received = 0
+    async for chunk in request.stream():
+        received += len(chunk)
+        if received <= MAX_BODY_BYTES:
+            body += chunk
+        elif received > _MAX_DISCARDED_BYTES:
+            break
+    if received > MAX_BODY_BYTES:
+        raise BodyTooLarge(f"The body of the request is larger than {MAX_BODY_BYTES // 1024} kB: send a shorter one.")
+    return bytes(body)
+
+
+async def _parse_body(body: bytes, headers: Headers) -> dict[str, Any]:
+    if headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return await _parse_multipart(body, headers)
+    try:
+        text = body.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise MalformedRequest("The body of the request is not UTF-8.") from error
+    if text.startswith(("{", "[", '"')) or "=" not in text:
+        return _parse_json(text)
+    return dict(parse_qsl(text, keep_blank_values=True))
+
+
+def _parse_json(text: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MalformedRequest("The body of the request is not valid JSON.") from error
+    if not isinstance(fields, dict):
+        raise MalformedRequest("The body of the request is not a JSON object.")
+    return fields
+
+
+async def _parse_multipart(body: bytes, headers: Headers) -> dict[str, Any]:
+    """The text fields of a multipart form. Files are left out: no field takes one."""
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        yield body
+
+    try:
+        form = await MultiPartParser(headers, stream()).parse()
+    except (MultiPartException, ValueError) as error:
+        raise MalformedRequest("The body of the request is not a valid form.") from error
+    fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
+    await form.close()
+    return fields
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The range of a number, both ends included."""
+
+    minimum: float
+    maximum: float
+
+
+class FieldReader:
+    """Reads fields one by one and collects what is wrong with them, so that the client hears of everything at once.
+
+    A wrong field reads as its default; `raise_errors` speaks at the end. Messages are worded as Laravel does, because
+    clients of the hosted service look for them.
+    """
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        self._fields = fields
+        self._errors: dict[str, list[str]] = {}
+
+    def reject(self, name: str, message: str) -> None:
+        self._errors.setdefault(name, []).append(message)
+
+    def raise_errors(self) -> None:
+        """Raises InvalidParams if any field was wrong."""
+        if self._errors:
+            raise InvalidParams(self._errors)
+
+    def given(self, name: str) -> Any:
+        """The field as it was sent; None for null, "" and "null", which is how forms spell null."""
+        value = self._fields.get(name)
+        return None if isinstance(value, str) and value.strip().lower() in {"", "null"} else value
+
+    def text(self, name: str, *, maximum: int) -> str | None:
+        """The text, unchanged. None if it is null or wrong; "" stays "", for it may be meant."""
+        value = self._fields.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            self.reject(name, f"The {label(name)} must be a string.")
+        elif len(value) > maximum:
+            self.reject(name, f"The {label(name)} must not be greater than {maximum} characters.")
+        elif not _is_storable(value):
+            self.reject(name, f"The {label(name)} must be valid Unicode text without null characters.")
+        else:
+            return value
+        return None
+
+    def required_text(self, name: str, *, maximum: int) -> str:
+        value = self._fields.get(name)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            self.reject(name, f"The {label(name)} field is required.")
+            return ""
+        return self.text(name, maximum=maximum) or ""
+
+    def scalar(self, name: str, *, maximum: int) -> str | None:
+        """A string, number or boolean, as text."""
+        value = self._fields.get(name)
+        if isinstance(value, bool | int | float):
+            return json.dumps(value)
+        if value is not None and not isinstance(value, str):
+            self.reject(name, f"The {label(name)} must be a string or a number.")
+            return None
+        return self.text(name, maximum=maximum)
+
+    def whole(self, name: str, limits: Limits, *, default: D) -> int | D:
+        return self._number(name, limits, default=default, read=_to_whole, kind="an integer")
+
+    def number(self, name: str, limits: Limits, *, default: D) -> float | D:
+        return self._number(name, limits, default=default, read=_to_number, kind="a number")
+
+    def _number(self, name: str, limits: Limits, *, default: D, read: Callable[[Any], Any], kind: str) -> Any | D:
+        value = self.given(name)
+        if value is None:
+            return default
+        number = read(value)
+        if number is None:
+            self.reject(name, f"The {label(name)} must be {kind}.")
+        elif number < limits.minimum:
+            self.reject(name, f"The {label(name)} must be at least {limits.minimum:g}.")
+        elif number > limits.maximum:
+            self.reject(name, f"The {label(name)} must not be greater than {_spell(limits.maximum)}.")
+        else:
+            return number
+        return default
+
+    def yes_no(self, name: str, *, default: bool) -> bool:
+        value = self.given(name)
+        word = json.dumps(value) if isinstance(value, bool | int) else value
+        if word is None:
+            return default
+        if not isinstance(word, str) or word.strip().lower() not in _YES | _NO:
+            self.reject(name, f"The {label(name)} must be yes or no.")
+            return default
+        return word.strip().lower() in _YES
+
+    def choice(self, name: str, choices: Collection[str], *, not_yet: Collection[str], default: str) -> str:
+        """One of `choices`; `not_yet` are names that are known and cannot be used so far."""
+        value = self.given(name)
+        if value is None:
+            return default
+        names = ", ".join(choices)
+        if value in choices:
+            return str(value)
+        if isinstance(value, str) and value in not_yet:
+            self.reject(name, f"The {label(name)} {value} is not available yet. Use one of: {names}.")
+        else:
+            self.reject(name, f"The selected {label(name)} is invalid. Use one of: {names}.")
+        return default
+
+
+def label(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def is_url(value: object) -> bool:
+    """Whether it is a whole http or https address."""
+    if not isinstance(value, str) or len(value) > 2048 or not value.isprintable() or " " in value.strip():
+        return False
+    try:
+        parts = urlsplit(value.strip())
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname)
+
+
+def _is_storable(text: str) -> bool:
+    """Lone surrogates have no UTF-8 form, and PostgreSQL stores no null characters."""
+    return "\x00" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _to_whole(value: object) -> int | None:
+    if isinstance(value, str) and _INTEGER.fullmatch(value.strip()):
+        return int(value.strip().split(".")[0])
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _to_number(value: object) -> float | None:
+    if isinstance(value, str) and not _NUMBER.fullmatch(value.strip()):
+        return None
+    if not isinstance(value, str | int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return math.inf
+    return None if math.isnan(number) else number
+
+
+def _spell(number: float) -> str:
+    return str(int(number)) if float(number).is_integer() else str(number)

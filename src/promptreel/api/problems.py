@@ -1,0 +1,92 @@
+"""The one place where errors become HTTP: each class has a status, and each answer has the shape that clients know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from promptreel.api.parsing import BodyTooLarge, MalformedRequest
+from promptreel.errors import (
+    BadConfiguration,
+    InvalidParams,
+    JobFailed,
+    JobNotFound,
+    ModelNotFound,
+    PromptreelError,
+)
+
+MALFORMED_TIP = (
+    "1. Make sure you are passing Content-Type: application/json in header. "
+    "2. Make sure you are doing POST request with valid JSON. "
+    "3. Make sure your JSON does not have any trailing comma or single quotes; a form or a query string works too."
+)
+
+STATUSES: dict[type[PromptreelError], int] = {
+    InvalidParams: 400,
+    MalformedRequest: 400,
+    BodyTooLarge: 413,
+    ModelNotFound: 404,
+    JobNotFound: 404,
+    JobFailed: 500,
+    BadConfiguration: 500,
+}
+
+
+def status_of(error: PromptreelError) -> int:
+    """The status of the nearest class above the error that has one."""
+    return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), 500)
+
+
+def status_to_send(path: str, status: int, *, legacy_real_status_codes: bool) -> int:
+    """Clients of v3 to v6 read `status` in the body and give up on anything but 200; on a fetch, always."""
+    if not path.startswith("/api/"):
+        return status
+    return status if legacy_real_status_codes and "/fetch" not in path else 200
+
+
+def error_body(message: str | dict[str, list[str]], **more: Any) -> dict[str, Any]:
+    return {"status": "error", "message": message, "messege": message, **more}
+
+
+def body_of(error: PromptreelError) -> dict[str, Any]:
+    """The words that clients of the hosted service know, where it had any; else the error's own message."""
+    match error:
+        case InvalidParams():
+            return error_body(error.fields)
+        case MalformedRequest():
+            return error_body("Invalid API Request", tip=MALFORMED_TIP)
+        case ModelNotFound():
+            return error_body("Model not found")
+        case JobNotFound():
+            return {"status": "failed", "id": "", "message": "Request not found", "messege": "Request not found", "output": []}
+        case _:
+            return error_body(error.message)
+
+
+def answer_error(request: Request, error: Exception) -> JSONResponse:
+    """For our own errors."""
+    assert isinstance(error, PromptreelError)
+    real = request.app.state.services.legacy_real_status_codes
+    status = status_to_send(request.url.path, status_of(error), legacy_real_status_codes=real)
+    return JSONResponse(body_of(error), status)
+
+
+def answer_http_error(_request: Request, error: Exception) -> JSONResponse:
+    """For what the framework refuses: an unknown path is 404 and a wrong method 405, whatever the generation of the API."""
+    assert isinstance(error, HTTPException)
+    return JSONResponse(error_body(error.detail), error.status_code, error.headers)
+
+
+def answer_unknown_error(path: str, request_id: str, *, legacy_real_status_codes: bool) -> JSONResponse:
+    """For a mistake of ours: nothing of its inside is shown, and the request's id finds it in the log."""
+    message = f"Something went wrong on the server. Look for request {request_id} in its log."
+    status = status_to_send(path, 500, legacy_real_status_codes=legacy_real_status_codes)
+    return JSONResponse(error_body(message), status)
+
+
+def answer_disconnect(_request: Request, _error: Exception) -> JSONResponse:
+    """For a client that hung up while it still sent: nobody reads this, and it is no mistake of ours."""
+    return JSONResponse(error_body("The connection was closed before the request was complete."), 400)

@@ -1,0 +1,101 @@
+"""The endpoints. Each reads its request, asks the store, and answers in its dialect's words."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import FileResponse, JSONResponse
+from starlette.exceptions import HTTPException
+
+from promptreel.api.addresses import base_url
+from promptreel.api.dialects import legacy, legacy_openapi
+from promptreel.api.estimates import estimate
+from promptreel.api.parsing import FieldReader, read_fields
+from promptreel.api.services import Services, ServicesOfApp
+from promptreel.errors import JobNotFound
+from promptreel.jobs.job import Job, JobStatus
+
+Fields = Annotated[dict[str, Any], Depends(read_fields)]
+
+
+def build_router() -> APIRouter:
+    router = APIRouter(redirect_slashes=False, default_response_class=JSONResponse)
+    router.add_api_route(
+        "/api/v4/dreambooth/text2video", text2video, methods=["POST"], openapi_extra=legacy_openapi.TEXT2VIDEO, tags=["video"]
+    )
+    for generation in ("v3", "v4"):
+        path = f"/api/{generation}/dreambooth/fetch/{{job_id}}"
+        router.add_api_route(path, fetch, methods=["POST"], openapi_extra=legacy_openapi.FETCH, tags=["video"])
+        router.add_api_route(path, fetch, methods=["GET"], tags=["video"])
+    path = "/api/v4/dreambooth/fetch"
+    router.add_api_route(path, fetch_by_field, methods=["POST"], openapi_extra=legacy_openapi.FETCH_BY_FIELD, tags=["video"])
+    router.add_api_route(path, fetch_by_field, methods=["GET"], openapi_extra=legacy_openapi.FETCH_BY_QUERY, tags=["video"])
+    router.add_api_route("/files/{file_prefix}.mp4", send_file, methods=["GET"], response_class=FileResponse, tags=["video"])
+    router.add_api_route("/files/{file_prefix}.mp4", send_file, methods=["HEAD"], include_in_schema=False)
+    router.add_api_route("/health", health, methods=["GET"], tags=["service"])
+    return router
+
+
+def text2video(request: Request, fields: Fields, services: ServicesOfApp) -> JSONResponse:
+    """Queue a video. The answer comes at once: it says when to look (`eta`, seconds) and where (`fetch_result`)."""
+    job = services.jobs.submit(legacy.read_text2video(fields, services.models))
+    return _answer(request, services, job)
+
+
+def fetch(request: Request, job_id: str, services: ServicesOfApp) -> JSONResponse:
+    """How a job is: processing, success with the link to the video, or failed with the reason."""
+    return _answer(request, services, _find_job(services, job_id))
+
+
+def fetch_by_field(request: Request, fields: Fields, services: ServicesOfApp) -> JSONResponse:
+    """The same, with the job's id in `request_id`."""
+    reader = FieldReader(fields)
+    request_id = reader.given("request_id")
+    if request_id is None:
+        reader.reject("request_id", "The request id field is required.")
+    reader.raise_errors()
+    return _answer(request, services, _find_job(services, request_id))
+
+
+def send_file(request: Request, file_prefix: str, services: ServicesOfApp) -> FileResponse:
+    """A finished video. Ranges are answered, so that players can seek."""
+    try:
+        job = services.jobs.get_by_file_prefix(file_prefix)
+    except JobNotFound as error:
+        raise HTTPException(404, "There is no such file.") from error
+    request.state.job_id = job.id
+    if job.status is not JobStatus.SUCCEEDED or job.result is None:
+        raise HTTPException(404, "There is no such file yet: fetch the job until its status is success.")
+    path = services.storage.path(job.result.key)
+    if path is None:
+        raise HTTPException(404, "The file was deleted.")
+    return FileResponse(path, media_type="video/mp4", headers={"Cache-Control": "private, max-age=3600"})
+
+
+def health(services: ServicesOfApp) -> JSONResponse:
+    """Whether the service works: `degraded` means that no worker is alive, so that jobs wait."""
+    workers = len(services.jobs.live_workers())
+    counts = services.jobs.count_by_status()
+    return JSONResponse(
+        {
+            "status": "ok" if workers else "degraded",
+            "version": services.version,
+            "workers": workers,
+            "queued": counts.get(JobStatus.QUEUED, 0),
+            "running": counts.get(JobStatus.RUNNING, 0),
+        }
+    )
+
+
+def _find_job(services: Services, sent_id: object) -> Job:
+    job_id = legacy.parse_job_id(sent_id)
+    if job_id is None:
+        raise JobNotFound("There is no job with this id. Check the id that was returned when it was submitted.")
+    return services.jobs.get(job_id)
+
+
+def _answer(request: Request, services: Services, job: Job) -> JSONResponse:
+    request.state.job_id = job.id
+    eta = 0 if job.is_final else estimate(services, job)
+    return JSONResponse(legacy.to_answer(job, base_url=base_url(request, services), eta=eta))

@@ -1,0 +1,103 @@
+"""The one place where objects are built: Settings in, the api's application, a worker or an engine out.
+
+Torch takes seconds to import and hundreds of megabytes to hold, and only generation needs it: what imports it is imported
+inside the functions that build a worker or an engine, so that the api and the command line start without it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from promptreel.api.app import create_app
+from promptreel.api.services import Services
+from promptreel.jobs.database import migrate, open_database
+from promptreel.jobs.store import JobStore
+from promptreel.models.registry import ModelRegistry
+from promptreel.settings import PREFIX, Settings
+from promptreel.storage.local import LocalStorage
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from promptreel.generation.engine import Engine
+    from promptreel.worker.worker import Worker
+
+BUILT_IN_MODELS = Path(__file__).parent / "models" / "built_in"
+
+
+def build_jobs(settings: Settings) -> JobStore:
+    """The job table, created or migrated if need be."""
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    database = open_database(settings.database)
+    migrate(database)
+    return JobStore(database, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts)
+
+
+def build_models(settings: Settings) -> ModelRegistry:
+    return ModelRegistry(built_in=BUILT_IN_MODELS, models_dir=settings.data_dir / "models")
+
+
+def build_storage(settings: Settings) -> LocalStorage:
+    return LocalStorage(settings.data_dir / "results")
+
+
+def build_app(settings: Settings) -> FastAPI:
+    services = Services(
+        jobs=build_jobs(settings),
+        models=build_models(settings),
+        storage=build_storage(settings),
+        public_url=settings.public_url,
+        trusted_proxies=settings.trusted_proxies,
+        legacy_real_status_codes=settings.legacy_real_status_codes,
+    )
+    return create_app(services)
+
+
+def build_engine(settings: Settings) -> Engine:
+    """The engine on the best device of this machine. Nothing is ever fetched from a model hub, nor run from a checkpoint."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["DIFFUSERS_DISABLE_REMOTE_CODE"] = "1"
+    import diffusers
+    import torch
+    import transformers
+
+    from promptreel.generation.devices import pick_device
+    from promptreel.generation.engine import Engine
+
+    diffusers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(settings.threads_per_worker)
+    return Engine(build_models(settings), pick_device())
+
+
+def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Worker:
+    from promptreel.worker.worker import Worker
+
+    return Worker(
+        owner=owner,
+        jobs=build_jobs(settings),
+        engine=build_engine(settings),
+        storage=build_storage(settings),
+        scratch=settings.data_dir / "scratch",
+        lease_seconds=settings.lease_seconds,
+        stop=stop,
+    )
+
+
+def new_owner() -> str:
+    """A name for one run of a worker process, never used twice."""
+    return f"{socket.gethostname()}/{secrets.token_hex(6)}"
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """The settings as environment variables, for child processes."""
+    values = settings.model_dump(mode="json", exclude_none=True)
+    return {
+        PREFIX + name.upper(): ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in values.items()
+    }

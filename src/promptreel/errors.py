@@ -1,0 +1,111 @@
+"""Everything that can go wrong, as one tree.
+
+    PromptreelError
+    ├── InvalidParams         invalid_params        the caller can fix it; `fields` says where
+    ├── ModelNotFound         model_not_found
+    ├── JobNotFound           job_not_found
+    ├── BadConfiguration      bad_configuration     this machine or its settings; start-up refuses
+    └── JobFailed             what a job can die of; its code and message are kept on the job
+        ├── CheckpointUnusable    checkpoint_unusable
+        ├── OutOfMemory           out_of_memory
+        ├── GenerationFailed      generation_failed
+        ├── EncodingFailed        encoding_failed
+        ├── StorageFailed         storage_failed
+        └── WorkerLost            worker_lost
+
+`code` is a promise and may be compared; a message may change. Foreign exceptions become one of these where they enter.
+HTTP is not known here: `api/problems.py` maps the tree to answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class PromptreelError(Exception):
+    """Base of all errors that Promptreel raises on purpose; the message says what to do about it."""
+
+    code: ClassVar[str] = "error"
+
+    @property
+    def message(self) -> str:
+        return str(self)
+
+
+class InvalidParams(PromptreelError):
+    """Some fields of a request cannot be used; `fields` maps each one's name to what is wrong with it."""
+
+    code = "invalid_params"
+
+    def __init__(self, fields: Mapping[str, list[str]]) -> None:
+        super().__init__(" ".join(message for messages in fields.values() for message in messages))
+        self.fields = dict(fields)
+
+
+class ModelNotFound(PromptreelError):
+    """No checkpoint with this id is known."""
+
+    code = "model_not_found"
+
+
+class JobNotFound(PromptreelError):
+    """No job with this id, or it belongs to somebody else: the two are told apart by nobody."""
+
+    code = "job_not_found"
+
+
+class BadConfiguration(PromptreelError):
+    """The settings or the machine do not allow a safe start."""
+
+    code = "bad_configuration"
+
+
+class JobFailed(PromptreelError):
+    """A job ended without a video."""
+
+    code = "job_failed"
+
+
+class CheckpointUnusable(JobFailed):
+    """The checkpoint's files are missing, unsafe or do not fit together."""
+
+    code = "checkpoint_unusable"
+
+
+class OutOfMemory(JobFailed):
+    """The device has too little memory for a clip of this size and length."""
+
+    code = "out_of_memory"
+
+
+class GenerationFailed(JobFailed):
+    """The model could not make the clip."""
+
+    code = "generation_failed"
+
+
+class EncodingFailed(JobFailed):
+    """The frames could not be written as a video."""
+
+    code = "encoding_failed"
+
+
+class StorageFailed(JobFailed):
+    """The finished video could not be stored."""
+
+    code = "storage_failed"
+
+
+class WorkerLost(JobFailed):
+    """The worker died with this job too many times."""
+
+    code = "worker_lost"
+
+
+class JobCancelled(Exception):
+    """Raised inside a running job once somebody has asked to cancel it."""
+
+
+class JobLost(Exception):
+    """Raised inside a running job whose lease went to another worker, or which must be given back."""

@@ -1,0 +1,67 @@
+"""`promptreel generate`: one video on this machine, by the same engine and recipe as a worker's, without a server."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from promptreel.errors import InvalidParams
+from promptreel.generation.engine import Engine, OnProgress
+from promptreel.jobs.params import MAX_SEED, SCHEDULERS, VideoParams
+from promptreel.models.registry import ModelCard
+from promptreel.worker.video_job import make_video
+
+DEFAULT_SECONDS = 5
+
+
+def complete_params(  # noqa: PLR0913 - one parameter for each option
+    card: ModelCard,
+    *,
+    prompt: str,
+    negative_prompt: str | None,
+    seed: int | None,
+    steps: int,
+    guidance: float,
+    scheduler: str,
+    frames: int | None,
+    fps: int | None,
+    width: int,
+    height: int,
+) -> VideoParams:
+    """Fills in the model's own defaults and draws a seed if there is none; raises InvalidParams."""
+    chosen_fps = fps or card.fps
+    num_frames = frames or min(DEFAULT_SECONDS * chosen_fps, card.max_frames)
+    wrong: dict[str, list[str]] = {}
+    if scheduler not in SCHEDULERS:
+        wrong["scheduler"] = [f"There is no scheduler {scheduler!r}; take one of {', '.join(SCHEDULERS)}."]
+    if num_frames > card.max_frames:
+        wrong["frames"] = [f"The model {card.model_id!r} makes {card.max_frames} frames at most."]
+    if not prompt.strip():
+        wrong["prompt"] = ["The prompt is empty: say what the video shows."]
+    if wrong:
+        raise InvalidParams(wrong)
+    return VideoParams(
+        model_id=card.model_id,
+        prompt=prompt,
+        negative_prompt=card.default_negative_prompt if negative_prompt is None else negative_prompt,
+        width=width // 8 * 8,
+        height=height // 8 * 8,
+        num_frames=num_frames,
+        fps=chosen_fps,
+        scheduler=scheduler,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
+    )
+
+
+def write_video(params: VideoParams, output: Path, *, engine: Engine, on_progress: OnProgress) -> None:
+    """Makes the video and puts it at `output`; an older file there is replaced only by a whole new one."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    beside = output.with_name(f".{output.name}.{os.getpid()}.mp4")
+    try:
+        make_video(params, beside, engine=engine, on_progress=on_progress)
+        beside.replace(output)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,31 @@
+"""Which device and number format to generate with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where the networks run and in which format; the samplers' arithmetic is always float32 on the CPU."""
+
+    name: str
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        return f"{self.name} ({str(self.dtype).removeprefix('torch.')})"
+
+
+def pick_device(name: str | None = None) -> Device:
+    """The named device ("cpu", "cuda", "cuda:1"), or CUDA if there is any; bf16 where the hardware multiplies it."""
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda"):
+        return Device(name, torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+    return Device(name, torch.bfloat16 if _cpu_multiplies_bf16() else torch.float32)
+
+
+def _cpu_multiplies_bf16() -> bool:
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,0 +1,133 @@
+"""The AnimateDiff family: a Stable Diffusion checkpoint whose UNet is given motion modules (Guo et al. 2023).
+
+A checkpoint is a directory in diffusers' layout: unet, text_encoder, tokenizer, vae, scheduler, motion_adapter.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from promptreel.errors import CheckpointUnusable
+from promptreel.generation.devices import Device
+from promptreel.generation.model_space import ModelSpace
+from promptreel.models.registry import ModelCard
+from promptreel.models.safety import check_checkpoint_dir, model_hash
+
+log = logging.getLogger(__name__)
+
+# A VAE's activations are the largest tensors of all: frames are decoded a few at a time.
+_PIXELS_AT_ONCE = {"cpu": 40 * 96 * 96, "cuda": 16 * 512 * 512}
+
+
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """A checkpoint's networks on a device, and what the engine asks of them. Tensors in and out are float32 on the CPU."""
+
+    card: ModelCard
+    model_hash: str
+    device: Device
+    space: ModelSpace
+    unet: UNetMotionModel
+    text_encoder: CLIPTextModel
+    tokenizer: CLIPTokenizer
+    vae: Any
+
+    @torch.inference_mode()
+    def encode_text(self, text: str) -> Tensor:
+        """Embeddings [1, tokens, width] of one text; a longer one than the text encoder's window is cut, with a log line."""
+        window = self.tokenizer.model_max_length
+        tokens = self.tokenizer(text, padding="max_length", max_length=window, truncation=True, return_tensors="pt")
+        if len(self.tokenizer(text).input_ids) > window:
+            log.warning("prompt cut to the %d tokens that model %s reads", window, self.card.model_id)
+        embeddings: Tensor = self.text_encoder(tokens.input_ids.to(self.device.name))[0]
+        return embeddings
+
+    def latent_shape(self, num_frames: int, width: int, height: int) -> tuple[int, int, int, int, int]:
+        """Shape [1, C, T, h, w] of the latents of a clip of `width` x `height` pixels."""
+        scale = _downscaling(self.vae)
+        return (1, self.unet.config.in_channels, num_frames, height // scale, width // scale)
+
+    @torch.inference_mode()
+    def denoise(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """One forward over rows: latents [B, C, T, h, w], timesteps [B], text [B, tokens, width]; the output like latents."""
+        device = self.device
+        output: Tensor = self.unet(
+            latents.to(device.name, device.dtype),
+            timesteps.to(device.name),
+            encoder_hidden_states=text.to(device.name, device.dtype).repeat_interleave(latents.shape[2], 0),
+            return_dict=False,
+        )[0]
+        return output.float().cpu()
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents [1, C, T, h, w] to frames, uint8 [T, H, W, 3]."""
+        config = self.vae.config
+        frames = latents[0].transpose(0, 1) / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
+        pixels = frames.shape[2] * frames.shape[3] * _downscaling(self.vae) ** 2
+        at_once = max(1, _PIXELS_AT_ONCE[self.device.name.split(":")[0]] // pixels)
+        decoded = [self._decode_some(part) for part in frames.split(at_once)]
+        return torch.cat(decoded)
+
+    def _decode_some(self, latents: Tensor) -> Tensor:
+        pictures = self.vae.decode(latents.to(self.device.name, self.device.dtype)).sample.float()
+        return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+
+
+def load_animatediff(card: ModelCard, device: Device) -> LoadedCheckpoint:
+    """Loads a checkpoint directory, safetensors only; raises CheckpointUnusable with what is wrong with it."""
+    check_checkpoint_dir(card.path)
+    try:
+        return _load(card, device)
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise CheckpointUnusable(f"model {card.model_id!r} does not load: {error}") from error
+
+
+def _load(card: ModelCard, device: Device) -> LoadedCheckpoint:
+    options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
+    config = json.loads((card.path / "scheduler" / "scheduler_config.json").read_text())
+    vae_class = getattr(diffusers, _class_name(card.path / "vae"))
+    return LoadedCheckpoint(
+        card=card,
+        model_hash=model_hash(card.path),
+        device=device,
+        space=ModelSpace(config),
+        unet=_ready(_load_unet(card.path, device, options), device),
+        text_encoder=_ready(CLIPTextModel.from_pretrained(card.path / "text_encoder", dtype=device.dtype, **options), device),
+        tokenizer=CLIPTokenizer.from_pretrained(card.path / "tokenizer", local_files_only=True),
+        vae=_ready(vae_class.from_pretrained(card.path / "vae", torch_dtype=device.dtype, **options), device),
+    )
+
+
+def _load_unet(path: Path, device: Device, options: dict[str, Any]) -> UNetMotionModel:
+    if _class_name(path / "unet") == "UNetMotionModel":
+        return UNetMotionModel.from_pretrained(path / "unet", torch_dtype=device.dtype, **options)
+    unet = UNet2DConditionModel.from_pretrained(path / "unet", torch_dtype=device.dtype, **options)
+    adapter = MotionAdapter.from_pretrained(path / "motion_adapter", torch_dtype=device.dtype, **options)
+    return UNetMotionModel.from_unet2d(unet, adapter)
+
+
+def _ready(network: Any, device: Device) -> Any:
+    return network.eval().requires_grad_(False).to(device.name)
+
+
+def _class_name(directory: Path) -> str:
+    return str(json.loads((directory / "config.json").read_text())["_class_name"])
+
+
+def _downscaling(vae: Any) -> int:
+    """Pixels a latent, along one side."""
+    config = vae.config
+    if hasattr(config, "block_out_channels"):  # AutoencoderKL, AutoencoderTiny
+        return int(2 ** (len(config.block_out_channels) - 1))
+    return int(2 ** (len(config.encoder_block_out_channels) - 1))  # AutoencoderDC

@@ -1,0 +1,116 @@
+"""Taking a job, holding it, and letting go of it. Every function runs inside a write transaction of the store.
+
+The fence: what a worker writes names the job, the attempt and the owner of its claim, and only meets a row that is still
+running under all three. Whoever lost the job to another worker changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, insert, select, update
+
+from promptreel.errors import JobLost, WorkerLost
+from promptreel.jobs.job import Claim, JobStatus
+from promptreel.jobs.tables import attempts, has_status, jobs
+
+NOT_CLAIMED: Mapping[str, Any] = MappingProxyType({"owner": None, "lease_until": None, "stage": None})
+BACK_IN_QUEUE: Mapping[str, Any] = MappingProxyType(
+    {**NOT_CLAIMED, "status": JobStatus.QUEUED, "progress": 0.0, "started_at": None}
+)
+
+
+def first_in_line(now: datetime) -> Select[tuple[int]]:
+    """The id of the job that is to be served next. A job that was given back keeps its place, so it comes first."""
+    return (
+        select(jobs.c.id)
+        .where(has_status(JobStatus.QUEUED), jobs.c.run_at <= now)
+        .order_by(jobs.c.priority, jobs.c.vt, jobs.c.id)
+        .limit(1)
+    )
+
+
+def take_next(connection: Connection, owner: str, *, now: datetime, lease: timedelta) -> Row[Any] | None:
+    """queued -> running. Returns the job's new row, or None when nothing waits."""
+    row = connection.execute(
+        update(jobs)
+        .where(jobs.c.id == first_in_line(now).scalar_subquery(), has_status(JobStatus.QUEUED))
+        .values(
+            status=JobStatus.RUNNING,
+            attempt=jobs.c.attempt + 1,
+            owner=owner,
+            lease_until=now + lease,
+            started_at=now,
+        )
+        .returning(jobs)
+    ).one_or_none()
+    if row is not None:
+        connection.execute(
+            insert(attempts).values(job_id=row.id, attempt=row.attempt, worker=owner, started_at=now, units=row.cost)
+        )
+    return row
+
+
+def is_held(claim: Claim) -> ColumnElement[bool]:
+    """The fence, as a condition."""
+    return and_(
+        jobs.c.id == claim.job_id,
+        jobs.c.attempt == claim.attempt,
+        jobs.c.owner == claim.owner,
+        has_status(JobStatus.RUNNING),
+    )
+
+
+def write_held(connection: Connection, claim: Claim, **values: Any) -> Row[Any]:
+    """Changes the claimed job and returns its new row. Raises JobLost when the claim is no longer good."""
+    row = connection.execute(update(jobs).where(is_held(claim)).values(**values).returning(jobs)).one_or_none()
+    if row is None:
+        raise JobLost(f"job {claim.job_id} no longer belongs to attempt {claim.attempt} of {claim.owner}")
+    return row
+
+
+def end(connection: Connection, claim: Claim, status: JobStatus, *, now: datetime, **values: Any) -> None:
+    """running -> succeeded, failed or cancelled, by its worker."""
+    write_held(connection, claim, status=status, finished_at=now, **NOT_CLAIMED, **values)
+    _close_attempt(connection, claim, status.value, now=now)
+
+
+def give_back(connection: Connection, claim: Claim, *, now: datetime) -> None:
+    """running -> queued, or cancelled if somebody asked for that meanwhile."""
+    row = write_held(connection, claim, **BACK_IN_QUEUE)
+    if row.cancel_requested:
+        connection.execute(update(jobs).where(jobs.c.id == row.id).values(status=JobStatus.CANCELLED, finished_at=now))
+    _close_attempt(connection, claim, "given_back", now=now)
+
+
+def take_from_workers(connection: Connection, which: ColumnElement[bool], *, now: datetime) -> int:
+    """Ends the claims on all running jobs that match, because their workers are gone. Returns how many there were."""
+    lost = connection.execute(select(jobs).where(has_status(JobStatus.RUNNING), which)).all()
+    for row in lost:
+        claim = Claim(row.id, row.attempt, row.owner)
+        write_held(connection, claim, crashes=row.crashes + 1, **_after_crash(row, now))
+        _close_attempt(connection, claim, "lost", now=now)
+    return len(lost)
+
+
+def _after_crash(row: Row[Any], now: datetime) -> Mapping[str, Any]:
+    if row.cancel_requested:
+        return {**NOT_CLAIMED, "status": JobStatus.CANCELLED, "finished_at": now}
+    if row.crashes + 1 < row.max_attempts:
+        return BACK_IN_QUEUE
+    message = (
+        f"The worker died {row.crashes + 1} times with this job, so it is not tried again. "
+        "Ask for fewer frames or a smaller size, or look into the worker's log."
+    )
+    ended = {"status": JobStatus.FAILED, "finished_at": now, "error_code": WorkerLost.code, "error_message": message}
+    return {**NOT_CLAIMED, **ended}
+
+
+def _close_attempt(connection: Connection, claim: Claim, outcome: str, *, now: datetime) -> None:
+    this_one = and_(attempts.c.job_id == claim.job_id, attempts.c.attempt == claim.attempt)
+    started_at = connection.execute(select(attempts.c.started_at).where(this_one)).scalar_one()
+    seconds = max(0.0, (now - started_at).total_seconds())  # clocks are set back at times
+    connection.execute(update(attempts).where(this_one).values(ended_at=now, outcome=outcome, seconds=seconds))

@@ -1,0 +1,92 @@
+"""Job, its states and its stages. Pure: only the store changes a job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from promptreel.jobs.params import VideoParams
+
+
+class JobStatus(StrEnum):
+    """Drives: what may happen to the job next."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+FINAL_STATUSES = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
+
+
+class JobStage(StrEnum):
+    """Explains: what the worker is doing with a running job. Plays no role in what happens next."""
+
+    LOADING = "loading"
+    DENOISING = "denoising"
+    DECODING = "decoding"
+    ENCODING = "encoding"
+    STORING = "storing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewJob:
+    """What a dialect hands to the store. `request` is what the dialect needs to answer in its own words later."""
+
+    params: VideoParams
+    request: dict[str, Any]
+    track_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a job made: a key in storage, and facts about the file and how it was made (seconds by stage among them)."""
+
+    key: str
+    size_bytes: int
+    sha256: str
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One row of the job table.
+
+    `id` is public and sequential. `file_prefix` is random: it names the job's file. `attempt` counts claims, and is the fence:
+    a worker may only write with the attempt that it claimed. `progress` is a share of the calls to the model, 0 to 1.
+    """
+
+    id: int
+    file_prefix: str
+    params: VideoParams
+    request: dict[str, Any]
+    track_id: str | None
+    status: JobStatus
+    stage: JobStage | None
+    progress: float
+    attempt: int
+    owner: str | None
+    cancel_requested: bool
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error_code: str | None
+    error_message: str | None
+    result: Result | None
+
+    @property
+    def is_final(self) -> bool:
+        return self.status in FINAL_STATUSES
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The right to work on a job until its lease runs out; every write of the worker carries it."""
+
+    job_id: int
+    attempt: int
+    owner: str

@@ -1,0 +1,58 @@
+"""VideoParams: what was asked for, complete and frozen. Every field is decided before the job is queued."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
+
+SCHEDULERS = (
+    "DDPMScheduler",
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "LMSDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "DPMSolverSinglestepScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "UniPCMultistepScheduler",
+    "DEISMultistepScheduler",
+)
+"""The noise schedulers that can be asked for, by the names that diffusers gave them."""
+
+DEFAULT_SCHEDULER = "UniPCMultistepScheduler"
+MAX_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoParams:
+    """One request for a video, in diffusers' spelling.
+
+    `width` and `height` are pixels of the finished video, multiples of 8. `prompt` and `negative_prompt` are what the model
+    is given, after defaults and enhancement. `strength` only matters with an init clip.
+    """
+
+    model_id: str
+    prompt: str
+    negative_prompt: str = ""
+    width: int = 512
+    height: int = 512
+    num_frames: int = 40
+    fps: int = 8
+    scheduler: str = DEFAULT_SCHEDULER
+    num_inference_steps: int = 20
+    guidance_scale: float = 7.5
+    strength: float = 0.55
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Reads what `to_json` wrote; fields that a newer version added are left out."""
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in data.items() if name in known})

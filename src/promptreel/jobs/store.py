@@ -1,0 +1,280 @@
+"""JobStore: the job table as record and as queue. Nothing else changes a job.
+
+    queued ----> running ----> succeeded | failed | cancelled
+      |   <----     |
+      |   lost, given back
+      +-----------------------> cancelled
+
+A method that returns has its change on disk. A job that has ended never changes again.
+"""
+
+from __future__ import annotations
+
+import builtins
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, select, tuple_, update
+
+from promptreel.errors import JobNotFound
+from promptreel.jobs import claims
+from promptreel.jobs.database import read_transaction, write_transaction
+from promptreel.jobs.eta import work_units
+from promptreel.jobs.job import Claim, Job, JobStage, JobStatus, NewJob, Result
+from promptreel.jobs.params import VideoParams
+from promptreel.jobs.tables import attempts, has_status, jobs, workers
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerRecord:
+    """What a worker says about itself now and then. `seconds_per_unit` is what it measured, None before its first job."""
+
+    id: str
+    device: str
+    seconds_per_unit: float | None
+    last_seen: datetime
+
+
+class JobStore:
+    """Safe to use from several threads and processes at once.
+
+    `lease_seconds` is how long a claim lives without a heartbeat. A job whose worker died `max_attempts` times fails.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        lease_seconds: float = 30.0,
+        max_attempts: int = 5,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._engine = engine
+        self._lease = timedelta(seconds=lease_seconds)
+        self._max_attempts = max_attempts
+        self._now = now
+
+    # Submitting and reading
+
+    def submit(self, new: NewJob) -> Job:
+        """Queues a job. Once this returns, the job is on disk and ends in exactly one way."""
+        now = self._now()
+        row_values = {
+            "file_prefix": str(uuid.uuid4()),
+            "params": new.params.to_json(),
+            "request": new.request,
+            "track_id": new.track_id,
+            "model_id": new.params.model_id,
+            "batch_key": _batch_key(new.params),
+            "cost": work_units(new.params),
+            "status": JobStatus.QUEUED,
+            "run_at": now,
+            "max_attempts": self._max_attempts,
+            "created_at": now,
+        }
+        with write_transaction(self._engine) as connection:
+            return _to_job(connection.execute(insert(jobs).values(row_values).returning(jobs)).one())
+
+    def get(self, job_id: int) -> Job:
+        """Raises JobNotFound."""
+        with read_transaction(self._engine) as connection:
+            return _get(connection, job_id)
+
+    def get_by_file_prefix(self, file_prefix: str) -> Job:
+        """Raises JobNotFound."""
+        with read_transaction(self._engine) as connection:
+            row = connection.execute(select(jobs).where(jobs.c.file_prefix == file_prefix)).one_or_none()
+        if row is None:
+            raise JobNotFound(f"There is no job whose file is named {file_prefix}.")
+        return _to_job(row)
+
+    def list(self, *, limit: int = 50) -> builtins.list[Job]:
+        """The newest jobs, newest first."""
+        with read_transaction(self._engine) as connection:
+            rows = connection.execute(select(jobs).order_by(jobs.c.id.desc()).limit(limit)).all()
+        return [_to_job(row) for row in rows]
+
+    def count_by_status(self) -> dict[JobStatus, int]:
+        """How many jobs are in each state; states without a job are left out."""
+        with read_transaction(self._engine) as connection:
+            rows = connection.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status)).all()
+        return {JobStatus(status): count for status, count in rows}
+
+    def queue_ahead(self, job: Job) -> builtins.list[Job]:
+        """What will be served before this job: the running jobs, then the queued ones in front of it.
+
+        Empty once the job itself runs or has ended. Raises JobNotFound.
+        """
+        place = tuple_(jobs.c.priority, jobs.c.vt, jobs.c.id)
+        with read_transaction(self._engine) as connection:
+            own = connection.execute(select(jobs).where(jobs.c.id == job.id)).one_or_none()
+            if own is None:
+                raise _job_not_found(job.id)
+            if own.status != JobStatus.QUEUED:
+                return []
+            running = connection.execute(select(jobs).where(has_status(JobStatus.RUNNING)).order_by(jobs.c.id)).all()
+            in_front = and_(has_status(JobStatus.QUEUED), place < (own.priority, own.vt, own.id))
+            queued = connection.execute(select(jobs).where(in_front).order_by(jobs.c.priority, jobs.c.vt, jobs.c.id)).all()
+        return [_to_job(row) for row in (*running, *queued)]
+
+    # What a worker does
+
+    def claim(self, owner: str) -> tuple[Claim, Job] | None:
+        """Takes the next job, or returns None. Jobs whose lease ran out go back to the queue first, in the same transaction."""
+        with write_transaction(self._engine) as connection:
+            now = self._now()  # read under the lock: waiting for it must not eat into the lease
+            claims.take_from_workers(connection, jobs.c.lease_until <= now, now=now)
+            row = claims.take_next(connection, owner, now=now, lease=self._lease)
+        if row is None:
+            return None
+        return Claim(row.id, row.attempt, owner), _to_job(row)
+
+    def heartbeat(self, claim: Claim) -> bool:
+        """Renews the lease; returns whether somebody asked to cancel the job. Raises JobLost."""
+        with write_transaction(self._engine) as connection:
+            row = claims.write_held(connection, claim, lease_until=self._now() + self._lease)
+        return bool(row.cancel_requested)
+
+    def report(self, claim: Claim, *, stage: JobStage, progress: float) -> None:
+        """Says how far the job is, 0 to 1. Raises JobLost."""
+        if not 0.0 <= progress <= 1.0:
+            raise ValueError(f"progress is a share from 0 to 1, not {progress}")
+        with write_transaction(self._engine) as connection:
+            claims.write_held(connection, claim, stage=stage, progress=progress)
+
+    def finish(self, claim: Claim, result: Result) -> None:
+        """running -> succeeded. The file must be in storage by now. Raises JobLost: then the file is nobody's."""
+        values = {
+            "progress": 1.0,
+            "result_key": result.key,
+            "result_bytes": result.size_bytes,
+            "result_sha256": result.sha256,
+            "result_facts": result.facts,
+        }
+        with write_transaction(self._engine) as connection:
+            claims.end(connection, claim, JobStatus.SUCCEEDED, now=self._now(), **values)
+
+    def fail(self, claim: Claim, *, code: str, message: str) -> None:
+        """running -> failed. Raises JobLost."""
+        with write_transaction(self._engine) as connection:
+            claims.end(connection, claim, JobStatus.FAILED, now=self._now(), error_code=code, error_message=message)
+
+    def acknowledge_cancel(self, claim: Claim) -> None:
+        """running -> cancelled, once the worker has stopped. Raises JobLost."""
+        with write_transaction(self._engine) as connection:
+            claims.end(connection, claim, JobStatus.CANCELLED, now=self._now())
+
+    def give_back(self, claim: Claim) -> None:
+        """running -> queued, in its old place; not a crash. A job that is to be cancelled ends instead. Raises JobLost."""
+        with write_transaction(self._engine) as connection:
+            claims.give_back(connection, claim, now=self._now())
+
+    # What others do to a job
+
+    def cancel(self, job_id: int) -> Job:
+        """A queued job ends at once; a running one is marked, and its worker stops it; one that has ended stays as it is.
+
+        Raises JobNotFound.
+        """
+        this_one = update(jobs).where(jobs.c.id == job_id)
+        with write_transaction(self._engine) as connection:
+            connection.execute(this_one.where(has_status(JobStatus.RUNNING)).values(cancel_requested=True))
+            connection.execute(
+                this_one.where(has_status(JobStatus.QUEUED)).values(status=JobStatus.CANCELLED, finished_at=self._now())
+            )
+            return _get(connection, job_id)
+
+    def requeue_expired(self) -> int:
+        """Takes jobs whose lease ran out from their workers: back to the queue, or failed or cancelled. Returns how many."""
+        with write_transaction(self._engine) as connection:
+            now = self._now()
+            return claims.take_from_workers(connection, jobs.c.lease_until <= now, now=now)
+
+    def free_owner(self, owner: str) -> int:
+        """Takes all jobs from a worker that is known to be dead, without waiting for its leases, and forgets the worker.
+
+        Returns the number of jobs.
+        """
+        with write_transaction(self._engine) as connection:
+            connection.execute(delete(workers).where(workers.c.id == owner))
+            return claims.take_from_workers(connection, jobs.c.owner == owner, now=self._now())
+
+    # What an estimate needs
+
+    def record_worker(self, worker: WorkerRecord) -> None:
+        """Keeps the newest record of each worker."""
+        values = asdict(worker)
+        with write_transaction(self._engine) as connection:
+            known = connection.execute(update(workers).where(workers.c.id == worker.id).values(values))
+            if known.rowcount == 0:
+                connection.execute(insert(workers).values(values))
+
+    def live_workers(self, *, within_seconds: float = 30) -> builtins.list[WorkerRecord]:
+        """The workers that were seen lately, by id."""
+        since = self._now() - timedelta(seconds=within_seconds)
+        with read_transaction(self._engine) as connection:
+            rows = connection.execute(select(workers).where(workers.c.last_seen >= since).order_by(workers.c.id)).all()
+        return [WorkerRecord(**row._mapping) for row in rows]
+
+    def recent_rates(self, model_id: str, *, limit: int = 20) -> builtins.list[float]:
+        """Seconds per unit of work of this model's latest successes, newest first; loading and encoding are in them."""
+        with read_transaction(self._engine) as connection:
+            rows = connection.execute(
+                select(attempts.c.seconds, attempts.c.units)
+                .join(jobs, and_(jobs.c.id == attempts.c.job_id, jobs.c.attempt == attempts.c.attempt))
+                .where(has_status(JobStatus.SUCCEEDED), jobs.c.model_id == model_id, attempts.c.units > 0)
+                .order_by(jobs.c.finished_at.desc())
+                .limit(limit)
+            ).all()
+        return [row.seconds / row.units for row in rows]
+
+
+def _batch_key(params: VideoParams) -> str:
+    """Jobs with the same key can be generated in one batch: the model and the shape, for steps and guidance are per row."""
+    return f"{params.model_id}|{params.width}x{params.height}|{params.num_frames}"
+
+
+def _get(connection: Connection, job_id: int) -> Job:
+    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+    if row is None:
+        raise _job_not_found(job_id)
+    return _to_job(row)
+
+
+def _job_not_found(job_id: int) -> JobNotFound:
+    return JobNotFound(f"There is no job {job_id}. Check the id that was returned when it was submitted.")
+
+
+def _to_job(row: Row[Any]) -> Job:
+    return Job(
+        id=row.id,
+        file_prefix=row.file_prefix,
+        params=VideoParams.from_json(row.params),
+        request=row.request,
+        track_id=row.track_id,
+        status=JobStatus(row.status),
+        stage=None if row.stage is None else JobStage(row.stage),
+        progress=row.progress,
+        attempt=row.attempt,
+        owner=row.owner,
+        cancel_requested=row.cancel_requested,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        error_code=row.error_code,
+        error_message=row.error_message,
+        result=_to_result(row),
+    )
+
+
+def _to_result(row: Row[Any]) -> Result | None:
+    if row.result_key is None:
+        return None
+    return Result(key=row.result_key, size_bytes=row.result_bytes, sha256=row.result_sha256, facts=row.result_facts)

@@ -1,0 +1,135 @@
+"""The tables, as the newest migration leaves them. Times are seconds since 1970 in UTC, in a float."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    literal,
+    text,
+)
+from sqlalchemy.types import TypeDecorator
+
+from promptreel.jobs.job import JobStatus
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware datetime in Python, a float in the database: compares and sorts alike on SQLite and PostgreSQL."""
+
+    impl = Double
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> float | None:  # noqa: ARG002
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"a time needs a time zone; {value} has none")
+        return value.timestamp()
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        return None if value is None else datetime.fromtimestamp(value, UTC)
+
+
+metadata = MetaData()
+
+# SQLite only counts an INTEGER primary key up by itself.
+_JobId = BigInteger().with_variant(Integer, "sqlite")
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", _JobId, primary_key=True),
+    Column("file_prefix", String(36), nullable=False, unique=True),
+    Column("api_key_id", Integer),
+    Column("idem_key", String(255)),
+    Column("request_hash", String(64)),
+    Column("params", JSON, nullable=False),
+    Column("request", JSON, nullable=False),
+    Column("track_id", Text),
+    Column("webhook_url", Text),
+    Column("model_id", String(255), nullable=False),
+    Column("batch_key", String(511), nullable=False),
+    Column("cost", Double, nullable=False),
+    Column("priority", SmallInteger, nullable=False, server_default="0"),
+    Column("vt", Double, nullable=False, server_default="0"),
+    Column("status", String(16), nullable=False),
+    Column("stage", String(16)),
+    Column("progress", Double, nullable=False, server_default="0"),
+    Column("run_at", UtcTime, nullable=False),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("max_attempts", Integer, nullable=False),
+    Column("crashes", Integer, nullable=False, server_default="0"),
+    Column("owner", String(255)),
+    Column("lease_until", UtcTime),
+    Column("cancel_requested", Boolean, nullable=False, server_default=text("false")),
+    Column("created_at", UtcTime, nullable=False),
+    Column("started_at", UtcTime),
+    Column("finished_at", UtcTime),
+    Column("error_code", String(64)),
+    Column("error_message", Text),
+    Column("result_key", Text),
+    Column("result_bytes", BigInteger),
+    Column("result_sha256", String(64)),
+    Column("result_facts", JSON(none_as_null=True)),
+    UniqueConstraint("api_key_id", "idem_key", name="jobs_idem_key"),
+    CheckConstraint("status IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="jobs_status"),
+    # Ids are public: one that was given out is never given out again, even after its row is deleted.
+    sqlite_autoincrement=True,
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_id", _JobId, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("worker", String(255), nullable=False),
+    Column("started_at", UtcTime, nullable=False),
+    Column("ended_at", UtcTime),
+    Column("outcome", String(16)),
+    Column("units", Double, nullable=False),
+    Column("seconds", Double),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", String(255), primary_key=True),
+    Column("device", String(255), nullable=False),
+    Column("seconds_per_unit", Double),
+    Column("last_seen", UtcTime, nullable=False),
+)
+
+
+def has_status(status: JobStatus) -> Any:
+    """`status = 'queued'` with the value written out: a partial index is not used for a value that is bound later."""
+    return jobs.c.status == literal(status.value, literal_execute=True)
+
+
+def _index_while(status: JobStatus, name: str, *columns: str) -> Index:
+    where = text(f"status = '{status.value}'")
+    return Index(name, *(jobs.c[column] for column in columns), sqlite_where=where, postgresql_where=where)
+
+
+_index_while(JobStatus.QUEUED, "jobs_queued", "priority", "vt", "id")
+_index_while(JobStatus.QUEUED, "jobs_queued_by_batch", "batch_key", "priority", "vt", "id")
+_index_while(JobStatus.RUNNING, "jobs_running_by_lease", "lease_until")
+_index_while(JobStatus.RUNNING, "jobs_running_by_api_key", "api_key_id")
+_index_while(JobStatus.SUCCEEDED, "jobs_succeeded_by_model", "model_id", "finished_at")
+Index("jobs_by_api_key", jobs.c.api_key_id, jobs.c.id.desc())

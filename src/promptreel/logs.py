@@ -1,0 +1,46 @@
+"""Logging: one event a line, to stderr. Keys and prompts are never logged."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from datetime import UTC, datetime
+
+
+class EventFormatter(logging.Formatter):
+    """Time in UTC, level, logger and message. A line feed in a message is written out, so that no input can fake an event.
+
+    A traceback follows its event, indented: only an event begins at the start of a line.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802 - logging's
+        return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's
+        return super().formatMessage(record).replace("\r", "\\r").replace("\n", "\\n")
+
+    def format(self, record: logging.LogRecord) -> str:
+        event, *traceback = super().format(record).split("\n")
+        return "\n    ".join([event, *traceback])
+
+
+def set_up_logging(level: str) -> None:
+    """Sends all events to stderr: our own from `level` on, those of libraries from warnings on. May be called again.
+
+    uvicorn's access log is off: it writes whole query strings, which may hold a key. The API writes its own.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(EventFormatter())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("promptreel").setLevel(level.upper())
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        library = logging.getLogger(name)
+        library.handlers = []
+        library.propagate = True
+    logging.getLogger("uvicorn").setLevel(logging.INFO)
+    logging.getLogger("uvicorn.access").disabled = True

@@ -1,0 +1,113 @@
+"""Which checkpoints the service knows: every folder with a card, `promptreel.json`, read anew each time it is asked for."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from promptreel.errors import CheckpointUnusable, ModelNotFound
+
+DEFAULT_MODEL_ID = "cutout"
+CARD_NAME = "promptreel.json"
+MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
+
+Size = Annotated[int, Field(ge=8, le=1024, multiple_of=8)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCard:
+    """What the service must know of a checkpoint before it loads it.
+
+    The clip is made at the native size (pixels; None: any size) and scaled to the size that was asked. `max_frames` is what
+    the motion modules carry. `words` is the vocabulary; empty: any word is fine. `reference_seconds_per_unit` was measured on
+    two CPU cores and serves the first estimate, before any job has run.
+    """
+
+    model_id: str
+    name: str
+    description: str
+    family: str
+    path: Path
+    native_width: int | None
+    native_height: int | None
+    max_frames: int
+    fps: int
+    default_negative_prompt: str
+    words: frozenset[str]
+    reference_seconds_per_unit: float | None
+
+
+class _CardFile(BaseModel):
+    """`promptreel.json` as docs/models.md describes it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: str = Field(min_length=1, max_length=200)
+    description: str = ""
+    family: str = Field(min_length=1)
+    native_width: Size | None = None
+    native_height: Size | None = None
+    max_frames: int = Field(ge=1, le=240)
+    fps: int = Field(ge=1, le=30)
+    default_negative_prompt: str = ""
+    words: frozenset[str] = frozenset()
+    reference_seconds_per_unit: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _sizes_come_together(self) -> Self:
+        if (self.native_width is None) != (self.native_height is None):
+            raise ValueError("give native_width and native_height, or neither")
+        return self
+
+
+class ModelRegistry:
+    """The checkpoints in two folders: those in the package, and the user's. A built-in one wins over a namesake."""
+
+    def __init__(self, *, built_in: Path, models_dir: Path) -> None:
+        self._roots = (models_dir, built_in)
+
+    def get(self, model_id: str) -> ModelCard:
+        """Raises ModelNotFound, or CheckpointUnusable when the model's card cannot be used."""
+        folders = self._folders()
+        if model_id not in folders:
+            raise ModelNotFound(f"There is no model {model_id[:100]!r}. Known models: {', '.join(sorted(folders)) or 'none'}.")
+        return _read_card(folders[model_id])
+
+    def list(self) -> list[ModelCard]:
+        """All models with a usable card, by id; the others are logged and left out."""
+        cards = []
+        for _, folder in sorted(self._folders().items()):
+            try:
+                cards.append(_read_card(folder))
+            except CheckpointUnusable as error:
+                logging.getLogger(__name__).warning("model left out: %s", error)
+        return cards
+
+    def _folders(self) -> dict[str, Path]:
+        """Folders with a card, by id. Ids are looked up here and never joined to a path, so that a request cannot name one."""
+        return {
+            folder.name: folder
+            for root in self._roots
+            if root.is_dir()
+            for folder in root.iterdir()
+            if MODEL_ID.fullmatch(folder.name) and (folder / CARD_NAME).is_file()
+        }
+
+
+def _read_card(folder: Path) -> ModelCard:
+    try:
+        card = _CardFile.model_validate_json((folder / CARD_NAME).read_bytes())
+    except (OSError, ValidationError) as error:
+        raise CheckpointUnusable(f"{folder.name}/{CARD_NAME} cannot be used: {_reason(error)}. See docs/models.md.") from error
+    return ModelCard(model_id=folder.name, path=folder, **dict(card))
+
+
+def _reason(error: OSError | ValidationError) -> str:
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    return "; ".join(": ".join([*map(str, problem["loc"]), problem["msg"]]) for problem in error.errors())

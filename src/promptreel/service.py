@@ -1,0 +1,85 @@
+"""`promptreel serve`: which processes make the service, and when it is ready."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from ipaddress import ip_address
+
+from promptreel.bootstrap import build_jobs, environment_of, new_owner
+from promptreel.errors import BadConfiguration
+from promptreel.settings import Settings
+from promptreel.worker.supervisor import ChildSpec, Supervisor
+
+log = logging.getLogger(__name__)
+
+
+def run_service(settings: Settings, *, stop: threading.Event) -> None:
+    """Runs until `stop` is set. One line on stdout says where the service is, once it can make a video."""
+    jobs = build_jobs(settings)
+    listener = _listen(settings.host, settings.port)
+    url = _url_of(listener)
+    if not ip_address(listener.getsockname()[0]).is_loopback:
+        log.warning("%s can be reached by other machines, and anyone who reaches it can use it: keys are not checked yet", url)
+
+    def free_leases(owner: str) -> None:
+        if freed := jobs.free_owner(owner):
+            log.warning("%d running job of a worker that ended goes back to the queue", freed)
+
+    def is_ready(owners: set[str]) -> bool:
+        return sum(worker.id in owners for worker in jobs.live_workers()) == settings.workers
+
+    def announce() -> None:
+        print(f"Promptreel is ready on {url} (documentation: {url}/docs, data: {settings.data_dir})", flush=True)  # noqa: T201
+
+    specs = [_api(settings, listener), *_workers(settings, free_leases)]
+    try:
+        Supervisor(specs, new_owner=new_owner, stop=stop).run(is_ready=is_ready, on_ready=announce)
+    finally:
+        listener.close()
+
+
+def _api(settings: Settings, listener: socket.socket) -> ChildSpec:
+    """The supervisor keeps the listening socket, so that clients wait, and are not refused, while the api restarts."""
+    fd = listener.fileno()
+    return ChildSpec(
+        name="api",
+        command=lambda _owner: _promptreel("api", str(fd)),
+        # The api computes nothing: one thread in each numerical library it may load is enough.
+        environment={**environment_of(settings), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        pass_fds=(fd,),
+    )
+
+
+def _workers(settings: Settings, free_leases: Callable[[str], None]) -> list[ChildSpec]:
+    return [
+        ChildSpec(
+            name=f"worker {number}",
+            command=lambda owner: _promptreel("worker", "--owner", owner),
+            environment=environment_of(settings),
+            on_death=free_leases,
+        )
+        for number in range(1, settings.workers + 1)
+    ]
+
+
+def _promptreel(*arguments: str) -> Sequence[str]:
+    return [sys.executable, "-m", "promptreel.cli", *arguments]
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise BadConfiguration(
+            f"cannot listen on {host}:{port}: {error.strerror or error}. Give another --host or --port."
+        ) from error
+
+
+def _url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

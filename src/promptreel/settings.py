@@ -1,0 +1,138 @@
+"""The settings, read once from PROMPTREEL_* by bootstrap and the command line, and handed down as plain values."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from promptreel.errors import BadConfiguration
+
+PREFIX = "PROMPTREEL_"
+
+
+def _split_list(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split_list)]
+
+
+class Settings(BaseSettings):
+    """What can be set, each as PROMPTREEL_<NAME>. docs/settings.md is this list in words, and a test compares them."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, env_ignore_empty=True, extra="forbid", validate_default=True
+    )
+
+    data_dir: Path = Field(
+        default=Path("~/.local/share/promptreel"),
+        description="Where the queue, the videos and the added models are kept. It must be on a local disk.",
+    )
+    host: str = Field(default="127.0.0.1", description="The address to listen on; 0.0.0.0 lets other machines in.")
+    port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
+    workers: int = Field(default=1, ge=1, le=64, description="How many worker processes make videos at the same time.")
+    database_url: str | None = Field(
+        default=None,
+        repr=False,
+        description="Where the queue is kept, as an SQLAlchemy URL. Left out: an SQLite file in the data directory.",
+    )
+    public_url: str | None = Field(
+        default=None,
+        description="The start of the links in answers, as clients reach the service: https://video.example.com. "
+        "Left out: the scheme and host that each client used.",
+    )
+    trusted_proxies: Networks = Field(
+        default=(),
+        description="Addresses or networks, separated by commas, of the proxies whose X-Forwarded-Proto and X-Forwarded-Host "
+        "are believed.",
+    )
+    legacy_real_status_codes: bool = Field(
+        default=False,
+        description="Whether errors of the v3 to v6 endpoints answer 400, 404 and the like. "
+        "False: always 200, as their clients expect.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="The least severe events to log."
+    )
+    lease_seconds: float = Field(
+        default=30.0,
+        ge=1,
+        le=3600,
+        description="How long a worker may be silent before its job is given to another one, in seconds.",
+    )
+    max_attempts: int = Field(
+        default=5, ge=1, le=100, description="How many times a job may lose its worker before it fails with worker_lost."
+    )
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Threads that each worker computes with. Left out: all cores, shared between the workers.",
+    )
+
+    @field_validator("data_dir")
+    @classmethod
+    def _make_absolute(cls, value: Path) -> Path:
+        return value.expanduser().absolute()
+
+    @field_validator("public_url")
+    @classmethod
+    def _check_public_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.netloc or parts.query or parts.fragment:
+            raise ValueError("give a whole address, such as https://video.example.com")
+        return value.rstrip("/")
+
+    @property
+    def database(self) -> str:
+        """The URL of the database that is used."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'promptreel.db'}"
+
+    @property
+    def threads_per_worker(self) -> int:
+        return self.threads or max(1, (os.cpu_count() or 1) // self.workers)
+
+
+def load_settings(**given: Any) -> Settings:
+    """Settings from the environment; what the command line gives goes first, None standing for not given.
+
+    Raises BadConfiguration, which lists every bad value and every PROMPTREEL_ variable that is no setting.
+    """
+    bad = _name_unknown()
+    try:
+        settings = Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        bad = [*_name_bad(error), *bad]
+    if bad:
+        raise BadConfiguration("\n  ".join(["These settings cannot be used:", *bad]))
+    return settings
+
+
+def _name_bad(error: ValidationError) -> list[str]:
+    """One line for each setting that is wrong. A database's URL may hold a password: its value is not repeated."""
+    lines: dict[str, str] = {}
+    for problem in error.errors(include_url=False):
+        name = str(problem["loc"][0])
+        value = "" if name == "database_url" else f"={problem['input']}"
+        lines.setdefault(name, f"{PREFIX}{name.upper()}{value}: {problem['msg'].removeprefix('Value error, ')}")
+    return list(lines.values())
+
+
+def _name_unknown() -> list[str]:
+    """One line for each variable that looks like a setting and is none: a slip of the pen would otherwise change nothing."""
+    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    lines = []
+    for name in sorted(os.environ):
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            close = difflib.get_close_matches(name.upper(), known, n=1)
+            lines.append(f"{name}: there is no such setting" + (f"; do you mean {close[0]}?" if close else "."))
+    return lines

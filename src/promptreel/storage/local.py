@@ -1,0 +1,106 @@
+"""Finished files on this machine's disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from pathlib import Path
+
+from promptreel.errors import StorageFailed
+from promptreel.media import Video
+
+# Names of letters, digits and ._- joined by slashes. None begins with a dot, so no key leaves the root or reaches INCOMING.
+KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*", re.ASCII)
+MAX_KEY_LENGTH = 200
+INCOMING = ".incoming"  # copies under way; in the root, because a rename is atomic only within one file system
+
+
+class LocalStorage:
+    """A folder of files by key. A file is under its key whole and synced, or not at all, whatever dies in between."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def save(self, video: Video, key: str) -> None:
+        """Copies the video to `key`, in place of what was there. Raises StorageFailed."""
+        target = self._target(key)
+        try:
+            self._place(video, target)
+        except OSError as error:
+            raise StorageFailed(
+                f"The video could not be stored: {error.strerror}. Check the space and the rights of the data directory."
+            ) from error
+
+    def path(self, key: str) -> Path | None:
+        """Where the file is; None when there is none, or when `key` is no key."""
+        if not _is_key(key):
+            return None
+        path = self._root / key
+        return path if path.is_file() and path.resolve().is_relative_to(self._root.resolve()) else None
+
+    def delete(self, key: str) -> None:
+        """Removes the file; nothing happens when it is gone already. Raises StorageFailed."""
+        target = self._target(key)
+        try:
+            target.unlink()
+            _sync(target.parent)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StorageFailed(
+                f"{key} could not be deleted: {error.strerror}. Check the rights of the data directory."
+            ) from error
+
+    def _target(self, key: str) -> Path:
+        if not _is_key(key) or not (self._root / key).parent.resolve().is_relative_to(self._root.resolve()):
+            raise StorageFailed(
+                f"{key!r} is no key: use names of letters, digits, dots, dashes and underscores, joined by slashes."
+            )
+        return self._root / key
+
+    def _place(self, video: Video, target: Path) -> None:
+        incoming = self._root / INCOMING / uuid.uuid4().hex
+        incoming.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _copy_synced(video, incoming)
+            incoming.replace(target)
+        except BaseException:
+            incoming.unlink(missing_ok=True)
+            raise
+        self._sync_folders(target.parent)
+
+    def _sync_folders(self, folder: Path) -> None:
+        """Makes the new name survive a power cut, and the names of folders that were made for it."""
+        for each in (folder, *folder.parents):
+            _sync(each)
+            if each == self._root:
+                break
+
+
+def _is_key(key: str) -> bool:
+    return len(key) <= MAX_KEY_LENGTH and KEY.fullmatch(key) is not None
+
+
+def _copy_synced(video: Video, copy: Path) -> None:
+    with video.path.open("rb") as source, copy.open("x+b") as file:
+        shutil.copyfileobj(source, file, 1 << 20)
+        file.flush()
+        os.fsync(file.fileno())
+        file.seek(0)
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != video.sha256:
+        raise StorageFailed(
+            f"{video.path.name} is not the file that was encoded: it changed before it was stored. Make it again."
+        )
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,127 @@
+"""The supervisor: starts the service's processes, restarts those that die, and stops them all in order.
+
+Each child holds the reading end of a pipe from the supervisor; when it closes, the supervisor is gone and the child ends too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 30.0
+CHECK_SECONDS = 0.1
+STEADY_SECONDS = 60.0
+LONGEST_PAUSE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class ChildSpec:
+    """One process to keep alive. `command` is called with a fresh owner name at each start; `on_death` with the dead one's."""
+
+    name: str
+    command: Callable[[str], Sequence[str]]
+    environment: Mapping[str, str]
+    pass_fds: tuple[int, ...] = ()
+    on_death: Callable[[str], None] | None = None
+
+
+@dataclass
+class _Child:
+    spec: ChildSpec
+    process: subprocess.Popen[bytes] | None = None
+    owner: str = ""
+    started_at: float = 0.0
+    start_at: float = 0.0
+    deaths_in_a_row: int = field(default=0)
+
+
+class Supervisor:
+    """Keeps children alive until `stop` is set. Restarts wait twice as long after each quick death, 30 s at most."""
+
+    def __init__(self, specs: Sequence[ChildSpec], *, new_owner: Callable[[], str], stop: threading.Event) -> None:
+        self._children = [_Child(spec) for spec in specs]
+        self._new_owner = new_owner
+        self._stop = stop
+
+    def run(self, *, is_ready: Callable[[set[str]], bool], on_ready: Callable[[], None]) -> None:
+        """Starts all, calls `on_ready` once when `is_ready` first says so of the owners, and returns when all have stopped."""
+        announced = False
+        try:
+            while not self._stop.is_set():
+                for child in self._children:
+                    self._keep_alive(child)
+                if not announced and is_ready({child.owner for child in self._children}):
+                    announced = True
+                    on_ready()
+                self._stop.wait(CHECK_SECONDS)
+        finally:
+            self._stop_all()
+
+    def _keep_alive(self, child: _Child) -> None:
+        if child.process is None:
+            if time.monotonic() >= child.start_at:
+                self._start(child)
+        elif (code := child.process.poll()) is not None:
+            self._bury(child, code)
+
+    def _start(self, child: _Child) -> None:
+        child.owner = self._new_owner()
+        child.started_at = time.monotonic()
+        child.process = subprocess.Popen(  # noqa: S603 - the command is our own
+            list(child.spec.command(child.owner)),
+            stdin=subprocess.PIPE,
+            env={**os.environ, **child.spec.environment},
+            pass_fds=child.spec.pass_fds,
+            # Ctrl-C in a terminal reaches the whole process group; only the supervisor shall hear it.
+            start_new_session=True,
+        )
+        log.info("%s started, process %d", child.spec.name, child.process.pid)
+
+    def _bury(self, child: _Child, code: int) -> None:
+        """Frees what a dead child held at once, and plans its restart."""
+        steady = time.monotonic() - child.started_at > STEADY_SECONDS
+        child.deaths_in_a_row = 0 if steady else child.deaths_in_a_row + 1
+        pause = min(LONGEST_PAUSE_SECONDS, 0.1 * 2**child.deaths_in_a_row)
+        log.warning("%s ended with code %d and is started again in %.1f s", child.spec.name, code, pause)
+        child.process = None
+        child.start_at = time.monotonic() + pause
+        self._tell_death(child)
+
+    def _tell_death(self, child: _Child) -> None:
+        if child.spec.on_death is not None:
+            child.spec.on_death(child.owner)
+
+    def _stop_all(self) -> None:
+        """SIGTERM to all, in reverse order; SIGKILL to what has not ended in 30 s."""
+        running = [child for child in reversed(self._children) if child.process is not None]
+        for child in running:
+            assert child.process is not None
+            child.process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for child in running:
+            assert child.process is not None
+            try:
+                child.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.warning("%s did not stop in %.0f s and is killed", child.spec.name, STOP_SECONDS)
+                child.process.kill()
+                child.process.wait()
+            self._tell_death(child)
+
+
+def end_with_supervisor(end: Callable[[], None]) -> None:
+    """In a child: calls `end` from a thread once the supervisor's end of the pipe on stdin has closed."""
+
+    def wait_for_close() -> None:
+        while os.read(0, 1024):
+            pass
+        end()
+
+    threading.Thread(target=wait_for_close, name="supervisor-watch", daemon=True).start()

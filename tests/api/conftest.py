@@ -1,0 +1,94 @@
+"""The application over real parts: SQLite, storage and a small models folder under tmp_path."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from promptreel.api.app import Services, create_app
+from promptreel.jobs.database import migrate, open_database
+from promptreel.jobs.job import Result
+from promptreel.jobs.store import JobStore
+from promptreel.media import Video
+from promptreel.models.registry import ModelRegistry
+from promptreel.storage.local import LocalStorage
+
+SUBMIT = "/api/v4/dreambooth/text2video"
+CARD = {
+    "name": "Cutout",
+    "family": "animatediff",
+    "native_width": 96,
+    "native_height": 96,
+    "max_frames": 48,
+    "fps": 8,
+    "default_negative_prompt": "grey",
+    "words": ["a", "on", "red", "cat", "ball", "bench", "sitting"],
+    "reference_seconds_per_unit": 0.01,
+}
+PLAIN_CARD = {"name": "Plain", "family": "animatediff", "max_frames": 240, "fps": 8}
+
+
+def write_card(folder: Path, card: dict[str, Any]) -> None:
+    folder.mkdir(parents=True)
+    (folder / "promptreel.json").write_text(json.dumps(card))
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated file to copy: migrating anew for each test would take most of their time."""
+    path = tmp_path_factory.mktemp("database") / "promptreel.db"
+    engine = open_database(f"sqlite:///{path}")
+    migrate(engine)
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def jobs(tmp_path: Path, empty_database: Path) -> Iterator[JobStore]:
+    engine = open_database(f"sqlite:///{shutil.copy(empty_database, tmp_path)}")
+    yield JobStore(engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalStorage:
+    return LocalStorage(tmp_path / "videos")
+
+
+@pytest.fixture
+def services(tmp_path: Path, jobs: JobStore, storage: LocalStorage) -> Services:
+    write_card(tmp_path / "models" / "cutout", CARD)
+    write_card(tmp_path / "models" / "plain", PLAIN_CARD)
+    models = ModelRegistry(built_in=tmp_path / "built_in", models_dir=tmp_path / "models")
+    return Services(jobs=jobs, models=models, storage=storage, version="1.2.3")
+
+
+@pytest.fixture
+def client(services: Services) -> Iterator[TestClient]:
+    with TestClient(create_app(services), base_url="http://video.test:8000") as client:
+        yield client
+
+
+@pytest.fixture
+def finish_next(tmp_path: Path, jobs: JobStore, storage: LocalStorage) -> Callable[[bytes], None]:
+    """Does a worker's part for the next job, with these bytes as the video."""
+
+    def finish(content: bytes) -> None:
+        claimed = jobs.claim("worker-1")
+        assert claimed is not None
+        claim, job = claimed
+        path = tmp_path / "encoded.mp4"
+        path.write_bytes(content)
+        sha256 = hashlib.sha256(content).hexdigest()
+        key = f"{job.file_prefix}.mp4"
+        storage.save(Video(path, "video/mp4", len(content), sha256), key)
+        jobs.finish(claim, Result(key=key, size_bytes=len(content), sha256=sha256, facts={}))
+
+    return finish

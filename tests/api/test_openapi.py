@@ -1,0 +1,85 @@
+"""What /docs promises is compared with what the endpoint does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.api.conftest import SUBMIT
+
+ECHOES = {"width": "W", "height": "H", "num_inference_steps": "steps", "fps": "fps"}
+
+
+@pytest.fixture
+def fields(client: TestClient) -> dict[str, dict[str, Any]]:
+    operation = client.get("/openapi.json").json()["paths"][SUBMIT]["post"]
+    return operation["requestBody"]["content"]["application/json"]["schema"]["properties"]
+
+
+def test_docs_page_is_served(client: TestClient) -> None:
+    assert "text/html" in client.get("/docs").headers["Content-Type"]
+
+
+def test_documented_example_is_accepted(client: TestClient) -> None:
+    operation = client.get("/openapi.json").json()["paths"][SUBMIT]["post"]
+    example = operation["requestBody"]["content"]["application/json"]["example"]
+
+    assert client.post(SUBMIT, json=example).json()["status"] == "processing"
+
+
+def test_documented_ranges_are_those_that_are_checked(client: TestClient, fields: dict[str, dict[str, Any]]) -> None:
+    numbers = {name: field for name, field in fields.items() if "minimum" in field}
+    assert len(numbers) == 10
+
+    for name, field in numbers.items():
+        for value, fits in ((field["minimum"], True), (field["minimum"] - 1, False), (field["maximum"] + 1, False)):
+            answer = client.post(SUBMIT, json={"prompt": "a", "model_id": "plain", name: value}).json()
+            assert (answer["status"] == "processing") is fits, (name, value)
+
+
+def test_documented_defaults_are_those_that_are_used(client: TestClient, fields: dict[str, dict[str, Any]]) -> None:
+    meta = client.post(SUBMIT, json={"prompt": "a"}).json()["meta"]
+
+    for name in ("model_id", "scheduler", "guidance_scale", "strength", "seconds", "enhance_prompt", *ECHOES):
+        assert meta[ECHOES.get(name, name)] == fields[name]["default"], name
+
+
+def test_documented_choices_are_accepted(client: TestClient, fields: dict[str, dict[str, Any]]) -> None:
+    for name, field in fields.items():
+        for choice in field.get("enum", []):
+            answer = client.post(SUBMIT, json={"prompt": "a", name: choice}).json()
+            assert answer["status"] == "processing", (name, choice)
+
+
+def test_every_field_of_the_contract_is_documented(fields: dict[str, dict[str, Any]]) -> None:
+    main = [
+        "key",
+        "model_id",
+        "prompt",
+        "negative_prompt",
+        "width",
+        "height",
+        "scheduler",
+        "num_inference_steps",
+        "enhance_prompt",
+        "guidance_scale",
+        "strength",
+        "seed",
+        "webhook",
+        "track_id",
+    ]
+
+    assert list(fields)[:14] == main
+    assert all(field["description"] for field in fields.values())
+
+
+def test_api_leaves_torch_alone() -> None:
+    code = (
+        "import promptreel.api.app, sys; sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'transformers')))"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import anyio
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from promptreel.api.app import Services, create_app
+from promptreel.api.parsing import MAX_BODY_BYTES
+from promptreel.api.problems import STATUSES, status_of
+from promptreel.errors import JobLost, PromptreelError
+from promptreel.jobs.database import open_database
+from promptreel.jobs.store import JobStore
+from tests.api.conftest import SUBMIT
+
+ERRORS_PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
+
+
+def all_errors(kind: type[PromptreelError] = PromptreelError) -> Iterator[type[PromptreelError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from all_errors(child)
+
+
+@pytest.fixture
+def strict_client(services: Services) -> TestClient:
+    return TestClient(create_app(replace(services, legacy_real_status_codes=True)))
+
+
+@pytest.mark.parametrize(
+    "body", [b"{", b'{"prompt": "cat",}', b"[1]", b'"cat"', b"5", b"null", b"\xff\xfe", b"cat", b"[" * 9999]
+)
+def test_malformed_body_is_an_invalid_api_request(client: TestClient, body: bytes) -> None:
+    answer = client.post(SUBMIT, content=body, headers={"Content-Type": "application/json"})
+
+    assert answer.status_code == 200
+    assert set(answer.json()) == {"status", "message", "messege", "tip"}
+    assert (answer.json()["status"], answer.json()["message"]) == ("error", "Invalid API Request")
+    assert answer.json()["tip"].startswith("1. Make sure you are passing Content-Type: application/json")
+
+
+def test_malformed_multipart_is_an_invalid_api_request(client: TestClient) -> None:
+    for content_type in ("multipart/form-data", "multipart/form-data; boundary=x"):
+        answer = client.post(SUBMIT, content=b"--y\r\nrubbish", headers={"Content-Type": content_type})
+
+        assert answer.json()["message"] == "Invalid API Request"
+
+
+@pytest.mark.parametrize("body", [b"", b"  \n", b"{}"])
+def test_no_fields_at_all_miss_the_prompt(client: TestClient, body: bytes) -> None:
+    message = {"prompt": ["The prompt field is required."]}
+
+    assert client.post(SUBMIT, content=body).json() == {"status": "error", "message": message, "messege": message}
+
+
+def test_body_that_is_too_large_is_refused_in_the_contracts_shape(client: TestClient) -> None:
+    fits = client.post(SUBMIT, content=b'{"prompt": "a cat"}'.ljust(MAX_BODY_BYTES))
+    too_large = client.post(SUBMIT, content=b'{"prompt": "a cat"}'.ljust(MAX_BODY_BYTES + 1))
+
+    assert fits.json()["status"] == "processing"
+    assert too_large.status_code == 200
+    assert too_large.json()["status"] == "error"
+    assert "larger than 256 kB" in too_large.json()["message"]
+    assert too_large.json()["message"] == too_large.json()["messege"]
+
+
+def test_setting_makes_status_codes_real_but_for_fetch(strict_client: TestClient) -> None:
+    assert strict_client.post(SUBMIT, json={}).status_code == 400
+    assert strict_client.post(SUBMIT, content=b"{").status_code == 400
+    assert strict_client.post(SUBMIT, json={"prompt": "a", "model_id": "nowhere"}).status_code == 404
+    assert strict_client.post(SUBMIT, content=b"x" * (MAX_BODY_BYTES + 1)).status_code == 413
+    assert strict_client.post(SUBMIT, json={"prompt": "a"}).status_code == 200
+    assert strict_client.post("/api/v3/dreambooth/fetch/999").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nowhere", 404),
+        ("POST", "/api/v4/nowhere", 404),
+        ("POST", SUBMIT + "/", 404),
+        ("GET", SUBMIT, 405),
+        ("DELETE", "/health", 405),
+        ("POST", "/files/a.mp4", 405),
+    ],
+)
+def test_unknown_path_and_wrong_method_answer_json(client: TestClient, method: str, path: str, status: int) -> None:
+    answer = client.request(method, path, follow_redirects=False)
+
+    assert answer.status_code == status
+    assert answer.json()["status"] == "error"
+    assert answer.json()["message"] == answer.json()["messege"]
+
+
+def test_unknown_error_shows_nothing_and_is_logged_with_the_request_id(
+    services: Services, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    without_tables = JobStore(open_database(f"sqlite:///{tmp_path / 'empty.db'}"))
+    client = TestClient(create_app(replace(services, jobs=without_tables)))
+
+    answer = client.get("/health")
+    in_the_contracts_way = client.post("/api/v3/dreambooth/fetch/1")
+
+    request_id = answer.headers["X-Request-Id"]
+    assert (answer.status_code, in_the_contracts_way.status_code) == (500, 200)
+    assert in_the_contracts_way.json()["status"] == "error"
+    assert answer.json()["status"] == "error"
+    assert request_id in answer.json()["message"]
+    assert "Traceback" not in answer.text
+    event, _ = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert request_id in event.getMessage()
+    assert event.exc_info is not None
+
+
+def test_client_that_hangs_up_while_it_sends_is_no_mistake_of_ours(
+    services: Services, jobs: JobStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = iter([{"type": "http.request", "body": b'{"prompt": "a', "more_body": True}, {"type": "http.disconnect"}])
+    scope = {"type": "http", "method": "POST", "path": SUBMIT, "query_string": b"", "headers": [], "scheme": "http"}
+    sent = []
+
+    async def receive() -> dict[str, object]:
+        return next(parts)
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    anyio.run(create_app(services), scope, receive, send)
+
+    assert sent[0]["status"] == 400
+    assert jobs.list() == []
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def test_unusable_model_says_what_is_wrong_with_it(client: TestClient, tmp_path: Path) -> None:
+    (tmp_path / "models" / "plain" / "promptreel.json").write_text("{}")
+
+    answer = client.post(SUBMIT, json={"prompt": "a cat", "model_id": "plain"})
+
+    assert answer.status_code == 200
+    assert answer.json()["status"] == "error"
+    assert "plain/promptreel.json cannot be used" in answer.json()["message"]
+
+
+def test_every_answer_carries_a_request_id_and_nosniff(client: TestClient) -> None:
+    answers = [client.get(path) for path in ("/health", "/nowhere", "/docs", "/openapi.json")]
+
+    assert len({answer.headers["X-Request-Id"] for answer in answers}) == 4
+    assert {answer.headers["X-Content-Type-Options"] for answer in answers} == {"nosniff"}
+
+
+def test_access_log_names_request_and_job_but_no_key_and_no_prompt(
+    client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="promptreel")
+
+    answer = client.post(SUBMIT, params={"key": "SECRET1"}, json={"prompt": "SECRET2"}, headers={"key": "SECRET3"})
+
+    assert f"POST {SUBMIT} 200" in caplog.text
+    assert f"request={answer.headers['X-Request-Id']} job={answer.json()['id']}" in caplog.text
+    assert "SECRET" not in caplog.text
+
+
+def test_every_error_has_a_status_and_is_documented() -> None:
+    page = ERRORS_PAGE.read_text()
+
+    for kind in all_errors():
+        assert set(kind.__mro__) & set(STATUSES), kind
+        assert f"`{kind.code}`" in page, kind
+    assert status_of(PromptreelError("unforeseen")) == 500
+    assert not issubclass(JobLost, PromptreelError)
+
+
+CONTENT_TYPES = st.sampled_from(
+    [
+        "application/json",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "multipart/form-data",
+        "text/html",
+    ]
+)
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(st.text(), values, max_size=3),
+    max_leaves=5,
+)
+FIELD_NAMES = [
+    "key",
+    "model_id",
+    "prompt",
+    "negative_prompt",
+    "width",
+    "height",
+    "scheduler",
+    "num_inference_steps",
+    "enhance_prompt",
+    "guidance_scale",
+    "strength",
+    "seed",
+    "webhook",
+    "track_id",
+    "seconds",
+    "fps",
+    "num_frames",
+    "output_type",
+    "init_image",
+    "samples",
+    "temp",
+    "request_id",
+]
+RUN = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@RUN
+@given(body=st.binary(max_size=300), content_type=CONTENT_TYPES, path=st.sampled_from([SUBMIT, "/api/v4/dreambooth/fetch"]))
+def test_any_bytes_are_answered_with_json(client: TestClient, body: bytes, content_type: str, path: str) -> None:
+    answer = client.post(path, content=body, headers={"Content-Type": content_type})
+
+    assert answer.status_code == 200
+    assert answer.json()["status"] in {"processing", "error", "failed"}
+    assert "Something went wrong" not in answer.text
+
+
+@RUN
+@given(
+    fields=st.dictionaries(st.sampled_from(FIELD_NAMES), JSON_VALUES),
+    path=st.sampled_from([SUBMIT, "/api/v4/dreambooth/fetch"]),
+)
+def test_any_values_are_answered_with_json(client: TestClient, fields: dict[str, object], path: str) -> None:
+    answer = client.post(path, json=fields)
+
+    assert answer.status_code == 200
+    assert answer.json()["status"] in {"processing", "error", "failed"}
+    assert "Something went wrong" not in answer.text

@@ -1,0 +1,350 @@
+"""Claims, leases and the fence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import Engine, select, text, update
+from sqlalchemy.dialects import sqlite
+
+from promptreel.errors import JobLost
+from promptreel.jobs.claims import first_in_line
+from promptreel.jobs.database import read_transaction, write_transaction
+from promptreel.jobs.job import Claim, Job, JobStage, JobStatus
+from promptreel.jobs.store import JobStore
+from promptreel.jobs.tables import attempts, jobs
+from tests.jobs.factories import START, Clock, make_new_job, make_result
+
+WORKER_WRITES: dict[str, Callable[[JobStore, Claim], object]] = {
+    "heartbeat": lambda store, claim: store.heartbeat(claim),
+    "report": lambda store, claim: store.report(claim, stage=JobStage.DENOISING, progress=0.9),
+    "finish": lambda store, claim: store.finish(claim, make_result("stale.mp4")),
+    "fail": lambda store, claim: store.fail(claim, code="generation_failed", message="stale"),
+    "acknowledge_cancel": lambda store, claim: store.acknowledge_cancel(claim),
+    "give_back": lambda store, claim: store.give_back(claim),
+}
+ENDINGS = {
+    "succeeded": WORKER_WRITES["finish"],
+    "failed": WORKER_WRITES["fail"],
+    "cancelled": WORKER_WRITES["acknowledge_cancel"],
+}
+
+
+def claim_next(store: JobStore, owner: str = "w") -> tuple[Claim, Job]:
+    return store.claim(owner) or pytest.fail("nothing to claim")
+
+
+def outcomes(engine: Engine) -> list[tuple[int, str, str | None]]:
+    with read_transaction(engine) as connection:
+        query = select(attempts.c.attempt, attempts.c.worker, attempts.c.outcome).order_by(attempts.c.attempt)
+        return [tuple(row) for row in connection.execute(query)]
+
+
+def assert_all_writes_are_rejected(store: JobStore, claim: Claim) -> None:
+    before = store.list()
+    for write in WORKER_WRITES.values():
+        with pytest.raises(JobLost):
+            write(store, claim)
+        assert store.list() == before
+
+
+def test_claim_makes_the_job_run(store: JobStore, clock: Clock) -> None:
+    submitted = store.submit(make_new_job())
+    clock.advance(2)
+
+    claim, job = claim_next(store)
+
+    assert claim == Claim(job_id=submitted.id, attempt=1, owner="w")
+    assert job == store.get(submitted.id)
+    assert (job.status, job.owner, job.attempt, job.started_at) == (JobStatus.RUNNING, "w", 1, clock())
+    assert store.claim("other") is None
+
+
+def test_empty_queue_has_nothing_to_claim(store: JobStore) -> None:
+    assert store.claim("w") is None
+
+
+def test_claims_follow_priority_then_virtual_time_then_id(store: JobStore, engine: Engine) -> None:
+    ids = [store.submit(make_new_job()).id for _ in range(5)]
+    with write_transaction(engine) as connection:
+        connection.execute(update(jobs).where(jobs.c.id == ids[0]).values(priority=1))
+        connection.execute(update(jobs).where(jobs.c.id == ids[1]).values(vt=2.5))
+        connection.execute(update(jobs).where(jobs.c.id == ids[4]).values(priority=-1, vt=7))
+
+    served = [claim_next(store)[1].id for _ in ids]
+
+    assert served == [ids[4], ids[2], ids[3], ids[1], ids[0]]
+
+
+def test_job_for_later_is_not_served_before_its_time(store: JobStore, engine: Engine, clock: Clock) -> None:
+    store.submit(make_new_job())
+    with write_transaction(engine) as connection:
+        connection.execute(update(jobs).values(run_at=START.replace(hour=13)))
+
+    assert store.claim("w") is None
+    clock.advance(3600)
+    assert store.claim("w") is not None
+
+
+def test_claim_reads_an_index_and_does_not_sort(engine: Engine) -> None:
+    statement = first_in_line(START).compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
+    with read_transaction(engine) as connection:
+        plan = " ".join(row.detail for row in connection.execute(text(f"EXPLAIN QUERY PLAN {statement}")))
+
+    assert "USING INDEX jobs_queued" in plan
+    assert "TEMP B-TREE" not in plan
+
+
+def test_heartbeat_extends_the_lease(store: JobStore, clock: Clock) -> None:
+    store.submit(make_new_job())
+    claim, _ = claim_next(store)
+    for _ in range(5):
+        clock.advance(29)
+        assert store.heartbeat(claim) is False
+        assert store.requeue_expired() == 0
+
+    clock.advance(30)
+    assert store.requeue_expired() == 1
+
+
+def test_heartbeat_tells_that_somebody_cancelled(store: JobStore) -> None:
+    job = store.submit(make_new_job())
+    claim, _ = claim_next(store)
+    store.cancel(job.id)
+
+    assert store.heartbeat(claim) is True
+
+
+def test_late_heartbeat_saves_a_job_that_nobody_took(store: JobStore, clock: Clock) -> None:
+    store.submit(make_new_job())
+    claim, _ = claim_next(store)
+    clock.advance(100)
+
+    store.heartbeat(claim)
+
+    assert store.claim("other") is None
+
+
+def test_report_shows_stage_and_progress(store: JobStore) -> None:
+    job = store.submit(make_new_job())
+    claim, _ = claim_next(store)
+
+    store.report(claim, stage=JobStage.DENOISING, progress=0.25)
+
+    assert (store.get(job.id).stage, store.get(job.id).progress) == (JobStage.DENOISING, 0.25)
+
+
+@pytest.mark.parametrize("progress", [-0.1, 1.1, float("nan")])
+def test_progress_that_is_no_share_is_refused(store: JobStore, progress: float) -> None:
+    store.submit(make_new_job())
+    claim, _ = claim_next(store)
+
+    with pytest.raises(ValueError, match="from 0 to 1"):
+        store.report(claim, stage=JobStage.DENOISING, progress=progress)
+
+
+def test_finished_job_keeps_its_result(store: JobStore, engine: Engine, clock: Clock) -> None:
+    job = store.submit(make_new_job())
+    claim, _ = claim_next(store)
+    store.report(claim, stage=JobStage.STORING, progress=0.9)
+    clock.advance(3)
+
+    store.finish(claim, make_result())
+
+    done = store.get(job.id)
+    assert (done.status, done.progress, done.stage, done.owner) == (JobStatus.SUCCEEDED, 1.0, None, None)
+    assert (done.result, done.finished_at) == (make_result(), clock())
+    assert outcomes(engine) == [(1, "w", "succeeded")]
+
+
+def test_failed_job_keeps_code_and_message(store: JobStore, engine: Engine) -> None:
+    job = store.submit(make_new_job())
+    claim, _ = claim_next(store)
+
+    store.fail(claim, code="out_of_memory", message="Ask for fewer frames.")
+
+    failed = store.get(job.id)
+    assert (failed.status, failed.error_code, failed.error_message) == (
+        JobStatus.FAILED,
+        "out_of_memory",
+        "Ask for fewer frames.",
+    )
+    assert outcomes(engine) == [(1, "w", "failed")]
+
+
+def test_acknowledged_cancel_ends_the_job(store: JobStore, engine: Engine, clock: Clock) -> None:
+    job = store.submit(make_new_job())
+    claim, _ = claim_next(store)
+    store.cancel(job.id)
+
+    store.acknowledge_cancel(claim)
+
+    assert (store.get(job.id).status, store.get(job.id).finished_at) == (JobStatus.CANCELLED, clock())
+    assert outcomes(engine) == [(1, "w", "cancelled")]
+
+
+def test_job_that_finished_before_its_cancel_was_seen_keeps_its_video(store: JobStore) -> None:
+    job = store.submit(make_new_job())
+    claim, _ = claim_next(store)
+    store.cancel(job.id)
+
+    store.finish(claim, make_result())
+
+    assert store.get(job.id).status == JobStatus.SUCCEEDED
+
+
+def test_given_back_job_keeps_its_place_in_the_queue(store: JobStore, engine: Engine) -> None:
+    first, _ = store.submit(make_new_job()), store.submit(make_new_job())
+    claim, _ = claim_next(store)
+    store.report(claim, stage=JobStage.DENOISING, progress=0.5)
+
+    store.give_back(claim)
+
+    waiting = store.get(first.id)
+    assert (waiting.status, waiting.owner, waiting.stage, waiting.progress) == (JobStatus.QUEUED, None, None, 0.0)
+    assert waiting.started_at is None
+    assert claim_next(store, "other")[0] == Claim(first.id, 2, "other")
+    assert outcomes(engine) == [(1, "w", "given_back"), (2, "other", None)]
+
+
+def test_giving_back_is_not_a_crash(store: JobStore, engine: Engine) -> None:
+    job = store.submit(make_new_job())
+    for _ in range(10):
+        store.give_back(claim_next(store)[0])
+
+    assert store.get(job.id).status == JobStatus.QUEUED
+    with read_transaction(engine) as connection:
+        assert connection.execute(select(jobs.c.crashes)).scalar_one() == 0
+
+
+def test_giving_back_a_job_that_is_to_be_cancelled_ends_it(store: JobStore, clock: Clock) -> None:
+    job = store.submit(make_new_job())
+    claim, _ = claim_next(store)
+    store.cancel(job.id)
+
+    store.give_back(claim)
+
+    assert (store.get(job.id).status, store.get(job.id).finished_at) == (JobStatus.CANCELLED, clock())
+
+
+def test_expired_lease_returns_job_to_queue(store: JobStore, engine: Engine, clock: Clock) -> None:
+    job = store.submit(make_new_job())
+    claim, _ = claim_next(store)
+    store.report(claim, stage=JobStage.DENOISING, progress=0.5)
+    clock.advance(30)
+
+    assert store.requeue_expired() == 1
+
+    waiting = store.get(job.id)
+    assert (waiting.status, waiting.owner, waiting.stage, waiting.progress) == (JobStatus.QUEUED, None, None, 0.0)
+    assert outcomes(engine) == [(1, "w", "lost")]
+
+
+def test_lease_is_good_until_its_last_moment(store: JobStore, clock: Clock) -> None:
+    store.submit(make_new_job())
+    claim_next(store)
+    clock.advance(29.999)
+
+    assert store.requeue_expired() == 0
+    assert store.claim("other") is None
+
+
+def test_claim_itself_takes_over_an_expired_job(store: JobStore, clock: Clock) -> None:
+    job = store.submit(make_new_job())
+    claim_next(store, "dead")
+    clock.advance(30)
+
+    assert claim_next(store, "other")[0] == Claim(job.id, 2, "other")
+
+
+def test_dead_worker_is_freed_of_its_jobs_at_once_and_others_keep_theirs(store: JobStore) -> None:
+    first, second, third = (store.submit(make_new_job()) for _ in range(3))
+    for owner in ("dead", "alive", "dead"):
+        claim_next(store, owner)
+
+    assert store.free_owner("dead") == 2
+
+    assert [store.get(job.id).status for job in (first, second, third)] == ["queued", "running", "queued"]
+    assert store.free_owner("dead") == 0
+
+
+def test_job_that_killed_too_many_workers_fails(store: JobStore, engine: Engine, clock: Clock) -> None:
+    job = store.submit(make_new_job())
+    store.give_back(claim_next(store)[0])
+    claim_next(store)
+    store.free_owner("w")
+    claim_next(store)
+    clock.advance(31)
+    store.requeue_expired()
+    assert store.get(job.id).status == JobStatus.QUEUED
+
+    claim_next(store)
+    store.free_owner("w")
+
+    failed = store.get(job.id)
+    assert (failed.status, failed.error_code, failed.finished_at) == (JobStatus.FAILED, "worker_lost", clock())
+    assert "3 times" in (failed.error_message or "")
+    assert [outcome for *_, outcome in outcomes(engine)] == ["given_back", "lost", "lost", "lost"]
+    assert store.claim("w") is None
+
+
+def test_job_to_be_cancelled_ends_when_its_worker_dies(store: JobStore, clock: Clock) -> None:
+    job = store.submit(make_new_job())
+    claim_next(store)
+    store.cancel(job.id)
+
+    store.free_owner("w")
+
+    assert (store.get(job.id).status, store.get(job.id).finished_at) == (JobStatus.CANCELLED, clock())
+
+
+def test_stale_attempt_is_rejected_while_the_next_one_runs(store: JobStore, clock: Clock) -> None:
+    job = store.submit(make_new_job())
+    stale, _ = claim_next(store, "w")
+    clock.advance(31)
+    current, _ = claim_next(store, "w")  # the same owner: the attempt alone tells the two apart
+
+    assert_all_writes_are_rejected(store, stale)
+    store.finish(current, make_result("good.mp4"))
+    assert store.get(job.id).result == make_result("good.mp4")
+
+
+def test_stale_attempt_is_rejected_while_the_job_waits(store: JobStore) -> None:
+    store.submit(make_new_job())
+    stale, _ = claim_next(store)
+    store.free_owner("w")
+
+    assert_all_writes_are_rejected(store, stale)
+
+
+@pytest.mark.parametrize("forged", [Claim(1, 1, "thief"), Claim(1, 2, "w"), Claim(1, 0, "w"), Claim(2, 1, "w")])
+def test_claim_that_differs_in_any_part_is_rejected(store: JobStore, forged: Claim) -> None:
+    store.submit(make_new_job())
+    claim_next(store)
+
+    assert_all_writes_are_rejected(store, forged)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_job_that_ended_never_changes(store: JobStore, clock: Clock, ending: str) -> None:
+    job = store.submit(make_new_job())
+    claim, _ = claim_next(store)
+    ENDINGS[ending](store, claim)
+    ended = store.get(job.id)
+    clock.advance(1000)
+
+    assert_all_writes_are_rejected(store, claim)
+
+    assert (store.requeue_expired(), store.free_owner("w"), store.claim("w")) == (0, 0, None)
+    assert store.cancel(job.id) == store.get(job.id) == ended
+    assert ended.status == ending
+
+
+def test_fence_also_looks_at_the_status(store: JobStore, engine: Engine) -> None:
+    store.submit(make_new_job())
+    claim, _ = claim_next(store)
+    with write_transaction(engine) as connection:
+        connection.execute(update(jobs).values(status=JobStatus.CANCELLED))  # with the owner left in the row
+
+    assert_all_writes_are_rejected(store, claim)

@@ -1,0 +1,218 @@
+"""What clients and estimates see of the queue. What workers do with it: test_claims.py."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine, delete, update
+from sqlalchemy.exc import StatementError
+
+from promptreel.errors import JobNotFound
+from promptreel.jobs.database import write_transaction
+from promptreel.jobs.job import JobStage, JobStatus
+from promptreel.jobs.store import JobStore, WorkerRecord, utc_now
+from promptreel.jobs.tables import jobs
+from tests.jobs.factories import START, Clock, make_new_job, make_result
+
+
+def test_submitted_job_reads_back_whole(store: JobStore) -> None:
+    new = make_new_job("a blue rocket", seed=7, num_frames=16)
+
+    job = store.submit(new)
+
+    assert job == store.get(job.id) == store.get_by_file_prefix(job.file_prefix)
+    assert (job.params, job.request, job.track_id) == (new.params, new.request, "t-1")
+    assert (job.status, job.progress, job.attempt, job.cancel_requested) == (JobStatus.QUEUED, 0.0, 0, False)
+    assert (job.stage, job.owner, job.result, job.error_code, job.started_at, job.finished_at) == (None,) * 6
+    assert job.created_at == START
+    assert not job.is_final
+
+
+def test_ids_count_up_and_are_not_reused(store: JobStore, engine: Engine) -> None:
+    first, second = store.submit(make_new_job()), store.submit(make_new_job())
+    with write_transaction(engine) as connection:
+        connection.execute(delete(jobs).where(jobs.c.id == second.id))
+
+    third = store.submit(make_new_job())
+
+    assert [first.id, second.id, third.id] == [1, 2, 3]
+
+
+def test_file_prefix_is_a_random_uuid(store: JobStore) -> None:
+    first, second = store.submit(make_new_job()), store.submit(make_new_job())
+
+    assert uuid.UUID(first.file_prefix).version == 4
+    assert first.file_prefix != second.file_prefix
+
+
+def test_times_are_exact_to_the_microsecond_and_in_utc(store: JobStore, clock: Clock) -> None:
+    clock.time = datetime(2026, 11, 22, 14, 0, 0, 123457, tzinfo=UTC)
+
+    job = store.get(store.submit(make_new_job()).id)
+
+    assert job.created_at == clock.time
+    assert job.created_at.utcoffset() == timedelta(0)
+
+
+def test_time_without_zone_is_refused(engine: Engine) -> None:
+    naive = JobStore(engine, now=lambda: datetime(2026, 1, 1))  # noqa: DTZ001 - that is the mistake
+
+    with pytest.raises(StatementError, match="time zone"):
+        naive.submit(make_new_job())
+
+
+def test_default_clock_is_aware() -> None:
+    assert utc_now().tzinfo is UTC
+
+
+def test_unknown_jobs_are_not_found(store: JobStore) -> None:
+    job = store.submit(make_new_job())
+    for look_up in (store.get, store.cancel):
+        with pytest.raises(JobNotFound, match="99"):
+            look_up(99)
+    with pytest.raises(JobNotFound):
+        store.get_by_file_prefix("../../etc/passwd")
+
+    assert store.list() == [job]
+
+
+def test_list_is_newest_first_and_limited(store: JobStore) -> None:
+    for _ in range(4):
+        store.submit(make_new_job())
+
+    assert [job.id for job in store.list()] == [4, 3, 2, 1]
+    assert [job.id for job in store.list(limit=2)] == [4, 3]
+
+
+def test_cancelling_a_queued_job_ends_it_at_once(store: JobStore, clock: Clock) -> None:
+    job = store.submit(make_new_job())
+    clock.advance(5)
+
+    cancelled = store.cancel(job.id)
+
+    assert cancelled == store.get(job.id)
+    assert (cancelled.status, cancelled.finished_at, cancelled.cancel_requested) == (JobStatus.CANCELLED, clock(), False)
+    assert store.claim("w") is None
+
+
+def test_cancelling_a_running_job_only_asks_its_worker(store: JobStore) -> None:
+    job = store.submit(make_new_job())
+    store.claim("w")
+
+    asked = store.cancel(job.id)
+
+    assert (asked.status, asked.cancel_requested, asked.finished_at) == (JobStatus.RUNNING, True, None)
+    assert store.cancel(job.id) == asked
+
+
+@pytest.mark.parametrize("ending", ["finish", "fail", "acknowledge_cancel"])
+def test_cancelling_a_final_job_changes_nothing(store: JobStore, ending: str) -> None:
+    job = store.submit(make_new_job())
+    claim, _ = store.claim("w") or pytest.fail("nothing to claim")
+    endings = {
+        "finish": lambda: store.finish(claim, make_result()),
+        "fail": lambda: store.fail(claim, code="generation_failed", message="no"),
+        "acknowledge_cancel": lambda: store.acknowledge_cancel(claim),
+    }
+    endings[ending]()
+    ended = store.get(job.id)
+
+    assert store.cancel(job.id) == ended
+    assert ended.is_final
+
+
+def test_queue_ahead_is_the_running_jobs_and_those_in_front(store: JobStore) -> None:
+    ids = [store.submit(make_new_job()).id for _ in range(4)]
+    store.claim("w")
+    store.cancel(ids[1])
+
+    assert [job.id for job in store.queue_ahead(store.get(ids[3]))] == [ids[0], ids[2]]
+    assert [job.id for job in store.queue_ahead(store.get(ids[2]))] == [ids[0]]
+
+
+def test_queue_ahead_follows_priority_then_virtual_time(store: JobStore, engine: Engine) -> None:
+    ids = [store.submit(make_new_job()).id for _ in range(4)]
+    with write_transaction(engine) as connection:
+        connection.execute(update(jobs).where(jobs.c.id == ids[0]).values(priority=1))
+        connection.execute(update(jobs).where(jobs.c.id == ids[1]).values(vt=9.5))
+
+    assert [job.id for job in store.queue_ahead(store.get(ids[0]))] == [ids[2], ids[3], ids[1]]
+    assert store.queue_ahead(store.get(ids[2])) == []
+
+
+def test_nothing_is_ahead_of_a_job_that_runs_or_has_ended(store: JobStore) -> None:
+    running, _, cancelled = (store.submit(make_new_job()) for _ in range(3))
+    store.claim("w")
+    store.cancel(cancelled.id)
+
+    assert store.queue_ahead(running) == []  # although the caller still holds it as queued
+    assert store.queue_ahead(cancelled) == []
+
+
+def test_queue_ahead_of_an_unknown_job_is_not_found(store: JobStore, engine: Engine) -> None:
+    job = store.submit(make_new_job())
+    with write_transaction(engine) as connection:
+        connection.execute(delete(jobs))
+
+    with pytest.raises(JobNotFound):
+        store.queue_ahead(job)
+
+
+def test_newest_record_of_each_worker_is_kept(store: JobStore, clock: Clock) -> None:
+    first = WorkerRecord(id="w1", device="cpu", seconds_per_unit=None, last_seen=clock())
+    other = WorkerRecord(id="w2", device="cuda:0", seconds_per_unit=0.1, last_seen=clock())
+    newer = WorkerRecord(id="w1", device="cpu", seconds_per_unit=0.25, last_seen=clock() + timedelta(seconds=5))
+    for record in (other, first, newer):
+        store.record_worker(record)
+
+    assert store.live_workers() == [newer, other]
+
+
+def test_worker_that_was_not_seen_lately_is_not_live(store: JobStore, clock: Clock) -> None:
+    store.record_worker(WorkerRecord(id="w", device="cpu", seconds_per_unit=None, last_seen=clock()))
+
+    clock.advance(30)
+    assert len(store.live_workers()) == 1
+    clock.advance(0.1)
+    assert store.live_workers() == []
+    assert len(store.live_workers(within_seconds=60)) == 1
+
+
+def run_one(store: JobStore, clock: Clock, *, seconds: float, model_id: str = "cutout", frames: int = 10) -> None:
+    store.submit(make_new_job(model_id=model_id, num_frames=frames, num_inference_steps=5, guidance_scale=2.0))
+    claim, _ = store.claim("w") or pytest.fail("nothing to claim")
+    clock.advance(seconds)
+    store.finish(claim, make_result())
+
+
+def test_recent_rates_are_seconds_per_unit_of_successes_newest_first(store: JobStore, clock: Clock) -> None:
+    run_one(store, clock, seconds=10)
+    run_one(store, clock, seconds=40, frames=20)
+    run_one(store, clock, seconds=7, model_id="other")
+    store.submit(make_new_job())
+    claim, _ = store.claim("w") or pytest.fail("nothing to claim")
+    store.fail(claim, code="out_of_memory", message="no")
+
+    assert store.recent_rates("cutout") == [40 / 200, 10 / 100]
+    assert store.recent_rates("cutout", limit=1) == [40 / 200]
+    assert store.recent_rates("unknown") == []
+
+
+def test_rate_counts_the_attempt_that_succeeded_alone(store: JobStore, clock: Clock) -> None:
+    store.submit(make_new_job(num_frames=10, num_inference_steps=5))
+    store.claim("dead")
+    clock.advance(1000)
+    claim, _ = store.claim("w") or pytest.fail("nothing to claim")
+    store.report(claim, stage=JobStage.DENOISING, progress=0.5)
+    clock.advance(20)
+    store.finish(claim, make_result())
+
+    assert store.recent_rates("cutout") == [20 / 100]
+
+
+def test_clock_that_was_set_back_makes_no_negative_rate(store: JobStore, clock: Clock) -> None:
+    run_one(store, clock, seconds=-3600)
+
+    assert store.recent_rates("cutout") == [0.0]

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import os
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from promptreel.errors import BadConfiguration
+from promptreel.settings import PREFIX, Settings, load_settings
+
+SETTINGS_PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
+
+
+@pytest.fixture(autouse=True)
+def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(PREFIX):
+            monkeypatch.delenv(name)
+
+
+def describe(name: str) -> str:
+    """The row of docs/settings.md for a setting."""
+    field = Settings.model_fields[name]
+    default = "" if field.default in (None, ()) else f"`{str(field.default).replace('False', 'false')}`"
+    return f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |"
+
+
+def test_page_lists_every_setting_with_its_default_and_description() -> None:
+    rows = [line for line in SETTINGS_PAGE.read_text().splitlines() if line.startswith(f"| `{PREFIX}")]
+
+    assert rows == [describe(name) for name in Settings.model_fields]
+
+
+def test_defaults_need_no_environment() -> None:
+    settings = load_settings()
+
+    assert settings.data_dir == Path.home() / ".local/share/promptreel"
+    assert settings.database == f"sqlite:///{Path.home()}/.local/share/promptreel/promptreel.db"
+    assert (settings.host, settings.port, settings.workers) == ("127.0.0.1", 8000, 1)
+    assert settings.threads_per_worker == os.cpu_count()
+
+
+def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    values = {
+        "DATA_DIR": str(tmp_path),
+        "PORT": "9000",
+        "WORKERS": "64",
+        "PUBLIC_URL": "https://video.example.com/",
+        "TRUSTED_PROXIES": "10.0.0.0/8, 127.0.0.1,::1",
+        "LEGACY_REAL_STATUS_CODES": "yes",
+        "LOG_LEVEL": "debug",
+        "THREADS": "",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(PREFIX + name, value)
+
+    settings = load_settings()
+
+    assert settings.database == f"sqlite:///{tmp_path}/promptreel.db"
+    assert settings.port == 9000
+    assert settings.public_url == "https://video.example.com"
+    assert settings.trusted_proxies == (ip_network("10.0.0.0/8"), ip_network("127.0.0.1/32"), ip_network("::1/128"))
+    assert settings.legacy_real_status_codes is True
+    assert settings.log_level == "debug"
+    assert settings.threads_per_worker == max(1, (os.cpu_count() or 1) // 64)
+
+
+def test_command_line_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMPTREEL_PORT", "9000")
+
+    assert load_settings(port=9001).port == 9001
+    assert load_settings(port=None).port == 9000
+
+
+def test_every_bad_value_is_listed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PORT": "70000", "WORKERS": "no", "PUBLIC_URL": "example.com", "TRUSTED_PROXIES": "10.0.0.1/8"}.items():
+        monkeypatch.setenv(PREFIX + name, value)
+    monkeypatch.setenv("PROMPTREEL_PROT", "1")
+
+    with pytest.raises(BadConfiguration) as caught:
+        load_settings(log_level="loud")
+
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "These settings cannot be used:"
+    assert "  PROMPTREEL_PORT=70000: Input should be less than or equal to 65535" in lines
+    assert "  PROMPTREEL_PUBLIC_URL=example.com: give a whole address, such as https://video.example.com" in lines
+    assert "  PROMPTREEL_PROT: there is no such setting; do you mean PROMPTREEL_PORT?" in lines
+    named = {line.strip().split("=")[0].split(":")[0] for line in lines[1:]}
+    assert named == {PREFIX + name for name in ("PORT", "WORKERS", "PUBLIC_URL", "TRUSTED_PROXIES", "LOG_LEVEL", "PROT")}
+
+
+def test_variable_that_is_no_setting_stops_the_start_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMPTREEL_COLOUR", "red")
+
+    with pytest.raises(BadConfiguration, match="PROMPTREEL_COLOUR: there is no such setting"):
+        load_settings()
+
+
+def test_settings_do_not_change_and_do_not_show_the_database_password() -> None:
+    settings = load_settings(database_url="postgresql+psycopg://user:secret@db/promptreel")
+
+    assert settings.database == "postgresql+psycopg://user:secret@db/promptreel"
+    assert "secret" not in repr(settings)
+    with pytest.raises(ValidationError):
+        settings.port = 1
