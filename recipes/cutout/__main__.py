@@ -1,8 +1,11 @@
-"""python -m recipes.cutout: draws the world, trains the built-in model, measures it and writes its files.
+"""Draws the world of cut-outs, trains the built-in model on it, measures it and writes its files.
 
-python -m recipes.cutout train --folder train/cutout --minutes 240
-python -m recipes.cutout evaluate --folder train/cutout --clips 300
-python -m recipes.cutout package --folder train/cutout
+    python -m recipes.cutout train --folder train/cutout --minutes 240
+    python -m recipes.cutout package --folder train/cutout
+    python -m recipes.cutout train --folder train/cutout --stage probe --minutes 20
+    python -m recipes.cutout evaluate --folder train/cutout --clips 300
+
+Each can be stopped at any time and goes on where it was when it is called again. They run on a CPU or a CUDA device alike.
 """
 
 from __future__ import annotations
@@ -10,13 +13,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from recipes.cutout.card import write_card
+from recipes.cutout.evaluate import contact_sheet, evaluate, table
 from recipes.cutout.loop import Budget
 from recipes.cutout.motion import train_motion
+from recipes.cutout.package import package
 from recipes.cutout.picture import train_picture
+from recipes.cutout.probes import train_probe
 from recipes.cutout.vae import train_vae
 
-# How a time budget is shared between the stages.
-STAGES = {"vae": (train_vae, 0.2), "picture": (train_picture, 0.45), "motion": (train_motion, 0.35)}
+# How a time budget is shared between the stages of the model.
+STAGES = {"vae": (train_vae, 0.2), "picture": (train_picture, 0.4), "motion": (train_motion, 0.4)}
+SHEET = Path(__file__).parents[2] / "docs" / "cutout.png"
 
 
 def main() -> None:
@@ -25,22 +33,41 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m recipes.cutout", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(
+        prog="python -m recipes.cutout", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.set_defaults(folder=Path("train/cutout"))
     commands = parser.add_subparsers(required=True)
-    train = commands.add_parser("train", help="train all stages, or one; run it again to go on where it stopped")
-    train.add_argument("--folder", type=Path, default=Path("train/cutout"), help="where weights and progress are kept")
-    train.add_argument("--stage", choices=STAGES, help="only this stage")
-    train.add_argument("--minutes", type=float, default=240, help="time for all stages together, or for the one named")
+    train = commands.add_parser("train", help="train all stages of the model, or one stage, or the probe")
+    train.add_argument("--stage", choices=[*STAGES, "probe"], help="only this one")
+    train.add_argument("--minutes", type=float, default=240, help="time in all for the stages together, or for the one named")
     train.set_defaults(run=_train)
+    pack = commands.add_parser("package", help="write the trained model's files into the promptreel package")
+    pack.set_defaults(run=lambda options: package(options.folder))
+    measure = commands.add_parser("evaluate", help="measure the packaged model and write its card")
+    measure.add_argument("--clips", type=int, default=300)
+    measure.set_defaults(run=_evaluate)
+    for command in (train, pack, measure):
+        command.add_argument("--folder", type=Path, help="where weights, data and progress are kept (default: train/cutout)")
     return parser
 
 
 def _train(options: argparse.Namespace) -> None:
+    if options.stage == "probe":
+        train_probe(options.folder, Budget(minutes=options.minutes))
+        return
     for name, (train, share) in STAGES.items():
         if options.stage is None:
             train(options.folder, Budget(minutes=options.minutes * share))
         elif options.stage == name:
             train(options.folder, Budget(minutes=options.minutes))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    report = evaluate(options.folder, clips=options.clips)
+    contact_sheet(options.folder / "evaluate" / report.scheduler, SHEET)
+    write_card(options.folder, table(report))
+    print(table(report))
 
 
 if __name__ == "__main__":

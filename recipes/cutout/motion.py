@@ -27,7 +27,7 @@ from recipes.cutout.vae import load_vae
 from recipes.cutout.world import MAX_FRAMES
 
 FRAMES_A_STEP = {"cpu": 96, "cuda": 1280}
-CLIPS = {"cpu": 1_200, "cuda": 12_000}
+CLIPS = {"cpu": 900, "cuda": 12_000}
 SPARSE_SHARE = 0.67
 LENGTHS = (16, 24, 32, 40)
 
