@@ -1,5 +1,7 @@
 # All commands; `make` lists them. Everything is installed into .venv.
-PYTHON ?= python3.11
+# The first of these that is Python 3.11 and can make virtual environments; `make PYTHON=...` takes another one.
+PYTHON ?= $(firstword $(foreach name,python3.11 python3 python,$(shell \
+	$(name) -c 'import ensurepip, sys; sys.version_info[:2] == (3, 11) and print("$(name)")' 2>/dev/null)))
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
@@ -11,6 +13,7 @@ help: ## this list
 install: .venv/installed ## install Promptreel and its development tools into .venv
 
 .venv/installed: pyproject.toml constraints.txt
+	$(if $(PYTHON),,$(error Python 3.11 with venv was not found: install it, or say where it is: make PYTHON=/path/to/python3.11))
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@

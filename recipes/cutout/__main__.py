@@ -17,7 +17,7 @@ from recipes.cutout.card import write_card
 from recipes.cutout.evaluate import contact_sheet, evaluate, table
 from recipes.cutout.loop import Budget
 from recipes.cutout.motion import train_motion
-from recipes.cutout.package import package
+from recipes.cutout.package import package, unpack
 from recipes.cutout.picture import train_picture
 from recipes.cutout.probes import train_probe
 from recipes.cutout.vae import train_vae
@@ -44,10 +44,12 @@ def _parser() -> argparse.ArgumentParser:
     train.set_defaults(run=_train)
     pack = commands.add_parser("package", help="write the trained model's files into the promptreel package")
     pack.set_defaults(run=lambda options: package(options.folder))
+    back = commands.add_parser("unpack", help="make a training folder from the packaged files, to train on")
+    back.set_defaults(run=lambda options: unpack(options.folder))
     measure = commands.add_parser("evaluate", help="measure the packaged model and write its card")
     measure.add_argument("--clips", type=int, default=300)
     measure.set_defaults(run=_evaluate)
-    for command in (train, pack, measure):
+    for command in (train, pack, back, measure):
         command.add_argument("--folder", type=Path, help="where weights, data and progress are kept (default: train/cutout)")
     return parser
 

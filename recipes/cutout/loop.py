@@ -57,7 +57,7 @@ class Loop:
         self.step = 0
         self.seconds = 0.0
         self.averages = {name: copy.deepcopy(module).requires_grad_(False) for name, module in self.modules.items()}
-        if (folder / "progress.json").exists():
+        if (folder / "weights.safetensors").exists():
             self._resume()
 
     def run(self, loss: Callable[[], Tensor], budget: Budget) -> None:
@@ -97,16 +97,19 @@ class Loop:
 
     def save(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        _replace(self.folder / "weights.safetensors", lambda path: save_file(_flat(self.modules), path))
-        _replace(self.folder / "average.safetensors", lambda path: save_file(_flat(self.averages), path))
+        _replace(self.folder / "weights.safetensors", lambda path: save_weights(self.modules, path))
+        _replace(self.folder / "average.safetensors", lambda path: save_weights(self.averages, path))
         states = [optimizer.state_dict() for optimizer in self.optimizers]
         _replace(self.folder / "optimizers.pt", lambda path: torch.save(states, path))
         progress = json.dumps({"step": self.step, "seconds": self.seconds})
         _replace(self.folder / "progress.json", lambda path: path.write_text(progress))
 
     def _resume(self) -> None:
+        """Goes on where an earlier run stopped; with weights alone (package.unpack), begins anew from these."""
         load_into(self.modules, self.folder / "weights.safetensors")
         load_into(self.averages, self.folder / "average.safetensors")
+        if not (self.folder / "progress.json").exists():
+            return
         states = torch.load(self.folder / "optimizers.pt", weights_only=True)
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
@@ -122,12 +125,14 @@ def load_into(modules: Mapping[str, nn.Module], path: Path) -> None:
         module.load_state_dict({key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)})
 
 
-def _flat(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    return {
+def save_weights(modules: Mapping[str, nn.Module], path: Path) -> None:
+    """Writes modules to one file, their weights' names prefixed with the module's."""
+    tensors = {
         f"{name}/{key}": value.detach().contiguous().cpu()
         for name, module in modules.items()
         for key, value in module.state_dict().items()
     }
+    save_file(tensors, path)
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

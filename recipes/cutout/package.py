@@ -9,10 +9,13 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers import AutoencoderDC, MotionAdapter, UNet2DConditionModel
+from transformers import CLIPTextModel
 
 from recipes.cutout.captions import vocabulary
 from recipes.cutout.diffusion import build_scheduler
-from recipes.cutout.motion import build_motion_adapter, load_motion
+from recipes.cutout.loop import save_weights
+from recipes.cutout.motion import build_motion_adapter, join, load_motion
 from recipes.cutout.picture import build_unet
 from recipes.cutout.text import build_tokenizer
 from recipes.cutout.vae import load_vae
@@ -45,6 +48,24 @@ def package(folder: Path, target: Path = BUILT_IN) -> None:
     index = {"_class_name": "AnimateDiffPipeline", "_diffusers_version": diffusers.__version__, **COMPONENTS}
     _write_json(target / "model_index.json", index)
     _write_json(target / "promptreel.json", card())
+
+
+def unpack(folder: Path, source: Path = BUILT_IN) -> None:
+    """Makes a training folder from the packaged files, so that training can go on without the folder they came from."""
+    unet = UNet2DConditionModel.from_pretrained(source / "unet")
+    adapter = MotionAdapter.from_pretrained(source / "motion_adapter")
+    encoder = CLIPTextModel.from_pretrained(source / "text_encoder")
+    vae = AutoencoderDC.from_pretrained(source / "vae")
+    parts = {
+        "vae": {"vae": vae},
+        "picture": {"unet": unet, "text_encoder": encoder},
+        "motion": {"unet": join(unet, adapter), "text_encoder": encoder},
+    }
+    for stage, modules in parts.items():
+        (folder / stage).mkdir(parents=True, exist_ok=True)
+        full = {name: module.float() for name, module in modules.items()}
+        for name in ("weights", "average"):
+            save_weights(full, folder / stage / f"{name}.safetensors")
 
 
 def card() -> dict[str, object]:

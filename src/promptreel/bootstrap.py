@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from promptreel.api.app import create_app
 from promptreel.api.services import Services
+from promptreel.errors import BadConfiguration
 from promptreel.jobs.database import migrate, open_database
 from promptreel.jobs.store import JobStore
 from promptreel.models.registry import ModelRegistry
@@ -32,7 +33,12 @@ BUILT_IN_MODELS = Path(__file__).parent / "models" / "built_in"
 
 def build_jobs(settings: Settings) -> JobStore:
     """The job table, created or migrated if need be."""
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadConfiguration(
+            f"The data directory {settings.data_dir} cannot be made: {error.strerror}. Give another --data-dir."
+        ) from error
     database = open_database(settings.database)
     migrate(database)
     return JobStore(database, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts)
@@ -76,11 +82,12 @@ def build_engine(settings: Settings) -> Engine:
 
 
 def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Worker:
+    jobs = build_jobs(settings)  # before torch's seconds: what is wrong with the data directory is told at once
     from promptreel.worker.worker import Worker
 
     return Worker(
         owner=owner,
-        jobs=build_jobs(settings),
+        jobs=jobs,
         engine=build_engine(settings),
         storage=build_storage(settings),
         scratch=settings.data_dir / "scratch",

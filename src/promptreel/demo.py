@@ -97,16 +97,17 @@ def running_service(data_dir: Path, log: Path, **settings: object) -> Iterator[s
         stop_service(service)
 
 
-def start_service(data_dir: Path, log: Path, *, port: int = 0, **settings: object) -> subprocess.Popen[bytes]:
-    """`promptreel serve` with these settings; what it writes goes to `log`.
+def start_service(data_dir: Path, log: Path, **settings: object) -> subprocess.Popen[bytes]:
+    """`promptreel serve` with these settings, on a free port if none is given; what it writes goes to `log`.
 
     PROMPTREEL_ variables of this process are left out, so that a demo is the same everywhere; THREADS alone may be set.
     """
     outside = {name: value for name, value in os.environ.items() if not name.startswith("PROMPTREEL_")}
+    settings = {"host": "127.0.0.1", "port": 0, "data_dir": data_dir} | settings
     if threads := os.environ.get("PROMPTREEL_THREADS"):
         settings.setdefault("threads", threads)
     environment = outside | {f"PROMPTREEL_{name.upper()}": str(value) for name, value in settings.items()}
-    command = [sys.executable, "-m", "promptreel.cli", "serve", "--port", str(port), "--data-dir", str(data_dir)]
+    command = [sys.executable, "-m", "promptreel.cli", "serve"]
     with log.open("wb") as output:
         return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)  # noqa: S603 - our own
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import secrets
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from promptreel.errors import InvalidParams
-from promptreel.generation.engine import Engine, OnProgress
 from promptreel.jobs.params import MAX_SEED, SCHEDULERS, VideoParams
 from promptreel.models.registry import ModelCard
-from promptreel.worker.video_job import make_video
+
+if TYPE_CHECKING:
+    from promptreel.generation.engine import Engine, OnProgress
 
 DEFAULT_SECONDS = 5
 
@@ -58,6 +60,8 @@ def complete_params(  # noqa: PLR0913 - one parameter for each option
 
 def write_video(params: VideoParams, output: Path, *, engine: Engine, on_progress: OnProgress) -> None:
     """Makes the video and puts it at `output`; an older file there is replaced only by a whole new one."""
+    from promptreel.worker.video_job import make_video  # noqa: PLC0415 - takes torch seconds to load, wrong parameters are told first
+
     output.parent.mkdir(parents=True, exist_ok=True)
     beside = output.with_name(f".{output.name}.{os.getpid()}.mp4")
     try:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, insert, or_, select, update
 
 from promptreel.errors import JobLost, WorkerLost
 from promptreel.jobs.job import Claim, JobStatus
@@ -31,6 +31,12 @@ def first_in_line(now: datetime) -> Select[tuple[int]]:
         .order_by(jobs.c.priority, jobs.c.vt, jobs.c.id)
         .limit(1)
     )
+
+
+def anything_to_take(now: datetime) -> ColumnElement[bool]:
+    """Whether a job waits, or a lease has run out."""
+    expired = select(jobs.c.id).where(has_status(JobStatus.RUNNING), jobs.c.lease_until <= now)
+    return or_(first_in_line(now).exists(), expired.exists())
 
 
 def take_next(connection: Connection, owner: str, *, now: datetime, lease: timedelta) -> Row[Any] | None:

@@ -127,7 +127,13 @@ class JobStore:
     # What a worker does
 
     def claim(self, owner: str) -> tuple[Claim, Job] | None:
-        """Takes the next job, or returns None. Jobs whose lease ran out go back to the queue first, in the same transaction."""
+        """Takes the next job, or returns None. Jobs whose lease ran out go back to the queue first, in the same transaction.
+
+        Idle workers call this many times a second, so that a look without the write lock comes first.
+        """
+        with read_transaction(self._engine) as connection:
+            if not connection.execute(select(claims.anything_to_take(self._now()))).scalar():
+                return None
         with write_transaction(self._engine) as connection:
             now = self._now()  # read under the lock: waiting for it must not eat into the lease
             claims.take_from_workers(connection, jobs.c.lease_until <= now, now=now)

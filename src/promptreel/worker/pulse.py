@@ -69,7 +69,8 @@ class Pulse:
         """Notes where the job is; raises JobCancelled, JobLost or WorkerStopping when it must not go on."""
         held = self._held
         assert held is not None
-        held.stage, held.progress = stage, share
+        # The later stages count their own share from 0, but a job never goes back: its ETA would rise at the very end.
+        held.stage, held.progress = stage, max(held.progress, share)
         if held.lost or time.monotonic() - held.proven_at > self._silence_seconds:
             raise JobLost(f"job {held.claim.job_id} is no longer this worker's")
         if held.cancel_requested:
@@ -84,8 +85,8 @@ class Pulse:
                 if time.monotonic() - announced >= PRESENCE_SECONDS:
                     self._announce()
                     announced = time.monotonic()
-                if self._held is not None:
-                    self._beat(self._held)
+                if (held := self._held) is not None:  # read once: the worker may release it meanwhile
+                    self._beat(held)
             except Exception:  # the database may be away for a while: the thread must outlive that
                 log.exception("the worker could not reach the job table")
 

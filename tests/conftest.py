@@ -1,0 +1,18 @@
+"""For all tests: the settings of the shell that runs them stay outside, and numerical libraries take one thread."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+THREADS = "1"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in [name for name in os.environ if name.startswith("PROMPTREEL_")]:
+        del os.environ[name]
+    # Read when torch is imported, here and in the processes that tests start.
+    os.environ["OMP_NUM_THREADS"] = THREADS
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ["HF_HUB_OFFLINE"] = "1"

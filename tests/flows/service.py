@@ -1,0 +1,127 @@
+"""A real `promptreel serve` for tests: talked to over HTTP, looked into through the job table, killed by process."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import av
+import httpx
+import numpy as np
+import psutil
+
+from promptreel.demo import start_service, stop_service, wait_until_ready
+from promptreel.jobs.database import open_database
+from promptreel.jobs.job import Job, JobStatus
+from promptreel.jobs.store import JobStore
+from tests.waiting import LONGEST_SECONDS, wait_for
+
+TEXT2VIDEO = "/api/v4/dreambooth/text2video"
+# As the hosted service's documentation has it, but for the two steps.
+DOCUMENTED = {
+    "key": "any",
+    "model_id": "cutout",
+    "prompt": "a cat sitting on a bench",
+    "negative_prompt": None,
+    "height": "512",
+    "width": "512",
+    "num_inference_steps": "2",
+    "guidance_scale": 7.5,
+    "scheduler": "UniPCMultistepScheduler",
+    "enhance_prompt": "no",
+    "strength": 0.55,
+    "seed": None,
+    "webhook": None,
+    "track_id": None,
+}
+SHORT = {"prompt": "a red ball rolling", "width": 96, "height": 96, "num_frames": 4, "num_inference_steps": 2, "seed": 7}
+LONG = SHORT | {"num_frames": 40, "num_inference_steps": 50}
+
+
+class Service:
+    """A service on its own data directory, with one worker. `start` may be called again after it has ended."""
+
+    def __init__(self, folder: Path, **settings: object) -> None:
+        self.data_dir = folder / "data"
+        self.log = folder / "service.log"
+        self.settings = {"workers": 1, "threads": 1, **settings}
+        self.client = httpx.Client(trust_env=False, timeout=60)
+        self.url = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._jobs: JobStore | None = None
+
+    def start(self) -> None:
+        self._process = start_service(self.data_dir, self.log, **self.settings)
+        self.url = wait_until_ready(self._process, self.log, seconds=LONGEST_SECONDS)
+
+    def stop(self) -> int:
+        """SIGTERM; returns the exit code."""
+        return stop_service(self.process)
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None
+        return self._process
+
+    @property
+    def jobs(self) -> JobStore:
+        if self._jobs is None:
+            self._jobs = JobStore(open_database(f"sqlite:///{self.data_dir / 'promptreel.db'}"))
+        return self._jobs
+
+    def child(self, name: str) -> psutil.Process:
+        """The process that runs `promptreel <name>`, once there is one."""
+        return wait_for(lambda: next((child for child in self.children() if name in _command_of(child)), None))
+
+    def children(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children()
+
+    def ask(self, **fields: object) -> dict[str, Any]:
+        """The answer to a text2video request."""
+        return self.client.post(self.url + TEXT2VIDEO, json=fields).raise_for_status().json()
+
+    def fetch(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """The newest answer on the same job."""
+        path = httpx.URL(answer["fetch_result"]).path  # the port may be another one after a restart
+        return self.client.post(self.url + path, json={"key": "any"}).raise_for_status().json()
+
+    def finish(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """Polls until the job has ended."""
+        return wait_for(lambda: ended if (ended := self.fetch(answer))["status"] != "processing" else None, every=0.05)
+
+    def make(self, **fields: object) -> dict[str, Any]:
+        """The success of a request; fails the test if it ends otherwise."""
+        answer = self.ask(**fields)
+        assert answer["status"] == "processing", answer
+        ended = self.finish(answer)
+        assert ended["status"] == "success", ended
+        return ended
+
+    def download(self, success: dict[str, Any]) -> bytes:
+        return self.client.get(success["output"][0]).raise_for_status().content
+
+    def wait_until_running(self, answer: dict[str, Any]) -> Job:
+        """Returns once the worker has reported the job's first progress."""
+        return wait_for(lambda: job if (job := self.job(answer)).status is JobStatus.RUNNING and job.progress > 0 else None)
+
+    def job(self, answer: dict[str, Any]) -> Job:
+        return self.jobs.get(answer["id"])
+
+    def files_of(self, job: Job) -> list[str]:
+        return sorted(path.name for path in (self.data_dir / "results" / job.file_prefix).glob("*"))
+
+
+def decode(video: bytes) -> tuple[np.ndarray, float]:
+    """All frames of a file, uint8 [T, H, W, 3], and its frames a second."""
+    with av.open(io.BytesIO(video)) as container:
+        stream = container.streams.video[0]
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]), float(stream.average_rate)
+
+
+def _command_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has just ended
+        return []

@@ -1,0 +1,74 @@
+"""A long job while it runs: its ETA, its progress, and how to be rid of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from promptreel.jobs.job import JobStage, JobStatus
+from tests.flows.service import LONG, SHORT, Service
+from tests.waiting import wait_for
+
+
+@pytest.fixture
+def long_job(service: Service) -> Iterator[dict[str, Any]]:
+    answer = service.ask(**LONG)
+    yield answer
+    service.jobs.cancel(answer["id"])
+    service.finish(answer)
+
+
+def cancel(service: Service, answer: dict[str, Any]) -> str:
+    """What `promptreel jobs cancel` prints."""
+    command = [sys.executable, "-m", "promptreel.cli", "jobs", "cancel", str(answer["id"]), "--data-dir", str(service.data_dir)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120, env=os.environ).stdout
+
+
+def test_eta_falls_as_the_job_goes_on(service: Service, long_job: dict[str, Any]) -> None:
+    etas = [long_job["eta"]]
+
+    def has_fallen() -> bool:
+        etas.append(service.fetch(long_job)["eta"])
+        return etas[-1] < etas[0]
+
+    wait_for(has_fallen, every=0.1)
+    job = service.job(long_job)
+    assert job.stage is JobStage.DENOISING
+    assert 0 < job.progress < 1
+    assert etas == sorted(etas, reverse=True)
+    assert all(isinstance(eta, int) for eta in etas)
+
+
+def test_waiting_job_counts_the_one_in_front_of_it(service: Service, long_job: dict[str, Any]) -> None:
+    waiting = service.ask(**SHORT)
+
+    assert waiting["eta"] >= service.fetch(long_job)["eta"]
+    assert waiting["eta"] > 1
+    service.jobs.cancel(waiting["id"])
+
+
+def test_running_and_waiting_jobs_can_be_cancelled(service: Service, long_job: dict[str, Any]) -> None:
+    waiting = service.ask(**SHORT)
+    service.wait_until_running(long_job)
+
+    assert "cancelled" in cancel(service, waiting)
+    assert "cancel asked" in cancel(service, long_job)
+    for answer in (waiting, long_job):
+        ended = service.finish(answer)
+        assert (ended["status"], ended["message"], ended["output"]) == ("failed", "Cancelled", [])
+        assert service.job(answer).status is JobStatus.CANCELLED
+        assert service.client.get(answer["future_links"][0]).status_code == 404
+
+
+def test_worker_goes_on_after_a_cancelled_job(service: Service) -> None:
+    cancelled = service.ask(**LONG)
+    service.wait_until_running(cancelled)
+    service.jobs.cancel(cancelled["id"])
+    service.make(**SHORT)
+
+    assert service.job(cancelled).status is JobStatus.CANCELLED

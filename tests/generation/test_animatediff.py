@@ -1,0 +1,148 @@
+"""Our loop against diffusers' own AnimateDiffPipeline, on the same checkpoint, prompt and noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from promptreel.errors import CheckpointUnusable
+from promptreel.generation.engine import Engine
+from promptreel.jobs.job import JobStage
+from promptreel.jobs.params import VideoParams
+from promptreel.models.registry import ModelRegistry
+from tests.generation.checkpoints import TABLE, make_tiny_checkpoint
+from tests.generation.conftest import CPU
+
+PARAMS = VideoParams(
+    model_id="tiny",
+    prompt="a red cat",
+    negative_prompt="blurry",
+    width=32,
+    height=24,
+    num_frames=6,
+    num_inference_steps=7,
+    guidance_scale=5,
+    seed=11,
+)
+# Each with what it must be given by hand, in place of what our ModelSpace pins.
+SCHEDULERS: dict[str, dict[str, Any]] = {
+    "DDIMScheduler": {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": False},
+    "EulerDiscreteScheduler": {"timestep_spacing": "linspace"},
+    "EulerAncestralDiscreteScheduler": {"timestep_spacing": "linspace"},
+    "DPMSolverMultistepScheduler": {"timestep_spacing": "linspace"},
+    "UniPCMultistepScheduler": {"timestep_spacing": "linspace"},
+}
+
+
+def go_on(stage: JobStage, share: float) -> None:
+    """Progress that nobody watches."""
+
+
+def run_pipeline(model: Path, params: VideoParams, *, output_type: str, prediction_type: str = "epsilon") -> Any:
+    """What diffusers makes of the request."""
+    unet = diffusers.UNet2DConditionModel.from_pretrained(model / "unet")
+    adapter = diffusers.MotionAdapter.from_pretrained(model / "motion_adapter")
+    kind = getattr(diffusers, params.scheduler)
+    ours = Engine(ModelRegistry(built_in=model.parent, models_dir=model / "none"), CPU).load(params.model_id)
+    pipeline = diffusers.AnimateDiffPipeline(
+        vae=ours.vae,
+        text_encoder=ours.text_encoder,
+        tokenizer=ours.tokenizer,
+        unet=diffusers.UNetMotionModel.from_unet2d(unet, adapter).eval(),
+        motion_adapter=adapter,
+        scheduler=kind(**TABLE, **SCHEDULERS[params.scheduler], prediction_type=prediction_type),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(
+        prompt=params.prompt,
+        negative_prompt=params.negative_prompt,
+        num_frames=params.num_frames,
+        width=params.width,
+        height=params.height,
+        num_inference_steps=params.num_inference_steps,
+        guidance_scale=params.guidance_scale,
+        generator=torch.Generator().manual_seed(params.seed),
+        output_type=output_type,
+    ).frames
+
+
+@pytest.mark.parametrize("guidance_scale", [5.0, 1.0])
+@pytest.mark.parametrize("model_id", ["tiny", "tiny-v"])
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_latents_are_those_of_diffusers_pipeline(
+    engine: Engine, models: ModelRegistry, scheduler: str, model_id: str, guidance_scale: float
+) -> None:
+    changed = {"scheduler": scheduler, "model_id": model_id, "guidance_scale": guidance_scale}
+    params = VideoParams.from_json(PARAMS.to_json() | changed)
+    checkpoint = engine.load(model_id)
+    ours = engine._denoise(checkpoint, params, engine._encode_texts(checkpoint, params), go_on)
+    prediction_type = "v_prediction" if model_id == "tiny-v" else "epsilon"
+    theirs = run_pipeline(checkpoint.card.path, params, output_type="latent", prediction_type=prediction_type)
+
+    assert ours.shape == theirs.shape == (1, 4, 6, 12, 16)
+    assert float((ours - theirs).norm() / theirs.norm()) < 2e-6
+
+
+def test_frames_are_those_of_diffusers_pipeline(engine: Engine, models: ModelRegistry) -> None:
+    ours = engine.generate(PARAMS, go_on)
+    theirs = run_pipeline(models.get("tiny").path, PARAMS, output_type="np")[0]
+
+    assert ours.frames.shape == (6, 24, 32, 3)
+    assert ours.fps == PARAMS.fps
+    assert ours.frames.std() > 1
+    assert np.abs(ours.frames - theirs * 255).max() < 0.51  # rounded to whole numbers
+
+
+def test_checkpoint_saved_as_motion_unet_loads_alike(engine: Engine, models: ModelRegistry, tmp_path: Path) -> None:
+    """AnimateDiffPipeline.save_pretrained writes the UNet with its motion modules in one file."""
+    saved = make_tiny_checkpoint(tmp_path / "tiny")
+    engine.load("tiny").unet.save_pretrained(saved / "unet")
+    index = (saved / "model_index.json").read_text().replace("UNet2DConditionModel", "UNetMotionModel")
+    (saved / "model_index.json").write_text(index)
+    other = Engine(ModelRegistry(built_in=tmp_path, models_dir=tmp_path / "none"), CPU)
+
+    assert np.array_equal(other.generate(PARAMS, go_on).frames, engine.generate(PARAMS, go_on).frames)
+
+
+def test_motion_adapter_changes_the_video(engine: Engine, tmp_path: Path) -> None:
+    """Guards against a loader that leaves the motion modules random or out."""
+    frames = engine.generate(PARAMS, go_on).frames
+    still = make_tiny_checkpoint(tmp_path / "tiny")
+    adapter = diffusers.MotionAdapter.from_pretrained(still / "motion_adapter")
+    for name, weights in adapter.named_parameters():
+        if "proj_out" in name:
+            torch.nn.init.zeros_(weights)
+    adapter.save_pretrained(still / "motion_adapter")
+    other = Engine(ModelRegistry(built_in=tmp_path, models_dir=tmp_path / "none"), CPU)
+
+    assert not np.array_equal(other.generate(PARAMS, go_on).frames, frames)
+
+
+def test_prompt_longer_than_the_text_encoder_reads_is_cut(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoint = engine.load("tiny")
+    long = "x" * 500
+
+    assert checkpoint.encode_text(long).shape == (1, 77, 16)
+    assert "prompt cut to the 77 tokens that model tiny reads" in caplog.text
+    assert torch.equal(checkpoint.encode_text(long), checkpoint.encode_text(long + "y"))
+
+
+def test_damaged_weights_are_refused(models: ModelRegistry, tmp_path: Path) -> None:
+    weights = make_tiny_checkpoint(tmp_path / "tiny") / "vae" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-8])
+
+    with pytest.raises(CheckpointUnusable, match="damaged"):
+        Engine(ModelRegistry(built_in=tmp_path, models_dir=tmp_path / "none"), CPU).load("tiny")
+
+
+def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
+    config = make_tiny_checkpoint(tmp_path / "tiny") / "vae" / "config.json"
+    config.write_text(config.read_text().replace('"latent_channels": 4', '"latent_channels": 8'))
+
+    with pytest.raises(CheckpointUnusable, match="does not load"):
+        Engine(ModelRegistry(built_in=tmp_path, models_dir=tmp_path / "none"), CPU).load("tiny")

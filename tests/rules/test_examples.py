@@ -1,0 +1,97 @@
+"""The examples of the README work as they stand there."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from fastapi.testclient import TestClient
+
+from promptreel.bootstrap import build_app
+from promptreel.cli import app
+from promptreel.settings import load_settings
+from tests.rules.documents import code_blocks, pages, read
+
+ADDRESS = "http://127.0.0.1:8000"
+DOCUMENTED_FIELDS = {
+    "key", "model_id", "prompt", "negative_prompt", "width", "height", "scheduler", "num_inference_steps", "enhance_prompt",
+    "guidance_scale", "strength", "seed", "webhook", "track_id",
+}  # fmt: skip
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[TestClient]:
+    with TestClient(build_app(load_settings(data_dir=tmp_path)), base_url=ADDRESS) as client:
+        yield client
+
+
+def curl_requests() -> list[tuple[str, dict[str, Any]]]:
+    """Address and body of each curl command of the README that sends JSON."""
+    commands = [shlex.split(line) for block in code_blocks(read("README.md"), "sh") for line in joined_lines(block)]
+    curls = [words for words in commands if words[0] == "curl" and "--json" in words]
+    return [(words[1], json.loads(words[words.index("--json") + 1])) for words in curls]
+
+
+def joined_lines(block: str) -> list[str]:
+    """The commands of a shell block: a backslash or an open quote carries one on over the line's end."""
+    found: list[str] = []
+    pending = ""
+    for line in block.splitlines():
+        pending += line
+        if line.endswith("\\"):
+            pending = pending[:-1]
+        elif pending.count("'") % 2:
+            pending += "\n"
+        else:
+            found.append(pending)
+            pending = ""
+    return [command for command in found if command.strip() and not command.startswith("#")]
+
+
+def test_documented_request_is_taken_and_its_fetch_link_answers(client: TestClient) -> None:
+    (submit, body), (fetch, fetch_body) = curl_requests()
+
+    answer = client.post(submit, json=body).json()
+    fetched = client.post(fetch, json=fetch_body).json()
+
+    assert set(body) == DOCUMENTED_FIELDS
+    assert (answer["status"], answer["fetch_result"]) == ("processing", fetch)
+    assert (fetched["status"], fetched["id"]) == ("processing", answer["id"])
+
+
+def test_python_example_sends_what_the_curl_example_sends() -> None:
+    (program,) = code_blocks(read("README.md"), "python")
+    (submit, body), _ = curl_requests()
+
+    first_post = next(
+        node
+        for node in ast.walk(ast.parse(program))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "requests.post"
+    )
+
+    assert ast.literal_eval(first_post.args[0]) == submit
+    assert ast.literal_eval(first_post.keywords[0].value) == body
+
+
+def test_promptreel_commands_in_documents_can_be_parsed() -> None:
+    blocks = [block for page in pages() for block in code_blocks(page.read_text(), "sh")]
+    commands = [line for block in blocks for line in joined_lines(block) if re.match(r"(\S*/)?promptreel ", line)]
+
+    assert len(commands) >= 2
+    for command in commands:
+        parse(shlex.split(command, comments=True)[1:])
+
+
+def parse(arguments: list[str]) -> None:
+    """Reads a command line down to its last word and runs nothing; raises a usage error where it is wrong."""
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        command = command.commands[arguments.pop(0)]
+    command.make_context(command.name, arguments)

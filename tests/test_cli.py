@@ -1,0 +1,113 @@
+"""The command line, as a user types it: every command works, and what goes wrong is one line."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from promptreel.demo import decode
+from promptreel.jobs.database import migrate, open_database
+from promptreel.jobs.store import JobStore
+from tests.jobs.factories import make_new_job
+
+
+def run(*arguments: object, **settings: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "promptreel.cli", *map(str, arguments)]
+    environment = os.environ | {f"PROMPTREEL_{name.upper()}": value for name, value in settings.items()}
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=240, env=environment)
+
+
+def check_refused(ran: subprocess.CompletedProcess[str], why: str) -> None:
+    """Exit code 2 and one message, without a traceback."""
+    assert ran.returncode == 2
+    assert ran.stdout == ""
+    assert ran.stderr.startswith("promptreel: ")
+    assert why in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Iterator[JobStore]:
+    database = open_database(f"sqlite:///{tmp_path / 'promptreel.db'}")
+    migrate(database)
+    yield JobStore(database)
+    database.dispose()
+
+
+def test_help_names_the_commands() -> None:
+    ran = run("--help")
+
+    assert ran.returncode == 0
+    for command in ("serve", "worker", "generate", "jobs", "models"):
+        assert command in ran.stdout
+
+
+def test_generate_makes_a_video_that_plays(tmp_path: Path) -> None:
+    video = tmp_path / "made" / "video.mp4"
+    options = ["--frames", 4, "--fps", 4, "--steps", 2, "--seed", 7, "--width", 128]
+    made = run("generate", "a red ball", "-o", video, *options, threads="1")
+
+    assert made.returncode == 0, made.stderr
+    assert made.stdout == f"{video}  (seed 7)\n"
+    seen = decode(video)
+    assert (seen.frames, seen.width, seen.height, seen.fps) == (4, 128, 512, 4)
+    assert list(video.parent.iterdir()) == [video]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["a cat", "--scheduler", "Fast"], "There is no scheduler 'Fast'"),
+        (["a cat", "--frames", "200"], "40 frames at most"),
+        (["a cat", "--model", "midjourney"], "Known models: cutout"),
+        ([" "], "The prompt is empty"),
+    ],
+)
+def test_generate_refuses_what_it_cannot_make(tmp_path: Path, arguments: list[str], why: str) -> None:
+    check_refused(run("generate", "-o", tmp_path / "video.mp4", *arguments, data_dir=str(tmp_path)), why)
+    assert not (tmp_path / "video.mp4").exists()
+
+
+def test_models_list_names_the_built_in_one(tmp_path: Path) -> None:
+    assert run("models", "list", "--data-dir", tmp_path).stdout.startswith("cutout\tanimatediff\t")
+
+
+def test_jobs_can_be_listed_shown_and_cancelled(jobs: JobStore, tmp_path: Path) -> None:
+    first, second = (jobs.submit(make_new_job(prompt)).id for prompt in ("a red cat", "a blue rocket"))
+
+    assert run("jobs", "cancel", first, "--data-dir", tmp_path).stdout == f"{first}\tcancelled\tcutout\ta red cat\n"
+    assert run("jobs", "show", second, "--data-dir", tmp_path).stdout == f"{second}\tqueued\tcutout\ta blue rocket\n"
+    lines = run("jobs", "list", "--data-dir", tmp_path).stdout.splitlines()
+    assert lines == [f"{second}\tqueued\tcutout\ta blue rocket", f"{first}\tcancelled\tcutout\ta red cat"]
+
+
+def test_unknown_job_is_one_line(jobs: JobStore, tmp_path: Path) -> None:
+    check_refused(run("jobs", "show", 99, "--data-dir", tmp_path), "There is no job 99")
+
+
+def test_port_in_use_is_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ran = run("serve", "--port", port, "--data-dir", tmp_path)
+
+    check_refused(ran, f"cannot listen on 127.0.0.1:{port}: ")
+    assert len(ran.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_data_directory_that_cannot_be_made_is_one_line(tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").write_text("in the way")
+    ran = run(command, "--data-dir", tmp_path / "file")
+
+    check_refused(ran, str(tmp_path / "file"))
+    assert len(ran.stderr.splitlines()) == 1
+
+
+def test_bad_setting_is_named(tmp_path: Path) -> None:
+    check_refused(run("jobs", "list", "--data-dir", tmp_path, workers="many"), "PROMPTREEL_WORKERS=many")

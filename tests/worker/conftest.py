@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from promptreel.generation.devices import Device
+from promptreel.generation.engine import Engine
+from promptreel.jobs.database import migrate, open_database
+from promptreel.jobs.store import JobStore
+from promptreel.models.registry import DEFAULT_MODEL_ID, ModelRegistry
+from promptreel.storage.local import LocalStorage
+from promptreel.worker.worker import Worker
+from tests.generation.checkpoints import make_tiny_checkpoint
+
+
+@pytest.fixture
+def database_url(tmp_path: Path) -> str:
+    url = f"sqlite:///{tmp_path / 'promptreel.db'}"
+    engine = open_database(url)
+    migrate(engine)
+    engine.dispose()
+    return url
+
+
+@pytest.fixture
+def jobs(database_url: str) -> Iterator[JobStore]:
+    engine = open_database(database_url)
+    yield JobStore(engine)
+    engine.dispose()
+
+
+@pytest.fixture
+def stop() -> threading.Event:
+    return threading.Event()
+
+
+@pytest.fixture(scope="session")
+def built_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models for the tests of this folder: the built-in one is a tiny one with random weights."""
+    torch.set_num_threads(1)
+    root = tmp_path_factory.mktemp("built_in")
+    make_tiny_checkpoint(root / DEFAULT_MODEL_ID)
+    return root
+
+
+@pytest.fixture
+def worker(jobs: JobStore, built_in: Path, tmp_path: Path, stop: threading.Event) -> Worker:
+    models = ModelRegistry(built_in=built_in, models_dir=tmp_path / "models")
+    return Worker(
+        owner="worker-1",
+        jobs=jobs,
+        engine=Engine(models, Device("cpu", torch.float32)),
+        storage=LocalStorage(tmp_path / "results"),
+        scratch=tmp_path / "scratch",
+        lease_seconds=30,
+        stop=stop,
+    )

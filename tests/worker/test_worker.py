@@ -1,0 +1,156 @@
+"""A whole worker on a real job table, with a tiny model: what becomes of the jobs that it takes."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from promptreel.encoding.mp4 import read_metadata
+from promptreel.jobs.job import Job, JobStatus
+from promptreel.jobs.store import JobStore
+from promptreel.worker.worker import Worker
+from tests.generation.checkpoints import make_tiny_checkpoint
+from tests.jobs.factories import make_new_job
+from tests.waiting import wait_for
+
+SMALL = {"width": 32, "height": 32, "num_frames": 2, "num_inference_steps": 2, "seed": 5}
+ENDLESS = SMALL | {"num_inference_steps": 1000, "scheduler": "DDIMScheduler", "num_frames": 16}
+
+
+@pytest.fixture
+def running(worker: Worker, stop: threading.Event) -> Iterator[threading.Thread]:
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    yield thread
+    stop.set()
+    thread.join()
+
+
+def submit(jobs: JobStore, **params: object) -> int:
+    return jobs.submit(make_new_job(**(SMALL | params))).id
+
+
+def wait_until(jobs: JobStore, job_id: int, *statuses: JobStatus) -> Job:
+    return wait_for(lambda: job if (job := jobs.get(job_id)).status in statuses else None)
+
+
+def wait_until_ended(jobs: JobStore, job_id: int) -> Job:
+    return wait_for(lambda: job if (job := jobs.get(job_id)).is_final else None)
+
+
+def test_job_becomes_a_stored_video(running: threading.Thread, jobs: JobStore, tmp_path: Path) -> None:
+    job = wait_until_ended(jobs, submit(jobs))
+
+    assert job.status is JobStatus.SUCCEEDED
+    assert job.result is not None
+    assert job.result.key == f"{job.file_prefix}/1.mp4"
+    file = tmp_path / "results" / job.result.key
+    assert file.stat().st_size == job.result.size_bytes
+    assert read_metadata(file)["seed"] == 5
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert job.result.facts["device"] == "cpu (float32)"
+    assert all(seconds >= 0 for seconds in job.result.facts["stages"].values())
+
+
+def test_worker_is_known_with_its_rate_before_it_takes_a_job(running: threading.Thread, jobs: JobStore) -> None:
+    (record,) = wait_for(jobs.live_workers)
+
+    assert record.id == "worker-1"
+    assert record.device == "cpu (float32)"
+    assert record.seconds_per_unit is not None
+    assert record.seconds_per_unit > 0
+
+
+def test_failing_job_says_why_and_does_not_end_the_worker(running: threading.Thread, jobs: JobStore) -> None:
+    failed = wait_until_ended(jobs, submit(jobs, model_id="gone"))
+    too_long = wait_until_ended(jobs, submit(jobs, num_frames=17))
+    next_one = wait_until_ended(jobs, submit(jobs))
+
+    assert (failed.status, failed.error_code) == (JobStatus.FAILED, "model_not_found")
+    assert failed.error_message == "There is no model 'gone'. Known models: cutout."
+    assert (too_long.status, too_long.error_code) == (JobStatus.FAILED, "generation_failed")
+    assert next_one.status is JobStatus.SUCCEEDED
+    assert running.is_alive()
+
+
+def test_unexpected_error_fails_the_job_without_its_insides(
+    running: threading.Thread, jobs: JobStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = wait_until_ended(jobs, submit(jobs, scheduler="NoSuchScheduler"))  # the api never lets this in
+    next_one = wait_until_ended(jobs, submit(jobs))
+
+    assert (failed.status, failed.error_code) == (JobStatus.FAILED, "generation_failed")
+    assert failed.error_message == "Something went wrong inside the worker; its log says what."
+    assert "KeyError: 'NoSuchScheduler'" in caplog.text
+    assert next_one.status is JobStatus.SUCCEEDED
+
+
+def test_unusable_checkpoint_fails_the_job_by_name(running: threading.Thread, jobs: JobStore, tmp_path: Path) -> None:
+    shutil.rmtree(make_tiny_checkpoint(tmp_path / "models" / "mine") / "motion_adapter")
+    failed = wait_until_ended(jobs, submit(jobs, model_id="mine"))
+
+    assert failed.error_code == "checkpoint_unusable"
+    assert "no motion adapter" in (failed.error_message or "")
+
+
+def test_storage_that_cannot_be_written_fails_the_job(running: threading.Thread, jobs: JobStore, tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("in the way")
+    failed = wait_until_ended(jobs, submit(jobs))
+
+    assert failed.error_code == "storage_failed"
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_cancelled_job_stops_and_the_next_one_runs(running: threading.Thread, jobs: JobStore) -> None:
+    job_id = submit(jobs, **ENDLESS)
+    wait_until(jobs, job_id, JobStatus.RUNNING)
+    jobs.cancel(job_id)
+    next_id = submit(jobs)
+
+    assert wait_until_ended(jobs, job_id).status is JobStatus.CANCELLED
+    assert wait_until_ended(jobs, next_id).status is JobStatus.SUCCEEDED
+
+
+def test_stopped_worker_gives_its_job_back(running: threading.Thread, jobs: JobStore, stop: threading.Event) -> None:
+    job_id = submit(jobs, **ENDLESS)
+    wait_until(jobs, job_id, JobStatus.RUNNING)
+    stop.set()
+    running.join(60)
+
+    assert not running.is_alive()
+    job = jobs.get(job_id)
+    assert (job.status, job.owner, job.progress) == (JobStatus.QUEUED, None, 0.0)
+    assert jobs.claim("worker-2") is not None
+
+
+def test_job_that_went_to_another_worker_is_left_to_it(running: threading.Thread, jobs: JobStore, tmp_path: Path) -> None:
+    """As when this worker's machine slept: its lease was given to another, and it wakes in mid-job."""
+    job_id = submit(jobs, **ENDLESS)
+    wait_until(jobs, job_id, JobStatus.RUNNING)
+    jobs.free_owner("worker-1")
+    taken = jobs.claim("worker-2")
+    next_id = submit(jobs)
+
+    assert taken is not None
+    assert wait_until_ended(jobs, next_id).status is JobStatus.SUCCEEDED
+    job = jobs.get(job_id)
+    assert (job.status, job.owner, job.attempt) == (JobStatus.RUNNING, "worker-2", 2)
+    assert not (tmp_path / "results" / job.file_prefix).exists()
+
+
+def test_result_of_a_lost_job_is_removed_again(worker: Worker, jobs: JobStore, tmp_path: Path) -> None:
+    """The worker was fenced off at the very end: its file must not stay behind."""
+    worker.scratch.mkdir()
+    job_id = submit(jobs)
+    claimed = jobs.claim("worker-1")
+    assert claimed is not None
+    jobs.free_owner("worker-1")
+    worker.work(*claimed)  # no pulse has started, so only the fence at the end can tell
+
+    job = jobs.get(job_id)
+    assert job.status is JobStatus.QUEUED
+    assert list((tmp_path / "results").rglob("*.mp4")) == []
