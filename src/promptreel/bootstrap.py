@@ -77,6 +77,7 @@ def build_engine(settings: Settings) -> Engine:
 
     diffusers.logging.set_verbosity_error()
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     torch.set_num_threads(settings.threads_per_worker)
     return Engine(build_models(settings), pick_device())
 

@@ -36,6 +36,7 @@ app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 
 DataDir = Annotated[Path | None, typer.Option(help="Where the queue, the videos and the added models are kept.")]
+JobId = Annotated[int, typer.Argument(help="The id that was returned when the job was submitted.")]
 WHOLE = 100.0
 
 
@@ -50,10 +51,10 @@ def main() -> None:
 
 @app.command()
 def serve(
-    host: Annotated[str | None, typer.Option(help="The address to listen on. [default: 127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="The port to listen on; 0 takes a free one. [default: 8000]")] = None,
+    host: Annotated[str | None, typer.Option(help="The address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="The port to listen on; 0 takes a free one.", show_default="8000")] = None,
     data_dir: DataDir = None,
-    workers: Annotated[int | None, typer.Option(help="Worker processes. [default: 1]")] = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes.", show_default="1")] = None,
 ) -> None:
     """Start the whole service: the HTTP api and its workers. Stop it with Ctrl-C or SIGTERM; running jobs are not lost."""
     from promptreel.service import run_service
@@ -100,13 +101,13 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     prompt: Annotated[str, typer.Argument(help="What the video shows.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("video.mp4"),
     model: Annotated[str, typer.Option(help="The id of a checkpoint; `promptreel models list` shows them.")] = DEFAULT_MODEL_ID,
-    negative_prompt: Annotated[str | None, typer.Option(help="What it does not show. [default: the model's own]")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What it does not show.", show_default="the model's own")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same video.")] = None,
     steps: Annotated[int, typer.Option(min=1, max=50, help="Inference steps.")] = 20,
     guidance: Annotated[float, typer.Option(min=1, max=20, help="How closely to follow the prompt; 1 is unguided.")] = 7.5,
     scheduler: Annotated[str, typer.Option(help=f"One of {', '.join(SCHEDULERS)}.")] = DEFAULT_SCHEDULER,
-    frames: Annotated[int | None, typer.Option(min=1, help="Number of frames. [default: 5 seconds]")] = None,
-    fps: Annotated[int | None, typer.Option(min=1, max=30, help="Frames a second. [default: the model's own]")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Number of frames.", show_default="5 seconds")] = None,
+    fps: Annotated[int | None, typer.Option(min=1, max=30, help="Frames a second.", show_default="the model's own")] = None,
     width: Annotated[int, typer.Option(min=64, max=1024, help="Pixels, a multiple of 8.")] = 512,
     height: Annotated[int, typer.Option(min=64, max=1024, help="Pixels, a multiple of 8.")] = 512,
 ) -> None:
@@ -131,20 +132,22 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
 
 @jobs_app.command("list")
-def list_jobs(data_dir: DataDir = None, limit: Annotated[int, typer.Option(min=1, max=1000)] = 20) -> None:
+def list_jobs(
+    data_dir: DataDir = None, limit: Annotated[int, typer.Option(min=1, max=1000, help="How many jobs to list.")] = 20
+) -> None:
     """The newest jobs."""
     for job in build_jobs(load_settings(data_dir=data_dir)).list(limit=limit):
         _print_job(job)
 
 
 @jobs_app.command("show")
-def show_job(job_id: int, data_dir: DataDir = None) -> None:
+def show_job(job_id: JobId, data_dir: DataDir = None) -> None:
     """One job."""
     _print_job(build_jobs(load_settings(data_dir=data_dir)).get(job_id))
 
 
 @jobs_app.command("cancel")
-def cancel_job(job_id: int, data_dir: DataDir = None) -> None:
+def cancel_job(job_id: JobId, data_dir: DataDir = None) -> None:
     """Cancel a job; one that is running stops at its next call to the model."""
     _print_job(build_jobs(load_settings(data_dir=data_dir)).cancel(job_id))
 

@@ -11,8 +11,6 @@ import typer
 from promptreel.cli import app
 from tests.rules.documents import read, section, table_rows
 
-_DEFAULT_IN_HELP = re.compile(r" \[default: (.*)\]$")
-
 
 def visible_commands(group: Any, path: str = "promptreel") -> Iterator[tuple[str, Any]]:
     for name, command in group.commands.items():
@@ -23,19 +21,18 @@ def visible_commands(group: Any, path: str = "promptreel") -> Iterator[tuple[str
 
 
 def default_of(parameter: Any) -> str:
-    """The default as the page tells it: needed, a value, or what the help says in brackets."""
+    """The default as the page tells it: needed, a value, or what the help says stands in for one."""
     if parameter.required:
         return "needed"
     if parameter.default is not None:
         return f"`{parameter.default}`"
-    said = _DEFAULT_IN_HELP.search(parameter.help or "")
-    return said[1] if said else ""
+    return parameter.show_default if isinstance(parameter.show_default, str) else ""
 
 
 def describe(parameter: Any) -> list[str]:
     """The row of docs/cli.md for an option or an argument."""
     names = ", ".join(f"`{name.upper() if parameter.param_type_name == 'argument' else name}`" for name in parameter.opts)
-    return [names, default_of(parameter), _DEFAULT_IN_HELP.sub("", parameter.help or "")]
+    return [names, default_of(parameter), parameter.help or ""]
 
 
 def test_page_lists_every_command_and_no_other() -> None:
@@ -54,4 +51,4 @@ def test_page_tells_what_each_command_and_option_does() -> None:
         for row, parameter in zip(table_rows(text), shown, strict=True):
             expected = describe(parameter)
             assert row[:2] == expected[:2], name
-            assert row[2] == expected[2] or (row[2] and not expected[2]), name
+            assert row[2] == expected[2], name

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from statistics import median
 
 from promptreel.api.services import Services
 from promptreel.errors import CheckpointUnusable, ModelNotFound
 from promptreel.jobs.eta import estimate_seconds, seconds_per_unit
 from promptreel.jobs.job import Job
+from promptreel.jobs.store import WorkerRecord
+from promptreel.models.registry import DEFAULT_MODEL_ID
 
 
 def estimate(services: Services, job: Job) -> int:
@@ -15,10 +19,17 @@ def estimate(services: Services, job: Job) -> int:
 
     @cache
     def rate(model_id: str) -> float:
-        return seconds_per_unit(services.jobs.recent_rates(model_id), _reference_rate(services, model_id))
+        recent = services.jobs.recent_rates(model_id)
+        return seconds_per_unit(recent, _rate_at_start(workers, model_id), _reference_rate(services, model_id))
 
-    ahead = services.jobs.queue_ahead(job)
-    return estimate_seconds(job, ahead=ahead, live_workers=len(services.jobs.live_workers()), rate=rate)
+    workers = services.jobs.live_workers()
+    return estimate_seconds(job, ahead=services.jobs.queue_ahead(job), live_workers=len(workers), rate=rate)
+
+
+def _rate_at_start(workers: Sequence[WorkerRecord], model_id: str) -> float | None:
+    """Seconds per unit as the workers measured it when they started, which they do with the default model only."""
+    measured = [worker.seconds_per_unit for worker in workers if worker.seconds_per_unit is not None]
+    return median(measured) if measured and model_id == DEFAULT_MODEL_ID else None
 
 
 def _reference_rate(services: Services, model_id: str) -> float | None:
