@@ -16,3 +16,5 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["OMP_NUM_THREADS"] = THREADS
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
     os.environ["HF_HUB_OFFLINE"] = "1"
+    # diffusers hands tensors to numpy in a way that numpy 2 will give up; thousands of lines, and no mistake of ours.
+    config.addinivalue_line("filterwarnings", "ignore:__array:DeprecationWarning")

@@ -13,7 +13,7 @@ from diffusers import AutoencoderDC
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recipes.cutout.device import autocast
+from recipes.cutout.device import mixed_precision
 from recipes.cutout.world import MAX_FRAMES, Scene, draw_clip, draw_frame, pick_scene
 
 PAIRS_PERCENT = 8
@@ -39,7 +39,7 @@ def encode(vae: AutoencoderDC, frames: np.ndarray, device: torch.device) -> Tens
     pieces = []
     for start in range(0, len(frames), ENCODE_AT_ONCE):
         piece = torch.from_numpy(frames[start : start + ENCODE_AT_ONCE]).to(device).permute(0, 3, 1, 2)
-        with autocast(device):
+        with mixed_precision(device):
             encoded = vae.encoder((piece.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last))
         pieces.append(encoded.half().cpu())
     return torch.cat(pieces)

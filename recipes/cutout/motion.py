@@ -18,7 +18,7 @@ from transformers import CLIPTextModel
 
 from recipes.cutout.captions import caption
 from recipes.cutout.data import Latents, clip_latents
-from recipes.cutout.device import autocast, pick_device
+from recipes.cutout.device import mixed_precision, pick_device
 from recipes.cutout.diffusion import Noising, encode_captions
 from recipes.cutout.loop import Budget, Loop, load_into
 from recipes.cutout.picture import build_unet, load_picture
@@ -108,7 +108,7 @@ def train_motion(folder: Path, budget: Budget) -> None:
         timesteps = torch.randint(0, 1000, (clips,), device=device)
         noise = torch.randn_like(clean)
         positions.use(window.positions)
-        with autocast(device):
+        with mixed_precision(device):
             text = encode_captions([caption(data.scenes[i], rng) for i in chosen], tokenizer, encoder, rng, device)
             text = text.repeat_interleave(len(window.frames), 0)
             output = unet(noising.add(clean, noise, timesteps), timesteps, text).sample

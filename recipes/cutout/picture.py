@@ -12,7 +12,7 @@ from transformers import CLIPTextModel
 
 from recipes.cutout.captions import caption
 from recipes.cutout.data import picture_latents
-from recipes.cutout.device import autocast, pick_device
+from recipes.cutout.device import mixed_precision, pick_device
 from recipes.cutout.diffusion import Noising, encode_captions
 from recipes.cutout.loop import Budget, Loop, load_into
 from recipes.cutout.text import WIDTH, build_text_encoder, build_tokenizer
@@ -61,7 +61,7 @@ def train_picture(folder: Path, budget: Budget) -> None:
         clean = data.values[chosen, 0].to(device).float().contiguous(memory_format=torch.channels_last)
         timesteps = torch.randint(0, 1000, (len(chosen),), device=device)
         noise = torch.randn_like(clean)
-        with autocast(device):
+        with mixed_precision(device):
             text = encode_captions([caption(data.scenes[i], rng) for i in chosen], tokenizer, encoder, rng, device)
             output = unet(noising.add(clean, noise, timesteps), timesteps, text).sample
         return noising.loss(output, clean, noise, timesteps)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
 
-from recipes.cutout.device import autocast, pick_device
+from recipes.cutout.device import mixed_precision, pick_device
 from recipes.cutout.loop import Budget, Loop, load_into
 from recipes.cutout.things import THINGS
 from recipes.cutout.world import COLOURS, MOTIONS, PLACES, SIZE, Scene, draw_clip, pick_scene
@@ -96,7 +96,7 @@ def train_probe(folder: Path, budget: Budget) -> None:
 
     def loss() -> Tensor:
         batch = draw_labelled(rng, CLIPS_A_STEP)
-        with autocast(device):
+        with mixed_precision(device):
             logits = probe(_spoil(batch.frames.to(device), rng))
         losses = [F.cross_entropy(logits[name].float(), target.to(device)) for name, target in batch.labels.items()]
         return torch.stack(losses).sum()

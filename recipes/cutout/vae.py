@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderDC
 from torch import Tensor
 
-from recipes.cutout.device import autocast, pick_device
+from recipes.cutout.device import mixed_precision, pick_device
 from recipes.cutout.loop import Budget, Loop, load_into
 from recipes.cutout.world import MAX_FRAMES, draw_frame, pick_scene
 
@@ -60,7 +60,7 @@ def train_vae(folder: Path, budget: Budget) -> None:
 
     def loss() -> Tensor:
         frames = draw_frames(rng, BATCH).to(device, memory_format=torch.channels_last)
-        with autocast(device):
+        with mixed_precision(device):
             latents = vae.encoder(frames)
             drawn = vae.decoder(latents + LATENT_NOISE * torch.randn_like(latents))
         return reconstruction_loss(drawn.float(), frames) + 1e-3 * latents.float().square().mean()
@@ -81,7 +81,7 @@ def load_vae(folder: Path, device: torch.device) -> AutoencoderDC:
 def measure_scaling(vae: AutoencoderDC, device: torch.device) -> float:
     """1 / the standard deviation of the latents of 512 drawn frames, rounded to four digits."""
     frames = draw_frames(random.Random("scaling"), 512).to(device, memory_format=torch.channels_last)
-    with autocast(device):
+    with mixed_precision(device):
         latents = torch.cat([vae.encoder(part) for part in frames.split(64)])
     return float(f"{1 / latents.float().std().item():.4g}")
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -31,8 +29,3 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> ModelRegistry:
 @pytest.fixture
 def engine(models: ModelRegistry) -> Engine:
     return Engine(models, CPU)
-
-
-@pytest.fixture
-def root(models: ModelRegistry) -> Path:
-    return models.get("tiny").path.parent

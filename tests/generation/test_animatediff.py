@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from promptreel.errors import CheckpointUnusable
 from promptreel.generation.engine import Engine
@@ -25,7 +27,7 @@ PARAMS = VideoParams(
     width=32,
     height=24,
     num_frames=6,
-    num_inference_steps=7,
+    num_inference_steps=4,
     guidance_scale=5,
     seed=11,
 )
@@ -43,21 +45,35 @@ def go_on(stage: JobStage, share: float) -> None:
     """Progress that nobody watches."""
 
 
-def run_pipeline(model: Path, params: VideoParams, *, output_type: str, prediction_type: str = "epsilon") -> Any:
-    """What diffusers makes of the request."""
-    unet = diffusers.UNet2DConditionModel.from_pretrained(model / "unet")
-    adapter = diffusers.MotionAdapter.from_pretrained(model / "motion_adapter")
-    kind = getattr(diffusers, params.scheduler)
-    ours = Engine(ModelRegistry(built_in=model.parent, models_dir=model / "none"), CPU).load(params.model_id)
+@pytest.fixture(scope="module")
+def engine(models: ModelRegistry) -> Engine:
+    """One for this file: loading takes longer than a tiny clip."""
+    return Engine(models, CPU)
+
+
+@pytest.fixture(scope="module")
+def pipeline(models: ModelRegistry) -> Any:
+    """diffusers' own, from the same files, in the way its documentation puts a checkpoint and a motion adapter together."""
+    tiny = models.get("tiny").path
+    adapter = diffusers.MotionAdapter.from_pretrained(tiny / "motion_adapter")
     pipeline = diffusers.AnimateDiffPipeline(
-        vae=ours.vae,
-        text_encoder=ours.text_encoder,
-        tokenizer=ours.tokenizer,
-        unet=diffusers.UNetMotionModel.from_unet2d(unet, adapter).eval(),
+        vae=diffusers.AutoencoderKL.from_pretrained(tiny / "vae").eval(),
+        text_encoder=CLIPTextModel.from_pretrained(tiny / "text_encoder").eval(),
+        tokenizer=CLIPTokenizer.from_pretrained(tiny / "tokenizer"),
+        unet=diffusers.UNet2DConditionModel.from_pretrained(tiny / "unet"),
         motion_adapter=adapter,
-        scheduler=kind(**TABLE, **SCHEDULERS[params.scheduler], prediction_type=prediction_type),
+        scheduler=diffusers.DDIMScheduler(),
     )
+    pipeline.unet.eval()
     pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def run_pipeline(pipeline: Any, params: VideoParams, *, output_type: str) -> Any:
+    """What diffusers makes of the request."""
+    kind = getattr(diffusers, params.scheduler)
+    prediction_type = "v_prediction" if params.model_id == "tiny-v" else "epsilon"
+    pipeline.scheduler = kind(**TABLE, **SCHEDULERS[params.scheduler], prediction_type=prediction_type)
     return pipeline(
         prompt=params.prompt,
         negative_prompt=params.negative_prompt,
@@ -71,26 +87,23 @@ def run_pipeline(model: Path, params: VideoParams, *, output_type: str, predicti
     ).frames
 
 
-@pytest.mark.parametrize("guidance_scale", [5.0, 1.0])
-@pytest.mark.parametrize("model_id", ["tiny", "tiny-v"])
+@pytest.mark.parametrize("changed", [{}, {"model_id": "tiny-v"}, {"guidance_scale": 1.0}], ids=["epsilon", "v", "unguided"])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_latents_are_those_of_diffusers_pipeline(
-    engine: Engine, models: ModelRegistry, scheduler: str, model_id: str, guidance_scale: float
+    engine: Engine, pipeline: Any, scheduler: str, changed: dict[str, Any]
 ) -> None:
-    changed = {"scheduler": scheduler, "model_id": model_id, "guidance_scale": guidance_scale}
-    params = VideoParams.from_json(PARAMS.to_json() | changed)
-    checkpoint = engine.load(model_id)
+    params = replace(PARAMS, scheduler=scheduler, **changed)
+    checkpoint = engine.load(params.model_id)
     ours = engine._denoise(checkpoint, params, engine._encode_texts(checkpoint, params), go_on)
-    prediction_type = "v_prediction" if model_id == "tiny-v" else "epsilon"
-    theirs = run_pipeline(checkpoint.card.path, params, output_type="latent", prediction_type=prediction_type)
+    theirs = run_pipeline(pipeline, params, output_type="latent")
 
     assert ours.shape == theirs.shape == (1, 4, 6, 12, 16)
     assert float((ours - theirs).norm() / theirs.norm()) < 2e-6
 
 
-def test_frames_are_those_of_diffusers_pipeline(engine: Engine, models: ModelRegistry) -> None:
+def test_frames_are_those_of_diffusers_pipeline(engine: Engine, pipeline: Any) -> None:
     ours = engine.generate(PARAMS, go_on)
-    theirs = run_pipeline(models.get("tiny").path, PARAMS, output_type="np")[0]
+    theirs = run_pipeline(pipeline, PARAMS, output_type="np")[0]
 
     assert ours.frames.shape == (6, 24, 32, 3)
     assert ours.fps == PARAMS.fps
@@ -98,7 +111,7 @@ def test_frames_are_those_of_diffusers_pipeline(engine: Engine, models: ModelReg
     assert np.abs(ours.frames - theirs * 255).max() < 0.51  # rounded to whole numbers
 
 
-def test_checkpoint_saved_as_motion_unet_loads_alike(engine: Engine, models: ModelRegistry, tmp_path: Path) -> None:
+def test_checkpoint_saved_as_motion_unet_loads_alike(engine: Engine, tmp_path: Path) -> None:
     """AnimateDiffPipeline.save_pretrained writes the UNet with its motion modules in one file."""
     saved = make_tiny_checkpoint(tmp_path / "tiny")
     engine.load("tiny").unet.save_pretrained(saved / "unet")
@@ -132,7 +145,7 @@ def test_prompt_longer_than_the_text_encoder_reads_is_cut(engine: Engine, caplog
     assert torch.equal(checkpoint.encode_text(long), checkpoint.encode_text(long + "y"))
 
 
-def test_damaged_weights_are_refused(models: ModelRegistry, tmp_path: Path) -> None:
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
     weights = make_tiny_checkpoint(tmp_path / "tiny") / "vae" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
 

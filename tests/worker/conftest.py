@@ -43,7 +43,7 @@ def built_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models for the tests of this folder: the built-in one is a tiny one with random weights."""
     torch.set_num_threads(1)
     root = tmp_path_factory.mktemp("built_in")
-    make_tiny_checkpoint(root / DEFAULT_MODEL_ID)
+    make_tiny_checkpoint(root / DEFAULT_MODEL_ID, native_width=32, native_height=32)
     return root
 
 

@@ -34,6 +34,11 @@ class ModelSpace:
         steps = torch.cat([1 - alphas[:1], 1 - alphas[1:] / alphas[:-1]])
         return steps.numpy().astype(np.float32)
 
+    def epsilon_of_v(self, v: Tensor, latents: Tensor, timestep: Tensor) -> Tensor:
+        """The noise that a prediction `v` at a whole `timestep` says is in `latents` (Salimans and Ho 2022)."""
+        alpha = float(self.alphas_cumprod[int(timestep)])
+        return alpha**0.5 * v + (1 - alpha) ** 0.5 * latents
+
     def scheduler(self, name: str, *, timestep_spacing: str) -> Any:
         """A diffusers scheduler with everything that matters pinned, nothing inherited by luck.
 
