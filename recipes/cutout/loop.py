@@ -79,6 +79,8 @@ class Loop:
         self.save()
 
     def _step(self, loss: Tensor, rate: float) -> float:
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss.item()} at step {self.step}; the files hold the state before that")
         loss.backward()
         weights = [w for module in self.modules.values() for w in module.parameters() if w.requires_grad]
         nn.utils.clip_grad_norm_(weights, 1.0)
