@@ -64,15 +64,15 @@ class Loop:
         """Trains until the budget is used up; `loss` returns a scalar."""
         started = last_save = time.monotonic()
         before = self.seconds
-        total = 0.0
+        losses: list[float] = []
         while (share := budget.share_used(self.step, self.seconds)) < 1:
             rate = self.lr * learning_rate_share(self.step, share)
-            total += self._step(loss(), rate)
+            losses.append(self._step(loss(), rate))
             self.seconds = before + time.monotonic() - started
             if self.step % REPORT_EVERY_STEPS == 0:
-                mean = total / REPORT_EVERY_STEPS
+                mean = sum(losses) / len(losses)
                 print(f"{self.folder.name} step {self.step} {share:.1%} loss {mean:.4f} {self.seconds:.0f} s", flush=True)
-                total = 0.0
+                losses.clear()
             if time.monotonic() - last_save > SAVE_EVERY_SECONDS:
                 self.save()
                 last_save = time.monotonic()

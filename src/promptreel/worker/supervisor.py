@@ -95,8 +95,12 @@ class Supervisor:
         self._tell_death(child)
 
     def _tell_death(self, child: _Child) -> None:
-        if child.spec.on_death is not None:
+        if child.spec.on_death is None:
+            return
+        try:
             child.spec.on_death(child.owner)
+        except Exception:  # the service must outlive a database that is away; the leases run out by themselves
+            log.exception("what %s held could not be freed", child.spec.name)
 
     def _stop_all(self) -> None:
         """SIGTERM to all, in reverse order; SIGKILL to what has not ended in 30 s."""
