@@ -1,0 +1,125 @@
+"""The training loop, the optimiser, and the way from a training folder to the package and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from recipes.cutout.loop import Budget, Loop, save_weights
+from recipes.cutout.motion import Positions, build_motion_adapter, join
+from recipes.cutout.muon import orthogonalise
+from recipes.cutout.package import package, unpack
+from recipes.cutout.picture import build_unet
+from recipes.cutout.text import build_text_encoder, build_tokenizer
+from recipes.cutout.vae import build_vae
+
+
+def new_loop(folder: Path) -> tuple[Loop, nn.Module]:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    return Loop({"network": network}, folder / "stage", lr=0.05), network
+
+
+def fit(network: nn.Module) -> Tensor:
+    x = torch.linspace(-1, 1, 32).reshape(8, 4)
+    return (network(x) - x.sum(1, keepdim=True)).square().mean()
+
+
+class Stopped(Exception):
+    """Somebody pulled the plug."""
+
+
+def test_training_that_was_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    whole, network = new_loop(tmp_path / "whole")
+    whole.run(lambda: fit(network), Budget(steps=20))
+    first, stopped_network = new_loop(tmp_path / "parts")
+
+    def fit_half() -> Tensor:
+        if first.step == 10:
+            first.save()
+            raise Stopped
+        return fit(stopped_network)
+
+    with pytest.raises(Stopped):
+        first.run(fit_half, Budget(steps=20))
+    second, resumed_network = new_loop(tmp_path / "parts")
+    second.run(lambda: fit(resumed_network), Budget(steps=20))
+
+    one, other = (load_file(tmp_path / name / "stage" / "average.safetensors") for name in ("whole", "parts"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_files(tmp_path: Path) -> None:
+    loop, network = new_loop(tmp_path)
+    loop.run(lambda: fit(network), Budget(steps=3))
+    kept = (tmp_path / "stage" / "weights.safetensors").read_bytes()
+
+    with pytest.raises(FloatingPointError, match="step 3"):
+        loop.run(lambda: fit(network) * float("nan"), Budget(steps=6))
+    assert (tmp_path / "stage" / "weights.safetensors").read_bytes() == kept
+
+
+@pytest.mark.parametrize("shape", [(160, 1440), (96, 864), (640, 160)])
+def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+    (result,) = orthogonalise([matrix])
+
+    values = torch.linalg.svdvals(result)
+    assert result.shape == matrix.shape
+    assert 0.3 < values.min() <= values.max() < 1.3
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 0.0])
+def test_a_gradient_of_low_rank_stays_finite(scale: float) -> None:
+    random = torch.Generator().manual_seed(0)
+    low = torch.randn(160, 2, generator=random) @ torch.randn(2, 1440, generator=random) * scale
+
+    (result,) = orthogonalise([low])
+
+    assert torch.isfinite(result).all()
+    assert torch.linalg.matrix_norm(result, 2) < 1.5
+
+
+def test_positions_tell_the_motion_modules_which_frames_they_see() -> None:
+    torch.manual_seed(0)
+    unet = join(build_unet(), build_motion_adapter()).eval()
+    for name, weight in unet.named_parameters():
+        if "motion_modules" in name and "proj_out" in name:
+            nn.init.normal_(weight, std=0.1)  # they begin at zero, where positions make no difference
+    positions = Positions(unet)
+    latents, text = torch.randn(1, 8, 2, 12, 12), torch.randn(2, 32, 128)
+
+    def run() -> Tensor:
+        with torch.no_grad():
+            return unet(latents, torch.tensor([500]), text).sample
+
+    plain = run()
+    positions.use([0, 30])
+    apart = run()
+    positions.reset()
+    assert not torch.allclose(plain, apart, atol=1e-4)
+    assert torch.equal(plain, run())
+
+
+def test_packaged_files_can_be_unpacked_and_trained_on(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    folder, target, again = tmp_path / "train", tmp_path / "cutout", tmp_path / "again"
+    unet = join(build_unet(), build_motion_adapter())
+    encoder = build_text_encoder(build_tokenizer())
+    for stage, modules in {"motion": {"unet": unet, "text_encoder": encoder}, "vae": {"vae": build_vae()}}.items():
+        (folder / stage).mkdir(parents=True)
+        save_weights(modules, folder / stage / "average.safetensors")
+
+    package(folder, target)
+    unpack(again, target)
+
+    assert sum(path.stat().st_size for path in target.rglob("*")) < 25e6
+    before, after = (load_file(place / "motion" / "average.safetensors") for place in (folder, again))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name].half().float(), after[name].float()) for name in before)
