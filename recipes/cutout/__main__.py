@@ -13,6 +13,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import diffusers
+import transformers
+
 from recipes.cutout.card import write_card
 from recipes.cutout.evaluate import contact_sheet, evaluate, table
 from recipes.cutout.loop import Budget
@@ -28,6 +31,8 @@ SHEET = Path(__file__).parents[2] / "docs" / "cutout.png"
 
 
 def main() -> None:
+    diffusers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     options = _parser().parse_args()
     options.run(options)
 
