@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from recipes.cutout.captions import plain_caption
 from recipes.cutout.package import BUILT_IN
 from recipes.cutout.probes import FRAMES, LABELS, Probe, judge, labels_of, load_probe
 from recipes.cutout.vae import draw_frames, psnr
-from recipes.cutout.world import Scene, draw_clip, pick_scene
+from recipes.cutout.world import draw_clip, pick_scene
 
 DRAWN_CLIPS = 400
 UNSEEN_FRAMES = 256
@@ -46,14 +46,10 @@ def questions(count: int) -> list[Question]:
     for number in range(count):
         rng = random.Random(f"evaluate {number}")
         held_out = number % 3 == 2
-        scene = _unsupported(pick_scene(rng, held_out=held_out))
+        scene = pick_scene(rng, held_out=held_out)
         prompt = plain_caption(scene.actors[0], scene.place)
         found.append(Question(number, prompt, held_out, labels_of(scene)))
     return found
-
-
-def _unsupported(scene: Scene) -> Scene:
-    return replace(scene, support=None)
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,6 @@ def card() -> dict[str, object]:
         "fps": FPS,
         "default_negative_prompt": "",
         "words": vocabulary(),
-        "reference_seconds_per_unit": 0.005,
     }
 
 

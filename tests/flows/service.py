@@ -12,7 +12,7 @@ import httpx
 import numpy as np
 import psutil
 
-from promptreel.demo import start_service, stop_service, wait_until_ready
+from promptreel.demo import REQUEST, start_service, stop_service, wait_until_ready
 from promptreel.jobs.database import open_database
 from promptreel.jobs.job import Job, JobStatus
 from promptreel.jobs.store import JobStore
@@ -20,22 +20,7 @@ from tests.waiting import LONGEST_SECONDS, wait_for
 
 TEXT2VIDEO = "/api/v4/dreambooth/text2video"
 # As the hosted service's documentation has it, but for the two steps.
-DOCUMENTED = {
-    "key": "any",
-    "model_id": "cutout",
-    "prompt": "a cat sitting on a bench",
-    "negative_prompt": None,
-    "height": "512",
-    "width": "512",
-    "num_inference_steps": "2",
-    "guidance_scale": 7.5,
-    "scheduler": "UniPCMultistepScheduler",
-    "enhance_prompt": "no",
-    "strength": 0.55,
-    "seed": None,
-    "webhook": None,
-    "track_id": None,
-}
+DOCUMENTED = REQUEST | {"num_inference_steps": "2"}
 SHORT = {"prompt": "a red ball rolling", "width": 96, "height": 96, "num_frames": 4, "num_inference_steps": 2, "seed": 7}
 LONG = SHORT | {"num_frames": 40, "num_inference_steps": 50}
 
