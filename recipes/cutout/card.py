@@ -33,7 +33,7 @@ ball") were in its training now and then, and often go wrong.
 
 The anatomy of Stable Diffusion with AnimateDiff, made small, in diffusers' classes: CLIPTextModel (3 layers, width 128, 32
 tokens), UNet2DConditionModel (96 and 160 channels; attention at 6x6), MotionAdapter (temporal attention at 6x6, {frames} frames
-at most), AutoencoderDC (8 latent channels, 8x down). It predicts v on Stable Diffusion's noise schedule. Clips are made at
+at most), AutoencoderDC (8 latent channels, 8x down). It predicts v on DDPM's linear noise schedule. Clips are made at
 {size}x{size} and scaled to the size that was asked. Weights: {megabytes:.1f} MB of fp16 safetensors.
 
 ## How it was trained

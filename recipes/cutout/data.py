@@ -17,6 +17,8 @@ from recipes.cutout.device import mixed_precision
 from recipes.cutout.world import MAX_FRAMES, Scene, draw_clip, draw_frame, pick_scene
 
 PAIRS_PERCENT = 8
+LENGTHS = (16, 24, 32, 40)
+MOMENTS = 8
 ENCODE_AT_ONCE = 160
 
 
@@ -55,6 +57,27 @@ def picture_latents(vae: AutoencoderDC, folder: Path, count: int, device: torch.
         )[:, None]
 
     return _cached(vae, folder / "pictures.safetensors", "picture", count, 160, frames, device)
+
+
+def moments_of(number: int) -> tuple[int, list[int]]:
+    """The length of a scene's clip and eight positions in it, in their order: the frames that `moment_latents` holds."""
+    rng = random.Random(f"moments {number}")
+    length = rng.choice(LENGTHS)
+    return length, sorted(rng.sample(range(length), MOMENTS))
+
+
+def moment_latents(vae: AutoencoderDC, folder: Path, count: int, device: torch.device) -> Latents:
+    """`count` scenes, eight frames of each: a clip at a fifth of its price."""
+
+    def frames(first: int, last: int) -> np.ndarray:
+        return np.stack([_draw_moments(scene_of("moment", i), i) for i in range(first, last)])
+
+    return _cached(vae, folder / "moments.safetensors", "moment", count, 20, frames, device)
+
+
+def _draw_moments(scene: Scene, number: int) -> np.ndarray:
+    length, moments = moments_of(number)
+    return np.stack([draw_frame(scene, position, length) for position in moments])
 
 
 def clip_latents(vae: AutoencoderDC, folder: Path, count: int, device: torch.device) -> Latents:

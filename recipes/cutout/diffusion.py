@@ -1,4 +1,10 @@
-"""What the picture and motion stages train towards: v-prediction on Stable Diffusion's noise schedule.
+"""What the picture and motion stages train towards: v-prediction on the noise schedule of DDPM (Ho et al. 2020).
+
+Stable Diffusion's schedule ends at a signal-to-noise ratio of 0.005. That is too much for clips: the frames repeat each other,
+so that over 16 frames of 6x6 tokens the noisiest clip of the training still shows where its thing is and how it moves, and the
+model learns to look there instead of reading the prompt. Sampling then begins with noise that shows nothing, and the motion
+comes out at random (Lin et al. 2024, "Common diffusion noise schedules and sample steps are flawed"). DDPM's linear schedule
+ends at 0.00004, a finite sigma of 157 that every sampler can take.
 
 v (Salimans and Ho 2022) instead of eps, because at high noise a small network's errors in eps are multiplied by up to 15 when
 the clean latents are computed from it, and a colour is decided there. The weight is min-SNR's (Hang et al. 2023, gamma 5) with
@@ -20,9 +26,9 @@ GAMMA = 5.0
 
 SCHEDULER_CONFIG = {
     "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
     "prediction_type": "v_prediction",
     "clip_sample": False,
     "set_alpha_to_one": False,

@@ -1,13 +1,16 @@
 """Stage 3: the motion modules, trained on clips together with the picture model.
 
-A clip costs forty pictures, so most steps see a few of a clip's frames only, each with the position it has in the whole:
-what the motion modules learn of frames 3, 17 and 30 holds for the frames between them. The last third of the budget sees
-whole clips, because attention over forty frames must have been practised.
+A clip costs forty pictures, so most steps see one, four or eight frames of many clips, each with the position it has in its
+clip: what the motion modules learn of frames 3, 17 and 30 holds for the frames between them, and a step that sees many captions
+learns more of what words mean. In the second half of the budget most steps see whole clips, because attention over forty frames
+must be practised.
 """
 
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,19 +20,20 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from recipes.cutout.captions import caption
-from recipes.cutout.data import Latents, clip_latents
+from recipes.cutout.data import LENGTHS, MOMENTS, clip_latents, moment_latents, moments_of
 from recipes.cutout.device import mixed_precision, pick_device
 from recipes.cutout.diffusion import Noising, encode_captions
 from recipes.cutout.loop import Budget, Loop, load_into
 from recipes.cutout.picture import build_unet, load_picture
 from recipes.cutout.text import build_text_encoder, build_tokenizer
 from recipes.cutout.vae import load_vae
-from recipes.cutout.world import MAX_FRAMES
+from recipes.cutout.world import MAX_FRAMES, Scene
 
+TOKENS = 36  # 6x6, where the temporal attention is
 FRAMES_A_STEP = {"cpu": 96, "cuda": 1280}
 CLIPS = {"cpu": 900, "cuda": 12_000}
-SPARSE_SHARE = 0.67
-LENGTHS = (16, 24, 32, 40)
+MOMENT_SCENES = {"cpu": 5000, "cuda": 60_000}
+WHOLE_CLIPS = 0.6  # of the steps in the second half of the budget
 
 
 def build_motion_adapter() -> MotionAdapter:
@@ -58,34 +62,62 @@ def load_motion(folder: Path, device: torch.device) -> tuple[UNetMotionModel, CL
 
 
 class Positions:
-    """Tells the motion modules which frames of a clip a batch holds, by the rows of their position tables."""
+    """Tells the motion modules which frames of their clips a batch holds, by the rows of their position tables."""
 
     def __init__(self, unet: UNetMotionModel) -> None:
-        self.tables = [(module, module.pe.clone()) for module in unet.modules() if hasattr(module, "pe")]
+        self.tables = [(module, module.pe) for module in unet.modules() if hasattr(module, "pe")]
 
-    def use(self, frames: list[int]) -> None:
+    @contextmanager
+    def at(self, positions: Tensor) -> Iterator[None]:
+        """Within, the motion modules take row b of `positions` (int64 [B, T]) for the frames of clip b."""
         for module, table in self.tables:
-            module.pe = table[:, frames]
-
-    def reset(self) -> None:
-        for module, table in self.tables:
-            module.pe = table
+            module.pe = table[0][positions].repeat_interleave(TOKENS, 0)
+        try:
+            yield
+        finally:
+            for module, table in self.tables:
+                module.pe = table
 
 
 @dataclass(frozen=True)
-class Window:
-    """Which frames of the drawn clips a step sees: `frames` of the forty, at `positions` of a shorter clip."""
+class Batch:
+    """Frames of some clips: latents float32 [B, 8, T, 12, 12], their positions int64 [B, T], and the clips' scenes."""
 
-    frames: list[int]
-    positions: list[int]
+    latents: Tensor
+    positions: Tensor
+    scenes: list[Scene]
 
 
-def pick_window(rng: random.Random, share: float) -> Window:
-    """A clip of some length is the middle of the drawn forty frames; early in training only a few frames of it."""
-    length = rng.choice(LENGTHS)
-    skipped = (MAX_FRAMES - length) // 2
-    seen = list(range(length)) if share > SPARSE_SHARE else sorted(rng.sample(range(length), 8))
-    return Window([skipped + i for i in seen], seen)
+class Clips:
+    """Whole clips and moments of clips, and which of them a step sees."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        vae = load_vae(folder, device)
+        self.whole = clip_latents(vae, folder / "data", CLIPS[device.type], device)
+        self.moments = moment_latents(vae, folder / "data", MOMENT_SCENES[device.type], device)
+        self.times = torch.tensor([moments_of(i)[1] for i in range(len(self.moments.scenes))])
+        self.frames_a_step = FRAMES_A_STEP[device.type]
+
+    def pick(self, rng: random.Random, share: float) -> Batch:
+        """The batch of one step; `share` of the budget is used up."""
+        if share > 0.5 and rng.random() < WHOLE_CLIPS:
+            return self._pick_whole(rng)
+        return self._pick_moments(rng, rng.choice((1, 4, MOMENTS)))
+
+    def _pick_whole(self, rng: random.Random) -> Batch:
+        """A clip of some length is the middle of the drawn forty frames."""
+        length = rng.choice(LENGTHS)
+        first = (MAX_FRAMES - length) // 2
+        chosen = [rng.randrange(len(self.whole.scenes)) for _ in range(max(1, self.frames_a_step // length))]
+        latents = self.whole.values[chosen, first : first + length].float().transpose(1, 2)
+        return Batch(latents, torch.arange(length).expand(len(chosen), -1), [self.whole.scenes[i] for i in chosen])
+
+    def _pick_moments(self, rng: random.Random, count: int) -> Batch:
+        chosen = [rng.randrange(len(self.moments.scenes)) for _ in range(self.frames_a_step // count)]
+        clips = torch.tensor(chosen)[:, None]
+        seen = torch.tensor([sorted(rng.sample(range(MOMENTS), count)) for _ in chosen])
+        latents = self.moments.values[clips, seen].float().transpose(1, 2)
+        return Batch(latents, self.times[clips, seen], [self.moments.scenes[i] for i in chosen])
 
 
 def train_motion(folder: Path, budget: Budget) -> None:
@@ -94,29 +126,21 @@ def train_motion(folder: Path, budget: Budget) -> None:
     tokenizer = build_tokenizer()
     picture, encoder = load_picture(folder, device)
     unet = join(picture, build_motion_adapter()).to(device, memory_format=torch.channels_last)
-    data = clip_latents(load_vae(folder, device), folder / "data", CLIPS[device.type], device)
+    clips = Clips(folder, device)
     positions = Positions(unet)
     loop = Loop({"unet": unet, "text_encoder": encoder}, folder / "motion", lr=1e-3)
     noising = Noising(device)
     rng = random.Random(f"motion {loop.step}")
 
     def loss() -> Tensor:
-        window = pick_window(rng, budget.share_used(loop.step, loop.seconds))
-        clips = max(1, FRAMES_A_STEP[device.type] // len(window.frames))
-        chosen = [rng.randrange(len(data.scenes)) for _ in range(clips)]
-        clean = _clips(data, chosen, window, device)
-        timesteps = torch.randint(0, 1000, (clips,), device=device)
+        batch = clips.pick(rng, budget.share_used(loop.step, loop.seconds))
+        clean = batch.latents.to(device)
+        timesteps = torch.randint(0, 1000, (len(clean),), device=device)
         noise = torch.randn_like(clean)
-        positions.use(window.positions)
-        with mixed_precision(device):
-            text = encode_captions([caption(data.scenes[i], rng) for i in chosen], tokenizer, encoder, rng, device)
-            text = text.repeat_interleave(len(window.frames), 0)
+        with mixed_precision(device), positions.at(batch.positions.to(device)):
+            captions = [caption(scene, rng) for scene in batch.scenes]
+            text = encode_captions(captions, tokenizer, encoder, rng, device).repeat_interleave(clean.shape[2], 0)
             output = unet(noising.add(clean, noise, timesteps), timesteps, text).sample
         return noising.loss(output, clean, noise, timesteps)
 
     loop.run(loss, budget)
-
-
-def _clips(data: Latents, chosen: list[int], window: Window, device: torch.device) -> Tensor:
-    """Latents [B, 8, T, 12, 12] of the chosen clips' frames."""
-    return data.values[chosen][:, window.frames].to(device).float().transpose(1, 2)

@@ -100,11 +100,24 @@ def test_positions_tell_the_motion_modules_which_frames_they_see() -> None:
             return unet(latents, torch.tensor([500]), text).sample
 
     plain = run()
-    positions.use([0, 30])
-    apart = run()
-    positions.reset()
-    assert not torch.allclose(plain, apart, atol=1e-4)
+    with positions.at(torch.tensor([[0, 1]])):
+        assert torch.equal(plain, run())
+    with positions.at(torch.tensor([[0, 30]])):
+        assert not torch.allclose(plain, run(), atol=1e-4)
     assert torch.equal(plain, run())
+
+
+def test_each_clip_of_a_batch_has_its_own_positions() -> None:
+    unet = join(build_unet(), build_motion_adapter())
+    module = next(module for module in unet.modules() if hasattr(module, "pe"))
+    table = module.pe.clone()
+
+    with Positions(unet).at(torch.tensor([[0, 30], [5, 6]])):
+        inside = module.pe
+
+    assert inside.shape == (2 * 36, 2, 160)
+    assert torch.equal(inside[35], table[0, [0, 30]])
+    assert torch.equal(inside[36], table[0, [5, 6]])
 
 
 def test_packaged_files_can_be_unpacked_and_trained_on(tmp_path: Path) -> None:
