@@ -9,11 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import av
 import pytest
 
 from promptreel.demo import decode
+from promptreel.encoding.video import read_metadata
 from promptreel.jobs.database import migrate, open_database
 from promptreel.jobs.store import JobStore
+from tests.generation.checkpoints import make_tiny_checkpoint
 from tests.jobs.factories import make_new_job
 
 
@@ -48,8 +51,9 @@ def test_help_names_the_commands() -> None:
         assert command in ran.stdout
 
 
-def test_generate_makes_a_video_that_plays(tmp_path: Path) -> None:
-    video = tmp_path / "made" / "video.mp4"
+@pytest.mark.parametrize(("name", "kind"), [("video.mp4", "mp4"), ("video.webm", "webm"), ("VIDEO.GIF", "gif")])
+def test_generate_makes_a_video_that_plays(tmp_path: Path, name: str, kind: str) -> None:
+    video = tmp_path / "made" / name
     options = ["--frames", 4, "--fps", 4, "--steps", 2, "--seed", 7, "--width", 128]
     made = run("generate", "a red ball", "-o", video, *options, threads="1")
 
@@ -57,12 +61,16 @@ def test_generate_makes_a_video_that_plays(tmp_path: Path) -> None:
     assert made.stdout == f"{video}  (seed 7)\n"
     seen = decode(video)
     assert (seen.frames, seen.width, seen.height, seen.fps) == (4, 128, 512, 4)
+    with av.open(str(video)) as container:
+        assert kind in container.format.name.split(",")
     assert list(video.parent.iterdir()) == [video]
 
 
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
+        (["a cat", "-o", "cat.avi"], "Let the name of 'cat.avi' end in one of .mp4, .webm, .gif."),
+        (["a cat", "-o", "cat"], "Let the name of 'cat' end in one of .mp4, .webm, .gif."),
         (["a cat", "--scheduler", "Fast"], "There is no scheduler 'Fast'"),
         (["a cat", "--frames", "200"], "40 frames at most"),
         (["a cat", "--model", "midjourney"], "Known models: cutout"),
@@ -72,6 +80,17 @@ def test_generate_makes_a_video_that_plays(tmp_path: Path) -> None:
 def test_generate_refuses_what_it_cannot_make(tmp_path: Path, arguments: list[str], why: str) -> None:
     check_refused(run("generate", "-o", tmp_path / "video.mp4", *arguments, data_dir=str(tmp_path)), why)
     assert not (tmp_path / "video.mp4").exists()
+
+
+@pytest.mark.parametrize(("option", "prompt"), [([], "wtrclr a lake soft light"), (["--no-enhance-prompt"], "a lake")])
+def test_generate_adds_the_models_own_phrases_unless_told_not_to(tmp_path: Path, option: list[str], prompt: str) -> None:
+    make_tiny_checkpoint(tmp_path / "models" / "tiny", trigger_words=["wtrclr"], quality_words=["soft light"])
+    video = tmp_path / "video.mp4"
+    options = ["--model", "tiny", "--frames", 2, "--steps", 1, "--width", 64, "--height", 64, *option]
+    made = run("generate", "a lake", "-o", video, *options, threads="1", data_dir=str(tmp_path))
+
+    assert made.returncode == 0, made.stderr
+    assert read_metadata(video)["prompt"] == prompt
 
 
 def test_models_list_names_the_built_in_one(tmp_path: Path) -> None:

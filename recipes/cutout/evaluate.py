@@ -135,7 +135,7 @@ def _answer_all(asked: Sequence[Question], engine: Engine, probe: Probe, folder:
             num_inference_steps=steps,
             seed=question.number,
         )
-        frames = engine.generate(params, _ignore).frames
+        frames = engine.generate(params, _ignore).clip.frames
         answers[question.number] = judge(probe, frames[None])[0]
         Image.fromarray(np.concatenate(frames[::5], 1)).save(folder / f"{question.number:04}.png")
         with log.open("a") as file:

@@ -37,8 +37,8 @@ class Budget:
 
 
 def learning_rate_share(step: int, share: float) -> float:
-    """Warm-up over 100 steps, level, then linearly down to zero over the last 40 % of the budget."""
-    return min(1.0, (step + 1) / 100, max(0.0, (1 - share) / 0.4))
+    """Warm-up over 100 steps, level, then linearly down to zero over the last quarter of the budget."""
+    return min(1.0, (step + 1) / 100, max(0.0, (1 - share) / 0.25))
 
 
 class Loop:
@@ -48,7 +48,7 @@ class Loop:
     (read back with weights_only) and `progress.json`.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], folder: Path, *, lr: float, average_decay: float = 0.999) -> None:
+    def __init__(self, modules: Mapping[str, nn.Module], folder: Path, *, lr: float, average_decay: float = 0.998) -> None:
         self.modules = dict(modules)
         self.folder = folder
         self.lr = lr

@@ -93,6 +93,7 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
         storage=build_storage(settings),
         scratch=settings.data_dir / "scratch",
         lease_seconds=settings.lease_seconds,
+        jobs_at_once=settings.jobs_at_once,
         stop=stop,
     )
 

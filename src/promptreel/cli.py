@@ -37,6 +37,7 @@ app.add_typer(models_app, name="models")
 
 DataDir = Annotated[Path | None, typer.Option(help="Where the queue, the videos and the added models are kept.")]
 JobId = Annotated[int, typer.Argument(help="The id that was returned when the job was submitted.")]
+ENHANCE_HELP = "Add the model's own phrases to the prompt; --no-enhance-prompt leaves it as it is."
 WHOLE = 100.0
 
 
@@ -99,8 +100,9 @@ def api(fd: int) -> None:
 @app.command()
 def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     prompt: Annotated[str, typer.Argument(help="What the video shows.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")] = Path("video.mp4"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write: .mp4, .webm or .gif.")] = Path("video.mp4"),
     model: Annotated[str, typer.Option(help="The id of a checkpoint; `promptreel models list` shows them.")] = DEFAULT_MODEL_ID,
+    enhance: Annotated[bool, typer.Option("--enhance-prompt/--no-enhance-prompt", help=ENHANCE_HELP)] = True,
     negative_prompt: Annotated[str | None, typer.Option(help="What it does not show.", show_default="the model's own")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same video.")] = None,
     steps: Annotated[int, typer.Option(min=1, max=50, help="Inference steps.")] = 20,
@@ -118,8 +120,8 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     set_up_logging("warning")
     params = complete_params(
         build_models(settings).get(model),
-        prompt=prompt, negative_prompt=negative_prompt, seed=seed, steps=steps, guidance=guidance,
-        scheduler=scheduler, frames=frames, fps=fps, width=width, height=height,
+        output=output, prompt=prompt, enhance=enhance, negative_prompt=negative_prompt, seed=seed, steps=steps,
+        guidance=guidance, scheduler=scheduler, frames=frames, fps=fps, width=width, height=height,
     )  # fmt: skip
     with _progress_bar() as bar:
         task = bar.add_task("loading", total=WHOLE)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptreel.errors import InvalidParams
-from promptreel.jobs.params import MAX_SEED, SCHEDULERS, VideoParams
+from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
+from promptreel.models.prompts import enhance_prompt
 from promptreel.models.registry import ModelCard
 
 if TYPE_CHECKING:
@@ -20,7 +21,9 @@ DEFAULT_SECONDS = 5
 def complete_params(  # noqa: PLR0913 - one parameter for each option
     card: ModelCard,
     *,
+    output: Path,
     prompt: str,
+    enhance: bool,
     negative_prompt: str | None,
     seed: int | None,
     steps: int,
@@ -31,21 +34,16 @@ def complete_params(  # noqa: PLR0913 - one parameter for each option
     width: int,
     height: int,
 ) -> VideoParams:
-    """Fills in the model's own defaults and draws a seed if there is none; raises InvalidParams."""
+    """Fills in the model's own defaults, draws a seed if there is none, and reads the kind of file from the name of `output`.
+
+    Raises InvalidParams.
+    """
     chosen_fps = fps or card.fps
     num_frames = frames or min(DEFAULT_SECONDS * chosen_fps, card.max_frames)
-    wrong: dict[str, list[str]] = {}
-    if scheduler not in SCHEDULERS:
-        wrong["scheduler"] = [f"There is no scheduler {scheduler!r}; take one of {', '.join(SCHEDULERS)}."]
-    if num_frames > card.max_frames:
-        wrong["frames"] = [f"The model {card.model_id!r} makes {card.max_frames} frames at most."]
-    if not prompt.strip():
-        wrong["prompt"] = ["The prompt is empty: say what the video shows."]
-    if wrong:
-        raise InvalidParams(wrong)
+    _check(card, prompt=prompt, num_frames=num_frames, scheduler=scheduler, output=output)
     return VideoParams(
         model_id=card.model_id,
-        prompt=prompt,
+        prompt=enhance_prompt(prompt, card) if enhance else prompt,
         negative_prompt=card.default_negative_prompt if negative_prompt is None else negative_prompt,
         width=width // 8 * 8,
         height=height // 8 * 8,
@@ -55,7 +53,26 @@ def complete_params(  # noqa: PLR0913 - one parameter for each option
         num_inference_steps=steps,
         guidance_scale=guidance,
         seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
+        output_type=_output_type(output),
     )
+
+
+def _output_type(output: Path) -> str:
+    return output.suffix.removeprefix(".").lower()
+
+
+def _check(card: ModelCard, *, prompt: str, num_frames: int, scheduler: str, output: Path) -> None:
+    wrong: dict[str, list[str]] = {}
+    if _output_type(output) not in OUTPUT_TYPES:
+        wrong["output"] = [f"Let the name of {output.name!r} end in one of .{', .'.join(OUTPUT_TYPES)}."]
+    if scheduler not in SCHEDULERS:
+        wrong["scheduler"] = [f"There is no scheduler {scheduler!r}; take one of {', '.join(SCHEDULERS)}."]
+    if num_frames > card.max_frames:
+        wrong["frames"] = [f"The model {card.model_id!r} makes {card.max_frames} frames at most."]
+    if not prompt.strip():
+        wrong["prompt"] = ["The prompt is empty: say what the video shows."]
+    if wrong:
+        raise InvalidParams(wrong)
 
 
 def write_video(params: VideoParams, output: Path, *, engine: Engine, on_progress: OnProgress) -> None:
@@ -63,7 +80,7 @@ def write_video(params: VideoParams, output: Path, *, engine: Engine, on_progres
     from promptreel.worker.video_job import make_video  # noqa: PLC0415 - takes torch seconds to load, wrong parameters are told first
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    beside = output.with_name(f".{output.name}.{os.getpid()}.mp4")
+    beside = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         make_video(params, beside, engine=engine, on_progress=on_progress)
         beside.replace(output)

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+MEDIA_TYPES = {"mp4": "video/mp4", "webm": "video/webm", "gif": "image/gif"}
+"""What a Video can be, by the ending of its file's name, and what HTTP calls it."""
+
 
 @dataclass(frozen=True)
 class Clip:

@@ -70,6 +70,12 @@ class Settings(BaseSettings):
     max_attempts: int = Field(
         default=5, ge=1, le=100, description="How many times a job may lose its worker before it fails with worker_lost."
     )
+    jobs_at_once: int = Field(
+        default=8,
+        ge=1,
+        le=64,
+        description="How many jobs of the same model a worker has in hand at once; they share the model's calls.",
+    )
     threads: int | None = Field(
         default=None,
         ge=1,

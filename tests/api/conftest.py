@@ -16,7 +16,7 @@ from promptreel.api.app import Services, create_app
 from promptreel.jobs.database import migrate, open_database
 from promptreel.jobs.job import Result
 from promptreel.jobs.store import JobStore
-from promptreel.media import Video
+from promptreel.media import MEDIA_TYPES, Video
 from promptreel.models.registry import ModelRegistry
 from promptreel.storage.local import LocalStorage
 
@@ -31,6 +31,15 @@ CARD = {
     "default_negative_prompt": "grey",
     "words": ["a", "on", "red", "cat", "ball", "bench", "sitting"],
     "reference_seconds_per_unit": 0.01,
+}
+# As the hosted service's documentation shows it.
+STYLED_CARD = {
+    "name": "Midjourney",
+    "family": "animatediff",
+    "max_frames": 32,
+    "fps": 8,
+    "trigger_words": ["mdjrny-v4 style"],
+    "quality_words": ["DSLR photography", "sharp focus"],
 }
 PLAIN_CARD = {"name": "Plain", "family": "animatediff", "max_frames": 240, "fps": 8}
 
@@ -66,6 +75,7 @@ def storage(tmp_path: Path) -> LocalStorage:
 def services(tmp_path: Path, jobs: JobStore, storage: LocalStorage) -> Services:
     write_card(tmp_path / "models" / "cutout", CARD)
     write_card(tmp_path / "models" / "plain", PLAIN_CARD)
+    write_card(tmp_path / "models" / "midjourney", STYLED_CARD)
     models = ModelRegistry(built_in=tmp_path / "built_in", models_dir=tmp_path / "models")
     return Services(jobs=jobs, models=models, storage=storage, version="1.2.3")
 
@@ -84,11 +94,11 @@ def finish_next(tmp_path: Path, jobs: JobStore, storage: LocalStorage) -> Callab
         claimed = jobs.claim("worker-1")
         assert claimed is not None
         claim, job = claimed
-        path = tmp_path / "encoded.mp4"
+        path = tmp_path / "encoded"
         path.write_bytes(content)
         sha256 = hashlib.sha256(content).hexdigest()
-        key = f"{job.file_prefix}.mp4"
-        storage.save(Video(path, "video/mp4", len(content), sha256), key)
+        key = f"{job.file_prefix}.{job.params.output_type}"
+        storage.save(Video(path, MEDIA_TYPES[job.params.output_type], len(content), sha256), key)
         jobs.finish(claim, Result(key=key, size_bytes=len(content), sha256=sha256, facts={}))
 
     return finish

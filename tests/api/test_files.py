@@ -31,6 +31,32 @@ def test_file_is_served_whole_after_success(client: TestClient, path: str, finis
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
+@pytest.mark.parametrize(("output_type", "media_type"), [("mp4", "video/mp4"), ("webm", "video/webm"), ("gif", "image/gif")])
+def test_file_is_served_as_what_it_is(
+    client: TestClient, finish_next: Callable[[bytes], None], output_type: str, media_type: str
+) -> None:
+    submitted = client.post(SUBMIT, json={"prompt": "a red cat", "output_type": output_type}).json()
+    finish_next(CONTENT)
+    success = client.post(submitted["fetch_result"]).json()
+
+    answer = client.get(success["output"][0])
+
+    assert success["output"] == success["proxy_links"] == submitted["future_links"]
+    assert (answer.status_code, answer.content) == (200, CONTENT)
+    assert answer.headers["Content-Type"] == media_type
+
+
+@pytest.mark.parametrize("ending", ["gif", "webm", "mp3", "MP4", "mp4.mp4"])
+def test_file_has_no_other_ending_than_its_own(
+    client: TestClient, path: str, finish_next: Callable[[bytes], None], ending: str
+) -> None:
+    finish_next(CONTENT)
+
+    answer = client.get(path.removesuffix("mp4") + ending)
+
+    assert (answer.status_code, answer.json()["status"]) == (404, "error")
+
+
 @pytest.mark.parametrize(
     ("asked", "sent", "part"),
     [("bytes=0-99", "bytes 0-99/2560", slice(0, 100)), ("bytes=2500-", "bytes 2500-2559/2560", slice(2500, None))],

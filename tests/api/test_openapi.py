@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from tests.api.conftest import SUBMIT
 
-ECHOES = {"width": "W", "height": "H", "num_inference_steps": "steps", "fps": "fps"}
+ECHOES = {"width": "W", "height": "H", "num_inference_steps": "steps", "fps": "fps", "clip_skip": "clip_skip"}
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_documented_example_is_accepted(client: TestClient) -> None:
 
 def test_documented_ranges_are_those_that_are_checked(client: TestClient, fields: dict[str, dict[str, Any]]) -> None:
     numbers = {name: field for name, field in fields.items() if "minimum" in field}
-    assert len(numbers) == 10
+    assert len(numbers) == 11
 
     for name, field in numbers.items():
         for value, fits in ((field["minimum"], True), (field["minimum"] - 1, False), (field["maximum"] + 1, False)):

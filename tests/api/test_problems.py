@@ -209,6 +209,7 @@ FIELD_NAMES = [
     "seconds",
     "fps",
     "num_frames",
+    "clip_skip",
     "output_type",
     "init_image",
     "samples",

@@ -7,10 +7,11 @@ from urllib.parse import urlencode
 import pytest
 from fastapi.testclient import TestClient
 
+from promptreel.api.services import Services
 from promptreel.jobs.job import JobStatus
 from promptreel.jobs.params import SCHEDULERS
 from promptreel.jobs.store import JobStore
-from tests.api.conftest import SUBMIT
+from tests.api.conftest import PLAIN_CARD, SUBMIT, write_card
 
 DOCUMENTED_BODY = """{
   "key": "", "model_id": "cutout", "prompt": "a red cat sitting on a bench", "negative_prompt": null,
@@ -37,6 +38,7 @@ META_KEYS = [
     "file_prefix",
     "num_frames",
     "fps",
+    "clip_skip",
     "enhance_prompt",
     "native_W",
     "native_H",
@@ -91,6 +93,7 @@ def test_documented_body_is_accepted_and_answered_in_the_documented_shape(client
             "file_prefix": job.file_prefix,
             "num_frames": 40,
             "fps": 8,
+            "clip_skip": 0,
             "enhance_prompt": "yes",
             "native_W": 96,
             "native_H": 96,
@@ -163,12 +166,15 @@ def test_native_size_is_left_out_for_a_model_of_any_size(client: TestClient) -> 
         ("seconds", 31, "The seconds must not be greater than 30."),
         ("fps", 31, "The fps must not be greater than 30."),
         ("num_frames", 241, "The num frames must not be greater than 240."),
-        ("output_type", "gif", "The output type gif is not available yet. Use one of: mp4."),
-        ("output_type", "avi", "The selected output type is invalid. Use one of: mp4."),
+        ("output_type", "avi", "The selected output type is invalid. Use one of: mp4, webm, gif."),
+        ("output_type", ".gif", "The selected output type is invalid. Use one of: mp4, webm, gif."),
+        ("output_type", ["gif"], "The selected output type is invalid. Use one of: mp4, webm, gif."),
         ("init_image", "https://example.com/a.png", "The init image is not available yet: leave it out."),
         ("init_video", "https://example.com/a.mp4", "The init video is not available yet: leave it out."),
         ("lora_model", "style", "The lora model is not available yet: leave it out."),
-        ("clip_skip", 2, "The clip skip is not available yet: leave it out."),
+        ("clip_skip", -1, "The clip skip must be at least 0."),
+        ("clip_skip", 13, "The clip skip must not be greater than 12."),
+        ("clip_skip", "all", "The clip skip must be an integer."),
         ("samples", "many", "The samples must be an integer."),
         ("safety_checker", 7, "The safety checker must be yes or no."),
         ("multi_lingual", "x", "The multi lingual must be yes or no."),
@@ -196,13 +202,14 @@ def test_numbers_that_are_none_are_refused(client: TestClient, field: str, numbe
     assert list(answer.json()["message"]) == [field]
 
 
-@pytest.mark.parametrize(
-    "scheduler", ["DDIMInverseScheduler", "IPNDMScheduler", "KarrasVeScheduler", "ScoreSdeVeScheduler", "LCMScheduler"]
-)
-def test_scheduler_to_come_is_told_from_an_unknown_one(client: TestClient, scheduler: str) -> None:
-    (message,) = errors(client, scheduler=scheduler)["scheduler"]
+@pytest.mark.parametrize("output_type", ["mp4", "webm", "gif"])
+def test_type_of_the_file_is_the_ending_of_its_link(client: TestClient, jobs: JobStore, output_type: str) -> None:
+    answer = submit(client, output_type=output_type)
 
-    assert message == f"The scheduler {scheduler} is not available yet. Use one of: {', '.join(SCHEDULERS)}."
+    job = jobs.get(answer["id"])
+    assert job.params.output_type == output_type
+    assert answer["future_links"] == [f"http://video.test:8000/files/{job.file_prefix}.{output_type}"]
+    assert list(answer["meta"]) == META_KEYS
 
 
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
@@ -308,6 +315,41 @@ def test_tip_names_words_that_the_model_does_not_know(client: TestClient) -> Non
     assert tip.startswith('the model "cutout" does not know: dragon; it knows 7 words')
     assert "ball" in tip
     assert submit(client, prompt="a dragon", model_id="plain")["tip"] == "for faster speed, keep resolution upto 512x512"
+
+
+def test_prompt_gets_the_models_phrases_as_documented(client: TestClient, jobs: JobStore) -> None:
+    answer = submit(client, prompt="a cat sitting on a bench", model_id="midjourney")
+
+    assert answer["meta"]["prompt"] == "mdjrny-v4 style a cat sitting on a bench DSLR photography, sharp focus"
+    assert jobs.get(answer["id"]).params.prompt == answer["meta"]["prompt"]
+
+
+def test_prompt_stays_untouched_when_no_enhancing_is_asked_for(client: TestClient, jobs: JobStore) -> None:
+    prompt = " A cat,\tsitting  on a BENCH \n"
+    answer = submit(client, prompt=prompt, model_id="midjourney", enhance_prompt="no")
+
+    assert answer["meta"]["prompt"] == jobs.get(answer["id"]).params.prompt == prompt
+
+
+def test_longest_prompt_may_be_enhanced(client: TestClient) -> None:
+    assert len(submit(client, prompt="x" * 2000, model_id="midjourney")["meta"]["prompt"]) > 2000
+    assert list(errors(client, prompt="x" * 2001, model_id="midjourney")) == ["prompt"]
+
+
+def test_model_with_a_vocabulary_is_given_no_phrase_that_it_does_not_know(client: TestClient, services: Services) -> None:
+    card = {"words": ["cat", "sharp"], "trigger_words": ["sharp"], "quality_words": ["sharp focus"]}
+    write_card(services.models.get("plain").path.parent / "small", PLAIN_CARD | card)
+    answer = submit(client, prompt="a cat", model_id="small")
+
+    assert answer["meta"]["prompt"] == "sharp a cat"
+    assert "does not know: a; it knows 2 words" in answer["tip"]
+
+
+@pytest.mark.parametrize(("sent", "kept"), [(2, 2), ("12", 12), (None, 0), ("", 0)])
+def test_clip_skip_reaches_the_job(client: TestClient, jobs: JobStore, sent: Any, kept: int) -> None:
+    answer = submit(client, clip_skip=sent)
+
+    assert jobs.get(answer["id"]).params.clip_skip == answer["meta"]["clip_skip"] == kept
 
 
 def test_tip_names_what_was_left_out(client: TestClient) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,23 +53,37 @@ def test_waiting_job_counts_the_one_in_front_of_it(service: Service, long_job: d
     service.jobs.cancel(waiting["id"])
 
 
-def test_running_and_waiting_jobs_can_be_cancelled(service: Service, long_job: dict[str, Any]) -> None:
-    waiting = service.ask(**SHORT)
-    service.wait_until_running(long_job)
+def test_running_and_waiting_jobs_can_be_cancelled(tmp_path: Path) -> None:
+    service = Service(tmp_path, jobs_at_once=1)
+    service.start()
+    running, waiting = service.ask(**LONG), service.ask(**SHORT)
+    service.wait_until_running(running)
 
     assert "cancelled" in cancel(service, waiting)
-    assert "cancel asked" in cancel(service, long_job)
-    for answer in (waiting, long_job):
+    assert "cancel asked" in cancel(service, running)
+    for answer in (waiting, running):
         ended = service.finish(answer)
         assert (ended["status"], ended["message"], ended["output"]) == ("failed", "Cancelled", [])
         assert service.job(answer).status is JobStatus.CANCELLED
         assert service.client.get(answer["future_links"][0]).status_code == 404
+    service.stop()
+
+
+def test_short_job_passes_a_long_one_and_its_bytes_are_those_it_has_alone(service: Service, long_job: dict[str, Any]) -> None:
+    service.wait_until_running(long_job)
+    beside = service.download(service.make(**SHORT))
+
+    assert service.job(long_job).status is JobStatus.RUNNING
+    service.jobs.cancel(long_job["id"])
+    service.finish(long_job)
+    assert service.download(service.make(**SHORT)) == beside
 
 
 def test_worker_goes_on_after_a_cancelled_job(service: Service) -> None:
     cancelled = service.ask(**LONG)
     service.wait_until_running(cancelled)
     service.jobs.cancel(cancelled["id"])
+    service.finish(cancelled)
     service.make(**SHORT)
 
     assert service.job(cancelled).status is JobStatus.CANCELLED

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from importlib.metadata import version
 
+import av
 import numpy as np
 import pytest
 import requests
 
-from promptreel.encoding.mp4 import read_metadata
+from promptreel.encoding.video import read_metadata
 from promptreel.jobs.params import MAX_SEED, SCHEDULERS
 from tests.flows.service import DOCUMENTED, SHORT, TEXT2VIDEO, Service, decode
 
@@ -99,6 +101,29 @@ def test_size_that_is_not_the_models_own_is_what_the_file_has(service: Service) 
     frames, _ = decode(service.download(service.make(**SHORT | {"width": "321", "height": 200})))
 
     assert frames.shape == (4, 200, 320, 3)
+
+
+@pytest.mark.parametrize(
+    ("output_type", "media_type", "codec"), [("webm", "video/webm", "libdav1d"), ("gif", "image/gif", "gif")]
+)
+def test_other_types_of_file_play_and_carry_the_same(service: Service, output_type: str, media_type: str, codec: str) -> None:
+    asked = SHORT | {"width": 64, "height": 64, "output_type": output_type}
+    one, other = (service.make(**asked) for _ in range(2))
+    answer = service.client.get(one["output"][0])
+
+    assert one["output"][0].endswith(f".{output_type}")
+    assert answer.headers["content-type"] == media_type
+    frames, _ = decode(answer.content)
+    assert frames.shape == (4, 64, 64, 3)
+    assert frames.std() > 1
+    with av.open(io.BytesIO(answer.content)) as container:
+        assert container.streams.video[0].codec_context.name == codec
+        assert container.duration == av.time_base / 2  # four frames at 8 fps
+    assert service.download(other) == answer.content
+    job = service.job(one)
+    assert job.result is not None
+    assert service.files_of(job) == [f"1.{output_type}"]
+    assert read_metadata(service.data_dir / "results" / job.result.key).items() >= asked.items()
 
 
 def test_file_is_served_whole_and_in_ranges(service: Service) -> None:

@@ -34,8 +34,8 @@ PARAMS = VideoParams(
 # Each with what it must be given by hand, in place of what our ModelSpace pins.
 SCHEDULERS: dict[str, dict[str, Any]] = {
     "DDIMScheduler": {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": False},
-    "EulerDiscreteScheduler": {"timestep_spacing": "linspace"},
-    "EulerAncestralDiscreteScheduler": {"timestep_spacing": "linspace"},
+    "EulerDiscreteScheduler": {"timestep_spacing": "trailing"},
+    "EulerAncestralDiscreteScheduler": {"timestep_spacing": "trailing"},
     "DPMSolverMultistepScheduler": {"timestep_spacing": "linspace"},
     "UniPCMultistepScheduler": {"timestep_spacing": "linspace"},
 }
@@ -94,7 +94,8 @@ def test_latents_are_those_of_diffusers_pipeline(
 ) -> None:
     params = replace(PARAMS, scheduler=scheduler, **changed)
     checkpoint = engine.load(params.model_id)
-    ours = engine._denoise(checkpoint, params, engine._encode_texts(checkpoint, params), go_on)
+    with engine.batcher.seat() as seat:
+        ours = engine._denoise(checkpoint, params, engine._encode_texts(checkpoint, params), seat, go_on)
     theirs = run_pipeline(pipeline, params, output_type="latent")
 
     assert ours.shape == theirs.shape == (1, 4, 6, 12, 16)
@@ -102,7 +103,7 @@ def test_latents_are_those_of_diffusers_pipeline(
 
 
 def test_frames_are_those_of_diffusers_pipeline(engine: Engine, pipeline: Any) -> None:
-    ours = engine.generate(PARAMS, go_on)
+    ours = engine.generate(PARAMS, go_on).clip
     theirs = run_pipeline(pipeline, PARAMS, output_type="np")[0]
 
     assert ours.frames.shape == (6, 24, 32, 3)
@@ -119,12 +120,12 @@ def test_checkpoint_saved_as_motion_unet_loads_alike(engine: Engine, tmp_path: P
     (saved / "model_index.json").write_text(index)
     other = Engine(ModelRegistry(built_in=tmp_path, models_dir=tmp_path / "none"), CPU)
 
-    assert np.array_equal(other.generate(PARAMS, go_on).frames, engine.generate(PARAMS, go_on).frames)
+    assert np.array_equal(other.generate(PARAMS, go_on).clip.frames, engine.generate(PARAMS, go_on).clip.frames)
 
 
 def test_motion_adapter_changes_the_video(engine: Engine, tmp_path: Path) -> None:
     """Guards against a loader that leaves the motion modules random or out."""
-    frames = engine.generate(PARAMS, go_on).frames
+    frames = engine.generate(PARAMS, go_on).clip.frames
     still = make_tiny_checkpoint(tmp_path / "tiny")
     adapter = diffusers.MotionAdapter.from_pretrained(still / "motion_adapter")
     for name, weights in adapter.named_parameters():
@@ -133,16 +134,23 @@ def test_motion_adapter_changes_the_video(engine: Engine, tmp_path: Path) -> Non
     adapter.save_pretrained(still / "motion_adapter")
     other = Engine(ModelRegistry(built_in=tmp_path, models_dir=tmp_path / "none"), CPU)
 
-    assert not np.array_equal(other.generate(PARAMS, go_on).frames, frames)
+    assert not np.array_equal(other.generate(PARAMS, go_on).clip.frames, frames)
 
 
-def test_prompt_longer_than_the_text_encoder_reads_is_cut(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
-    checkpoint = engine.load("tiny")
-    long = "x" * 500
+@pytest.mark.parametrize("text", ["a red cat", "", "A  Red, cat!", "x" * 75])
+def test_embeddings_are_those_of_diffusers_pipeline(engine: Engine, pipeline: Any, text: str) -> None:
+    theirs, _ = pipeline.encode_prompt(text, "cpu", 1, False)
 
-    assert checkpoint.encode_text(long).shape == (1, 77, 16)
-    assert "prompt cut to the 77 tokens that model tiny reads" in caplog.text
-    assert torch.equal(checkpoint.encode_text(long), checkpoint.encode_text(long + "y"))
+    assert torch.equal(engine.load("tiny").encode_text(text), theirs)
+
+
+@pytest.mark.parametrize("clip_skip", [0, 1, 2])
+def test_embeddings_with_skipped_layers_are_those_of_diffusers_pipeline(engine: Engine, pipeline: Any, clip_skip: int) -> None:
+    # diffusers looks for the last norm one level deeper, where transformers 5 has it no more.
+    object.__setattr__(pipeline.text_encoder, "text_model", pipeline.text_encoder)
+    theirs, _ = pipeline.encode_prompt("a red cat", "cpu", 1, False, clip_skip=clip_skip)
+
+    assert torch.equal(engine.load("tiny").encode_text("a red cat", clip_skip), theirs)
 
 
 def test_damaged_weights_are_refused(tmp_path: Path) -> None:

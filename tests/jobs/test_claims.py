@@ -348,3 +348,31 @@ def test_fence_also_looks_at_the_status(store: JobStore, engine: Engine) -> None
         connection.execute(update(jobs).values(status=JobStatus.CANCELLED))  # with the owner left in the row
 
     assert_all_writes_are_rejected(store, claim)
+
+
+def test_job_in_hand_is_joined_by_the_next_one_of_its_model(store: JobStore) -> None:
+    first, second, other_model, third = [
+        store.submit(make_new_job(model_id=model_id)).id for model_id in ("cutout", "cutout", "big", "cutout")
+    ]
+    assert claim_next(store)[1].id == first
+
+    joined = store.claim("w", beside="cutout")
+    assert joined is not None
+    assert joined[1].id == second
+    assert store.claim("w", beside="cutout") is None  # the next in line is of another model, and nothing overtakes it
+    assert claim_next(store)[1].id == other_model
+    assert claim_next(store)[1].id == third
+
+
+def test_job_that_took_a_worker_down_is_not_run_beside_others(store: JobStore) -> None:
+    crashed, healthy = (store.submit(make_new_job()).id for _ in range(2))
+    claim_next(store, "dead")
+    store.free_owner("dead")
+
+    assert store.claim("w", beside="cutout") is None
+    _, job = claim_next(store)
+    assert (job.id, job.crashes) == (crashed, 1)
+    joined = store.claim("w", beside="cutout")
+    assert joined is not None
+    assert joined[1].id == healthy
+    assert joined[1].crashes == 0

@@ -23,6 +23,7 @@ def make_job(model_id: str = "cutout", progress: float = 0.0, status: JobStatus 
         status=status,
         stage=None,
         progress=progress,
+        crashes=0,
         attempt=0,
         owner=None,
         cancel_requested=False,
@@ -80,3 +81,10 @@ def test_one_slow_start_does_not_spoil_the_rate() -> None:
 def test_rate_falls_back_to_what_is_known() -> None:
     assert seconds_per_unit([], None, 0.4, 0.7) == 0.4
     assert seconds_per_unit([], None) == FIRST_GUESS_SECONDS_PER_UNIT
+
+
+def test_what_is_ahead_of_a_running_job_is_not_shared_between_workers() -> None:
+    """It is the work of its own worker."""
+    running = make_job(progress=0.5, status=JobStatus.RUNNING)
+
+    assert estimate(running, [make_job(progress=0.9, status=JobStatus.RUNNING)], live_workers=4) == 6

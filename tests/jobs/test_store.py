@@ -151,6 +151,18 @@ def test_nothing_is_ahead_of_a_job_that_runs_or_has_ended(store: JobStore) -> No
     assert store.queue_ahead(cancelled) == []
 
 
+def test_jobs_of_the_same_worker_with_less_left_are_ahead_of_a_running_one(store: JobStore) -> None:
+    long, short, elsewhere = (store.submit(make_new_job(num_inference_steps=steps)) for steps in (50, 4, 4))
+    claims = [store.claim(owner) or pytest.fail("nothing to claim") for owner in ("w", "w", "other")]
+
+    assert [job.id for job in store.queue_ahead(store.get(long.id))] == [short.id]
+    assert store.queue_ahead(store.get(short.id)) == []
+    assert store.queue_ahead(store.get(elsewhere.id)) == []
+
+    store.report(claims[0][0], stage=JobStage.DENOISING, progress=0.98)
+    assert [job.id for job in store.queue_ahead(store.get(short.id))] == [long.id]
+
+
 def test_queue_ahead_of_an_unknown_job_is_not_found(store: JobStore, engine: Engine) -> None:
     job = store.submit(make_new_job())
     with write_transaction(engine) as connection:
@@ -208,6 +220,15 @@ def test_rate_counts_the_attempt_that_succeeded_alone(store: JobStore, clock: Cl
     store.report(claim, stage=JobStage.DENOISING, progress=0.5)
     clock.advance(20)
     store.finish(claim, make_result())
+
+    assert store.recent_rates("cutout") == [20 / 100]
+
+
+def test_time_that_a_job_waited_for_others_is_not_in_its_rate(store: JobStore, clock: Clock) -> None:
+    store.submit(make_new_job(num_frames=10, num_inference_steps=5))
+    claim, _ = store.claim("w") or pytest.fail("nothing to claim")
+    clock.advance(60)
+    store.finish(claim, make_result(), busy_seconds=20)
 
     assert store.recent_rates("cutout") == [20 / 100]
 

@@ -36,6 +36,8 @@ CARD = {
     "max_frames": 32,
     "fps": 8,
     "default_negative_prompt": "blurry, watermark",
+    "trigger_words": ["mdjrny-v4 style", " animated "],
+    "quality_words": ["sharp focus"],
     "words": ["cat", "bench"],
     "reference_seconds_per_unit": 12.5,
 }

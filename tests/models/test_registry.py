@@ -20,6 +20,8 @@ BAD_CARDS = {
     "no frames": (json.dumps(CARD | {"max_frames": 0}).encode(), "max_frames"),
     "odd size": (json.dumps(CARD | {"native_width": 500}).encode(), "native_width"),
     "width alone": (json.dumps(CARD | {"native_height": None}).encode(), "native_width and native_height"),
+    "phrases as one text": (json.dumps(CARD | {"trigger_words": "mdjrny-v4 style"}).encode(), "trigger_words"),
+    "blank phrase": (json.dumps(CARD | {"quality_words": ["sharp focus", " "]}).encode(), "quality_words: 1"),
     "endless estimate": (
         json.dumps(CARD | {"reference_seconds_per_unit": float("inf")}).encode(),
         "reference_seconds_per_unit",
@@ -54,6 +56,8 @@ def test_card_is_read_in_full(registry, models_dir):
         max_frames=32,
         fps=8,
         default_negative_prompt="blurry, watermark",
+        trigger_words=("mdjrny-v4 style", "animated"),
+        quality_words=("sharp focus",),
         words=frozenset({"cat", "bench"}),
         reference_seconds_per_unit=12.5,
     )
@@ -67,6 +71,7 @@ def test_short_card_gets_the_documented_defaults(registry, models_dir):
 
     card = registry.get("short")
     assert (card.description, card.default_negative_prompt, card.words) == ("", "", frozenset())
+    assert (card.trigger_words, card.quality_words) == ((), ())
     assert (card.native_width, card.native_height, card.reference_seconds_per_unit) == (None, None, None)
 
 

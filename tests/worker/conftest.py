@@ -57,5 +57,6 @@ def worker(jobs: JobStore, built_in: Path, tmp_path: Path, stop: threading.Event
         storage=LocalStorage(tmp_path / "results"),
         scratch=tmp_path / "scratch",
         lease_seconds=30,
+        jobs_at_once=4,
         stop=stop,
     )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from sqlalchemy import text
@@ -10,11 +11,11 @@ from promptreel.errors import JobCancelled, JobLost
 from promptreel.jobs.database import open_database, write_transaction
 from promptreel.jobs.job import Claim, JobStage
 from promptreel.jobs.store import JobStore
-from promptreel.worker.pulse import Pulse, WorkerStopping
+from promptreel.worker.pulse import Hold, Pulse, WorkerStopping
 from tests.jobs.factories import make_new_job
 from tests.waiting import wait_for
 
-StartPulse = Callable[[], Pulse]
+StartPulse = Callable[[], Hold]
 
 
 @pytest.fixture
@@ -27,27 +28,24 @@ def claim(jobs: JobStore) -> Claim:
 
 @pytest.fixture
 def start_pulse(jobs: JobStore, claim: Claim, stop: threading.Event) -> Iterator[StartPulse]:
-    """A pulse that beats ten times a second and holds the claim."""
-    started: list[Pulse] = []
+    """Starts a pulse that beats ten times a second, and holds the claim until the test ends."""
+    with ExitStack() as stack:
 
-    def start() -> Pulse:
-        pulse = Pulse(jobs, lease_seconds=0.6, stop=stop, announce=lambda: None)
-        pulse.start()
-        pulse.hold(claim)
-        started.append(pulse)
-        return pulse
+        def start() -> Hold:
+            pulse = Pulse(jobs, lease_seconds=0.6, stop=stop, announce=lambda: None)
+            pulse.start()
+            stack.callback(pulse.end)
+            return stack.enter_context(pulse.hold(claim))
 
-    yield start
-    for pulse in started:
-        pulse.end()
+        yield start
 
 
-def raised_by(pulse: Pulse) -> type[Exception]:
+def raised_by(hold: Hold) -> type[Exception]:
     """The first error that `on_progress` raises."""
 
     def error() -> type[Exception] | None:
         try:
-            pulse.on_progress(JobStage.DENOISING, 0.5)
+            hold.on_progress(JobStage.DENOISING, 0.5)
         except Exception as raised:  # noqa: BLE001 - the test looks at which it is
             return type(raised)
         return None
@@ -56,66 +54,83 @@ def raised_by(pulse: Pulse) -> type[Exception]:
 
 
 def test_cancellation_is_seen(jobs: JobStore, claim: Claim, start_pulse: StartPulse) -> None:
-    pulse = start_pulse()
-    pulse.on_progress(JobStage.DENOISING, 0.1)
+    hold = start_pulse()
+    hold.on_progress(JobStage.DENOISING, 0.1)
     jobs.cancel(claim.job_id)
 
-    assert raised_by(pulse) is JobCancelled
+    assert raised_by(hold) is JobCancelled
 
 
 def test_job_that_another_worker_got_is_lost(jobs: JobStore, start_pulse: StartPulse) -> None:
-    pulse = start_pulse()
+    hold = start_pulse()
     jobs.free_owner("worker-1")
     assert jobs.claim("worker-2") is not None
 
-    assert raised_by(pulse) is JobLost
+    assert raised_by(hold) is JobLost
 
 
 def test_worker_that_must_stop_says_so(start_pulse: StartPulse, stop: threading.Event) -> None:
-    pulse = start_pulse()
+    hold = start_pulse()
     stop.set()
 
-    assert raised_by(pulse) is WorkerStopping
+    assert raised_by(hold) is WorkerStopping
 
 
 def test_worker_that_cannot_prove_itself_alive_stops_by_itself(jobs: JobStore, claim: Claim, stop: threading.Event) -> None:
     silent = Pulse(jobs, lease_seconds=0.3, stop=stop, announce=lambda: None)  # never started: no heartbeat goes out
-    silent.hold(claim)
-    silent.on_progress(JobStage.LOADING, 0.0)
+    with silent.hold(claim) as hold:
+        hold.on_progress(JobStage.LOADING, 0.0)
 
-    assert raised_by(silent) is JobLost
+        assert raised_by(hold) is JobLost
 
 
 def test_heartbeats_keep_a_job_for_longer_than_its_lease(jobs: JobStore, start_pulse: StartPulse) -> None:
-    pulse = start_pulse()
+    hold = start_pulse()
     for _ in range(20):
         threading.Event().wait(0.06)
-        pulse.on_progress(JobStage.DENOISING, 0.5)
+        hold.on_progress(JobStage.DENOISING, 0.5)
 
     assert jobs.requeue_expired() == 0
 
 
 def test_progress_is_reported_and_never_goes_back(jobs: JobStore, claim: Claim, start_pulse: StartPulse) -> None:
     """The later stages count from 0; if the job did too, its ETA would rise just before the end."""
-    pulse = start_pulse()
-    pulse.on_progress(JobStage.DENOISING, 0.95)
+    hold = start_pulse()
+    hold.on_progress(JobStage.DENOISING, 0.95)
     wait_for(lambda: jobs.get(claim.job_id).stage is JobStage.DENOISING)
-    pulse.on_progress(JobStage.DECODING, 0.0)
+    hold.on_progress(JobStage.DECODING, 0.0)
     wait_for(lambda: jobs.get(claim.job_id).stage is JobStage.DECODING)
 
     assert jobs.get(claim.job_id).progress == 0.95
 
 
-def test_released_job_is_left_alone(jobs: JobStore, claim: Claim, start_pulse: StartPulse) -> None:
-    pulse = start_pulse()
-    pulse.release()
+def test_released_job_is_left_alone(jobs: JobStore, claim: Claim, stop: threading.Event) -> None:
+    pulse = Pulse(jobs, lease_seconds=0.6, stop=stop, announce=lambda: None)
+    pulse.start()
+    with pulse.hold(claim):
+        pass
     jobs.give_back(claim)
     again = jobs.claim("worker-1")
     assert again is not None
-    pulse.hold(again[0])
-    wait_for(lambda: jobs.heartbeat(again[0]) is False)
+    with pulse.hold(again[0]) as hold:
+        wait_for(lambda: hold.reported)
+        hold.on_progress(JobStage.DENOISING, 0.2)  # the old claim's end is not held against the new one
+    pulse.end()
 
-    pulse.on_progress(JobStage.DENOISING, 0.2)  # the old claim's end is not held against the new one
+
+def test_several_jobs_are_held_and_told_apart(jobs: JobStore, claim: Claim, stop: threading.Event) -> None:
+    jobs.submit(make_new_job())
+    other = jobs.claim("worker-1")
+    assert other is not None
+    pulse = Pulse(jobs, lease_seconds=0.6, stop=stop, announce=lambda: None)
+    pulse.start()
+    with pulse.hold(claim) as first, pulse.hold(other[0]) as second:
+        jobs.cancel(claim.job_id)
+
+        assert raised_by(first) is JobCancelled
+        second.on_progress(JobStage.DENOISING, 0.75)
+        wait_for(lambda: jobs.get(other[0].job_id).progress == 0.75)
+    pulse.end()
 
 
 def test_pulse_outlives_an_absent_job_table(
@@ -126,14 +141,14 @@ def test_pulse_outlives_an_absent_job_table(
     with write_transaction(database) as connection:
         connection.execute(text("ALTER TABLE jobs RENAME TO away"))
     pulse.start()
-    pulse.hold(claim)
-    wait_for(lambda: "could not reach the job table" in caplog.text)
-    with write_transaction(database) as connection:
-        connection.execute(text("ALTER TABLE away RENAME TO jobs"))
-    database.dispose()
-    jobs.cancel(claim.job_id)
+    with pulse.hold(claim) as hold:
+        wait_for(lambda: "could not reach the job table" in caplog.text)
+        with write_transaction(database) as connection:
+            connection.execute(text("ALTER TABLE away RENAME TO jobs"))
+        database.dispose()
+        jobs.cancel(claim.job_id)
 
-    assert raised_by(pulse) is JobCancelled
+        assert raised_by(hold) is JobCancelled
     pulse.end()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from promptreel.encoding.mp4 import read_metadata
+from promptreel.encoding.video import read_metadata
 from promptreel.jobs.job import Job, JobStatus
 from promptreel.jobs.store import JobStore
 from promptreel.worker.worker import Worker
@@ -54,6 +54,7 @@ def test_job_becomes_a_stored_video(running: threading.Thread, jobs: JobStore, t
     assert list((tmp_path / "scratch").iterdir()) == []
     assert job.result.facts["device"] == "cpu (float32)"
     assert all(seconds >= 0 for seconds in job.result.facts["stages"].values())
+    assert 0 < job.result.facts["busy_seconds"] <= sum(job.result.facts["stages"].values()) + 0.01
 
 
 def test_worker_is_known_with_its_rate_before_it_takes_a_job(running: threading.Thread, jobs: JobStore) -> None:
@@ -113,6 +114,29 @@ def test_cancelled_job_stops_and_the_next_one_runs(running: threading.Thread, jo
 
     assert wait_until_ended(jobs, job_id).status is JobStatus.CANCELLED
     assert wait_until_ended(jobs, next_id).status is JobStatus.SUCCEEDED
+
+
+def test_jobs_of_one_model_run_side_by_side(running: threading.Thread, jobs: JobStore) -> None:
+    """The short one ends while the long one, which came first, is still at it."""
+    long_id = submit(jobs, **ENDLESS)
+    wait_until(jobs, long_id, JobStatus.RUNNING)
+
+    assert wait_until_ended(jobs, submit(jobs)).status is JobStatus.SUCCEEDED
+    assert jobs.get(long_id).status is JobStatus.RUNNING
+    jobs.cancel(long_id)
+
+
+def test_job_that_took_a_worker_down_runs_alone(running: threading.Thread, jobs: JobStore) -> None:
+    crashed = submit(jobs, **ENDLESS)
+    wait_until(jobs, crashed, JobStatus.RUNNING)
+    jobs.free_owner("worker-1")  # as the supervisor does when the worker's process is dead
+    wait_for(lambda: jobs.get(crashed).attempt == 2)
+    waiting = submit(jobs)
+    threading.Event().wait(0.5)
+
+    assert jobs.get(waiting).status is JobStatus.QUEUED
+    jobs.cancel(crashed)
+    assert wait_until_ended(jobs, waiting).status is JobStatus.SUCCEEDED
 
 
 def test_stopped_worker_gives_its_job_back(running: threading.Thread, jobs: JobStore, stop: threading.Event) -> None:

@@ -201,18 +201,13 @@ class FieldReader:
             return default
         return word.strip().lower() in _YES
 
-    def choice(self, name: str, choices: Collection[str], *, not_yet: Collection[str], default: str) -> str:
-        """One of `choices`; `not_yet` are names that are known and cannot be used so far."""
+    def choice(self, name: str, choices: Collection[str], *, default: str) -> str:
         value = self.given(name)
         if value is None:
             return default
-        names = ", ".join(choices)
         if value in choices:
             return str(value)
-        if isinstance(value, str) and value in not_yet:
-            self.reject(name, f"The {label(name)} {value} is not available yet. Use one of: {names}.")
-        else:
-            self.reject(name, f"The selected {label(name)} is invalid. Use one of: {names}.")
+        self.reject(name, f"The selected {label(name)} is invalid. Use one of: {', '.join(choices)}.")
         return default
 
 

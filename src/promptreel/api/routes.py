@@ -15,6 +15,7 @@ from promptreel.api.parsing import FieldReader, read_fields
 from promptreel.api.services import Services, ServicesOfApp
 from promptreel.errors import JobNotFound
 from promptreel.jobs.job import Job, JobStatus
+from promptreel.media import MEDIA_TYPES
 
 Fields = Annotated[dict[str, Any], Depends(read_fields)]
 
@@ -31,8 +32,9 @@ def build_router() -> APIRouter:
     path = "/api/v4/dreambooth/fetch"
     router.add_api_route(path, fetch_by_field, methods=["POST"], openapi_extra=legacy_openapi.FETCH_BY_FIELD, tags=["video"])
     router.add_api_route(path, fetch_by_field, methods=["GET"], openapi_extra=legacy_openapi.FETCH_BY_QUERY, tags=["video"])
-    router.add_api_route("/files/{file_prefix}.mp4", send_file, methods=["GET"], response_class=FileResponse, tags=["video"])
-    router.add_api_route("/files/{file_prefix}.mp4", send_file, methods=["HEAD"], include_in_schema=False)
+    path = "/files/{file_prefix}.{output_type}"
+    router.add_api_route(path, send_file, methods=["GET"], response_class=FileResponse, tags=["video"])
+    router.add_api_route(path, send_file, methods=["HEAD"], include_in_schema=False)
     router.add_api_route("/health", health, methods=["GET"], tags=["service"])
     return router
 
@@ -58,19 +60,21 @@ def fetch_by_field(request: Request, fields: Fields, services: ServicesOfApp) ->
     return _answer(request, services, _find_job(services, request_id))
 
 
-def send_file(request: Request, file_prefix: str, services: ServicesOfApp) -> FileResponse:
+def send_file(request: Request, file_prefix: str, output_type: str, services: ServicesOfApp) -> FileResponse:
     """A finished video. Ranges are answered, so that players can seek."""
     try:
         job = services.jobs.get_by_file_prefix(file_prefix)
     except JobNotFound as error:
         raise HTTPException(404, "There is no such file.") from error
     request.state.job_id = job.id
+    if output_type != job.params.output_type:
+        raise HTTPException(404, "There is no such file.")
     if job.status is not JobStatus.SUCCEEDED or job.result is None:
         raise HTTPException(404, "There is no such file yet: fetch the job until its status is success.")
     path = services.storage.path(job.result.key)
     if path is None:
         raise HTTPException(404, "The file was deleted.")
-    return FileResponse(path, media_type="video/mp4", headers={"Cache-Control": "private, max-age=3600"})
+    return FileResponse(path, media_type=MEDIA_TYPES[output_type], headers={"Cache-Control": "private, max-age=3600"})
 
 
 def health(services: ServicesOfApp) -> JSONResponse:

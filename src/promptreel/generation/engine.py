@@ -1,22 +1,25 @@
 """The engine: VideoParams in, Clip out.
 
 It owns the denoising loop. A sampler (samplers/sampler.py) says what the network must see next, a family (families/) says how
-its networks are loaded, run and decoded; the engine brings the two together and applies guidance.
+its networks are loaded, run and decoded; the engine brings the two together and applies guidance. Several threads may generate
+at once: their forwards are shared (batching.py), and each clip has the bits that it would have alone.
 """
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from promptreel.errors import CheckpointUnusable, GenerationFailed, OutOfMemory
+from promptreel.generation.batching import Rows, Seat, StepBatcher
 from promptreel.generation.devices import Device
 from promptreel.generation.families.animatediff import LoadedCheckpoint, load_animatediff
-from promptreel.generation.samplers.sampler import Sample
-from promptreel.generation.samplers.stock import stock_samplers
+from promptreel.generation.samplers.catalogue import all_samplers
+from promptreel.generation.samplers.sampler import Sample, Start
 from promptreel.jobs.job import JobStage
 from promptreel.jobs.params import VideoParams
 from promptreel.media import Clip
@@ -26,16 +29,28 @@ OnProgress = Callable[[JobStage, float], None]
 """Told the stage and the share of it that is done (0 to 1), between any two calls; it may raise to stop the job there."""
 
 
+@dataclass(frozen=True)
+class Generated:
+    """A clip, the hash of the checkpoint that made it, and its share of the seconds that the network's forwards took."""
+
+    clip: Clip
+    model_hash: str
+    device_seconds: float
+
+
 class Engine:
-    """Generates clips on one device; keeps the checkpoint that it used last."""
+    """Generates clips on one device; keeps the checkpoint that it used last. Safe to use from several threads."""
 
     def __init__(self, models: ModelRegistry, device: Device) -> None:
         self.models = models
         self.device = device
-        self.samplers: dict[str, Sample] = stock_samplers()
+        self.samplers: dict[str, Sample] = all_samplers()
+        self.batcher = StepBatcher()
         self._loaded: LoadedCheckpoint | None = None
+        self._loading = threading.Lock()
+        self._decoding = threading.Lock()
 
-    def generate(self, params: VideoParams, on_progress: OnProgress) -> Clip:
+    def generate(self, params: VideoParams, on_progress: OnProgress) -> Generated:
         """One clip at the checkpoint's native size, or at the size asked where it has none.
 
         Raises ModelNotFound, CheckpointUnusable, OutOfMemory or GenerationFailed, and whatever `on_progress` raises.
@@ -44,56 +59,74 @@ class Engine:
         checkpoint = self.load(params.model_id)
         with _named_failures(params):
             text = self._encode_texts(checkpoint, params)
-            latents = self._denoise(checkpoint, params, text, on_progress)
+            with self.batcher.seat() as seat:
+                latents = self._denoise(checkpoint, params, text, seat, on_progress)
+        with _named_failures(params), self._decoding:  # one at a time: a VAE's activations are the largest tensors of all
             on_progress(JobStage.DECODING, 0.0)
             frames = checkpoint.decode(latents)
-        return Clip(frames.numpy(), params.fps)
+        return Generated(Clip(frames.numpy(), params.fps), checkpoint.model_hash, seat.device_seconds)
 
     def load(self, model_id: str) -> LoadedCheckpoint:
         """The checkpoint, loaded if it is not already."""
-        card = self.models.get(model_id)
-        if self._loaded is None or self._loaded.card != card:
-            self._loaded = None  # freed before the next one is loaded: two may not fit
-            self._loaded = _load(card, self.device)
-        return self._loaded
+        with self._loading:
+            card = self.models.get(model_id)
+            if self._loaded is None or self._loaded.card != card:
+                self._loaded = None  # freed before the next one is loaded: two may not fit
+                self._loaded = _load(card, self.device)
+            return self._loaded
 
     def measure(self, model_id: str) -> float:
-        """Seconds that one frame of one row takes in a call, timed on a guided call of the longest clip, after a warm-up."""
+        """Seconds that one frame of one row takes in a guided call of the longest clip, and logs how rows are batched."""
         checkpoint = self.load(model_id)
         card = checkpoint.card
         width, height = card.native_width or 256, card.native_height or 256
         latents = torch.zeros(checkpoint.latent_shape(card.max_frames, width, height)).expand(2, -1, -1, -1, -1)
         text = checkpoint.encode_text("").expand(2, -1, -1)
-        timesteps = torch.full((2,), 500)
-        checkpoint.denoise(latents, timesteps, text)
-        started = time.monotonic()
-        checkpoint.denoise(latents, timesteps, text)
-        return (time.monotonic() - started) / (2 * card.max_frames)
+        plan = self.batcher.plan(Rows(checkpoint, latents, torch.full((2,), 500.0), text, remaining=1))
+        return plan.seconds_per_row[0] / card.max_frames
 
     def _encode_texts(self, checkpoint: LoadedCheckpoint, params: VideoParams) -> Tensor:
         """Embeddings [rows, tokens, width]: the prompt's, with the negative prompt's before it when guidance is used.
 
-        One text at a time, so that neither depends on the other.
+        One text at a time, so that neither depends on the other. `clip_skip` holds for both: guidance compares them.
         """
         texts = [params.negative_prompt, params.prompt] if is_guided(params) else [params.prompt]
-        return torch.cat([checkpoint.encode_text(text) for text in texts])
+        chunks = max(map(checkpoint.count_chunks, texts))
+        return torch.cat([checkpoint.encode_text(text, params.clip_skip, chunks) for text in texts])
 
-    def _denoise(self, checkpoint: LoadedCheckpoint, params: VideoParams, text: Tensor, on_progress: OnProgress) -> Tensor:
+    def _denoise(
+        self, checkpoint: LoadedCheckpoint, params: VideoParams, text: Tensor, seat: Seat, on_progress: OnProgress
+    ) -> Tensor:
         """Clean latents [1, C, T, h, w]. All randomness comes from the seed, on the CPU, so that every device draws alike."""
-        generator = torch.Generator().manual_seed(params.seed)
-        shape = checkpoint.latent_shape(params.num_frames, *generated_size(checkpoint.card, params))
-        noise = torch.randn(shape, generator=generator)
-        sampler = self.samplers[params.scheduler](checkpoint.space, noise, params.num_inference_steps, generator)
+        space = checkpoint.space
+        sampler = self.samplers[params.scheduler](space, self._start(checkpoint, params))
         call = next(sampler)
         while True:
             on_progress(JobStage.DENOISING, call.number / call.total)
-            rows = len(text)
-            output = checkpoint.denoise(call.latents.expand(rows, -1, -1, -1, -1), call.timestep.expand(rows), text)
+            latents, timestep = space.to_network(call.latents, call.timestep)
+            rows = text if call.guided else text[-1:]
+            count = len(rows)
+            output = seat.forward(
+                Rows(
+                    checkpoint,
+                    latents.expand(count, -1, -1, -1, -1),
+                    timestep.float().expand(count),
+                    rows,
+                    remaining=call.total - call.number,
+                )
+            )
+            prediction = space.from_network(guide(output, params.guidance_scale), call.latents, call.timestep)
             try:
-                call = sampler.send(guide(output, params.guidance_scale))
+                call = sampler.send(prediction)
             except StopIteration as finished:
-                latents: Tensor = finished.value
-                return latents
+                clean: Tensor = finished.value
+                return clean
+
+    def _start(self, checkpoint: LoadedCheckpoint, params: VideoParams) -> Start:
+        generator = torch.Generator().manual_seed(params.seed)
+        shape = checkpoint.latent_shape(params.num_frames, *generated_size(checkpoint.card, params))
+        noise = torch.randn(shape, generator=generator)
+        return Start(noise, params.num_inference_steps, generator)
 
 
 def _load(card: ModelCard, device: Device) -> LoadedCheckpoint:

@@ -1,8 +1,15 @@
-"""ModelSpace: the noise table that a checkpoint was trained on, and scheduler objects that are pinned to it."""
+"""ModelSpace: the noise levels that a checkpoint was trained on, what it predicts, and scheduler objects pinned to both.
+
+To the samplers every checkpoint is variance preserving: at a timestep, latents are `signal * clean + noise * epsilon` with
+`signal**2 + noise**2 = 1`, and `sigma = noise / signal`. Flow models are brought to that form by `to_network` and
+`from_network`, which stand around their network.
+"""
 
 from __future__ import annotations
 
+import copy
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,15 +25,27 @@ _LEAST_ALPHA = 2.0**-24
 
 
 class ModelSpace:
-    """The training noise levels (`alphas_cumprod`, float64 [T]) and what the network predicts."""
+    """The training noise levels (`alphas_cumprod` and `sigmas`, float64 [T], by timestep) and what the network predicts.
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        """Reads a scheduler configuration; raises ValueError for a prediction type that is neither epsilon nor v."""
-        training = {key: config[key] for key in _TRAINING_KEYS if config.get(key) is not None}
-        self.alphas_cumprod: Tensor = diffusers.DDIMScheduler(**training).alphas_cumprod.double().clamp(min=_LEAST_ALPHA)
-        self.prediction_type: str = config.get("prediction_type") or "epsilon"
+    `distilled` says that the network was distilled to jump to clean latents in one call (Luo et al. 2023, "Latent Consistency
+    Models"). `is_flow`: the network was trained by flow matching (Lipman et al. 2023); samplers see v.
+    """
+
+    def __init__(self, config: Mapping[str, Any], *, distilled: bool = False) -> None:
+        """Reads a scheduler configuration; raises ValueError for one that no sampler can follow."""
+        self.is_flow = _is_flow(config)
+        self.distilled = distilled
+        self.alphas_cumprod: Tensor = _flow_alphas(config) if self.is_flow else _diffusion_alphas(config)
+        self.sigmas: Tensor = ((1 - self.alphas_cumprod) / self.alphas_cumprod).sqrt()
+        self.prediction_type: str = "v_prediction" if self.is_flow else config.get("prediction_type") or "epsilon"
         if self.prediction_type not in {"epsilon", "v_prediction"}:
             raise ValueError(f"prediction_type {self.prediction_type!r} is neither 'epsilon' nor 'v_prediction'")
+        self._schedulers: dict[tuple[str, str], Any] = {}
+
+    @property
+    def last_timestep(self) -> int:
+        """The noisiest."""
+        return len(self.sigmas) - 1
 
     @property
     def betas(self) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -34,17 +53,66 @@ class ModelSpace:
         steps = torch.cat([1 - alphas[:1], 1 - alphas[1:] / alphas[:-1]])
         return steps.numpy().astype(np.float32)
 
-    def epsilon_of_v(self, v: Tensor, latents: Tensor, timestep: Tensor) -> Tensor:
-        """The noise that a prediction `v` at a whole `timestep` says is in `latents` (Salimans and Ho 2022)."""
-        alpha = float(self.alphas_cumprod[int(timestep)])
-        return alpha**0.5 * v + (1 - alpha) ** 0.5 * latents
+    def sigma_at(self, timestep: Tensor | float) -> float:
+        """Noise over signal at a timestep; linear between whole ones, as in diffusers' sigma-based schedulers."""
+        return float(np.interp(float(timestep), np.arange(len(self.sigmas)), self.sigmas.numpy()))
 
-    def scheduler(self, name: str, *, timestep_spacing: str) -> Any:
-        """A diffusers scheduler with everything that matters pinned, nothing inherited by luck.
+    def timestep_at(self, sigma: float) -> Tensor:
+        """The timestep, float32 and maybe fractional, at which `sigma_at` is `sigma`; clamped to the trained ones."""
+        return torch.tensor(np.interp(sigma, self.sigmas.numpy(), np.arange(len(self.sigmas))), dtype=torch.float32)
+
+    def epsilon(self, output: Tensor, latents: Tensor, sigma: float) -> Tensor:
+        """The noise that a prediction at `sigma` says is in `latents` (v: Salimans and Ho 2022). All shapes alike."""
+        if self.prediction_type == "epsilon":
+            return output
+        signal, noise = vp_scales(sigma)
+        return signal * output + noise * latents
+
+    def clean(self, output: Tensor, latents: Tensor, sigma: float) -> Tensor:
+        """The clean latents that a prediction at `sigma` sees in `latents`. All shapes alike."""
+        signal, noise = vp_scales(sigma)
+        if self.prediction_type == "epsilon":
+            return (latents - noise * output) / signal
+        return signal * latents - noise * output
+
+    def to_network(self, latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """A call's latents and 0-dim timestep as the network was trained to see them; unchanged but for flow models.
+
+        Flow latents are `(1 - time) * clean + time * epsilon`, of the same sigma where `time = sigma / (1 + sigma)`.
+        """
+        if not self.is_flow:
+            return latents, timestep
+        time, length = self._flow_time(timestep)
+        return latents * length, torch.tensor(time * len(self.sigmas), dtype=torch.float32)
+
+    def from_network(self, output: Tensor, latents: Tensor, timestep: Tensor) -> Tensor:
+        """The network's output in the space's own prediction type; `latents` and `timestep` are the call's.
+
+        A flow network predicts `u = epsilon - clean`. With r the length of (1 - time, time) and y = r * latents what it saw,
+        `v = ((1 - 2 * time) * y + r**2 * u) / r`, which is finite at both ends.
+        """
+        if not self.is_flow:
+            return output
+        time, length = self._flow_time(timestep)
+        return (1 - 2 * time) * latents + length * output
+
+    def _flow_time(self, timestep: Tensor) -> tuple[float, float]:
+        """Flow time from 0 (clean) to 1 (noise), and the length of (1 - time, time)."""
+        sigma = self.sigma_at(timestep)
+        return sigma / (1 + sigma), math.hypot(1, sigma) / (1 + sigma)
+
+    def scheduler(self, name: str, **chosen: Any) -> Any:
+        """A new diffusers scheduler with everything that matters pinned, nothing inherited by luck.
 
         `clip_sample` is off (DDPM and DDIM default to clipping, which ruins latents); the noise table and prediction type are
-        the checkpoint's.
+        the checkpoint's. `chosen` goes before all of it.
         """
+        key = (name, repr(sorted(chosen.items())))
+        if key not in self._schedulers:
+            self._schedulers[key] = self._build_scheduler(name, chosen)
+        return copy.deepcopy(self._schedulers[key])  # to build one takes up to 0.2 s (KDPM2), to copy it next to nothing
+
+    def _build_scheduler(self, name: str, chosen: dict[str, Any]) -> Any:
         kind = getattr(diffusers, name)
         pinned = {
             "num_train_timesteps": len(self.alphas_cumprod),
@@ -53,8 +121,44 @@ class ModelSpace:
             "clip_sample": False,
             "set_alpha_to_one": False,
             "skip_prk_steps": True,
-            "timestep_spacing": timestep_spacing,
+            "lower_order_final": True,
             "steps_offset": 0,
-        }
+        } | chosen
         accepted = inspect.signature(kind.__init__).parameters
         return kind(**{key: value for key, value in pinned.items() if key in accepted})
+
+
+def vp_scales(sigma: float) -> tuple[float, float]:
+    """Signal and noise, whose squares add up to 1, of a noise level."""
+    length = math.hypot(1, sigma)
+    return 1 / length, sigma / length
+
+
+def _diffusion_alphas(config: Mapping[str, Any]) -> Tensor:
+    training = {key: config[key] for key in _TRAINING_KEYS if config.get(key) is not None}
+    betas: Tensor = diffusers.DDIMScheduler(**training).betas
+    # In float64, so that `ModelSpace.betas` gives back the very same ones.
+    return (1 - betas.double()).cumprod(0).clamp(min=_LEAST_ALPHA)
+
+
+def _is_flow(config: Mapping[str, Any]) -> bool:
+    """FlowMatchEulerDiscreteScheduler and its kin, or one of diffusers' others that was told so."""
+    by_class = str(config.get("_class_name", "")).startswith("FlowMatch")
+    return by_class or bool(config.get("use_flow_sigmas")) or config.get("prediction_type") == "flow_prediction"
+
+
+def _flow_alphas(config: Mapping[str, Any]) -> Tensor:
+    """The noise table of a flow model: as much noise over signal at each of its trained times, shifted as configured.
+
+    The last time, pure noise, is taken half a step earlier, where sigma is finite and still above all others.
+    """
+    if config.get("use_dynamic_shifting"):
+        raise ValueError("use_dynamic_shifting is not supported: the noise levels would depend on the size of the clip")
+    if config.get("invert_sigmas"):
+        raise ValueError("invert_sigmas is not supported: time must run from clean latents at 0 to noise at 1")
+    key = "shift" if "shift" in config else "flow_shift"
+    shift = float(config.get(key) or 1.0)
+    steps = int(config.get("num_train_timesteps") or 1000)
+    times = (torch.arange(1, steps + 1, dtype=torch.float64) / steps).clamp(max=1 - 0.5 / steps)
+    sigmas = shift * times / (1 - times)
+    return 1 / (1 + sigmas**2)

@@ -33,17 +33,23 @@ def first_in_line(now: datetime) -> Select[tuple[int]]:
     )
 
 
-def anything_to_take(now: datetime) -> ColumnElement[bool]:
-    """Whether a job waits, or a lease has run out."""
+def next_to_take(now: datetime, beside: str | None) -> ColumnElement[bool]:
+    """The first job in line, if it may run beside jobs of the model `beside` (None: beside no job)."""
+    first = and_(jobs.c.id == first_in_line(now).scalar_subquery(), has_status(JobStatus.QUEUED))
+    return first if beside is None else and_(first, jobs.c.model_id == beside, jobs.c.crashes == 0)
+
+
+def anything_to_take(now: datetime, *, beside: str | None) -> ColumnElement[bool]:
+    """Whether there is a job to take, or a lease has run out."""
     expired = select(jobs.c.id).where(has_status(JobStatus.RUNNING), jobs.c.lease_until <= now)
-    return or_(first_in_line(now).exists(), expired.exists())
+    return or_(select(jobs.c.id).where(next_to_take(now, beside)).exists(), expired.exists())
 
 
-def take_next(connection: Connection, owner: str, *, now: datetime, lease: timedelta) -> Row[Any] | None:
-    """queued -> running. Returns the job's new row, or None when nothing waits."""
+def take_next(connection: Connection, owner: str, *, beside: str | None, now: datetime, lease: timedelta) -> Row[Any] | None:
+    """queued -> running. Returns the job's new row, or None when there is none to take."""
     row = connection.execute(
         update(jobs)
-        .where(jobs.c.id == first_in_line(now).scalar_subquery(), has_status(JobStatus.QUEUED))
+        .where(next_to_take(now, beside))
         .values(
             status=JobStatus.RUNNING,
             attempt=jobs.c.attempt + 1,
@@ -78,10 +84,18 @@ def write_held(connection: Connection, claim: Claim, **values: Any) -> Row[Any]:
     return row
 
 
-def end(connection: Connection, claim: Claim, status: JobStatus, *, now: datetime, **values: Any) -> None:
+def end(
+    connection: Connection,
+    claim: Claim,
+    status: JobStatus,
+    *,
+    now: datetime,
+    busy_seconds: float | None = None,
+    **values: Any,
+) -> None:
     """running -> succeeded, failed or cancelled, by its worker."""
     write_held(connection, claim, status=status, finished_at=now, **NOT_CLAIMED, **values)
-    _close_attempt(connection, claim, status.value, now=now)
+    _close_attempt(connection, claim, status.value, now=now, busy_seconds=busy_seconds)
 
 
 def give_back(connection: Connection, claim: Claim, *, now: datetime) -> None:
@@ -115,8 +129,11 @@ def _after_crash(row: Row[Any], now: datetime) -> Mapping[str, Any]:
     return {**NOT_CLAIMED, **ended}
 
 
-def _close_attempt(connection: Connection, claim: Claim, outcome: str, *, now: datetime) -> None:
+def _close_attempt(
+    connection: Connection, claim: Claim, outcome: str, *, now: datetime, busy_seconds: float | None = None
+) -> None:
     this_one = and_(attempts.c.job_id == claim.job_id, attempts.c.attempt == claim.attempt)
     started_at = connection.execute(select(attempts.c.started_at).where(this_one)).scalar_one()
-    seconds = max(0.0, (now - started_at).total_seconds())  # clocks are set back at times
+    passed = max(0.0, (now - started_at).total_seconds())  # clocks are set back at times
+    seconds = passed if busy_seconds is None else busy_seconds
     connection.execute(update(attempts).where(this_one).values(ended_at=now, outcome=outcome, seconds=seconds))

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from statistics import median
 
-from promptreel.jobs.job import Job
+from promptreel.jobs.job import Job, JobStatus
 from promptreel.jobs.params import VideoParams
 
 FIRST_GUESS_SECONDS_PER_UNIT = 0.02
@@ -32,12 +32,13 @@ def seconds_per_unit(recent_rates: Sequence[float], *fallbacks: float | None) ->
 def estimate_seconds(job: Job, *, ahead: Sequence[Job], live_workers: int, rate: Callable[[str], float]) -> int:
     """Whole seconds until `job` is done: at least 1 while it is not, 0 once it is.
 
-    `ahead` is what `JobStore.queue_ahead` returned. `rate` maps a model_id to seconds per unit. Without a live worker the
-    estimate is for one: a dead worker is restarted at once.
+    `ahead` is what `JobStore.queue_ahead` returned: of a running job's worker alone, else of all workers. `rate` maps a
+    model_id to seconds per unit. Without a live worker the estimate is for one: a dead worker is restarted at once.
     """
     if job.is_final:
         return 0
-    waiting = sum(_remaining_seconds(other, rate) for other in ahead) / max(1, live_workers)
+    workers = 1 if job.status is JobStatus.RUNNING else max(1, live_workers)
+    waiting = sum(_remaining_seconds(other, rate) for other in ahead) / workers
     return max(1, math.ceil(waiting + _remaining_seconds(job, rate)))
 
 

@@ -57,7 +57,8 @@ class Job:
     """One row of the job table.
 
     `id` is public and sequential. `file_prefix` is random: it names the job's file. `attempt` counts claims, and is the fence:
-    a worker may only write with the attempt that it claimed. `progress` is a share of the calls to the model, 0 to 1.
+    a worker may only write with the attempt that it claimed. `crashes` counts the workers that died with it. `progress` is a
+    share of the calls to the model, 0 to 1.
     """
 
     id: int
@@ -69,6 +70,7 @@ class Job:
     stage: JobStage | None
     progress: float
     attempt: int
+    crashes: int
     owner: str | None
     cancel_requested: bool
     created_at: datetime

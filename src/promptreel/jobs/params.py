@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+from promptreel.media import MEDIA_TYPES
+
 SCHEDULERS = (
     "DDPMScheduler",
     "DDIMScheduler",
@@ -19,12 +21,22 @@ SCHEDULERS = (
     "DPMSolverSinglestepScheduler",
     "KDPM2AncestralDiscreteScheduler",
     "UniPCMultistepScheduler",
+    "DDIMInverseScheduler",
     "DEISMultistepScheduler",
+    "IPNDMScheduler",
+    "KarrasVeScheduler",
+    "ScoreSdeVeScheduler",
+    "LCMScheduler",
 )
 """The noise schedulers that can be asked for, by the names that diffusers gave them."""
 
 DEFAULT_SCHEDULER = "UniPCMultistepScheduler"
 MAX_SEED = 2**32 - 1
+
+OUTPUT_TYPES = tuple(MEDIA_TYPES)
+"""The kinds of file that can be asked for, which are also the endings of their names."""
+
+DEFAULT_OUTPUT_TYPE = "mp4"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +44,8 @@ class VideoParams:
     """One request for a video, in diffusers' spelling.
 
     `width` and `height` are pixels of the finished video, multiples of 8. `prompt` and `negative_prompt` are what the model
-    is given, after defaults and enhancement. `strength` only matters with an init clip.
+    is given, after defaults and enhancement. `strength` only matters with an init clip. `clip_skip` is how many of the text
+    encoder's last layers are left out. `output_type` is one of OUTPUT_TYPES.
     """
 
     model_id: str
@@ -47,6 +60,8 @@ class VideoParams:
     guidance_scale: float = 7.5
     strength: float = 0.55
     seed: int = 0
+    clip_skip: int = 0
+    output_type: str = DEFAULT_OUTPUT_TYPE
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -110,13 +110,17 @@ class JobStore:
     def queue_ahead(self, job: Job) -> builtins.list[Job]:
         """What will be served before this job: the running jobs, then the queued ones in front of it.
 
-        Empty once the job itself runs or has ended. Raises JobNotFound.
+        Once the job itself runs, the jobs of its worker that have less left; once it has ended, none. Raises JobNotFound.
         """
         place = tuple_(jobs.c.priority, jobs.c.vt, jobs.c.id)
         with read_transaction(self._engine) as connection:
             own = connection.execute(select(jobs).where(jobs.c.id == job.id)).one_or_none()
             if own is None:
                 raise _job_not_found(job.id)
+            if own.status == JobStatus.RUNNING:
+                beside = and_(has_status(JobStatus.RUNNING), jobs.c.owner == own.owner, jobs.c.id != own.id)
+                less_left = and_(beside, jobs.c.cost * (1 - jobs.c.progress) < own.cost * (1 - own.progress))
+                return [_to_job(row) for row in connection.execute(select(jobs).where(less_left).order_by(jobs.c.id))]
             if own.status != JobStatus.QUEUED:
                 return []
             running = connection.execute(select(jobs).where(has_status(JobStatus.RUNNING)).order_by(jobs.c.id)).all()
@@ -126,18 +130,21 @@ class JobStore:
 
     # What a worker does
 
-    def claim(self, owner: str) -> tuple[Claim, Job] | None:
+    def claim(self, owner: str, *, beside: str | None = None) -> tuple[Claim, Job] | None:
         """Takes the next job, or returns None. Jobs whose lease ran out go back to the queue first, in the same transaction.
+
+        `beside` is the model that the worker has jobs of already: then the next job is only taken if it is of that model too,
+        and never took a worker down with it. Nothing overtakes it: the worker comes to it when it has no job in hand.
 
         Idle workers call this many times a second, so that a look without the write lock comes first.
         """
         with read_transaction(self._engine) as connection:
-            if not connection.execute(select(claims.anything_to_take(self._now()))).scalar():
+            if not connection.execute(select(claims.anything_to_take(self._now(), beside=beside))).scalar():
                 return None
         with write_transaction(self._engine) as connection:
             now = self._now()  # read under the lock: waiting for it must not eat into the lease
             claims.take_from_workers(connection, jobs.c.lease_until <= now, now=now)
-            row = claims.take_next(connection, owner, now=now, lease=self._lease)
+            row = claims.take_next(connection, owner, beside=beside, now=now, lease=self._lease)
         if row is None:
             return None
         return Claim(row.id, row.attempt, owner), _to_job(row)
@@ -155,8 +162,12 @@ class JobStore:
         with write_transaction(self._engine) as connection:
             claims.write_held(connection, claim, stage=stage, progress=progress)
 
-    def finish(self, claim: Claim, result: Result) -> None:
-        """running -> succeeded. The file must be in storage by now. Raises JobLost: then the file is nobody's."""
+    def finish(self, claim: Claim, result: Result, *, busy_seconds: float | None = None) -> None:
+        """running -> succeeded. The file must be in storage by now. Raises JobLost: then the file is nobody's.
+
+        `busy_seconds` is what the job itself took, without its waiting for others in the same worker: estimates learn from it.
+        Left out, it is all the time since the claim.
+        """
         values = {
             "progress": 1.0,
             "result_key": result.key,
@@ -165,7 +176,7 @@ class JobStore:
             "result_facts": result.facts,
         }
         with write_transaction(self._engine) as connection:
-            claims.end(connection, claim, JobStatus.SUCCEEDED, now=self._now(), **values)
+            claims.end(connection, claim, JobStatus.SUCCEEDED, now=self._now(), busy_seconds=busy_seconds, **values)
 
     def fail(self, claim: Claim, *, code: str, message: str) -> None:
         """running -> failed. Raises JobLost."""
@@ -269,6 +280,7 @@ def _to_job(row: Row[Any]) -> Job:
         stage=None if row.stage is None else JobStage(row.stage),
         progress=row.progress,
         attempt=row.attempt,
+        crashes=row.crashes,
         owner=row.owner,
         cancel_requested=row.cancel_requested,
         created_at=row.created_at,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from promptreel.errors import CheckpointUnusable, ModelNotFound
 
@@ -17,6 +17,7 @@ CARD_NAME = "promptreel.json"
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 
 Size = Annotated[int, Field(ge=8, le=1024, multiple_of=8)]
+Phrase = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +25,9 @@ class ModelCard:
     """What the service must know of a checkpoint before it loads it.
 
     The clip is made at the native size (pixels; None: any size) and scaled to the size that was asked. `max_frames` is what
-    the motion modules carry. `words` is the vocabulary; empty: any word is fine. `reference_seconds_per_unit` was measured on
-    two CPU cores and serves the first estimate, before any job has run.
+    the motion modules carry. `trigger_words` and `quality_words` are phrases that an enhanced prompt gets (prompts.py). `words`
+    is the vocabulary; empty: any word is fine. `reference_seconds_per_unit` was measured on two CPU cores and serves the first
+    estimate, before any job has run.
     """
 
     model_id: str
@@ -38,6 +40,8 @@ class ModelCard:
     max_frames: int
     fps: int
     default_negative_prompt: str
+    trigger_words: tuple[str, ...]
+    quality_words: tuple[str, ...]
     words: frozenset[str]
     reference_seconds_per_unit: float | None
 
@@ -55,6 +59,8 @@ class _CardFile(BaseModel):
     max_frames: int = Field(ge=1, le=240)
     fps: int = Field(ge=1, le=30)
     default_negative_prompt: str = ""
+    trigger_words: tuple[Phrase, ...] = ()
+    quality_words: tuple[Phrase, ...] = ()
     words: frozenset[str] = frozenset()
     reference_seconds_per_unit: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 

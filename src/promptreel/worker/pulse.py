@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from promptreel.errors import JobCancelled, JobLost
 from promptreel.jobs.job import Claim, JobStage
@@ -22,25 +22,38 @@ class WorkerStopping(Exception):
     """Raised inside a running job when the worker was asked to stop: the job goes back to the queue."""
 
 
-@dataclass
-class _Held:
-    """The job in hand. Written by the pulse thread and the worker, each field by one of them only."""
+class Hold:
+    """A job in hand. Written by the pulse thread and by the job's own, each field by one of them only."""
 
-    claim: Claim
-    proven_at: float
-    stage: JobStage = JobStage.LOADING
-    progress: float = 0.0
-    reported: tuple[JobStage, float] | None = None
-    cancel_requested: bool = False
-    lost: bool = False
+    def __init__(self, claim: Claim, *, silence_seconds: float, stop: threading.Event) -> None:
+        self.claim = claim
+        self.proven_at = time.monotonic()
+        self.stage = JobStage.LOADING
+        self.progress = 0.0
+        self.reported: tuple[JobStage, float] | None = None
+        self.cancel_requested = False
+        self.lost = False
+        self._silence_seconds = silence_seconds
+        self._stop = stop
+
+    def on_progress(self, stage: JobStage, share: float) -> None:
+        """Notes where the job is; raises JobCancelled, JobLost or WorkerStopping when it must not go on.
+
+        Called between any two calls to the model. A worker that could not prove itself alive for two thirds of its lease so
+        stops its job by itself, before another worker may start it.
+        """
+        # The later stages count their own share from 0, but a job never goes back: its ETA would rise at the very end.
+        self.stage, self.progress = stage, max(self.progress, share)
+        if self.lost or time.monotonic() - self.proven_at > self._silence_seconds:
+            raise JobLost(f"job {self.claim.job_id} is no longer this worker's")
+        if self.cancel_requested:
+            raise JobCancelled(f"job {self.claim.job_id} was cancelled")
+        if self._stop.is_set():
+            raise WorkerStopping
 
 
 class Pulse:
-    """Beats once a second. The worker asks `check` between any two calls to the model.
-
-    A worker that could not prove itself alive for two thirds of its lease stops its job by itself, before another worker may
-    start it.
-    """
+    """Beats once a second for every job in hand."""
 
     def __init__(self, jobs: JobStore, *, lease_seconds: float, stop: threading.Event, announce: Callable[[], None]) -> None:
         self._jobs = jobs
@@ -48,7 +61,8 @@ class Pulse:
         self._beat_seconds = min(BEAT_SECONDS, lease_seconds / 6)
         self._stop = stop
         self._announce = announce
-        self._held: _Held | None = None
+        self._holds: frozenset[Hold] = frozenset()
+        self._changing = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="pulse", daemon=True)
 
@@ -59,24 +73,17 @@ class Pulse:
         self._ended.set()
         self._thread.join()
 
-    def hold(self, claim: Claim) -> None:
-        self._held = _Held(claim, time.monotonic())
-
-    def release(self) -> None:
-        self._held = None
-
-    def on_progress(self, stage: JobStage, share: float) -> None:
-        """Notes where the job is; raises JobCancelled, JobLost or WorkerStopping when it must not go on."""
-        held = self._held
-        assert held is not None
-        # The later stages count their own share from 0, but a job never goes back: its ETA would rise at the very end.
-        held.stage, held.progress = stage, max(held.progress, share)
-        if held.lost or time.monotonic() - held.proven_at > self._silence_seconds:
-            raise JobLost(f"job {held.claim.job_id} is no longer this worker's")
-        if held.cancel_requested:
-            raise JobCancelled(f"job {held.claim.job_id} was cancelled")
-        if self._stop.is_set():
-            raise WorkerStopping
+    @contextmanager
+    def hold(self, claim: Claim) -> Iterator[Hold]:
+        """Keeps the claim alive inside the block."""
+        hold = Hold(claim, silence_seconds=self._silence_seconds, stop=self._stop)
+        with self._changing:
+            self._holds |= {hold}
+        try:
+            yield hold
+        finally:
+            with self._changing:
+                self._holds -= {hold}
 
     def _run(self) -> None:
         announced = -PRESENCE_SECONDS
@@ -85,19 +92,19 @@ class Pulse:
                 if time.monotonic() - announced >= PRESENCE_SECONDS:
                     self._announce()
                     announced = time.monotonic()
-                if (held := self._held) is not None:  # read once: the worker may release it meanwhile
-                    self._beat(held)
+                for hold in self._holds:
+                    self._beat(hold)
             except Exception:  # the database may be away for a while: the thread must outlive that
                 log.exception("the worker could not reach the job table")
 
-    def _beat(self, held: _Held) -> None:
+    def _beat(self, hold: Hold) -> None:
         try:
-            held.cancel_requested = self._jobs.heartbeat(held.claim)
-            held.proven_at = time.monotonic()
-            now = (held.stage, round(held.progress, 3))
-            if now != held.reported:
-                self._jobs.report(held.claim, stage=now[0], progress=now[1])
-                held.reported = now
+            hold.cancel_requested = self._jobs.heartbeat(hold.claim)
+            hold.proven_at = time.monotonic()
+            now = (hold.stage, round(hold.progress, 3))
+            if now != hold.reported:
+                self._jobs.report(hold.claim, stage=now[0], progress=now[1])
+                hold.reported = now
         except JobLost:
             # The job may just have been finished by the worker itself: then nobody looks at this any more.
-            held.lost = True
+            hold.lost = True

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from promptreel.encoding.mp4 import encode_mp4
 from promptreel.encoding.scaling import scale_clip
+from promptreel.encoding.video import encode
 from promptreel.generation.engine import Engine, OnProgress
 from promptreel.jobs.job import Claim, Job, JobStage, Result
 from promptreel.jobs.params import VideoParams
@@ -21,24 +22,36 @@ def run_video_job(
 ) -> Result:
     """Generates, encodes and stores; the key names the attempt, so that no two attempts ever share a file."""
     clock = StageClock(on_progress)
-    path = scratch / f"{job.file_prefix}.{claim.attempt}.mp4"
+    path = scratch / f"{job.file_prefix}.{claim.attempt}.{job.params.output_type}"
     try:
-        video = make_video(job.params, path, engine=engine, on_progress=clock.on_progress)
+        made = make_video(job.params, path, engine=engine, on_progress=clock.on_progress)
         clock.on_progress(JobStage.STORING, 0.0)
-        key = f"{job.file_prefix}/{claim.attempt}.mp4"
-        storage.save(video, key)
+        key = f"{job.file_prefix}/{claim.attempt}.{job.params.output_type}"
+        storage.save(made.video, key)
     finally:
         path.unlink(missing_ok=True)
-    facts = {"stages": clock.seconds(), "device": str(engine.device)}
-    return Result(key=key, size_bytes=video.size_bytes, sha256=video.sha256, facts=facts)
+    stages = clock.seconds()
+    waiting = stages[JobStage.DENOISING] - made.device_seconds
+    busy_seconds = round(sum(stages.values()) - max(0.0, waiting), 3)
+    facts = {"stages": stages, "busy_seconds": busy_seconds, "device": str(engine.device)}
+    return Result(key=key, size_bytes=made.video.size_bytes, sha256=made.video.sha256, facts=facts)
 
 
-def make_video(params: VideoParams, path: Path, *, engine: Engine, on_progress: OnProgress) -> Video:
+@dataclass(frozen=True)
+class MadeVideo:
+    """An encoded file, and its share of the seconds that the network's forwards took."""
+
+    video: Video
+    device_seconds: float
+
+
+def make_video(params: VideoParams, path: Path, *, engine: Engine, on_progress: OnProgress) -> MadeVideo:
     """Generates a clip, scales it to the size that was asked and writes it to `path`. The command line does no other."""
-    clip = engine.generate(params, on_progress)
+    made = engine.generate(params, on_progress)
     on_progress(JobStage.ENCODING, 0.0)
-    scaled = scale_clip(clip, params.width, params.height)
-    return encode_mp4(scaled, path, metadata=provenance(params, engine.load(params.model_id).model_hash))
+    scaled = scale_clip(made.clip, params.width, params.height)
+    video = encode(scaled, path, output_type=params.output_type, metadata=provenance(params, made.model_hash))
+    return MadeVideo(video, made.device_seconds)
 
 
 def provenance(params: VideoParams, model_hash: str) -> dict[str, object]:

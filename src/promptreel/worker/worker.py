@@ -1,9 +1,10 @@
-"""The worker: claims jobs one at a time and runs them. One process for each device."""
+"""The worker: claims jobs and runs them, several at once where they can share the device. One process for each device."""
 
 from __future__ import annotations
 
 import logging
 import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from promptreel.jobs.job import Claim, Job, Result
 from promptreel.jobs.store import JobStore, WorkerRecord
 from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.storage.local import LocalStorage
-from promptreel.worker.pulse import Pulse, WorkerStopping
+from promptreel.worker.pulse import Hold, Pulse, WorkerStopping
 from promptreel.worker.video_job import run_video_job
 
 log = logging.getLogger(__name__)
@@ -22,7 +23,10 @@ POLL_SECONDS = 0.05
 
 
 class Worker:
-    """Runs until `stop` is set; a job that is running then goes back to the queue, between two calls to the model."""
+    """Runs until `stop` is set; jobs that are running then go back to the queue, between two calls to the model.
+
+    Each job runs in its own thread, from its parameters to its file; the engine shares the model's calls between them.
+    """
 
     def __init__(
         self,
@@ -33,6 +37,7 @@ class Worker:
         storage: LocalStorage,
         scratch: Path,
         lease_seconds: float,
+        jobs_at_once: int,
         stop: threading.Event,
     ) -> None:
         self.owner = owner
@@ -40,7 +45,9 @@ class Worker:
         self.engine = engine
         self.storage = storage
         self.scratch = scratch
+        self.jobs_at_once = jobs_at_once
         self.stop = stop
+        self.live: list[tuple[Job, Future[None]]] = []
         self.seconds_per_unit: float | None = None
         self.pulse = Pulse(jobs, lease_seconds=lease_seconds, stop=stop, announce=self.announce)
 
@@ -60,12 +67,26 @@ class Worker:
         log.info("worker %s is ready on %s", self.owner, self.engine.device)
 
     def main_loop(self) -> None:
-        while not self.stop.is_set():
-            taken = self.jobs.claim(self.owner)
-            if taken is None:
-                self.stop.wait(POLL_SECONDS)
-            else:
-                self.work(*taken)
+        with ThreadPoolExecutor(self.jobs_at_once, thread_name_prefix="job") as threads:
+            while not self.stop.is_set():
+                self.live = [(job, future) for job, future in self.live if not future.done()]
+                taken = self._take_next()
+                if taken is None:
+                    self.stop.wait(POLL_SECONDS)
+                else:
+                    self.live.append((taken[1], threads.submit(self.work, *taken)))
+
+    def _take_next(self) -> tuple[Claim, Job] | None:
+        """A job that can run beside those that are live, if there is one.
+
+        A job that took a worker down with it before runs alone from then on, so that it cannot do so to others again.
+        """
+        if not self.live:
+            return self.jobs.claim(self.owner)
+        job = self.live[0][0]
+        if len(self.live) == self.jobs_at_once or job.crashes:
+            return None
+        return self.jobs.claim(self.owner, beside=job.params.model_id)
 
     def shutdown(self) -> None:
         self.pulse.end()
@@ -83,15 +104,16 @@ class Worker:
     def work(self, claim: Claim, job: Job) -> None:
         """Runs one job to its end, whatever that is; no error of a job ends the worker."""
         log.info("job %d started, attempt %d", job.id, claim.attempt)
-        self.pulse.hold(claim)
         try:
-            self._run(claim, job)
+            with self.pulse.hold(claim) as hold:
+                self._run(hold, job)
         except JobLost as lost:
             log.warning("job %d: %s", job.id, lost)
-        finally:
-            self.pulse.release()
+        except Exception:  # its lease runs out, and another worker takes it
+            log.exception("job %d: the job table could not be told how it ended", job.id)
 
-    def _run(self, claim: Claim, job: Job) -> None:
+    def _run(self, hold: Hold, job: Job) -> None:
+        claim = hold.claim
         try:
             result = run_video_job(
                 job,
@@ -99,7 +121,7 @@ class Worker:
                 engine=self.engine,
                 storage=self.storage,
                 scratch=self.scratch,
-                on_progress=self.pulse.on_progress,
+                on_progress=hold.on_progress,
             )
         except JobCancelled:
             self.jobs.acknowledge_cancel(claim)
@@ -123,7 +145,7 @@ class Worker:
     def _publish(self, claim: Claim, job: Job, result: Result) -> None:
         """Makes the result visible; when another attempt has taken over, this one's file is removed again."""
         try:
-            self.jobs.finish(claim, result)
+            self.jobs.finish(claim, result, busy_seconds=result.facts["busy_seconds"])
         except JobLost:
             self.storage.delete(result.key)
             raise

@@ -11,7 +11,15 @@ from typing import Any
 from promptreel.api.parsing import FieldReader, Limits, is_url
 from promptreel.errors import ModelNotFound
 from promptreel.jobs.job import Job, JobStatus, NewJob
-from promptreel.jobs.params import DEFAULT_SCHEDULER, MAX_SEED, SCHEDULERS, VideoParams
+from promptreel.jobs.params import (
+    DEFAULT_OUTPUT_TYPE,
+    DEFAULT_SCHEDULER,
+    MAX_SEED,
+    OUTPUT_TYPES,
+    SCHEDULERS,
+    VideoParams,
+)
+from promptreel.models.prompts import enhance_prompt, find_unknown_words
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistry
 
 MAX_TEXT = 2000
@@ -24,16 +32,15 @@ SECONDS = Limits(1, 30)
 FPS = Limits(1, 30)
 FRAMES = Limits(1, 240)
 SAMPLES = Limits(1, 4)
+# The text encoder of Stable Diffusion 1.5 has twelve layers; a model with fewer says so when the job runs.
+CLIP_SKIP = Limits(0, 12)
 
-SCHEDULERS_NOT_YET = ("DDIMInverseScheduler", "IPNDMScheduler", "KarrasVeScheduler", "ScoreSdeVeScheduler", "LCMScheduler")
-FIELDS_NOT_YET = ("init_image", "init_video", "lora_model", "clip_skip")
+FIELDS_NOT_YET = ("init_image", "init_video", "lora_model")
 SWITCHES_NOT_YET = ("safety_checker", "multi_lingual")
 
 TIP = "for faster speed, keep resolution upto 512x512"
 WAIT = "Try to fetch request after given estimated time"
 NO_WEBHOOKS = "Webhooks are not delivered yet: leave webhook out and poll fetch_result."
-
-_WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 
 
 def read_text2video(fields: Mapping[str, Any], models: ModelRegistry) -> NewJob:
@@ -47,7 +54,7 @@ def read_text2video(fields: Mapping[str, Any], models: ModelRegistry) -> NewJob:
     negative_prompt = reader.text("negative_prompt", maximum=MAX_TEXT)
     seconds = reader.whole("seconds", SECONDS, default=None)
     num_frames = reader.whole("num_frames", FRAMES, default=None)
-    enhance_prompt = reader.yes_no("enhance_prompt", default=True)
+    enhance = reader.yes_no("enhance_prompt", default=True)
     track_id = reader.scalar("track_id", maximum=MAX_TEXT)
     _refuse_webhook(reader)
     left_out = _read_unavailable(reader)
@@ -57,18 +64,19 @@ def read_text2video(fields: Mapping[str, Any], models: ModelRegistry) -> NewJob:
 
     request = {
         "dialect": "legacy",
-        "enhance_prompt": "yes" if enhance_prompt else "no",
+        "enhance_prompt": "yes" if enhance else "no",
         "tip": _advise(draft.prompt, card, left_out),
         "native_size": [card.native_width, card.native_height] if card.native_width else None,
     }
     if negative_prompt is None:
         negative_prompt = card.default_negative_prompt
-    params = replace(draft, num_frames=num_frames, negative_prompt=negative_prompt)
+    prompt = enhance_prompt(draft.prompt, card) if enhance else draft.prompt
+    params = replace(draft, prompt=prompt, num_frames=num_frames, negative_prompt=negative_prompt)
     return NewJob(params=params, request=request, track_id=track_id)
 
 
 def _read_params(reader: FieldReader) -> VideoParams:
-    """All params but those that the model has a say in: its length and its negative prompt."""
+    """All params but those that the model has a say in: its length and its prompts. The prompt is the user's own."""
     width = reader.whole("width", SIZE, default=512)
     height = reader.whole("height", SIZE, default=512)
     seed = reader.whole("seed", SEED, default=None)
@@ -78,11 +86,13 @@ def _read_params(reader: FieldReader) -> VideoParams:
         width=width - width % 8,
         height=height - height % 8,
         fps=reader.whole("fps", FPS, default=8),
-        scheduler=reader.choice("scheduler", SCHEDULERS, not_yet=SCHEDULERS_NOT_YET, default=DEFAULT_SCHEDULER),
+        scheduler=reader.choice("scheduler", SCHEDULERS, default=DEFAULT_SCHEDULER),
         num_inference_steps=reader.whole("num_inference_steps", STEPS, default=20),
         guidance_scale=reader.number("guidance_scale", GUIDANCE, default=7.5),
         strength=reader.number("strength", STRENGTH, default=0.55),
         seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
+        clip_skip=reader.whole("clip_skip", CLIP_SKIP, default=0),
+        output_type=reader.choice("output_type", OUTPUT_TYPES, default=DEFAULT_OUTPUT_TYPE),
     )
 
 
@@ -97,7 +107,6 @@ def _read_unavailable(reader: FieldReader) -> list[str]:
     for name in FIELDS_NOT_YET:
         if reader.given(name) is not None:
             reader.reject(name, f"The {name.replace('_', ' ')} is not available yet: leave it out.")
-    reader.choice("output_type", ("mp4",), not_yet=("gif", "webm"), default="mp4")
     reader.yes_no("temp", default=False)
     left_out = [name for name in SWITCHES_NOT_YET if reader.yes_no(name, default=False)]
     return [*left_out, "samples"] if reader.whole("samples", SAMPLES, default=1) > 1 else left_out
@@ -134,8 +143,8 @@ def _fit_length(reader: FieldReader, card: ModelCard, *, num_frames: int | None,
 def _advise(prompt: str, card: ModelCard, left_out: list[str]) -> str:
     """The documented tip, unless there is something better to say."""
     advice = []
-    unknown = [word for word in dict.fromkeys(_WORD.findall(prompt.lower())) if word not in card.words]
-    if card.words and unknown:
+    unknown = find_unknown_words(prompt, card.words)
+    if unknown:
         advice.append(
             f'the model "{card.model_id}" does not know: {_name_some(unknown)}; '
             f"it knows {len(card.words)} words, of things such as {', '.join(_pick_examples(card.words))}"
@@ -208,11 +217,11 @@ def _to_failure(job: Job, why: str) -> dict[str, Any]:
 
 
 def _file_url(job: Job, base_url: str) -> str:
-    return f"{base_url}/files/{job.file_prefix}.mp4"
+    return f"{base_url}/files/{job.file_prefix}.{job.params.output_type}"
 
 
 def _to_meta(job: Job) -> dict[str, Any]:
-    """What was done, in the documented words, with `fps`, `enhance_prompt` and the native size added."""
+    """What was done, in the documented words, with `fps`, `clip_skip`, `enhance_prompt` and the native size added."""
     params = job.params
     seconds = params.num_frames / params.fps
     meta = {
@@ -234,6 +243,7 @@ def _to_meta(job: Job) -> dict[str, Any]:
         "file_prefix": job.file_prefix,
         "num_frames": params.num_frames,
         "fps": params.fps,
+        "clip_skip": params.clip_skip,
         "enhance_prompt": job.request.get("enhance_prompt", "no"),
     }
     native = job.request.get("native_size")

@@ -6,7 +6,7 @@ from typing import Any
 
 from promptreel.api.dialects import legacy
 from promptreel.api.parsing import Limits
-from promptreel.jobs.params import DEFAULT_SCHEDULER, SCHEDULERS
+from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, OUTPUT_TYPES, SCHEDULERS
 from promptreel.models.registry import DEFAULT_MODEL_ID
 
 DOCUMENTED_EXAMPLE = {
@@ -61,7 +61,7 @@ TEXT2VIDEO_FIELDS: dict[str, dict[str, Any]] = {
     "height": _number(legacy.SIZE, "Pixels, rounded down to a multiple of 8.", default=512),
     "scheduler": _field(_TEXT, "The noise scheduler.", enum=[*SCHEDULERS, None], default=DEFAULT_SCHEDULER),
     "num_inference_steps": _number(legacy.STEPS, "Denoising steps: more are slower and finer.", default=20),
-    "enhance_prompt": _switch("Echoed in meta; the prompt is not enhanced yet.", default="yes"),
+    "enhance_prompt": _switch("Adds the model's own phrases to the prompt; meta shows the result.", default="yes"),
     "guidance_scale": _number(legacy.GUIDANCE, "How closely the video follows the prompt.", default=7.5, kind="number"),
     "strength": _number(legacy.STRENGTH, "Only matters with an init image or clip.", default=0.55, kind="number"),
     "seed": _number(legacy.SEED, "The same seed gives the same video. null: one is drawn; meta tells which.", default=None),
@@ -70,7 +70,8 @@ TEXT2VIDEO_FIELDS: dict[str, dict[str, Any]] = {
     "seconds": _number(legacy.SECONDS, "Length, up to what the model carries.", default=5),
     "fps": _number(legacy.FPS, "Frames a second.", default=8),
     "num_frames": _number(legacy.FRAMES, "Length in frames; goes before seconds. null: seconds x fps.", default=None),
-    "output_type": _field(_TEXT, "The kind of file.", enum=["mp4", None], default="mp4"),
+    "clip_skip": _number(legacy.CLIP_SKIP, "Last layers of the text encoder that are left out.", default=0),
+    "output_type": _field(_TEXT, "The kind of file.", enum=[*OUTPUT_TYPES, None], default=DEFAULT_OUTPUT_TYPE),
     "samples": _number(legacy.SAMPLES, "One video is made, however many are asked for.", default=1),
     "safety_checker": _switch("There is none yet: yes is left out, and tip says so.", default="no"),
     "multi_lingual": _switch("Prompts are not translated yet: yes is left out, and tip says so.", default="no"),

@@ -6,7 +6,6 @@ A checkpoint is a directory in diffusers' layout: unet, text_encoder, tokenizer,
 from __future__ import annotations
 
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from promptreel.errors import CheckpointUnusable
 from promptreel.generation.devices import Device
 from promptreel.generation.model_space import ModelSpace
+from promptreel.generation.prompts import PromptEncoder
 from promptreel.models.registry import ModelCard
 from promptreel.models.safety import check_checkpoint_dir, model_hash
-
-log = logging.getLogger(__name__)
 
 # A VAE's activations are the largest tensors of all: frames are decoded a few at a time.
 _PIXELS_AT_ONCE = {"cpu": 40 * 96 * 96, "cuda": 16 * 512 * 512}
@@ -38,19 +36,21 @@ class LoadedCheckpoint:
     device: Device
     space: ModelSpace
     unet: UNetMotionModel
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
+    prompts: PromptEncoder
     vae: Any
 
     @torch.inference_mode()
-    def encode_text(self, text: str) -> Tensor:
-        """Embeddings [1, tokens, width] of one text; a longer one than the text encoder's window is cut, with a log line."""
-        window = self.tokenizer.model_max_length
-        tokens = self.tokenizer(text, padding="max_length", max_length=window, truncation=True, return_tensors="pt")
-        if len(self.tokenizer(text).input_ids) > window:
-            log.warning("prompt cut to the %d tokens that model %s reads", window, self.card.model_id)
-        embeddings: Tensor = self.text_encoder(tokens.input_ids.to(self.device.name))[0]
-        return embeddings
+    def encode_text(self, text: str, clip_skip: int = 0, chunks: int = 1) -> Tensor:
+        """Embeddings [1, tokens, width] of one text, on the device; a long text takes several windows of tokens, one behind
+        the other. `chunks` is their least number: what runs in one forward must be equally long.
+
+        Raises GenerationFailed when the text encoder has fewer layers than `clip_skip` leaves out.
+        """
+        return self.prompts.encode(text, clip_skip=clip_skip, chunks=chunks)
+
+    def count_chunks(self, text: str) -> int:
+        """How many of the text encoder's windows the text takes."""
+        return self.prompts.count_chunks(text)
 
     def latent_shape(self, num_frames: int, width: int, height: int) -> tuple[int, int, int, int, int]:
         """Shape [1, C, T, h, w] of the latents of a clip of `width` x `height` pixels."""
@@ -97,14 +97,14 @@ def _load(card: ModelCard, device: Device) -> LoadedCheckpoint:
     options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
     config = json.loads((card.path / "scheduler" / "scheduler_config.json").read_text())
     vae_class = getattr(diffusers, _class_name(card.path / "vae"))
+    unet = _ready(_load_unet(card.path, device, options), device)
     return LoadedCheckpoint(
         card=card,
         model_hash=model_hash(card.path),
         device=device,
-        space=ModelSpace(config),
-        unet=_ready(_load_unet(card.path, device, options), device),
-        text_encoder=_ready(CLIPTextModel.from_pretrained(card.path / "text_encoder", dtype=device.dtype, **options), device),
-        tokenizer=CLIPTokenizer.from_pretrained(card.path / "tokenizer", local_files_only=True),
+        space=ModelSpace(config, distilled=unet.config.time_cond_proj_dim is not None),
+        unet=unet,
+        prompts=_load_prompts(card.path, device, options),
         vae=_ready(vae_class.from_pretrained(card.path / "vae", torch_dtype=device.dtype, **options), device),
     )
 
@@ -115,6 +115,12 @@ def _load_unet(path: Path, device: Device, options: dict[str, Any]) -> UNetMotio
     unet = UNet2DConditionModel.from_pretrained(path / "unet", torch_dtype=device.dtype, **options)
     adapter = MotionAdapter.from_pretrained(path / "motion_adapter", torch_dtype=device.dtype, **options)
     return UNetMotionModel.from_unet2d(unet, adapter)
+
+
+def _load_prompts(path: Path, device: Device, options: dict[str, Any]) -> PromptEncoder:
+    tokenizer = CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
+    text_encoder = CLIPTextModel.from_pretrained(path / "text_encoder", dtype=device.dtype, **options)
+    return PromptEncoder(tokenizer, _ready(text_encoder, device))
 
 
 def _ready(network: Any, device: Device) -> Any:

@@ -1,0 +1,38 @@
+"""RGB frames -> YUV 4:2:0 in BT.709, which both H.264 and AV1 are given here, and the tags that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import av
+from av.video.codeccontext import VideoCodecContext
+from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+
+from promptreel.media import Clip
+
+PIXEL_FORMAT = "yuv420p"
+BT709 = 1  # the number of BT.709 in the codecs' tables of matrices, primaries and transfer curves
+LIMITED_RANGE = 1  # luma from 16 to 235
+CONVERSION = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+
+
+def tag_colors(codec: VideoCodecContext) -> None:
+    """Players guess the matrix of a file that does not say it, and some guess wrong."""
+    codec.colorspace = codec.color_primaries = codec.color_trc = BT709
+    codec.color_range = LIMITED_RANGE
+
+
+def convert_frames(clip: Clip) -> Iterator[av.VideoFrame]:
+    """The frames in YUV 4:2:0, one tick of the stream's clock (1 / fps) after another."""
+    reformatter = VideoReformatter()
+    for index, pixels in enumerate(clip.frames):
+        frame = reformatter.reformat(
+            av.VideoFrame.from_ndarray(pixels, format="rgb24"),
+            format=PIXEL_FORMAT,
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=CONVERSION,
+            threads=1,
+        )
+        frame.pts = index
+        yield frame

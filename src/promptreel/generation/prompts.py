@@ -1,0 +1,100 @@
+"""What a network reads of a prompt: the embeddings of CLIP's text encoder (Radford et al. 2021), for a text of any length.
+
+The encoder reads a window of tokens, 77 in Stable Diffusion, of which the first and the last mark start and end. A longer
+text is cut into chunks. Each is encoded as if it were alone, and the embeddings are put one behind the other: to the
+network's cross attention they are a longer list to look things up in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from promptreel.errors import GenerationFailed
+
+CACHED_CHUNKS = 64
+"""Embeddings of chunks that are kept, 15 MB for Stable Diffusion in float32."""
+
+_WORD_END = "</w>"
+_COMMA = "," + _WORD_END
+
+
+class PromptEncoder:
+    """A checkpoint's tokenizer and text encoder. The chunks that were encoded last are remembered."""
+
+    def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
+        self.tokenizer = tokenizer
+        self.text_encoder = text_encoder
+        self.window: int = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
+        # Bound to the encoder and not to self: a cycle would keep the weights in memory after the checkpoint is let go.
+        self._embed_chunk = lru_cache(CACHED_CHUNKS)(partial(_embed_chunk, text_encoder))
+
+    def count_chunks(self, text: str) -> int:
+        """How many windows the text fills, at least 1."""
+        return len(self._split(text))
+
+    def encode(self, text: str, *, clip_skip: int, chunks: int) -> Tensor:
+        """Embeddings [1, chunks x window, width] on the encoder's device, in its dtype; no two calls share a tensor.
+
+        `clip_skip` leaves that many of the encoder's last layers out. `chunks` is the least number of chunks: a shorter text
+        is filled up with empty ones, so that it comes out as long as another. Texts and chunks are encoded one at a time, so
+        that none depends on another. Raises GenerationFailed if the encoder has fewer layers than are to be left out.
+        """
+        layers = self.text_encoder.config.num_hidden_layers
+        if clip_skip > layers:
+            raise GenerationFailed(f"the model's text encoder has {layers} layers: ask for a clip_skip of {layers} at most")
+        parts = self._split(text)
+        parts += [()] * (chunks - len(parts))
+        return torch.cat([self._embed_chunk(self._frame(part), clip_skip) for part in parts], dim=1)
+
+    def _split(self, text: str) -> list[tuple[int, ...]]:
+        """The text's tokens by chunk, without the marks."""
+        ids = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        ends = find_chunk_ends(self.tokenizer.convert_ids_to_tokens(ids), self.window - 2)
+        return [tuple(ids[start:end]) for start, end in pairwise([0, *ends])]
+
+    def _frame(self, part: tuple[int, ...]) -> tuple[int, ...]:
+        """A whole window: the start, the chunk's tokens, the end, and padding."""
+        padding = (self.tokenizer.pad_token_id,) * (self.window - 2 - len(part))
+        return (self.tokenizer.bos_token_id, *part, self.tokenizer.eos_token_id, *padding)
+
+
+def find_chunk_ends(tokens: Sequence[str], room: int) -> list[int]:
+    """Where each chunk ends, so that none has more than `room` tokens; the last number is that of all tokens.
+
+    `tokens` are as CLIP's vocabulary spells them, a word's last one with </w>. What is said later moves no earlier end.
+    """
+    ends, start = [], 0
+    while len(tokens) - start > room:
+        start += _choose_length(tokens[start : start + room])
+        ends.append(start)
+    return [*ends, len(tokens)]
+
+
+def _choose_length(full: Sequence[str]) -> int:
+    """How much of a full chunk to take: up to the last comma in its last quarter, else the last word's end there, else all."""
+    latest = range(len(full), len(full) - len(full) // 4, -1)
+    for border in (_COMMA, _WORD_END):
+        for length in latest:
+            if full[length - 1].endswith(border):
+                return length
+    return len(full)
+
+
+def _embed_chunk(text_encoder: CLIPTextModel, window: tuple[int, ...], clip_skip: int) -> Tensor:
+    """Embeddings [1, window, width] of one window of tokens.
+
+    A skip takes the hidden state from before the last layers, and the final norm after it, as diffusers does.
+    """
+    tokens = torch.tensor([window], device=text_encoder.device)
+    if clip_skip == 0:
+        embeddings: Tensor = text_encoder(tokens).last_hidden_state
+        return embeddings
+    states = text_encoder(tokens, output_hidden_states=True).hidden_states
+    normed: Tensor = text_encoder.final_layer_norm(states[-1 - clip_skip])
+    return normed

@@ -1,0 +1,79 @@
+"""How many rows of one shape may share a forward: measured, because it differs between devices and shapes.
+
+A forward over more rows may compute each row with other kernels, and so with other bits: a linear layer over two rows is not
+always the first two rows of one over eight. A seed must give the same bytes alone or in company, so only those row counts
+are used that agree to the bit; and of these only such as take less time a row than fewer rows would.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ROW_COUNTS = (2, 4, 8)
+WORTH = 0.9
+"""More rows are used when they take at most this share of the time a row."""
+
+Forward = Callable[[list[int]], Tensor]
+"""Runs the network over the numbered rows of a fixed set of ROW_COUNTS[-1]; the outputs in their order."""
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """`row_counts` a forward may have, ascending. `single_agrees`: one row by itself has the bits it has among others."""
+
+    row_counts: tuple[int, ...] = (2,)
+    single_agrees: bool = False
+    seconds_per_row: tuple[float, ...] = ()
+
+    @property
+    def most(self) -> int:
+        return self.row_counts[-1]
+
+    def row_count_for(self, rows: int) -> int:
+        """The least allowed number of rows that holds `rows`."""
+        return 1 if rows == 1 else next(count for count in self.row_counts if count >= rows)
+
+    def __str__(self) -> str:
+        timed = zip(self.row_counts, self.seconds_per_row, strict=False)
+        measured = ", ".join(f"{count} rows: {seconds * 1000:.0f} ms a row" for count, seconds in timed)
+        single = "agrees" if self.single_agrees else "differs"
+        return f"up to {self.most} rows a forward ({measured}); a row by itself {single} in its bits"
+
+
+def measure_row_plan(forward: Forward, *, worth: float = WORTH) -> RowPlan:
+    """Tries the row counts from few to many, until one has other bits, does not pay, or does not fit into memory."""
+    pair = list(range(ROW_COUNTS[0]))
+    expected = forward(pair)
+    single_agrees = torch.equal(forward(pair[:1]), expected[:1])
+    counts, seconds = [ROW_COUNTS[0]], [_time_a_row(forward, pair)]
+    for count in ROW_COUNTS[1:]:
+        try:
+            if not _agrees(forward, count, expected):
+                break
+            taken = _time_a_row(forward, list(range(count)))
+        except torch.OutOfMemoryError:
+            break
+        if taken > worth * seconds[-1]:
+            break
+        counts.append(count)
+        seconds.append(taken)
+    return RowPlan(tuple(counts), single_agrees, tuple(seconds))
+
+
+def _agrees(forward: Forward, count: int, expected: Tensor) -> bool:
+    """Whether a pair of rows has the same bits among `count`, in the first places and in the last."""
+    rows = list(range(count))
+    moved = [*rows[len(expected) :], *rows[: len(expected)]]
+    return torch.equal(forward(rows)[: len(expected)], expected) and torch.equal(forward(moved)[-len(expected) :], expected)
+
+
+def _time_a_row(forward: Forward, rows: list[int]) -> float:
+    """Seconds a row, of a call whose row count has run before."""
+    started = time.monotonic()
+    forward(rows)
+    return (time.monotonic() - started) / len(rows)

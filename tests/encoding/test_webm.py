@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from promptreel.encoding.video import encode
+from promptreel.errors import EncodingFailed
+from promptreel.media import Clip, Video
+from tests.encoding.clips import make_flat, make_scene, play
+
+CUES = b"\x1c\x53\xbb\x6b"  # Matroska's ids of the index and of the first group of pictures
+CLUSTER = b"\x1f\x43\xb6\x75"
+
+
+def encode_webm(clip: Clip, path: Path) -> Video:
+    return encode(clip, path, output_type="webm", metadata={})
+
+
+@pytest.mark.parametrize(("num_frames", "fps"), [(1, 8), (2, 30), (7, 3), (40, 8), (5, 1), (50, 24), (240, 30)])
+def test_fps_is_stated_exactly(tmp_path: Path, num_frames: int, fps: int) -> None:
+    encode_webm(make_scene(num_frames, fps=fps), tmp_path / "a.webm")
+
+    assert play(tmp_path / "a.webm").stated_fps == fps
+
+
+def test_stream_is_av1_in_limited_range_bt709_and_says_so(tmp_path: Path) -> None:
+    encode_webm(make_flat((255, 0, 0)), tmp_path / "a.webm")
+
+    with av.open(str(tmp_path / "a.webm")) as container:
+        assert "webm" in container.format.name
+        stream = container.streams.video[0]
+        frame = next(container.decode(video=0))
+        codec = stream.codec_context
+        assert (codec.codec.canonical_name, codec.pix_fmt) == ("av1", "yuv420p")
+        assert (codec.colorspace, codec.color_primaries, codec.color_trc, codec.color_range) == (1, 1, 1, 1)
+        # Red is Y 63 in limited BT.709; BT.601 would give Y 81.
+        assert round(float(np.split(frame.to_ndarray(), [64])[0].mean())) == 63
+
+
+def test_index_stands_before_the_pictures(tmp_path: Path) -> None:
+    encode_webm(make_scene(), tmp_path / "a.webm")
+
+    data = (tmp_path / "a.webm").read_bytes()
+    assert data.rindex(CUES) < data.index(CLUSTER)  # the last: a table of contents may name it before
+
+
+@pytest.mark.parametrize(("width", "height"), [(65, 64), (64, 65), (33, 17), (4, 4)])
+def test_odd_and_small_sizes_come_back_as_they_are(tmp_path: Path, width: int, height: int) -> None:
+    encode_webm(make_flat((200, 120, 40), width=width, height=height), tmp_path / "a.webm")
+
+    frames = play(tmp_path / "a.webm").frames
+    assert frames.shape == (3, height, width, 3)
+    assert np.abs(frames.astype(int) - (200, 120, 40)).max() <= 3
+
+
+def test_size_that_av1_does_not_have_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(EncodingFailed, match="4 pixels a side at least, not 64x3"):
+        encode_webm(make_flat((0, 0, 0), width=64, height=3), tmp_path / "a.webm")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,231 @@
+"""Requests that share the network: each gets what it would get alone, and short ones do not wait behind long ones."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from promptreel.errors import GenerationFailed, JobCancelled
+from promptreel.generation.batching import StepBatcher
+from promptreel.generation.devices import Device
+from promptreel.generation.engine import Engine, Generated, OnProgress
+from promptreel.generation.row_plan import Forward, RowPlan, measure_row_plan
+from promptreel.jobs.job import JobStage
+from promptreel.jobs.params import VideoParams
+from promptreel.models.registry import ModelRegistry
+from tests.generation.checkpoints import MAX_FRAMES
+from tests.generation.conftest import CPU
+from tests.generation.test_animatediff import PARAMS, go_on
+
+BF16 = Device("cpu", torch.bfloat16)
+ALL_THAT_AGREE: Callable[[Forward], RowPlan] = partial(measure_row_plan, worth=float("inf"))
+MIXED = (
+    replace(PARAMS, seed=1, num_inference_steps=7),
+    replace(PARAMS, seed=2, scheduler="HeunDiscreteScheduler", guidance_scale=3.0),
+    replace(PARAMS, seed=3, prompt="a dog", scheduler="DDPMScheduler", num_inference_steps=9),
+    replace(PARAMS, seed=4, guidance_scale=1.0, num_inference_steps=12),
+    replace(PARAMS, seed=5, num_frames=4),
+    replace(PARAMS, seed=6, scheduler="KDPM2AncestralDiscreteScheduler", negative_prompt="blue"),
+    replace(PARAMS, seed=7, guidance_scale=1.0, scheduler="EulerAncestralDiscreteScheduler"),
+)
+
+
+def new_engine(models: ModelRegistry, device: Device, plan_rows: Callable[[Forward], RowPlan]) -> Engine:
+    engine = Engine(models, device)
+    engine.batcher = StepBatcher(plan_rows)
+    return engine
+
+
+def rows_of_forwards(engine: Engine) -> list[int]:
+    """Filled with the number of rows of each call to the network, as the network itself sees them."""
+    rows: list[int] = []
+    engine.load("tiny").unet.register_forward_pre_hook(lambda _unet, args: rows.append(len(args[0])))
+    return rows
+
+
+def generate_together(engine: Engine, requests: Sequence[tuple[VideoParams, OnProgress]]) -> list[Future[Generated]]:
+    """Each in its own thread, all at once; returns when all have ended."""
+    with ThreadPoolExecutor(len(requests)) as threads:
+        return [threads.submit(engine.generate, params, on_progress) for params, on_progress in requests]
+
+
+def join_after(event: threading.Event) -> OnProgress:
+    """Waits with the first step until the event is set."""
+
+    def on_progress(stage: JobStage, _share: float) -> None:
+        if stage is JobStage.LOADING:
+            assert event.wait(60)
+
+    return on_progress
+
+
+@pytest.mark.parametrize("device", [CPU, BF16], ids=str)
+@pytest.mark.parametrize("company", [1, 4, 7])
+def test_a_clip_has_the_same_bytes_alone_and_in_company(models: ModelRegistry, device: Device, company: int) -> None:
+    alone = new_engine(models, device, ALL_THAT_AGREE).generate(PARAMS, go_on).clip.frames
+    engine = new_engine(models, device, ALL_THAT_AGREE)
+    started = threading.Event()
+
+    def tell_start(stage: JobStage, share: float) -> None:
+        if stage is JobStage.DENOISING and share > 0:
+            started.set()  # the second half joins when this one has made a step
+
+    late = join_after(started)
+    others = [(params, go_on if number % 2 else late) for number, params in enumerate(MIXED[:company])]
+    first, *rest = generate_together(engine, [(PARAMS, tell_start), *others])
+
+    assert np.array_equal(first.result().clip.frames, alone)
+    for (params, _), made in zip(others, rest, strict=True):
+        by_itself = new_engine(models, device, ALL_THAT_AGREE).generate(params, go_on)
+        assert np.array_equal(made.result().clip.frames, by_itself.clip.frames), params
+
+
+def test_a_cancelled_and_a_failing_request_leave_the_others_alone(models: ModelRegistry) -> None:
+    alone = Engine(models, BF16).generate(PARAMS, go_on).clip.frames
+    engine = new_engine(models, BF16, ALL_THAT_AGREE)
+
+    def cancel_in_the_middle(stage: JobStage, share: float) -> None:
+        if stage is JobStage.DENOISING and share > 0.4:
+            raise JobCancelled("enough")
+
+    requests = [
+        (PARAMS, go_on),
+        (replace(PARAMS, seed=2), cancel_in_the_middle),
+        (replace(PARAMS, num_frames=MAX_FRAMES + 1), go_on),
+        (replace(PARAMS, seed=3), go_on),
+    ]
+    first, cancelled, failing, last = generate_together(engine, requests)
+
+    assert np.array_equal(first.result().clip.frames, alone)
+    assert isinstance(cancelled.exception(), JobCancelled)
+    assert isinstance(failing.exception(), GenerationFailed)
+    assert last.exception() is None
+
+
+def test_only_the_request_fails_that_breaks_a_shared_forward(models: ModelRegistry) -> None:
+    engine = new_engine(models, CPU, lambda _forward: RowPlan((2, 4, 8), single_agrees=True))
+
+    def refuse(_unet: object, args: tuple[Tensor, ...]) -> None:
+        if (args[0].abs() > 1e6).any():
+            raise RuntimeError("not this one")
+
+    engine.load("tiny").unet.register_forward_pre_hook(refuse)
+    engine.samplers["DDPMScheduler"] = lambda space, start: engine.samplers["DDIMScheduler"](
+        space, replace(start, noise=start.noise * 1e9)
+    )
+    good, bad, fine = generate_together(
+        engine, [(PARAMS, go_on), (replace(PARAMS, scheduler="DDPMScheduler"), go_on), (replace(PARAMS, seed=2), go_on)]
+    )
+
+    assert isinstance(bad.exception(), GenerationFailed)
+    assert good.exception() is None
+    assert fine.exception() is None
+
+
+def test_requests_share_forwards_up_to_the_planned_number_of_rows(models: ModelRegistry) -> None:
+    engine = new_engine(models, CPU, lambda _forward: RowPlan((2, 4), single_agrees=True))
+    rows = rows_of_forwards(engine)
+    steps = PARAMS.num_inference_steps
+
+    generate_together(engine, [(replace(PARAMS, seed=seed), go_on) for seed in range(4)])
+
+    assert max(rows) == 4
+    assert sum(rows) == 4 * 2 * steps  # four requests fill their forwards: no row is padding
+    assert len(rows) < 4 * steps
+
+
+def test_short_request_passes_a_long_one(models: ModelRegistry) -> None:
+    engine = new_engine(models, CPU, lambda _forward: RowPlan())
+    under_way, calls = threading.Event(), []
+
+    def long_one(stage: JobStage, share: float) -> None:
+        if stage is JobStage.DENOISING:
+            calls.append(share)
+            if len(calls) == 5:
+                under_way.set()
+
+    def short_one(stage: JobStage, share: float) -> None:
+        if stage is JobStage.LOADING:
+            assert under_way.wait(60)
+        if stage is JobStage.DECODING:
+            calls.append("short one done")
+
+    long = replace(PARAMS, num_inference_steps=50)
+    generate_together(engine, [(long, long_one), (replace(PARAMS, num_inference_steps=4), short_one)])
+
+    assert calls.index("short one done") < 15
+    assert len(calls) == 51
+
+
+def test_short_requests_hold_a_long_one_up_no_longer_than_its_own_length(models: ModelRegistry) -> None:
+    engine = new_engine(models, CPU, lambda _forward: RowPlan())
+    ended: list[str] = []
+    done = threading.Event()
+
+    def long_one() -> None:
+        engine.generate(replace(PARAMS, num_inference_steps=12), go_on)
+        ended.append("long")
+        done.set()
+
+    def short_ones() -> None:
+        while not done.is_set() and len(ended) < 200:
+            engine.generate(replace(PARAMS, num_inference_steps=1), go_on)
+            ended.append("short")
+
+    threads = [threading.Thread(target=target) for target in (long_one, short_ones, short_ones)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert ended.index("long") < 100
+
+
+def test_plan_stops_where_bits_differ() -> None:
+    rows = torch.randn(8, 4)
+
+    def differs_from_four_on(chosen: list[int]) -> Tensor:
+        return rows[chosen] + (1e-7 if len(chosen) >= 4 else 0)
+
+    plan = measure_row_plan(differs_from_four_on, worth=float("inf"))
+
+    assert plan.row_counts == (2,)
+    assert plan.single_agrees
+
+
+def test_plan_notices_rows_that_depend_on_their_place() -> None:
+    rows = torch.randn(8, 4)
+
+    def depends_on_place(chosen: list[int]) -> Tensor:
+        return rows[chosen] + torch.tensor([0.0] * 2 + [1e-3] * (len(chosen) - 2))[: len(chosen), None]
+
+    assert measure_row_plan(depends_on_place, worth=float("inf")).row_counts == (2,)
+
+
+def test_plan_notices_a_single_row_with_other_bits() -> None:
+    rows = torch.randn(8, 4)
+    plan = measure_row_plan(lambda chosen: rows[chosen] * (1 if len(chosen) > 1 else 1.001), worth=float("inf"))
+
+    assert not plan.single_agrees
+    assert plan.row_counts == (2, 4, 8)
+    assert [plan.row_count_for(rows) for rows in (1, 2, 3, 5, 8)] == [1, 2, 4, 8, 8]
+
+
+def test_plan_stops_where_memory_ends_and_where_more_rows_do_not_pay() -> None:
+    rows = torch.randn(8, 4)
+
+    def out_of_memory_at_eight(chosen: list[int]) -> Tensor:
+        if len(chosen) == 8:
+            raise torch.OutOfMemoryError
+        return rows[chosen]
+
+    assert measure_row_plan(out_of_memory_at_eight, worth=float("inf")).row_counts == (2, 4)
+    assert measure_row_plan(lambda chosen: rows[chosen], worth=0.0).row_counts == (2,)

@@ -1,0 +1,75 @@
+"""Flow models: every sampler on a tiny Wan transformer, through the bridge of ModelSpace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+from torch import Tensor
+
+from promptreel.generation.model_space import ModelSpace
+from promptreel.generation.samplers.sampler import Call
+from promptreel.jobs.params import SCHEDULERS
+from tests.generation.targets import SPACES, STOCHASTIC, TINY, Predict, sample, unit_noise
+
+Velocity = Callable[[Tensor, Tensor], Tensor]
+
+
+@pytest.fixture(scope="module")
+def velocity() -> Velocity:
+    """A transformer of Wan's anatomy with small random weights: what it predicts at latents and a timestep up to 1000."""
+    torch.manual_seed(0)
+    transformer = WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=4,
+        out_channels=4,
+        text_dim=16,
+        freq_dim=32,
+        ffn_dim=32,
+        num_layers=1,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_max_seq_len=32,
+    ).eval()
+    text = torch.randn(1, 8, 16)
+
+    @torch.inference_mode()
+    def predict(latents: Tensor, timestep: Tensor) -> Tensor:
+        output: Tensor = transformer(latents, timestep.reshape(1), text, return_dict=False)[0]
+        return output
+
+    return predict
+
+
+@pytest.fixture(scope="module")
+def fine_solution(velocity: Velocity) -> Tensor:
+    """diffusers' own sampler for such models, in 400 steps."""
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(400)
+    latents = unit_noise(TINY)
+    for timestep in scheduler.timesteps:
+        latents = scheduler.step(velocity(latents, timestep), timestep, latents).prev_sample
+    return latents
+
+
+def through_the_bridge(space: ModelSpace, velocity: Velocity) -> Predict:
+    def predict(call: Call) -> Tensor:
+        output = velocity(*space.to_network(call.latents, call.timestep))
+        return space.from_network(output, call.latents, call.timestep)
+
+    return predict
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_flow_model_is_sampled_through_the_bridge(name: str, velocity: Velocity, fine_solution: Tensor) -> None:
+    space = ModelSpace(SPACES["flow"])
+    latents, _ = sample(name, space, 50, through_the_bridge(space, velocity), noise=unit_noise(TINY))
+
+    assert torch.isfinite(latents).all()
+    # Noise goes a long way here: the transformer moves it by more than half of its size, and chance by more than all of it.
+    distance = float((latents - fine_solution).norm() / fine_solution.norm())
+    assert distance > 0.5 if name in STOCHASTIC else distance < 0.02
