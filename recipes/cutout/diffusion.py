@@ -26,6 +26,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 UNCONDITIONAL_SHARE = 0.1
 GAMMA = 5.0
 MOVING_WEIGHT = 20.0
+NOISY_SHARE = 0.3
 MOVING_DIMENSIONS = 5  # [B, C, T, h, w]
 
 SCHEDULER_CONFIG = {
@@ -69,10 +70,10 @@ class Noising:
 
     @staticmethod
     def draw_timesteps(count: int, device: torch.device) -> Tensor:
-        """Half of them anywhere, half among the noisiest, where motions are decided: int64 [count]."""
+        """Most of them anywhere, the others among the noisiest, where motions are decided: int64 [count]."""
         anywhere = torch.randint(0, 1000, (count,), device=device)
         noisy = torch.randint(600, 1000, (count,), device=device)
-        return torch.where(torch.rand(count, device=device) < 0.5, anywhere, noisy)
+        return torch.where(torch.rand(count, device=device) < NOISY_SHARE, noisy, anywhere)
 
     def _shaped(self, timesteps: Tensor, like: Tensor) -> Tensor:
         return self.alphas[timesteps].reshape(-1, *[1] * (like.ndim - 1))
