@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import av
-from av.container import OutputContainer
-from av.video.stream import VideoStream
 
-from promptreel.encoding.yuv import PIXEL_FORMAT, convert_frames, tag_colors
+from promptreel.encoding.yuv import write_stream
 from promptreel.errors import EncodingFailed
 from promptreel.media import Clip
 
@@ -28,15 +26,4 @@ def write_mp4(clip: Clip, path: Path, comment: str) -> None:
     options = {"movflags": "+faststart", "movie_timescale": str(1000 * clip.fps)}
     with av.open(str(path), "w", format="mp4", options=options) as container:
         container.metadata["comment"] = comment
-        stream = _add_stream(container, clip)
-        for frame in convert_frames(clip):
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-
-
-def _add_stream(container: OutputContainer, clip: Clip) -> VideoStream:
-    stream = container.add_stream("libx264", rate=clip.fps, options=dict(ENCODER_OPTIONS))
-    stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, PIXEL_FORMAT
-    stream.codec_context.thread_count = ENCODER_THREADS
-    tag_colors(stream.codec_context)
-    return stream
+        write_stream(container, clip, "libx264", ENCODER_OPTIONS, threads=ENCODER_THREADS)

@@ -6,10 +6,8 @@ import os
 from pathlib import Path
 
 import av
-from av.container import OutputContainer
-from av.video.stream import VideoStream
 
-from promptreel.encoding.yuv import PIXEL_FORMAT, convert_frames, tag_colors
+from promptreel.encoding.yuv import write_stream
 from promptreel.errors import EncodingFailed
 from promptreel.media import Clip
 
@@ -32,14 +30,4 @@ def write_webm(clip: Clip, path: Path, comment: str) -> None:
     options = {"fflags": "+bitexact", "cues_to_front": "1"}
     with av.open(str(path), "w", format="webm", options=options) as container:
         container.metadata["comment"] = comment
-        stream = _add_stream(container, clip)
-        for frame in convert_frames(clip):
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
-
-
-def _add_stream(container: OutputContainer, clip: Clip) -> VideoStream:
-    stream = container.add_stream("libsvtav1", rate=clip.fps, options=dict(ENCODER_OPTIONS))
-    stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, PIXEL_FORMAT
-    tag_colors(stream.codec_context)
-    return stream
+        write_stream(container, clip, "libsvtav1", ENCODER_OPTIONS)

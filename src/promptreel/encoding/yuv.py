@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Literal
 
 import av
+from av.container import OutputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
 from promptreel.media import Clip
 
+Codec = Literal["libx264", "libsvtav1"]
 PIXEL_FORMAT = "yuv420p"
 BT709 = 1  # the number of BT.709 in the codecs' tables of matrices, primaries and transfer curves
 LIMITED_RANGE = 1  # luma from 16 to 235
 CONVERSION = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+
+
+def write_stream(
+    container: OutputContainer, clip: Clip, codec: Codec, options: Mapping[str, str], *, threads: int | None = None
+) -> None:
+    """Encodes all frames into a new stream of the container; `threads` of None leaves their number to the codec's options."""
+    stream = container.add_stream(codec, rate=clip.fps, options=dict(options))
+    stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, PIXEL_FORMAT
+    if threads is not None:
+        stream.codec_context.thread_count = threads
+    tag_colors(stream.codec_context)
+    for frame in convert_frames(clip):
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode())
 
 
 def tag_colors(codec: VideoCodecContext) -> None:
