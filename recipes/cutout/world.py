@@ -109,7 +109,7 @@ def pick_actor(rng: random.Random, held_out: bool = False) -> Actor:
         size=rng.uniform(0.24, 0.31),
         speed=rng.uniform(0.85, 1.15),
         phase=rng.random(),
-        facing_right=motion == "right" or (motion != "left" and rng.random() < 0.5),
+        facing_right=motion != "left",
     )
 
 
@@ -158,11 +158,11 @@ def _pose(actor: Actor, index: int, num_frames: int) -> tuple[float, float, floa
         case "spinning":
             angle = 2 * math.pi * cycle
         case "growing":
-            size *= 1 + 0.02 * actor.speed * middle
+            size *= 1 + 0.024 * actor.speed * middle
         case "shrinking":
-            size *= 1 - 0.02 * actor.speed * middle
+            size *= 1 - 0.024 * actor.speed * middle
         case "shaking":
-            x += 0.06 * math.sin(2 * math.pi * index / 4 + actor.phase)
+            x += 0.06 * math.sin(index + actor.phase)
         case "still":
             stride = actor.phase + 0.12 * math.sin(2 * math.pi * index / 16)
     return x, y, size, angle, stride
@@ -171,10 +171,10 @@ def _pose(actor: Actor, index: int, num_frames: int) -> tuple[float, float, floa
 # What lies above and below the horizon.
 _GROUND: dict[str, tuple[Colour, Colour]] = {
     "grass": ((152, 208, 250), (98, 184, 84)),
-    "night": ((18, 20, 62), (34, 50, 58)),
+    "night": ((34, 38, 98), (58, 74, 88)),
     "sea": ((172, 218, 250), (28, 104, 172)),
     "desert": ((252, 218, 164), (226, 182, 104)),
-    "snow": ((186, 204, 226), (242, 246, 250)),
+    "snow": ((164, 186, 216), (206, 220, 236)),
     "city": ((198, 206, 214), (92, 94, 102)),
     "room": ((238, 206, 190), (164, 112, 74)),
     "plain": ((152, 152, 152), (152, 152, 152)),
