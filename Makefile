@@ -37,5 +37,6 @@ fix: .venv/installed ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/installed ## measure the main job: seconds by stage, the api's memory and start-up
+bench: .venv/installed ## measure the main job, and requests that share the model
 	$(BIN)/python -m bench.main_job
+	$(BIN)/python -m bench.sharing

@@ -4,6 +4,7 @@
     python -m recipes.cutout package --folder train/cutout
     python -m recipes.cutout train --folder train/cutout --stage probe --minutes 20
     python -m recipes.cutout evaluate --folder train/cutout --clips 300
+    python -m recipes.cutout schedulers --folder train/cutout --clips 30
 
 Each can be stopped at any time and goes on where it was when it is called again. They run on a CPU or a CUDA device alike.
 """
@@ -23,6 +24,7 @@ from recipes.cutout.motion import train_motion
 from recipes.cutout.package import package, unpack
 from recipes.cutout.picture import train_picture
 from recipes.cutout.probes import train_probe
+from recipes.cutout.schedulers import compare_schedulers
 from recipes.cutout.vae import train_vae
 
 # How a time budget is shared between the stages of the model.
@@ -54,7 +56,10 @@ def _parser() -> argparse.ArgumentParser:
     measure = commands.add_parser("evaluate", help="measure the packaged model and write its card")
     measure.add_argument("--clips", type=int, default=300)
     measure.set_defaults(run=_evaluate)
-    for command in (train, pack, back, measure):
+    compare = commands.add_parser("schedulers", help="measure each of the 18 schedulers and write docs/schedulers.md")
+    compare.add_argument("--clips", type=int, default=30, help="of each scheduler (default: 30)")
+    compare.set_defaults(run=lambda options: print(compare_schedulers(options.folder, clips=options.clips)))
+    for command in (train, pack, back, measure, compare):
         command.add_argument("--folder", type=Path, help="where weights, data and progress are kept (default: train/cutout)")
     return parser
 

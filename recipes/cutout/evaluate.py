@@ -72,7 +72,7 @@ def evaluate(folder: Path, *, clips: int, scheduler: str = DEFAULT_SCHEDULER, st
     drawn, through_vae = check_probe(probe, engine)
     print(f"probe on drawn clips: {_row(drawn)}\nprobe on drawn clips through the VAE: {_row(through_vae)}", flush=True)
     asked = questions(clips)
-    answers = _answer_all(asked, engine, probe, folder / "evaluate" / scheduler, steps)
+    answers = answer_all(asked, engine, probe, folder / "evaluate" / scheduler, steps)
     return Report(
         clips=clips,
         scheduler=scheduler,
@@ -119,7 +119,7 @@ def measure_psnr(engine: Engine) -> float:
     return psnr(frames, back)
 
 
-def _answer_all(asked: Sequence[Question], engine: Engine, probe: Probe, folder: Path, steps: int) -> dict[int, dict[str, str]]:
+def answer_all(asked: Sequence[Question], engine: Engine, probe: Probe, folder: Path, steps: int) -> dict[int, dict[str, str]]:
     """Generates each question's clip and asks the probe; answers and small pictures are saved one by one."""
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{engine.load('cutout').model_hash[:12]}.jsonl"

@@ -1,0 +1,85 @@
+"""Measures the packaged model with each of the 18 schedulers: the same prompts, the same seeds, and the same questions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from promptreel.generation.devices import pick_device
+from promptreel.generation.engine import Engine
+from promptreel.jobs.params import SCHEDULERS
+from promptreel.models.registry import ModelRegistry
+from recipes.cutout.evaluate import answer_all, questions, shares
+from recipes.cutout.package import BUILT_IN
+from recipes.cutout.probes import LABELS, load_probe
+
+STEPS = 20
+PAGE = Path(__file__).parents[2] / "docs" / "schedulers.md"
+SHEET = PAGE.with_suffix(".png")
+NAME_WIDTH = 200
+CLIPS_A_ROW = 3
+
+TEXT = """# The schedulers on the built-in model
+
+Each of the 18 made the same {clips} clips of 16 frames, with the same prompts and seeds, in {steps} steps at guidance 7.5. The
+figures are shares of clips in which a probe (recipes/cutout/probes.py) sees what the prompt asks for. With {clips} clips, one
+clip is {one:.1%}: small differences mean nothing. Written by `python -m recipes.cutout schedulers`.
+
+{table}
+
+{below}
+
+![The first {clips_a_row} clips of each, four frames of each clip](schedulers.png)
+"""
+
+
+def compare_schedulers(folder: Path, *, clips: int) -> str:
+    """Generates and judges what is not yet in `folder`, writes docs/schedulers.md and its picture, and returns the table."""
+    probe = load_probe(folder)
+    engine = Engine(ModelRegistry(built_in=BUILT_IN.parent, models_dir=folder / "no-other-models"), pick_device())
+    asked = questions(clips)
+    measured = {}
+    for scheduler in SCHEDULERS:
+        answers = answer_all(asked, engine, probe, folder / "evaluate" / scheduler, STEPS)
+        measured[scheduler] = shares([(question, answers[question.number]) for question in asked])
+        print(scheduler, measured[scheduler], flush=True)
+    PAGE.write_text(
+        TEXT.format(
+            clips=clips, steps=STEPS, one=1 / clips, table=table(measured), below=below(measured), clips_a_row=CLIPS_A_ROW
+        )
+    )
+    sheet(folder / "evaluate", SHEET)
+    return table(measured)
+
+
+def table(measured: Mapping[str, Mapping[str, float]]) -> str:
+    """The shares of each scheduler as a Markdown table."""
+    lines = [f"| scheduler | {' | '.join(LABELS)} |", "|---|" + "---|" * len(LABELS)]
+    lines += [f"| {name} | " + " | ".join(f"{row[label]:.0%}" for label in LABELS) + " |" for name, row in measured.items()]
+    return "\n".join(lines)
+
+
+def below(measured: Mapping[str, Mapping[str, float]], *, bound: float = 0.8) -> str:
+    """A sentence on the schedulers that have less than `bound` of the best one's share anywhere."""
+    best = {label: max(row[label] for row in measured.values()) for label in LABELS}
+    found = [
+        f"{name} ({label} {row[label]:.0%})"
+        for name, row in measured.items()
+        for label in LABELS
+        if row[label] < bound * best[label]
+    ]
+    return f"Under {bound:.0%} of the best: {', '.join(found)}." if found else f"None is under {bound:.0%} of the best."
+
+
+def sheet(folder: Path, target: Path) -> None:
+    """One row for each scheduler: its name, and four frames each of its first clips."""
+    rows = []
+    for scheduler in SCHEDULERS:
+        pictures = [np.asarray(Image.open(folder / scheduler / f"{number:04}.png")) for number in range(CLIPS_A_ROW)]
+        name = Image.new("RGB", (NAME_WIDTH, pictures[0].shape[0]), "white")
+        ImageDraw.Draw(name).text((8, name.height // 2 - 6), scheduler.removesuffix("Scheduler"), fill="black")
+        rows.append(np.concatenate([np.asarray(name), *pictures], 1))
+    Image.fromarray(np.concatenate(rows, 0)).save(target, optimize=True)
