@@ -1,0 +1,62 @@
+"""A request's file has the same bytes alone and in any company: over HTTP, from requests that come while others run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from promptreel.jobs.job import JobStatus
+from tests.flows.service import SHORT, Service
+from tests.waiting import wait_for
+
+FIRST = SHORT | {"num_inference_steps": 24}
+MIXED: tuple[dict[str, Any], ...] = (
+    SHORT | {"seed": 1, "num_inference_steps": 9, "negative_prompt": "snow"},
+    SHORT | {"seed": 2, "num_inference_steps": 6, "scheduler": "HeunDiscreteScheduler", "guidance_scale": 3},
+    SHORT | {"seed": 3, "num_inference_steps": 12, "scheduler": "DDPMScheduler", "prompt": "a blue rocket rising at night"},
+    SHORT | {"seed": 4, "num_inference_steps": 12, "guidance_scale": 1},
+    SHORT | {"seed": 5, "num_frames": 6},
+    SHORT | {"seed": 6, "num_inference_steps": 8, "scheduler": "EulerAncestralDiscreteScheduler", "guidance_scale": 1},
+    SHORT | {"seed": 7, "scheduler": "KDPM2AncestralDiscreteScheduler", "width": 128, "output_type": "gif"},
+)
+# The built-in model's text encoder has three layers.
+FAILING = SHORT | {"clip_skip": 12}
+
+
+@pytest.fixture(scope="module")
+def alone(service: Service) -> list[bytes]:
+    """The files of FIRST and of MIXED, each made with nothing else running."""
+    return [service.download(service.make(**request)) for request in (FIRST, *MIXED)]
+
+
+@pytest.mark.parametrize("company", [1, 4, 7])
+def test_bytes_are_the_same_alone_and_in_company(service: Service, alone: list[bytes], company: int) -> None:
+    first = service.ask(**FIRST)
+    service.wait_until_running(first)
+    others = []
+    for request in MIXED[:company]:
+        others.append(service.ask(**request))
+        # The next one joins at a later step.
+        wait_for(lambda answer=others[-1]: service.job(answer).progress > 0 or service.job(answer).is_final, every=0.02)
+
+    made = [service.finish(answer) for answer in (first, *others)]
+
+    assert [ended["status"] for ended in made] == ["success"] * (company + 1)
+    assert [service.download(ended) for ended in made] == alone[: company + 1]
+
+
+def test_cancelled_and_failing_requests_leave_the_others_bytes_alone(service: Service, alone: list[bytes]) -> None:
+    first = service.ask(**FIRST)
+    cancelled = service.ask(**FIRST | {"seed": 8, "num_inference_steps": 50})
+    service.wait_until_running(cancelled)
+    failing, other = service.ask(**FAILING), service.ask(**MIXED[0])
+    failed = service.finish(failing)
+    service.jobs.cancel(cancelled["id"])
+
+    assert (failed["status"], failed["output"]) == ("failed", [])
+    assert "clip_skip" in failed["message"]
+    assert service.download(service.finish(first)) == alone[0]
+    assert service.download(service.finish(other)) == alone[1]
+    assert service.finish(cancelled)["status"] == "failed"
+    assert service.job(cancelled).status is JobStatus.CANCELLED
