@@ -61,7 +61,7 @@ class Pages(BaseHTTPRequestHandler):
 
     def do_drip(self) -> None:
         """Headers, a byte at a time: no single wait is long."""
-        for byte in b"HTTP/1.1 200 OK\r\nX: " + b"x" * 10_000:
+        for byte in b"HTTP/1.1 200 OK\r\nX: " + b"x" * 400:
             self.wfile.write(bytes([byte]))
             if self.server.over.wait(0.02):
                 return
