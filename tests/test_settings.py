@@ -51,6 +51,9 @@ def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch,
         "TRUSTED_PROXIES": "10.0.0.0/8, 127.0.0.1,::1",
         "LEGACY_REAL_STATUS_CODES": "yes",
         "LOG_LEVEL": "debug",
+        "FETCH_ALLOW_HOSTS": "Media.internal., my_store",
+        "FETCH_ALLOW_NETWORKS": "10.0.0.0/8",
+        "FETCH_ALLOW_PORTS": "9000, 8443",
         "THREADS": "",
     }
     for name, value in values.items():
@@ -64,6 +67,9 @@ def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch,
     assert settings.trusted_proxies == (ip_network("10.0.0.0/8"), ip_network("127.0.0.1/32"), ip_network("::1/128"))
     assert settings.legacy_real_status_codes is True
     assert settings.log_level == "debug"
+    assert settings.fetch_allow_hosts == ("media.internal", "my_store")
+    assert settings.fetch_allow_networks == (ip_network("10.0.0.0/8"),)
+    assert settings.fetch_allow_ports == (9000, 8443)
     assert settings.threads_per_worker == max(1, (os.cpu_count() or 1) // 64)
 
 
@@ -75,7 +81,15 @@ def test_command_line_goes_before_the_environment(monkeypatch: pytest.MonkeyPatc
 
 
 def test_every_bad_value_is_listed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"PORT": "70000", "WORKERS": "no", "PUBLIC_URL": "example.com", "TRUSTED_PROXIES": "10.0.0.1/8"}.items():
+    bad = {
+        "PORT": "70000",
+        "WORKERS": "no",
+        "PUBLIC_URL": "example.com",
+        "TRUSTED_PROXIES": "10.0.0.1/8",
+        "FETCH_ALLOW_HOSTS": "a.test, http://b.test",
+        "FETCH_ALLOW_PORTS": "0",
+    }
+    for name, value in bad.items():
         monkeypatch.setenv(PREFIX + name, value)
     monkeypatch.setenv("PROMPTREEL_PROT", "1")
 
@@ -88,7 +102,7 @@ def test_every_bad_value_is_listed_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     assert "  PROMPTREEL_PUBLIC_URL=example.com: give a whole address, such as https://video.example.com" in lines
     assert "  PROMPTREEL_PROT: there is no such setting; do you mean PROMPTREEL_PORT?" in lines
     named = {line.strip().split("=")[0].split(":")[0] for line in lines[1:]}
-    assert named == {PREFIX + name for name in ("PORT", "WORKERS", "PUBLIC_URL", "TRUSTED_PROXIES", "LOG_LEVEL", "PROT")}
+    assert named == {PREFIX + name for name in (*bad, "LOG_LEVEL", "PROT")}
 
 
 def test_variable_that_is_no_setting_stops_the_start_alone(monkeypatch: pytest.MonkeyPatch) -> None:

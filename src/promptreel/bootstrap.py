@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from promptreel.api.app import create_app
 from promptreel.api.services import Services
 from promptreel.errors import BadConfiguration
+from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.database import migrate, open_database
 from promptreel.jobs.store import JobStore
 from promptreel.models.registry import ModelRegistry
@@ -50,6 +51,14 @@ def build_models(settings: Settings) -> ModelRegistry:
 
 def build_storage(settings: Settings) -> LocalStorage:
     return LocalStorage(settings.data_dir / "results")
+
+
+def build_fetcher(settings: Settings) -> SafeFetcher:
+    return SafeFetcher(
+        allow_hosts=settings.fetch_allow_hosts,
+        allow_networks=settings.fetch_allow_networks,
+        allow_ports=settings.fetch_allow_ports,
+    )
 
 
 def build_app(settings: Settings) -> FastAPI:

@@ -4,6 +4,7 @@
     ├── InvalidParams         invalid_params        the caller can fix it; `fields` says where
     ├── ModelNotFound         model_not_found
     ├── JobNotFound           job_not_found
+    ├── UrlUnusable           url_unusable          a URL that the caller gave; the message says why
     ├── BadConfiguration      bad_configuration     this machine or its settings; start-up refuses
     └── JobFailed             what a job can die of; its code and message are kept on the job
         ├── CheckpointUnusable    checkpoint_unusable
@@ -53,6 +54,12 @@ class JobNotFound(PromptreelError):
     """No job with this id, or it belongs to somebody else: the two are told apart by nobody."""
 
     code = "job_not_found"
+
+
+class UrlUnusable(PromptreelError):
+    """A URL that a request names may not be fetched, or could not be."""
+
+    code = "url_unusable"
 
 
 class BadConfiguration(PromptreelError):

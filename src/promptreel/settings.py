@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from promptreel.errors import BadConfiguration
@@ -22,6 +23,16 @@ def _split_list(value: object) -> object:
 
 
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split_list)]
+
+
+def _read_host(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", value):
+        raise ValueError("give names alone, separated by commas, such as media.internal; addresses go to the networks")
+    return value.lower().removesuffix(".")
+
+
+Hosts = Annotated[tuple[Annotated[str, AfterValidator(_read_host)], ...], NoDecode, BeforeValidator(_split_list)]
+Ports = Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], NoDecode, BeforeValidator(_split_list)]
 
 
 class Settings(BaseSettings):
@@ -81,6 +92,18 @@ class Settings(BaseSettings):
         ge=1,
         le=1024,
         description="Threads that each worker computes with. Left out: all cores, shared between the workers.",
+    )
+
+    fetch_allow_hosts: Hosts = Field(
+        default=(),
+        description="Names of hosts, separated by commas, that URLs in requests may lead to though they are not public.",
+    )
+    fetch_allow_networks: Networks = Field(
+        default=(),
+        description="Addresses or networks, separated by commas, that URLs in requests may lead to though they are not public.",
+    )
+    fetch_allow_ports: Ports = Field(
+        default=(), description="Ports, separated by commas, that URLs in requests may have besides 80 and 443."
     )
 
     @field_validator("data_dir")

@@ -16,6 +16,7 @@ from promptreel.errors import (
     JobNotFound,
     ModelNotFound,
     PromptreelError,
+    UrlUnusable,
 )
 
 MALFORMED_TIP = (
@@ -30,6 +31,7 @@ STATUSES: dict[type[PromptreelError], int] = {
     BodyTooLarge: 413,
     ModelNotFound: 404,
     JobNotFound: 404,
+    UrlUnusable: 400,
     JobFailed: 500,
     BadConfiguration: 500,
 }

@@ -1,0 +1,82 @@
+"""Connections that go to checked addresses only, and end with the time that a fetch may take."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import httpcore2
+from httpcore2 import NetworkBackend, NetworkStream
+
+
+class Deadline:
+    """The moment at which a fetch must be over, `seconds` from now."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def left(self, at_most: float | None = None) -> float:
+        """Seconds that the next wait may take. Raises httpcore2.ReadTimeout when there are none."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise httpcore2.ReadTimeout("the deadline is over")
+        return left if at_most is None else min(left, at_most)
+
+
+class PinnedBackend(NetworkBackend):
+    """Connects to the first of `addresses` that answers, whatever the host is called: its name is not resolved again.
+
+    httpcore still has the name from the URL, so that SNI, certificate and Host header are the name's.
+    """
+
+    def __init__(self, addresses: Sequence[str], deadline: Deadline, network: NetworkBackend) -> None:
+        self._addresses = addresses
+        self._deadline = deadline
+        self._network = network
+
+    def connect_tcp(
+        self,
+        host: str,  # noqa: ARG002 - the addresses stand for it
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> NetworkStream:
+        failures: list[httpcore2.ConnectError | httpcore2.ConnectTimeout] = []
+        for address in self._addresses:
+            left = self._deadline.left(timeout)
+            try:
+                stream = self._network.connect_tcp(address, port, left, local_address, socket_options)
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+                failures.append(error)
+            else:
+                return _TimedStream(stream, self._deadline)
+        raise failures[-1]
+
+
+class _TimedStream(NetworkStream):
+    """A stream none of whose waits outlasts the deadline, so that a host that sends byte by byte gains nothing."""
+
+    def __init__(self, stream: NetworkStream, deadline: Deadline) -> None:
+        self._stream = stream
+        self._deadline = deadline
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._stream.read(max_bytes, self._deadline.left(timeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, self._deadline.left(timeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> NetworkStream:
+        left = self._deadline.left(timeout)
+        return _TimedStream(self._stream.start_tls(ssl_context, server_hostname, left), self._deadline)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)

@@ -1,0 +1,185 @@
+"""The client for URLs that requests name. They are foreign input: each may try to reach what only this machine can reach."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from ipaddress import ip_address
+
+import httpcore2
+
+from promptreel.errors import UrlUnusable
+from promptreel.fetching.addresses import Network, Resolve, refused_addresses, resolve
+from promptreel.fetching.connections import Deadline, PinnedBackend
+from promptreel.fetching.urls import DEFAULT_PORTS, Target, follow_redirect, read_url
+
+MAX_REDIRECTS = 3
+REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+TIMEOUTS = {"connect": 5.0, "read": 10.0, "write": 10.0}  # seconds, for each wait
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What a URL held: its bytes, and its media type in lower case, without parameters."""
+
+    content: bytes
+    media_type: str
+
+
+class SafeFetcher:
+    """Fetches URLs of the public internet, and those of the hosts, networks and ports that are allowed besides.
+
+    `seconds` is how long one fetch may take in all, redirects and names included. At most `at_once` run at a time: each
+    holds a thread of its caller's, of which the api has 40, and slow hosts must not take them all.
+    `resolve` gives the addresses of a name, `network` opens the connections, `ssl_context` says who is trusted.
+    """
+
+    def __init__(
+        self,
+        *,
+        allow_hosts: Collection[str] = (),
+        allow_networks: Sequence[Network] = (),
+        allow_ports: Collection[int] = (),
+        seconds: float = 20.0,
+        at_once: int = 16,
+        resolve: Resolve = resolve,
+        network: httpcore2.NetworkBackend | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._hosts = frozenset(host.lower() for host in allow_hosts)
+        self._networks = tuple(allow_networks)
+        self._ports = frozenset({*DEFAULT_PORTS.values(), *allow_ports})
+        self._seconds = seconds
+        self._places = threading.BoundedSemaphore(at_once)
+        self._resolve = resolve
+        self._resolvers = ThreadPoolExecutor(at_once, thread_name_prefix="resolve")
+        self._network = network or httpcore2.SyncBackend()
+        self._given_ssl_context = ssl_context
+
+    def get(self, url: str, *, max_bytes: int, accept: Collection[str]) -> Fetched:
+        """What the URL holds, at most `max_bytes` of one of the media types `accept`.
+
+        It blocks: call it from a thread, not from an event loop. Raises UrlUnusable, whose message is for whoever sent
+        the URL: it names no address behind a name, and of the answer only the status.
+        """
+        with self._take_place():
+            deadline = Deadline(self._seconds)
+            target = read_url(url, ports=self._ports)
+            for _ in range(1 + MAX_REDIRECTS):
+                with _translated_errors(target.host):
+                    addresses = self._find_addresses(target, deadline)
+                    answer = self._ask(target, PinnedBackend(addresses, deadline, self._network), max_bytes, accept)
+                if isinstance(answer, Fetched):
+                    return answer
+                target = follow_redirect(target, answer, ports=self._ports)
+            raise UrlUnusable(f"The URL redirects more than {MAX_REDIRECTS} times. Use the file's own URL.")
+
+    @cached_property
+    def _ssl_context(self) -> ssl.SSLContext:
+        """Built at the first https URL: the system's certificates take a while to read."""
+        return self._given_ssl_context or httpcore2.default_ssl_context()
+
+    @contextmanager
+    def _take_place(self) -> Iterator[None]:
+        if not self._places.acquire(blocking=False):
+            raise UrlUnusable("Too many URLs are being fetched at the moment. Try again in a few seconds.")
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    def _find_addresses(self, target: Target, deadline: Deadline) -> Sequence[str]:
+        """All addresses of the host, every one of them allowed. The system's resolver knows no deadline: hence the thread."""
+        if _is_address(target.host):
+            addresses: Sequence[str] = [target.host]
+        else:
+            try:
+                addresses = self._resolvers.submit(self._resolve, target.host, target.port).result(deadline.left())
+            except TimeoutError:
+                raise
+            except OSError as error:
+                raise UrlUnusable(f"The host {target.host} was not found. Check the URL's spelling.") from error
+        refused = [] if target.host in self._hosts else refused_addresses(addresses, self._networks)
+        if refused:
+            _log.warning("refused to fetch from %s: %s is neither public nor allowed", target.authority, ", ".join(refused))
+            raise UrlUnusable(
+                f"{target.host} is not on the public internet, and is not fetched from. Whoever runs the service can allow "
+                "it with PROMPTREEL_FETCH_ALLOW_HOSTS or PROMPTREEL_FETCH_ALLOW_NETWORKS."
+            )
+        return addresses
+
+    def _ask(self, target: Target, backend: PinnedBackend, max_bytes: int, accept: Collection[str]) -> Fetched | str:
+        """One request: what was fetched, or the location that it redirects to. No proxy of the environment is used."""
+        url = httpcore2.URL(
+            scheme=target.scheme.encode(), host=target.host.encode(), port=target.port, target=target.path.encode()
+        )
+        trusted = self._ssl_context if target.scheme == "https" else None
+        sent = [
+            ("Host", target.authority),
+            ("User-Agent", "promptreel"),
+            ("Accept", ", ".join(sorted(accept))),
+            ("Accept-Encoding", "identity"),
+        ]
+        with (
+            httpcore2.HTTPConnection(url.origin, ssl_context=trusted, network_backend=backend) as connection,
+            connection.stream("GET", url, headers=sent, extensions={"timeout": TIMEOUTS}) as response,
+        ):
+            headers = {name.lower().decode("latin-1"): value.decode("utf-8", "replace") for name, value in response.headers}
+            if response.status in REDIRECT_STATUSES and "location" in headers:
+                return headers["location"]
+            media_type = _check_answer(target.host, response.status, headers, accept)
+            return Fetched(_read_content(response, headers, max_bytes), media_type)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_answer(host: str, status: int, headers: dict[str, str], accept: Collection[str]) -> str:
+    """The media type of an answer that can be used."""
+    if status != 200:
+        raise UrlUnusable(f"{host} answered with status {status}. Check that the URL can be opened by anyone.")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise UrlUnusable(f"{host} sent a compressed answer, which is not read. Use a URL that answers with the file itself.")
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in accept:
+        raise UrlUnusable(f"The URL's Content-Type is none of those that can be used: {', '.join(sorted(accept))}.")
+    return media_type
+
+
+def _read_content(response: httpcore2.Response, headers: dict[str, str], max_bytes: int) -> bytes:
+    too_large = UrlUnusable(f"The URL's file is too large: {max_bytes} bytes at most.")
+    if int(headers.get("content-length", 0)) > max_bytes:
+        raise too_large
+    content = bytearray()
+    for chunk in response.iter_stream():
+        if len(content) + len(chunk) > max_bytes:
+            raise too_large
+        content += chunk
+    return bytes(content)
+
+
+@contextmanager
+def _translated_errors(host: str) -> Iterator[None]:
+    try:
+        yield
+    except (TimeoutError, httpcore2.TimeoutException) as error:
+        raise UrlUnusable(f"{host} took too long to answer. Try again, or use another host.") from error
+    except httpcore2.NetworkError as error:
+        if isinstance(error.__cause__, ssl.SSLError):
+            raise UrlUnusable(f"No secure connection to {host} could be made: check its certificate.") from error
+        raise UrlUnusable(f"{host} could not be connected to, or broke off. Try again, or use another host.") from error
+    except httpcore2.ProtocolError as error:
+        raise UrlUnusable(f"{host} did not answer in proper HTTP. Use another host.") from error
