@@ -94,7 +94,8 @@ def test_job_starts_from_its_stored_init_or_says_why_it_cannot(
     damaged = wait_until_ended(jobs, submit(jobs, init_key=init.key))
 
     assert [job.error_code for job in ended] == [None, "init_unusable", "storage_failed"]
-    assert damaged.error_message == "The stored init image or video is damaged: send the request again."
+    assert ended[2].error_message == "The stored init image is gone: send the request again."
+    assert damaged.error_message == "The stored init image is damaged: send the request again."
     assert ended[0].result is not None
     assert read_metadata(tmp_path / "results" / ended[0].result.key)["init_key"] == init.key
 

@@ -33,22 +33,20 @@ class LocalStorage:
         """Writes the bytes to `key`, in place of what was there. Raises StorageFailed."""
         self._store(key, lambda file: _write_synced(data, file))
 
-    def read(self, key: str) -> bytes:
-        """The whole file; for small ones. Raises StorageFailed when there is none."""
-        path = self.path(key)
-        if path is None:
-            raise StorageFailed(f"There is no stored file {key!r} any more: send the request again.")
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise StorageFailed(f"{key} cannot be read: {error.strerror}. Check the rights of the data directory.") from error
-
     def path(self, key: str) -> Path | None:
         """Where the file is; None when there is none, or when `key` is no key."""
         if not _is_key(key):
             return None
         path = self._root / key
         return path if path.is_file() and path.resolve().is_relative_to(self._root.resolve()) else None
+
+    def read(self, key: str) -> bytes | None:
+        """A small file's whole content, even if it is replaced or deleted meanwhile; None when there is none."""
+        path = self.path(key)
+        try:
+            return None if path is None else path.read_bytes()
+        except FileNotFoundError:
+            return None
 
     def delete(self, key: str) -> None:
         """Removes the file; nothing happens when it is gone already. Raises StorageFailed."""

@@ -15,7 +15,7 @@ from promptreel.errors import StorageFailed
 from promptreel.generation.engine import Engine, OnProgress, generated_size
 from promptreel.jobs.job import Claim, Job, JobStage, Result
 from promptreel.jobs.params import VideoParams
-from promptreel.media import Clip, Init, Video
+from promptreel.media import Clip, Init, Video, kind_of_init
 from promptreel.storage.local import LocalStorage
 
 
@@ -67,9 +67,9 @@ def _load_init(key: str | None, storage: LocalStorage) -> Init | None:
     """The file that the job starts from. Raises StorageFailed when it is gone, or not what it was."""
     if key is None:
         return None
-    init = Init.from_key(key, storage.read(key))
-    if init.key != key:
-        raise StorageFailed("The stored init image or video is damaged: send the request again.")
+    data = storage.read(key)
+    if data is None or (init := Init.from_key(key, data)).key != key:
+        raise StorageFailed(f"The stored init {kind_of_init(key)} is {'damaged' if data else 'gone'}: send the request again.")
     return init
 
 
