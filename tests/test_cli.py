@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from promptreel.demo import decode
 from promptreel.encoding.video import read_metadata
 from promptreel.jobs.database import migrate, open_database
 from promptreel.jobs.store import JobStore
+from tests.encoding.files import encode_image, make_bars
 from tests.generation.checkpoints import make_tiny_checkpoint
 from tests.jobs.factories import make_new_job
 
@@ -91,6 +93,39 @@ def test_generate_adds_the_models_own_phrases_unless_told_not_to(tmp_path: Path,
 
     assert made.returncode == 0, made.stderr
     assert read_metadata(video)["prompt"] == prompt
+
+
+def test_generate_starts_from_a_picture_or_a_video(tmp_path: Path) -> None:
+    make_tiny_checkpoint(tmp_path / "models" / "tiny")
+    options = ["--model", "tiny", "--frames", 4, "--steps", 4, "--seed", 7, "--width", 64, "--height", 64]
+    settings = {"threads": "1", "data_dir": str(tmp_path)}
+    (tmp_path / "bars.png").write_bytes(encode_image(make_bars()))
+    made = []
+    for init, strength in (("bars.png", 0.2), ("bars.png", 0.9), ("0.mp4", 0.2)):  # the third starts from the first's video
+        video = tmp_path / f"{len(made)}.mp4"
+        ran = run("generate", "a", "-o", video, *options, "--init", tmp_path / init, "--strength", strength, **settings)
+        assert ran.returncode == 0, ran.stderr
+        made.append(video)
+
+    assert len({video.read_bytes() for video in made}) == 3
+    for video, init, kind in zip(made, ("bars.png", "bars.png", "0.mp4"), ("image", "image", "video"), strict=True):
+        sha256 = hashlib.sha256((tmp_path / init).read_bytes()).hexdigest()
+        assert read_metadata(video)["init_key"] == f"inits/{kind}/{sha256}{Path(init).suffix}"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (None, "cannot be read: No such file"),
+        (b"hello", "is none of png, jpg, webp, gif, mp4, webm"),
+        (b"GIF89a", "init video"),
+    ],
+)
+def test_init_that_cannot_be_used_is_one_line(tmp_path: Path, content: bytes | None, why: str) -> None:
+    if content is not None:
+        (tmp_path / "init").write_bytes(content)
+
+    check_refused(run("generate", "a cat", "--init", tmp_path / "init", data_dir=str(tmp_path)), why)
 
 
 def test_models_list_names_the_built_in_one(tmp_path: Path) -> None:

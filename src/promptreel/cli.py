@@ -112,16 +112,20 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     fps: Annotated[int | None, typer.Option(min=1, max=30, help="Frames a second.", show_default="the model's own")] = None,
     width: Annotated[int, typer.Option(min=64, max=1024, help="Pixels, a multiple of 8.")] = 512,
     height: Annotated[int, typer.Option(min=64, max=1024, help="Pixels, a multiple of 8.")] = 512,
+    init: Annotated[Path | None, typer.Option(help="A picture or short video to start from.")] = None,
+    strength: Annotated[float, typer.Option(min=0, max=1, help="How much of --init may change; 1 is all of it.")] = 0.55,
 ) -> None:
     """Make one video here and now, without a server."""
-    from promptreel.generate import complete_params, write_video
+    from promptreel.generate import complete_params, read_init, write_video
 
     settings = load_settings()
     set_up_logging("warning")
+    given = read_init(init) if init else None
     params = complete_params(
         build_models(settings).get(model),
         output=output, prompt=prompt, enhance=enhance, negative_prompt=negative_prompt, seed=seed, steps=steps,
         guidance=guidance, scheduler=scheduler, frames=frames, fps=fps, width=width, height=height,
+        strength=strength, init=given,
     )  # fmt: skip
     with _progress_bar() as bar:
         task = bar.add_task("loading", total=WHOLE)
@@ -129,7 +133,7 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
         def on_progress(stage: JobStage, share: float) -> None:
             bar.update(task, description=str(stage), completed=share * WHOLE if stage is JobStage.DENOISING else WHOLE)
 
-        write_video(params, output, engine=build_engine(settings), on_progress=on_progress)
+        write_video(params, output, engine=build_engine(settings), on_progress=on_progress, init=given)
     print(f"{output}  (seed {params.seed})")  # noqa: T201
 
 

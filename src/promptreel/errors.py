@@ -10,6 +10,7 @@
         ├── CheckpointUnusable    checkpoint_unusable
         ├── OutOfMemory           out_of_memory
         ├── GenerationFailed      generation_failed
+        ├── InitUnusable          init_unusable
         ├── EncodingFailed        encoding_failed
         ├── StorageFailed         storage_failed
         └── WorkerLost            worker_lost
@@ -92,6 +93,12 @@ class GenerationFailed(JobFailed):
     code = "generation_failed"
 
 
+class InitUnusable(JobFailed):
+    """The init image or video cannot be decoded, or is too large to be."""
+
+    code = "init_unusable"
+
+
 class EncodingFailed(JobFailed):
     """The frames could not be written as a video."""
 
@@ -99,7 +106,7 @@ class EncodingFailed(JobFailed):
 
 
 class StorageFailed(JobFailed):
-    """The finished video could not be stored."""
+    """A file could not be stored, or one that was is gone."""
 
     code = "storage_failed"
 

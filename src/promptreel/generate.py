@@ -7,8 +7,10 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from promptreel.errors import InvalidParams
+from promptreel.encoding.inits import check_init, recognise
+from promptreel.errors import InitUnusable, InvalidParams
 from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
+from promptreel.media import INIT_TYPES, Init
 from promptreel.models.prompts import enhance_prompt
 from promptreel.models.registry import ModelCard
 
@@ -33,6 +35,8 @@ def complete_params(  # noqa: PLR0913 - one parameter for each option
     fps: int | None,
     width: int,
     height: int,
+    strength: float,
+    init: Init | None,
 ) -> VideoParams:
     """Fills in the model's own defaults, draws a seed if there is none, and reads the kind of file from the name of `output`.
 
@@ -52,8 +56,10 @@ def complete_params(  # noqa: PLR0913 - one parameter for each option
         scheduler=scheduler,
         num_inference_steps=steps,
         guidance_scale=guidance,
+        strength=strength,
         seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
         output_type=_output_type(output),
+        init_key=init.key if init else None,
     )
 
 
@@ -75,14 +81,31 @@ def _check(card: ModelCard, *, prompt: str, num_frames: int, scheduler: str, out
         raise InvalidParams(wrong)
 
 
-def write_video(params: VideoParams, output: Path, *, engine: Engine, on_progress: OnProgress) -> None:
+def read_init(path: Path) -> Init:
+    """The picture or video to start from; a gif is a video. Raises InvalidParams and InitUnusable."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidParams({"init": [f"The init {str(path)!r} cannot be read: {error.strerror}."]}) from error
+    ending = recognise(data)
+    if ending is None:
+        kinds = [ending for endings in INIT_TYPES.values() for ending in endings]
+        raise InitUnusable(f"The init {str(path)!r} is none of {', '.join(dict.fromkeys(kinds))}.")
+    init = Init("video" if ending in INIT_TYPES["video"] else "image", ending, data)
+    check_init(init)
+    return init
+
+
+def write_video(
+    params: VideoParams, output: Path, *, engine: Engine, on_progress: OnProgress, init: Init | None = None
+) -> None:
     """Makes the video and puts it at `output`; an older file there is replaced only by a whole new one."""
     from promptreel.worker.video_job import make_video  # noqa: PLC0415 - takes torch seconds to load, wrong parameters are told first
 
     output.parent.mkdir(parents=True, exist_ok=True)
     beside = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        make_video(params, beside, engine=engine, on_progress=on_progress)
+        make_video(params, beside, engine=engine, on_progress=on_progress, init=init)
         beside.replace(output)
     finally:
         beside.unlink(missing_ok=True)

@@ -1,15 +1,26 @@
-"""What the stages hand on: frames in memory, and an encoded file."""
+"""What the stages hand on: frames in memory, an encoded file, and what a clip starts from."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 MEDIA_TYPES = {"mp4": "video/mp4", "webm": "video/webm", "gif": "image/gif"}
 """What a Video can be, by the ending of its file's name, and what HTTP calls it."""
+
+InitKind = Literal["image", "video"]
+
+INIT_TYPES: Mapping[InitKind, Mapping[str, str]] = {
+    "image": {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp", "gif": "image/gif"},
+    "video": MEDIA_TYPES,
+}
+"""What an Init can be: media types by the ending of its key. A gif is an image (its first frame) or a video, as it was sent."""
 
 
 @dataclass(frozen=True)
@@ -44,3 +55,27 @@ class Video:
     media_type: str
     size_bytes: int
     sha256: str
+
+
+@dataclass(frozen=True)
+class Init:
+    """The encoded picture or short video that a clip starts from, byte for byte as it was given. `ending` as in INIT_TYPES."""
+
+    kind: InitKind
+    ending: str
+    data: bytes
+
+    @property
+    def key(self) -> str:
+        """Its name in storage: equal files have equal names, and nothing in it was chosen by a client."""
+        return f"inits/{self.kind}/{hashlib.sha256(self.data).hexdigest()}.{self.ending}"
+
+    @classmethod
+    def from_key(cls, key: str, data: bytes) -> Self:
+        """The init that was stored under a key made by `key`."""
+        return cls(kind_of_init(key), key.rpartition(".")[2], data)
+
+
+def kind_of_init(key: str) -> InitKind:
+    """What is stored under an init's key."""
+    return cast("InitKind", key.split("/")[1])

@@ -12,13 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from promptreel.api.app import Services, create_app
-from promptreel.api.parsing import MAX_BODY_BYTES
+from promptreel.api.parsing import MAX_BODY_BYTES, MAX_INIT_BODY_BYTES
 from promptreel.api.problems import STATUSES, status_of
 from promptreel.errors import JobLost, PromptreelError
 from promptreel.jobs.database import open_database
 from promptreel.jobs.store import JobStore
 from tests.api.conftest import SUBMIT
 
+FETCH = "/api/v4/dreambooth/fetch"
 ERRORS_PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
 
 
@@ -60,21 +61,22 @@ def test_no_fields_at_all_miss_the_prompt(client: TestClient, body: bytes) -> No
 
 
 def test_body_that_is_too_large_is_refused_in_the_contracts_shape(client: TestClient) -> None:
-    fits = client.post(SUBMIT, content=b'{"prompt": "a cat"}'.ljust(MAX_BODY_BYTES))
-    too_large = client.post(SUBMIT, content=b'{"prompt": "a cat"}'.ljust(MAX_BODY_BYTES + 1))
+    for path, limit, size in ((FETCH, MAX_BODY_BYTES, "256 kB"), (SUBMIT, MAX_INIT_BODY_BYTES, "36 MB")):
+        fits = client.post(path, content=b'{"prompt": "a cat", "request_id": "9"}'.ljust(limit))
+        too_large = client.post(path, content=b'{"prompt": "a cat", "request_id": "9"}'.ljust(limit + 1))
 
-    assert fits.json()["status"] == "processing"
-    assert too_large.status_code == 200
-    assert too_large.json()["status"] == "error"
-    assert "larger than 256 kB" in too_large.json()["message"]
-    assert too_large.json()["message"] == too_large.json()["messege"]
+        assert fits.json()["status"] == ("processing" if path == SUBMIT else "failed")
+        assert too_large.status_code == 200
+        assert too_large.json()["status"] == "error"
+        assert f"larger than {size}" in too_large.json()["message"]
+        assert too_large.json()["message"] == too_large.json()["messege"]
 
 
 def test_setting_makes_status_codes_real_but_for_fetch(strict_client: TestClient) -> None:
     assert strict_client.post(SUBMIT, json={}).status_code == 400
     assert strict_client.post(SUBMIT, content=b"{").status_code == 400
     assert strict_client.post(SUBMIT, json={"prompt": "a", "model_id": "nowhere"}).status_code == 404
-    assert strict_client.post(SUBMIT, content=b"x" * (MAX_BODY_BYTES + 1)).status_code == 413
+    assert strict_client.post(SUBMIT, content=b"x" * (MAX_INIT_BODY_BYTES + 1)).status_code == 413
     assert strict_client.post(SUBMIT, json={"prompt": "a"}).status_code == 200
     assert strict_client.post("/api/v3/dreambooth/fetch/999").status_code == 200
 
@@ -212,6 +214,7 @@ FIELD_NAMES = [
     "clip_skip",
     "output_type",
     "init_image",
+    "init_video",
     "samples",
     "temp",
     "request_id",
@@ -220,7 +223,7 @@ RUN = settings(max_examples=60, deadline=None, suppress_health_check=[HealthChec
 
 
 @RUN
-@given(body=st.binary(max_size=300), content_type=CONTENT_TYPES, path=st.sampled_from([SUBMIT, "/api/v4/dreambooth/fetch"]))
+@given(body=st.binary(max_size=300), content_type=CONTENT_TYPES, path=st.sampled_from([SUBMIT, FETCH]))
 def test_any_bytes_are_answered_with_json(client: TestClient, body: bytes, content_type: str, path: str) -> None:
     answer = client.post(path, content=body, headers={"Content-Type": content_type})
 
@@ -232,7 +235,7 @@ def test_any_bytes_are_answered_with_json(client: TestClient, body: bytes, conte
 @RUN
 @given(
     fields=st.dictionaries(st.sampled_from(FIELD_NAMES), JSON_VALUES),
-    path=st.sampled_from([SUBMIT, "/api/v4/dreambooth/fetch"]),
+    path=st.sampled_from([SUBMIT, FETCH]),
 )
 def test_any_values_are_answered_with_json(client: TestClient, fields: dict[str, object], path: str) -> None:
     answer = client.post(path, json=fields)

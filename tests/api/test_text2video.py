@@ -169,8 +169,6 @@ def test_native_size_is_left_out_for_a_model_of_any_size(client: TestClient) -> 
         ("output_type", "avi", "The selected output type is invalid. Use one of: mp4, webm, gif."),
         ("output_type", ".gif", "The selected output type is invalid. Use one of: mp4, webm, gif."),
         ("output_type", ["gif"], "The selected output type is invalid. Use one of: mp4, webm, gif."),
-        ("init_image", "https://example.com/a.png", "The init image is not available yet: leave it out."),
-        ("init_video", "https://example.com/a.mp4", "The init video is not available yet: leave it out."),
         ("lora_model", "style", "The lora model is not available yet: leave it out."),
         ("clip_skip", -1, "The clip skip must be at least 0."),
         ("clip_skip", 13, "The clip skip must not be greater than 12."),

@@ -57,11 +57,11 @@ def test_prompt_of_100_kilobytes_is_refused(service: Service) -> None:
     assert body["message"] == {"prompt": ["The prompt must not be greater than 2000 characters."]}
 
 
-def test_body_of_two_megabytes_is_refused(service: Service) -> None:
-    body = service.ask(**DOCUMENTED | {"prompt": "cat " * 500_000})
+def test_body_of_40_megabytes_is_refused(service: Service) -> None:
+    body = service.ask(**DOCUMENTED | {"prompt": "cat " * 10_000_000})
 
     assert body["status"] == "error"
-    assert "256 kB" in body["message"]
+    assert "larger than 36 MB" in body["message"]
 
 
 @pytest.mark.parametrize("model_id", ["midjourney", "../cutout", "cutout/unet", "."])

@@ -95,7 +95,8 @@ def test_latents_are_those_of_diffusers_pipeline(
     params = replace(PARAMS, scheduler=scheduler, **changed)
     checkpoint = engine.load(params.model_id)
     with engine.batcher.seat() as seat:
-        ours = engine._denoise(checkpoint, params, engine._encode_texts(checkpoint, params), seat, go_on)
+        start, text = engine._start(checkpoint, params, None), engine._encode_texts(checkpoint, params)
+        ours = engine._denoise(checkpoint, params, start, text, seat, go_on)
     theirs = run_pipeline(pipeline, params, output_type="latent")
 
     assert ours.shape == theirs.shape == (1, 4, 6, 12, 16)

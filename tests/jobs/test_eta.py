@@ -47,6 +47,14 @@ def test_guidance_doubles_the_work(guidance_scale: float, units: float) -> None:
     assert work_units(params) == units
 
 
+@pytest.mark.parametrize(("strength", "units"), [(0.0, 80), (0.01, 80), (0.5, 800), (1.0, 1600)])
+def test_strength_shortens_the_work_of_a_job_with_an_init(strength: float, units: float) -> None:
+    params = VideoParams(model_id="m", prompt="p", num_frames=40, num_inference_steps=20, strength=strength)
+
+    assert work_units(params) == 1600
+    assert work_units(replace(params, init_key="inits/image/ab.png")) == units
+
+
 def test_job_alone_takes_its_own_work() -> None:
     assert estimate(make_job(), []) == 10
 

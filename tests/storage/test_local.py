@@ -125,6 +125,25 @@ def test_link_out_of_the_root_is_not_followed(storage, tmp_path):
     assert (tmp_path / "outside" / "secret.mp4").exists()
 
 
+def test_bytes_are_read_back_from_their_key(storage, tmp_path):
+    storage.save_bytes(b"old", "inits/image/ab.png")
+    storage.save_bytes(b"new", "inits/image/ab.png")
+
+    assert storage.read("inits/image/ab.png") == b"new"
+    assert files_below(tmp_path / "files") == ["inits/image/ab.png"]
+
+
+def test_bytes_that_are_gone_or_have_no_key_are_none(storage, tmp_path):
+    storage.save_bytes(b"gone", "a.png")
+    storage.delete("a.png")
+
+    assert storage.read("a.png") is None
+    for key in ("../a.png", "/etc/passwd", ""):
+        assert storage.read(key) is None
+        with pytest.raises(StorageFailed, match="is no key"):
+            storage.save_bytes(b"x", key)
+
+
 def test_crash_between_write_and_rename_leaves_nothing_visible(storage, tmp_path):
     assert save_and_die_at("os.rename", tmp_path) == -signal.SIGKILL
 

@@ -12,7 +12,9 @@ import pytest
 from promptreel.encoding.video import read_metadata
 from promptreel.jobs.job import Job, JobStatus
 from promptreel.jobs.store import JobStore
+from promptreel.media import Init
 from promptreel.worker.worker import Worker
+from tests.encoding.files import encode_image, make_bars
 from tests.generation.checkpoints import make_tiny_checkpoint
 from tests.jobs.factories import make_new_job
 from tests.waiting import wait_for
@@ -76,6 +78,26 @@ def test_failing_job_says_why_and_does_not_end_the_worker(running: threading.Thr
     assert (too_long.status, too_long.error_code) == (JobStatus.FAILED, "generation_failed")
     assert next_one.status is JobStatus.SUCCEEDED
     assert running.is_alive()
+
+
+def test_job_starts_from_its_stored_init_or_says_why_it_cannot(
+    running: threading.Thread, worker: Worker, jobs: JobStore, tmp_path: Path
+) -> None:
+    init = Init("image", "png", encode_image(make_bars()))
+    cut = Init("image", "png", init.data[: len(init.data) // 2])
+    gone = Init("image", "png", b"never stored").key
+    for each in (init, cut):
+        worker.storage.save_bytes(each.data, each.key)
+
+    ended = [wait_until_ended(jobs, submit(jobs, init_key=key)) for key in (init.key, cut.key, gone)]
+    worker.storage.save_bytes(b"rot", init.key)
+    damaged = wait_until_ended(jobs, submit(jobs, init_key=init.key))
+
+    assert [job.error_code for job in ended] == [None, "init_unusable", "storage_failed"]
+    assert ended[2].error_message == "The stored init image is gone: send the request again."
+    assert damaged.error_message == "The stored init image is damaged: send the request again."
+    assert ended[0].result is not None
+    assert read_metadata(tmp_path / "results" / ended[0].result.key)["init_key"] == init.key
 
 
 def test_unexpected_error_fails_the_job_without_its_insides(

@@ -14,12 +14,15 @@ from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import Request
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from promptreel.errors import InvalidParams, PromptreelError
 
 MAX_BODY_BYTES = 256 * 1024
+# An image of 5 MB and a video of 20, in base64, which is percent-encoded where it travels in a form.
+MAX_INIT_BODY_BYTES = 36 * 1024 * 1024
 # A client that is cut off while it still sends may never read why, so somewhat more is read and thrown away.
 _MAX_DISCARDED_BYTES = 16 * 1024 * 1024
 
@@ -38,7 +41,7 @@ class MalformedRequest(PromptreelError):
 
 
 class BodyTooLarge(PromptreelError):
-    """The body of the request is larger than 256 kB."""
+    """The body of the request is larger than its endpoint takes."""
 
     code = "body_too_large"
 
@@ -48,30 +51,44 @@ async def read_fields(request: Request) -> dict[str, Any]:
 
     Raises MalformedRequest and BodyTooLarge. The values are not checked yet.
     """
-    body = await _read_body(request)
+    return await _read_fields(request, MAX_BODY_BYTES)
+
+
+async def read_fields_with_init(request: Request) -> dict[str, Any]:
+    """The same for an endpoint that takes an init image or video: its body may be MAX_INIT_BODY_BYTES long."""
+    return await _read_fields(request, MAX_INIT_BODY_BYTES)
+
+
+async def _read_fields(request: Request, maximum: int) -> dict[str, Any]:
+    body = await _read_body(request, maximum)
     fields: dict[str, Any] = dict(request.query_params)
     if body.strip():
         fields |= await _parse_body(body, request.headers)
     return fields
 
 
-async def _read_body(request: Request) -> bytes:
+async def _read_body(request: Request, maximum: int) -> bytes:
     body = bytearray()
     received = 0
     async for chunk in request.stream():
         received += len(chunk)
-        if received <= MAX_BODY_BYTES:
+        if received <= maximum:
             body += chunk
-        elif received > _MAX_DISCARDED_BYTES:
+        elif received > maximum + _MAX_DISCARDED_BYTES:
             break
-    if received > MAX_BODY_BYTES:
-        raise BodyTooLarge(f"The body of the request is larger than {MAX_BODY_BYTES // 1024} kB: send a shorter one.")
+    if received > maximum:
+        size = f"{maximum // 1024} kB" if maximum < 1024 * 1024 else f"{maximum // 1024**2} MB"
+        raise BodyTooLarge(f"The body of the request is larger than {size}: send a shorter one.")
     return bytes(body)
 
 
 async def _parse_body(body: bytes, headers: Headers) -> dict[str, Any]:
     if headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return await _parse_multipart(body, headers)
+    return await run_in_threadpool(_parse_text, body)  # a large one would hold up all other requests
+
+
+def _parse_text(body: bytes) -> dict[str, Any]:
     try:
         text = body.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
@@ -98,7 +115,7 @@ async def _parse_multipart(body: bytes, headers: Headers) -> dict[str, Any]:
         yield body
 
     try:
-        form = await MultiPartParser(headers, stream()).parse()
+        form = await MultiPartParser(headers, stream(), max_part_size=len(body)).parse()
     except (MultiPartException, ValueError) as error:
         raise MalformedRequest("The body of the request is not a valid form.") from error
     fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}

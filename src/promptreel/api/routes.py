@@ -11,13 +11,14 @@ from starlette.exceptions import HTTPException
 from promptreel.api.addresses import base_url
 from promptreel.api.dialects import legacy, legacy_openapi
 from promptreel.api.estimates import estimate
-from promptreel.api.parsing import FieldReader, read_fields
+from promptreel.api.parsing import FieldReader, read_fields, read_fields_with_init
 from promptreel.api.services import Services, ServicesOfApp
 from promptreel.errors import JobNotFound
 from promptreel.jobs.job import Job, JobStatus
 from promptreel.media import MEDIA_TYPES
 
 Fields = Annotated[dict[str, Any], Depends(read_fields)]
+FieldsWithInit = Annotated[dict[str, Any], Depends(read_fields_with_init)]
 
 
 def build_router() -> APIRouter:
@@ -39,9 +40,12 @@ def build_router() -> APIRouter:
     return router
 
 
-def text2video(request: Request, fields: Fields, services: ServicesOfApp) -> JSONResponse:
+def text2video(request: Request, fields: FieldsWithInit, services: ServicesOfApp) -> JSONResponse:
     """Queue a video. The answer comes at once: it says when to look (`eta`, seconds) and where (`fetch_result`)."""
-    job = services.jobs.submit(legacy.read_text2video(fields, services.models))
+    new_job, init = legacy.read_text2video(fields, services.models)
+    if init is not None:  # the file is there before the row names it
+        services.storage.save_bytes(init.data, init.key)
+    job = services.jobs.submit(new_job)
     return _answer(request, services, job)
 
 

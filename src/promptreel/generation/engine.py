@@ -50,17 +50,19 @@ class Engine:
         self._loading = threading.Lock()
         self._decoding = threading.Lock()
 
-    def generate(self, params: VideoParams, on_progress: OnProgress) -> Generated:
+    def generate(self, params: VideoParams, on_progress: OnProgress, init: Clip | None = None) -> Generated:
         """One clip at the checkpoint's native size, or at the size asked where it has none.
 
+        `init`, of that size and as many frames, is what it starts from, at the noise level that `strength` says.
         Raises ModelNotFound, CheckpointUnusable, OutOfMemory or GenerationFailed, and whatever `on_progress` raises.
         """
         on_progress(JobStage.LOADING, 0.0)
         checkpoint = self.load(params.model_id)
         with _named_failures(params):
             text = self._encode_texts(checkpoint, params)
+            start = self._start(checkpoint, params, init)
             with self.batcher.seat() as seat:
-                latents = self._denoise(checkpoint, params, text, seat, on_progress)
+                latents = self._denoise(checkpoint, params, start, text, seat, on_progress)
         with _named_failures(params), self._decoding:  # one at a time: a VAE's activations are the largest tensors of all
             on_progress(JobStage.DECODING, 0.0)
             frames = checkpoint.decode(latents)
@@ -95,11 +97,17 @@ class Engine:
         return torch.cat([checkpoint.encode_text(text, params.clip_skip, chunks) for text in texts])
 
     def _denoise(
-        self, checkpoint: LoadedCheckpoint, params: VideoParams, text: Tensor, seat: Seat, on_progress: OnProgress
+        self,
+        checkpoint: LoadedCheckpoint,
+        params: VideoParams,
+        start: Start,
+        text: Tensor,
+        seat: Seat,
+        on_progress: OnProgress,
     ) -> Tensor:
         """Clean latents [1, C, T, h, w]. All randomness comes from the seed, on the CPU, so that every device draws alike."""
         space = checkpoint.space
-        sampler = self.samplers[params.scheduler](space, self._start(checkpoint, params))
+        sampler = self.samplers[params.scheduler](space, start)
         call = next(sampler)
         while True:
             on_progress(JobStage.DENOISING, call.number / call.total)
@@ -122,11 +130,15 @@ class Engine:
                 clean: Tensor = finished.value
                 return clean
 
-    def _start(self, checkpoint: LoadedCheckpoint, params: VideoParams) -> Start:
+    def _start(self, checkpoint: LoadedCheckpoint, params: VideoParams, init: Clip | None) -> Start:
         generator = torch.Generator().manual_seed(params.seed)
         shape = checkpoint.latent_shape(params.num_frames, *generated_size(checkpoint.card, params))
         noise = torch.randn(shape, generator=generator)
-        return Start(noise, params.num_inference_steps, generator)
+        if init is None:
+            return Start(noise, params.num_inference_steps, generator)
+        with self._decoding:  # a VAE too
+            latents = checkpoint.encode(torch.from_numpy(init.frames))
+        return Start(noise, params.num_inference_steps, generator, latents, params.strength)
 
 
 def _load(card: ModelCard, device: Device) -> LoadedCheckpoint:

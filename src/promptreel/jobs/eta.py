@@ -17,9 +17,14 @@ FIRST_GUESS_SECONDS_PER_UNIT = 0.02
 
 
 def work_units(params: VideoParams) -> float:
-    """Calls to the model times frames. Guidance above 1 asks the model twice a step, with and without the prompt."""
+    """Calls to the model times frames. Guidance above 1 asks the model twice a step, with and without the prompt.
+
+    With an init, only the steps below `strength` are made, and one at least.
+    """
     calls_per_step = 2 if params.guidance_scale > 1 else 1
-    return float(params.num_frames * params.num_inference_steps * calls_per_step)
+    share = 1.0 if params.init_key is None else params.strength
+    steps = max(1, round(params.num_inference_steps * share))
+    return float(params.num_frames * steps * calls_per_step)
 
 
 def seconds_per_unit(recent_rates: Sequence[float], *fallbacks: float | None) -> float:

@@ -44,8 +44,9 @@ class VideoParams:
     """One request for a video, in diffusers' spelling.
 
     `width` and `height` are pixels of the finished video, multiples of 8. `prompt` and `negative_prompt` are what the model
-    is given, after defaults and enhancement. `strength` only matters with an init clip. `clip_skip` is how many of the text
-    encoder's last layers are left out. `output_type` is one of OUTPUT_TYPES.
+    is given, after defaults and enhancement. `init_key` is where the picture or video to start from is stored; `strength` only
+    matters with one. `clip_skip` is how many of the text encoder's last layers are left out. `output_type` is one of
+    OUTPUT_TYPES.
     """
 
     model_id: str
@@ -62,6 +63,7 @@ class VideoParams:
     seed: int = 0
     clip_skip: int = 0
     output_type: str = DEFAULT_OUTPUT_TYPE
+    init_key: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,4 +1,4 @@
-"""Finished files on this machine's disk."""
+"""Files by key on this machine's disk: finished videos, and what clips start from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from promptreel.errors import StorageFailed
@@ -26,13 +27,11 @@ class LocalStorage:
 
     def save(self, video: Video, key: str) -> None:
         """Copies the video to `key`, in place of what was there. Raises StorageFailed."""
-        target = self._target(key)
-        try:
-            self._place(video, target)
-        except OSError as error:
-            raise StorageFailed(
-                f"The video could not be stored: {error.strerror}. Check the space and the rights of the data directory."
-            ) from error
+        self._store(key, lambda file: _copy_synced(video, file))
+
+    def save_bytes(self, data: bytes, key: str) -> None:
+        """Writes the bytes to `key`, in place of what was there. Raises StorageFailed."""
+        self._store(key, lambda file: _write_synced(data, file))
 
     def path(self, key: str) -> Path | None:
         """Where the file is; None when there is none, or when `key` is no key."""
@@ -40,6 +39,14 @@ class LocalStorage:
             return None
         path = self._root / key
         return path if path.is_file() and path.resolve().is_relative_to(self._root.resolve()) else None
+
+    def read(self, key: str) -> bytes | None:
+        """A small file's whole content, even if it is replaced or deleted meanwhile; None when there is none."""
+        path = self.path(key)
+        try:
+            return None if path is None else path.read_bytes()
+        except FileNotFoundError:
+            return None
 
     def delete(self, key: str) -> None:
         """Removes the file; nothing happens when it is gone already. Raises StorageFailed."""
@@ -61,12 +68,21 @@ class LocalStorage:
             )
         return self._root / key
 
-    def _place(self, video: Video, target: Path) -> None:
+    def _store(self, key: str, write: Callable[[Path], None]) -> None:
+        target = self._target(key)
+        try:
+            self._place(write, target)
+        except OSError as error:
+            raise StorageFailed(
+                f"The file could not be stored: {error.strerror}. Check the space and the rights of the data directory."
+            ) from error
+
+    def _place(self, write: Callable[[Path], None], target: Path) -> None:
         incoming = self._root / INCOMING / uuid.uuid4().hex
         incoming.parent.mkdir(parents=True, exist_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _copy_synced(video, incoming)
+            write(incoming)
             incoming.replace(target)
         except BaseException:
             incoming.unlink(missing_ok=True)
@@ -96,6 +112,13 @@ def _copy_synced(video: Video, copy: Path) -> None:
         raise StorageFailed(
             f"{video.path.name} is not the file that was encoded: it changed before it was stored. Make it again."
         )
+
+
+def _write_synced(data: bytes, copy: Path) -> None:
+    with copy.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync(folder: Path) -> None:

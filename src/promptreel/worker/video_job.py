@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from promptreel.encoding.inits import decode_init
 from promptreel.encoding.scaling import scale_clip
 from promptreel.encoding.video import encode
-from promptreel.generation.engine import Engine, OnProgress
+from promptreel.errors import StorageFailed
+from promptreel.generation.engine import Engine, OnProgress, generated_size
 from promptreel.jobs.job import Claim, Job, JobStage, Result
 from promptreel.jobs.params import VideoParams
-from promptreel.media import Video
+from promptreel.media import Clip, Init, Video, kind_of_init
 from promptreel.storage.local import LocalStorage
 
 
@@ -24,7 +26,8 @@ def run_video_job(
     clock = StageClock(on_progress)
     path = scratch / f"{job.file_prefix}.{claim.attempt}.{job.params.output_type}"
     try:
-        made = make_video(job.params, path, engine=engine, on_progress=clock.on_progress)
+        init = _load_init(job.params.init_key, storage)
+        made = make_video(job.params, path, engine=engine, on_progress=clock.on_progress, init=init)
         clock.on_progress(JobStage.STORING, 0.0)
         key = f"{job.file_prefix}/{claim.attempt}.{job.params.output_type}"
         storage.save(made.video, key)
@@ -45,17 +48,44 @@ class MadeVideo:
     device_seconds: float
 
 
-def make_video(params: VideoParams, path: Path, *, engine: Engine, on_progress: OnProgress) -> MadeVideo:
-    """Generates a clip, scales it to the size that was asked and writes it to `path`. The command line does no other."""
-    made = engine.generate(params, on_progress)
+def make_video(
+    params: VideoParams, path: Path, *, engine: Engine, on_progress: OnProgress, init: Init | None = None
+) -> MadeVideo:
+    """Generates a clip, scales it to the size that was asked and writes it to `path`. The command line does no other.
+
+    `init` is the file that `params.init_key` names.
+    """
+    on_progress(JobStage.LOADING, 0.0)
+    made = engine.generate(params, on_progress, _decode_init(init, params, engine))
     on_progress(JobStage.ENCODING, 0.0)
     scaled = scale_clip(made.clip, params.width, params.height)
     video = encode(scaled, path, output_type=params.output_type, metadata=provenance(params, made.model_hash))
     return MadeVideo(video, made.device_seconds)
 
 
+def _load_init(key: str | None, storage: LocalStorage) -> Init | None:
+    """The file that the job starts from. Raises StorageFailed when it is gone, or not what it was."""
+    if key is None:
+        return None
+    data = storage.read(key)
+    if data is None or (init := Init.from_key(key, data)).key != key:
+        raise StorageFailed(f"The stored init {kind_of_init(key)} is {'damaged' if data else 'gone'}: send the request again.")
+    return init
+
+
+def _decode_init(init: Init | None, params: VideoParams, engine: Engine) -> Clip | None:
+    """In the size at which the clip is generated."""
+    if init is None:
+        return None
+    width, height = generated_size(engine.models.get(params.model_id), params)
+    return decode_init(init, num_frames=params.num_frames, fps=params.fps, width=width, height=height)
+
+
 def provenance(params: VideoParams, model_hash: str) -> dict[str, object]:
-    """What it takes to make the same video again, for the file's comment. No times in it: equal requests give equal bytes."""
+    """What it takes to make the same video again, for the file's comment. No times in it: equal requests give equal bytes.
+
+    `init_key` holds the hash of what it started from.
+    """
     versions = {name: version(name) for name in ("promptreel", "torch", "diffusers")}
     return {**params.to_json(), "model_sha256": model_hash, "versions": versions}
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from promptreel.api.inits import read_init
 from promptreel.api.parsing import FieldReader, Limits, is_url
 from promptreel.errors import ModelNotFound
 from promptreel.jobs.job import Job, JobStatus, NewJob
@@ -19,6 +20,7 @@ from promptreel.jobs.params import (
     SCHEDULERS,
     VideoParams,
 )
+from promptreel.media import Init, kind_of_init
 from promptreel.models.prompts import enhance_prompt, find_unknown_words
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistry
 
@@ -35,7 +37,7 @@ SAMPLES = Limits(1, 4)
 # The text encoder of Stable Diffusion 1.5 has twelve layers; a model with fewer says so when the job runs.
 CLIP_SKIP = Limits(0, 12)
 
-FIELDS_NOT_YET = ("init_image", "init_video", "lora_model")
+FIELDS_NOT_YET = ("lora_model",)
 SWITCHES_NOT_YET = ("safety_checker", "multi_lingual")
 
 TIP = "for faster speed, keep resolution upto 512x512"
@@ -43,8 +45,8 @@ WAIT = "Try to fetch request after given estimated time"
 NO_WEBHOOKS = "Webhooks are not delivered yet: leave webhook out and poll fetch_result."
 
 
-def read_text2video(fields: Mapping[str, Any], models: ModelRegistry) -> NewJob:
-    """What a v4 text2video request asks for, with every default decided.
+def read_text2video(fields: Mapping[str, Any], models: ModelRegistry) -> tuple[NewJob, Init | None]:
+    """What a v4 text2video request asks for, with every default decided, and the file that it names but that is not stored yet.
 
     Raises InvalidParams with all wrong fields, and ModelNotFound.
     """
@@ -56,6 +58,7 @@ def read_text2video(fields: Mapping[str, Any], models: ModelRegistry) -> NewJob:
     num_frames = reader.whole("num_frames", FRAMES, default=None)
     enhance = reader.yes_no("enhance_prompt", default=True)
     track_id = reader.scalar("track_id", maximum=MAX_TEXT)
+    init = read_init(reader)
     _refuse_webhook(reader)
     left_out = _read_unavailable(reader)
     card = _find_model(reader, draft.model_id, models)
@@ -71,8 +74,14 @@ def read_text2video(fields: Mapping[str, Any], models: ModelRegistry) -> NewJob:
     if negative_prompt is None:
         negative_prompt = card.default_negative_prompt
     prompt = enhance_prompt(draft.prompt, card) if enhance else draft.prompt
-    params = replace(draft, prompt=prompt, num_frames=num_frames, negative_prompt=negative_prompt)
-    return NewJob(params=params, request=request, track_id=track_id)
+    params = replace(
+        draft,
+        prompt=prompt,
+        num_frames=num_frames,
+        negative_prompt=negative_prompt,
+        init_key=init.key if init else None,
+    )
+    return NewJob(params=params, request=request, track_id=track_id), init
 
 
 def _read_params(reader: FieldReader) -> VideoParams:
@@ -221,7 +230,10 @@ def _file_url(job: Job, base_url: str) -> str:
 
 
 def _to_meta(job: Job) -> dict[str, Any]:
-    """What was done, in the documented words, with `fps`, `clip_skip`, `enhance_prompt` and the native size added."""
+    """What was done, in the documented words, with `fps`, `clip_skip`, `enhance_prompt` and the native size added.
+
+    An init is told as "yes", for its data may be megabytes.
+    """
     params = job.params
     seconds = params.num_frames / params.fps
     meta = {
@@ -246,5 +258,7 @@ def _to_meta(job: Job) -> dict[str, Any]:
         "clip_skip": params.clip_skip,
         "enhance_prompt": job.request.get("enhance_prompt", "no"),
     }
+    if params.init_key is not None:
+        meta[f"init_{kind_of_init(params.init_key)}"] = "yes"
     native = job.request.get("native_size")
     return meta | {"native_W": native[0], "native_H": native[1]} if native else meta

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from promptreel.api import inits
 from promptreel.api.dialects import legacy
 from promptreel.api.parsing import Limits
 from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, OUTPUT_TYPES, SCHEDULERS
+from promptreel.media import INIT_TYPES
 from promptreel.models.registry import DEFAULT_MODEL_ID
 
 DOCUMENTED_EXAMPLE = {
@@ -47,6 +49,12 @@ def _switch(description: str, *, default: str) -> dict[str, Any]:
     }
 
 
+def _init(name: str, description: str) -> dict[str, Any]:
+    kind = inits.FIELDS[name]
+    types = ", ".join(INIT_TYPES[kind].values())
+    return _field(_TEXT, f"{description} {types}; {inits.MAX_MEGABYTES[kind]} MB at most.", default=None)
+
+
 _TEXT = ["string", "null"]
 _NOT_YET = "Not available yet: leave it out."
 
@@ -63,7 +71,9 @@ TEXT2VIDEO_FIELDS: dict[str, dict[str, Any]] = {
     "num_inference_steps": _number(legacy.STEPS, "Denoising steps: more are slower and finer.", default=20),
     "enhance_prompt": _switch("Adds the model's own phrases to the prompt; meta shows the result.", default="yes"),
     "guidance_scale": _number(legacy.GUIDANCE, "How closely the video follows the prompt.", default=7.5, kind="number"),
-    "strength": _number(legacy.STRENGTH, "Only matters with an init image or clip.", default=0.55, kind="number"),
+    "strength": _number(
+        legacy.STRENGTH, "With init_image or init_video: how much may change; 1 is all.", default=0.55, kind="number"
+    ),
     "seed": _number(legacy.SEED, "The same seed gives the same video. null: one is drawn; meta tells which.", default=None),
     "webhook": _field(_TEXT, "Not delivered yet: leave it out and poll fetch_result.", default=None),
     "track_id": _field(["string", "number", "boolean", "null"], "Your own name for the job.", default=None),
@@ -72,6 +82,8 @@ TEXT2VIDEO_FIELDS: dict[str, dict[str, Any]] = {
     "num_frames": _number(legacy.FRAMES, "Length in frames; goes before seconds. null: seconds x fps.", default=None),
     "clip_skip": _number(legacy.CLIP_SKIP, "Last layers of the text encoder that are left out.", default=0),
     "output_type": _field(_TEXT, "The kind of file.", enum=[*OUTPUT_TYPES, None], default=DEFAULT_OUTPUT_TYPE),
+    "init_image": _init("init_image", "A picture to start from, as a data: URI."),
+    "init_video": _init("init_video", "The same as a video. A longer one is cut, a shorter one holds its last frame."),
     "samples": _number(legacy.SAMPLES, "One video is made, however many are asked for.", default=1),
     "safety_checker": _switch("There is none yet: yes is left out, and tip says so.", default="no"),
     "multi_lingual": _switch("Prompts are not translated yet: yes is left out, and tip says so.", default="no"),

@@ -13,6 +13,8 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -23,7 +25,7 @@ from promptreel.generation.prompts import PromptEncoder
 from promptreel.models.registry import ModelCard
 from promptreel.models.safety import check_checkpoint_dir, model_hash
 
-# A VAE's activations are the largest tensors of all: frames are decoded a few at a time.
+# A VAE's activations are the largest tensors of all: it is given a few frames at a time.
 _PIXELS_AT_ONCE = {"cpu": 40 * 96 * 96, "cuda": 16 * 512 * 512}
 
 
@@ -74,10 +76,38 @@ class LoadedCheckpoint:
         """Latents [1, C, T, h, w] to frames, uint8 [T, H, W, 3]."""
         config = self.vae.config
         frames = latents[0].transpose(0, 1) / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
-        pixels = frames.shape[2] * frames.shape[3] * _downscaling(self.vae) ** 2
-        at_once = max(1, _PIXELS_AT_ONCE[self.device.name.split(":")[0]] // pixels)
+        scale = _downscaling(self.vae)
+        at_once = self._frames_at_once(frames.shape[2] * scale, frames.shape[3] * scale)
         decoded = [self._decode_some(part) for part in frames.split(at_once)]
         return torch.cat(decoded)
+
+    @torch.inference_mode()
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames, uint8 [T, H, W, 3], to latents [1, C, T, h, w], scaled as in training: what `decode` turns back.
+
+        Frames that stand still are encoded once. Of a VAE that encodes to a distribution it is the mode: nothing is drawn.
+        """
+        config = self.vae.config
+        distinct, places = frames.unique_consecutive(return_inverse=True, dim=0)
+        encoded = torch.cat([self._encode_some(part) for part in distinct.split(self._frames_at_once(*frames.shape[1:3]))])
+        latents = (encoded - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
+        return latents[places].transpose(0, 1)[None]
+
+    def _encode_some(self, frames: Tensor) -> Tensor:
+        pictures = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
+        encoded = self.vae.encode(pictures.to(self.device.name, self.device.dtype))
+        match encoded:
+            case AutoencoderKLOutput():
+                latents = encoded.latent_dist.mode()
+            case AutoencoderTinyOutput():
+                latents = encoded.latents
+            case _:
+                latents = encoded.latent
+        return latents.float().cpu()
+
+    def _frames_at_once(self, height: int, width: int) -> int:
+        """How many frames of this size, in pixels, go through the VAE together."""
+        return max(1, _PIXELS_AT_ONCE[self.device.name.split(":")[0]] // (height * width))
 
     def _decode_some(self, latents: Tensor) -> Tensor:
         pictures = self.vae.decode(latents.to(self.device.name, self.device.dtype)).sample.float()

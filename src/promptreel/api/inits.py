@@ -1,0 +1,67 @@
+"""`init_image` and `init_video` of a request: what a client sent, as checked bytes. They are stored before the job is."""
+
+from __future__ import annotations
+
+import binascii
+import re
+from collections.abc import Mapping
+
+from promptreel.api.parsing import FieldReader, is_url, label
+from promptreel.encoding.inits import check_init
+from promptreel.errors import InitUnusable
+from promptreel.media import INIT_TYPES, Init, InitKind
+
+FIELDS: Mapping[str, InitKind] = {"init_image": "image", "init_video": "video"}
+MAX_MEGABYTES: Mapping[InitKind, int] = {"image": 5, "video": 20}
+_MEGABYTE = 1024 * 1024
+_HEADER = re.compile(r"data:([a-z]+/[a-z0-9.+-]+)(?:;[^,;]*)*;base64", re.IGNORECASE)
+_ALIASES = {"image/jpg": "image/jpeg"}
+
+
+def read_init(reader: FieldReader) -> Init | None:
+    """What the clip shall start from. None if that was not asked for, or is wrong: then the field is rejected."""
+    given = {name: value for name in FIELDS if (value := reader.given(name)) is not None}
+    if len(given) > 1:
+        reader.reject("init_video", "Send init_image or init_video, not both.")
+        return None
+    for name, value in given.items():
+        try:
+            return _receive(name, value)
+        except InitUnusable as error:
+            reader.reject(name, error.message)
+    return None
+
+
+def _receive(name: str, value: object) -> Init:
+    """The checked init. Raises InitUnusable."""
+    if is_url(value):  # here it will be fetched
+        raise InitUnusable(f"The {label(name)} is not fetched from an address yet: send it as a data: URI.")
+    init = _read_data_uri(name, value)
+    check_init(init)
+    return init
+
+
+def _read_data_uri(name: str, value: object) -> Init:
+    """`data:<media type>;base64,<data>` (RFC 2397). A plus that a form made a space, and line breaks, are put right."""
+    kind = FIELDS[name]
+    header, comma, text = value.strip().partition(",") if isinstance(value, str) else ("", "", "")
+    match = _HEADER.fullmatch(header[:200])
+    if match is None or not comma:
+        raise InitUnusable(
+            f"The {label(name)} must be a data: URI, such as data:{next(iter(INIT_TYPES[kind].values()))};base64,..."
+        )
+    media_type = _ALIASES.get(match[1].lower(), match[1].lower())
+    ending = next((ending for ending, known in INIT_TYPES[kind].items() if known == media_type), None)
+    if ending is None:
+        raise InitUnusable(f"The {label(name)} must be one of {', '.join(INIT_TYPES[kind].values())}.")
+    data = _decode_base64(name, text)
+    if len(data) > MAX_MEGABYTES[kind] * _MEGABYTE:
+        raise InitUnusable(f"The {label(name)} must not be greater than {MAX_MEGABYTES[kind]} MB.")
+    return Init(kind, ending, data)
+
+
+def _decode_base64(name: str, text: str) -> bytes:
+    try:
+        return binascii.a2b_base64(text.replace(" ", "+").replace("\r", "").replace("\n", ""), strict_mode=True)
+    except ValueError as error:
+        raise InitUnusable(f"The {label(name)} is not valid base64.") from error

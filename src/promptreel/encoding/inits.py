@@ -1,0 +1,42 @@
+"""Encoded picture or video -> Clip to start from, of the length and size that is generated."""
+
+from __future__ import annotations
+
+from promptreel.encoding.init_images import check_image, decode_image
+from promptreel.encoding.init_videos import check_video, decode_video
+from promptreel.errors import InitUnusable
+from promptreel.media import INIT_TYPES, Clip, Init
+
+
+def recognise(data: bytes) -> str | None:
+    """The ending that a file's first bytes speak of, one of those in INIT_TYPES; None for anything else."""
+    starts = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg", b"GIF8": "gif", b"\x1aE\xdf\xa3": "webm"}
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    if data[4:8] == b"ftyp":
+        return "mp4"
+    return next((ending for start, ending in starts.items() if data.startswith(start)), None)
+
+
+def check_init(init: Init) -> None:
+    """Looks at the file's headers, and decodes nothing. Raises InitUnusable for what is not its kind or too large."""
+    if recognise(init.data) != init.ending:
+        raise InitUnusable(f"The init {init.kind} is not {INIT_TYPES[init.kind][init.ending]}, as it says: check the file.")
+    if init.kind == "image":
+        check_image(init.data, init.ending)
+    else:
+        check_video(init.data, init.ending)
+
+
+def decode_init(init: Init, *, num_frames: int, fps: int, width: int, height: int) -> Clip:
+    """A clip of `num_frames` frames, `fps` of them a second, at `width` x `height` pixels.
+
+    An image is repeated. Of a video, each frame is the one whose time is nearest, from its start on: a longer one is cut, a
+    shorter one holds its last frame. Another aspect ratio is scaled until it covers the size and cropped around its centre.
+    Raises InitUnusable.
+    """
+    check_init(init)
+    size = (width, height)
+    if init.kind == "image":
+        return Clip(decode_image(init.data, init.ending, size)[None].repeat(num_frames, axis=0), fps)
+    return Clip(decode_video(init.data, init.ending, num_frames=num_frames, fps=fps, size=size), fps)
