@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 MEDIA_TYPES = {"mp4": "video/mp4", "webm": "video/webm", "gif": "image/gif"}
 """What a Video can be, by the ending of its file's name, and what HTTP calls it."""
 
+PREVIEW_MEDIA_TYPE = "image/webp"
+
 
 @dataclass(frozen=True)
 class Clip:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -9,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from promptreel.jobs.job import JobStage, JobStatus
-from tests.flows.service import LONG, SHORT, Service
+from tests.flows.service import LONG, SHORT, Service, decode
 from tests.waiting import wait_for
 
 
@@ -43,6 +46,27 @@ def test_eta_falls_as_the_job_goes_on(service: Service, long_job: dict[str, Any]
     assert 0 < job.progress < 1
     assert etas == sorted(etas, reverse=True)
     assert all(isinstance(eta, int) for eta in etas)
+
+
+def test_preview_shows_what_the_clip_will_be_until_the_job_ends(service: Service) -> None:
+    answer = service.ask(**SHORT | {"num_inference_steps": 50}, scheduler="HeunDiscreteScheduler")
+    seen = []
+
+    def has_ended() -> bool:
+        preview = service.client.get(answer["preview"])
+        if preview.status_code == 200:
+            seen.append(preview.content)
+        return service.fetch(answer)["status"] != "processing"
+
+    wait_for(has_ended, every=0.05)
+    success = service.finish(answer)
+    frames, _ = decode(service.download(success))
+    with Image.open(io.BytesIO(seen[-1])) as preview:
+        assert preview.size == (96, 96)
+        assert np.corrcoef(np.asarray(preview.convert("RGB")).ravel(), frames[0].ravel())[0, 1] > 0.6
+    assert "preview" not in success
+    assert service.client.get(answer["preview"]).status_code == 404
+    assert service.files_of(service.job(answer)) == ["1.mp4"]
 
 
 def test_waiting_job_counts_the_one_in_front_of_it(service: Service, long_job: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Finished files on this machine's disk."""
+"""Files on this machine's disk: finished videos, and the previews of running jobs."""
 
 from __future__ import annotations
 
@@ -40,6 +40,14 @@ class LocalStorage:
             return None
         path = self._root / key
         return path if path.is_file() and path.resolve().is_relative_to(self._root.resolve()) else None
+
+    def read(self, key: str) -> bytes | None:
+        """A small file's whole content, even if it is replaced or deleted meanwhile; None when there is none."""
+        path = self.path(key)
+        try:
+            return None if path is None else path.read_bytes()
+        except FileNotFoundError:
+            return None
 
     def delete(self, key: str) -> None:
         """Removes the file; nothing happens when it is gone already. Raises StorageFailed."""

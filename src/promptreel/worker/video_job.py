@@ -11,10 +11,12 @@ from pathlib import Path
 from promptreel.encoding.scaling import scale_clip
 from promptreel.encoding.video import encode
 from promptreel.generation.engine import Engine, OnProgress
+from promptreel.generation.preview import OnPreview
 from promptreel.jobs.job import Claim, Job, JobStage, Result
 from promptreel.jobs.params import VideoParams
 from promptreel.media import Video
 from promptreel.storage.local import LocalStorage
+from promptreel.worker.preview import keep_preview
 
 
 def run_video_job(
@@ -24,7 +26,8 @@ def run_video_job(
     clock = StageClock(on_progress)
     path = scratch / f"{job.file_prefix}.{claim.attempt}.{job.params.output_type}"
     try:
-        made = make_video(job.params, path, engine=engine, on_progress=clock.on_progress)
+        with keep_preview(job, claim, storage=storage, scratch=scratch) as on_preview:
+            made = make_video(job.params, path, engine=engine, on_progress=clock.on_progress, on_preview=on_preview)
         clock.on_progress(JobStage.STORING, 0.0)
         key = f"{job.file_prefix}/{claim.attempt}.{job.params.output_type}"
         storage.save(made.video, key)
@@ -33,7 +36,12 @@ def run_video_job(
     stages = clock.seconds()
     waiting = stages[JobStage.DENOISING] - made.device_seconds
     busy_seconds = round(sum(stages.values()) - max(0.0, waiting), 3)
-    facts = {"stages": stages, "busy_seconds": busy_seconds, "device": str(engine.device)}
+    facts = {
+        "stages": stages,
+        "busy_seconds": busy_seconds,
+        "device_seconds": round(made.device_seconds, 3),
+        "device": str(engine.device),
+    }
     return Result(key=key, size_bytes=made.video.size_bytes, sha256=made.video.sha256, facts=facts)
 
 
@@ -45,9 +53,11 @@ class MadeVideo:
     device_seconds: float
 
 
-def make_video(params: VideoParams, path: Path, *, engine: Engine, on_progress: OnProgress) -> MadeVideo:
+def make_video(
+    params: VideoParams, path: Path, *, engine: Engine, on_progress: OnProgress, on_preview: OnPreview | None = None
+) -> MadeVideo:
     """Generates a clip, scales it to the size that was asked and writes it to `path`. The command line does no other."""
-    made = engine.generate(params, on_progress)
+    made = engine.generate(params, on_progress, on_preview)
     on_progress(JobStage.ENCODING, 0.0)
     scaled = scale_clip(made.clip, params.width, params.height)
     video = encode(scaled, path, output_type=params.output_type, metadata=provenance(params, made.model_hash))

@@ -195,6 +195,7 @@ def _to_processing(job: Job, base_url: str, eta: int) -> dict[str, Any]:
         "id": job.id,
         "output": [],
         "future_links": [_file_url(job, base_url)],
+        "preview": f"{base_url}/files/{job.preview_key}",
         "meta": _to_meta(job),
     }
 

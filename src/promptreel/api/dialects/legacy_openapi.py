@@ -7,6 +7,7 @@ from typing import Any
 from promptreel.api.dialects import legacy
 from promptreel.api.parsing import Limits
 from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, OUTPUT_TYPES, SCHEDULERS
+from promptreel.media import PREVIEW_MEDIA_TYPE
 from promptreel.models.registry import DEFAULT_MODEL_ID
 
 DOCUMENTED_EXAMPLE = {
@@ -96,4 +97,8 @@ FETCH = _body(_KEY, [], {"key": ""})
 FETCH_BY_FIELD = _body({**_KEY, "request_id": _REQUEST_ID}, ["request_id"], {"key": "", "request_id": "1"})
 FETCH_BY_QUERY = {
     "parameters": [{"name": "request_id", "in": "query", "required": True, "schema": {"type": "string"}, "example": "1"}]
+}
+PREVIEW_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "An animated picture; never to be cached.", "content": {PREVIEW_MEDIA_TYPE: {}}},
+    404: {"description": "There is none now: the job waits, has just begun, or has ended."},
 }

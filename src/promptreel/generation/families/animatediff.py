@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from promptreel.errors import CheckpointUnusable
 from promptreel.generation.devices import Device
 from promptreel.generation.model_space import ModelSpace
+from promptreel.generation.preview import fit_colors
 from promptreel.generation.prompts import PromptEncoder
 from promptreel.models.registry import ModelCard
 from promptreel.models.safety import check_checkpoint_dir, model_hash
@@ -68,6 +70,21 @@ class LoadedCheckpoint:
             return_dict=False,
         )[0]
         return output.float().cpu()
+
+    @cached_property
+    def colors(self) -> Tensor:
+        """What latents look like at a glance: see `fit_colors`. Fitted when it is first asked for."""
+        return fit_colors(self.encode)
+
+    @torch.inference_mode()
+    def encode(self, frames: Tensor) -> Tensor:
+        """Frames, uint8 [T, H, W, 3], to latents [1, C, T, h, w], scaled as in training."""
+        pictures = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
+        encoded = self.vae.encode(pictures.to(self.device.name, self.device.dtype))
+        latents = _latents_of(encoded).float().cpu()
+        config = self.vae.config
+        scaled = (latents - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
+        return scaled.transpose(0, 1)[None]
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
@@ -129,6 +146,15 @@ def _ready(network: Any, device: Device) -> Any:
 
 def _class_name(directory: Path) -> str:
     return str(json.loads((directory / "config.json").read_text())["_class_name"])
+
+
+def _latents_of(encoded: Any) -> Tensor:
+    """AutoencoderKL answers with a distribution, whose most likely latents are taken, AutoencoderDC and Tiny with latents."""
+    if hasattr(encoded, "latent_dist"):
+        mode: Tensor = encoded.latent_dist.mode()
+        return mode
+    latents: Tensor = encoded.latent if hasattr(encoded, "latent") else encoded.latents
+    return latents
 
 
 def _downscaling(vae: Any) -> int:
