@@ -69,6 +69,20 @@ def test_preview_shows_what_the_clip_will_be_until_the_job_ends(service: Service
     assert service.files_of(service.job(answer)) == ["1.mp4"]
 
 
+def test_estimate_for_a_shape_that_was_made_before_is_near(service: Service) -> None:
+    """Most of this job is spent outside of its calls, which alone are measured when the worker starts."""
+    large = SHORT | {"num_frames": 40, "width": 1024, "height": 1024, "num_inference_steps": 1, "guidance_scale": 1}
+    service.make(**large)
+    answer = service.ask(**large)
+    service.finish(answer)
+    job = service.job(answer)
+    assert job.started_at is not None
+    assert job.finished_at is not None
+    took = (job.finished_at - job.started_at).total_seconds()
+
+    assert took / 3 <= answer["eta"] <= 3 * took + 1
+
+
 def test_waiting_job_counts_the_one_in_front_of_it(service: Service, long_job: dict[str, Any]) -> None:
     waiting = service.ask(**SHORT)
 
