@@ -66,6 +66,7 @@ def build_app(settings: Settings) -> FastAPI:
         jobs=build_jobs(settings),
         models=build_models(settings),
         storage=build_storage(settings),
+        fetcher=build_fetcher(settings),
         public_url=settings.public_url,
         trusted_proxies=settings.trusted_proxies,
         legacy_real_status_codes=settings.legacy_real_status_codes,

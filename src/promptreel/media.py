@@ -21,6 +21,7 @@ INIT_TYPES: Mapping[InitKind, Mapping[str, str]] = {
     "video": MEDIA_TYPES,
 }
 """What an Init can be: media types by the ending of its key. A gif is an image (its first frame) or a video, as it was sent."""
+PREVIEW_MEDIA_TYPE = "image/webp"
 
 
 @dataclass(frozen=True)

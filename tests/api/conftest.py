@@ -13,6 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from promptreel.api.app import Services, create_app
+from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.database import migrate, open_database
 from promptreel.jobs.job import Result
 from promptreel.jobs.store import JobStore
@@ -77,7 +78,7 @@ def services(tmp_path: Path, jobs: JobStore, storage: LocalStorage) -> Services:
     write_card(tmp_path / "models" / "plain", PLAIN_CARD)
     write_card(tmp_path / "models" / "midjourney", STYLED_CARD)
     models = ModelRegistry(built_in=tmp_path / "built_in", models_dir=tmp_path / "models")
-    return Services(jobs=jobs, models=models, storage=storage, version="1.2.3")
+    return Services(jobs=jobs, models=models, storage=storage, fetcher=SafeFetcher(), version="1.2.3")
 
 
 @pytest.fixture

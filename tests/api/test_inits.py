@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from base64 import b64encode
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +17,8 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+from promptreel.api.app import Services, create_app
+from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.store import JobStore
 from promptreel.storage.local import LocalStorage
 from tests.api.conftest import SUBMIT
@@ -96,14 +103,14 @@ def make_noise() -> np.ndarray:
 @pytest.mark.parametrize(
     ("fields", "field", "message"),
     [
-        ({"init_image": 5}, "init_image", "The init image must be a data: URI, such as data:image/png;base64,..."),
-        ({"init_video": "/etc/passwd"}, "init_video", "The init video must be a data: URI, such as data:video/mp4;base64,..."),
-        ({"init_image": "data:image/png,abc"}, "init_image", "The init image must be a data: URI"),
+        ({"init_image": 5}, "init_image", "The init image must be a URL or a data: URI, such as data:image/png;base64,..."),
+        ({"init_video": "/etc/passwd"}, "init_video", "The init video must be a URL or a data: URI, such as data:video/mp4;base64,..."),
+        ({"init_image": "data:image/png,abc"}, "init_image", "The init image must be a URL or a data: URI"),
         ({"init_image": "data:image/svg+xml;base64,AAAA"}, "init_image", "The init image must be one of image/png, image"),
         ({"init_image": data_uri("video/mp4", MP4)}, "init_image", "The init image must be one of image/png, image"),
         ({"init_image": "data:image/png;base64,iVBOR*w0KGg"}, "init_image", "The init image is not valid base64."),
-        ({"init_image": "https://example.com/a.png"}, "init_image", "send it as a data: URI."),
-        ({"init_video": "http://localhost/a.mp4"}, "init_video", "send it as a data: URI."),
+        ({"init_image": "http://127.0.0.1/a.png"}, "init_image", "127.0.0.1 is not on the public internet"),
+        ({"init_video": "http://169.254.169.254/a.mp4"}, "init_video", "169.254.169.254 is not on the public internet"),
         ({"init_image": data_uri("image/png", b"hello")}, "init_image", "The init image is not image/png, as it says"),
         ({"init_video": data_uri("video/webm", MP4)}, "init_video", "The init video is not video/webm, as it says"),
         ({"init_video": data_uri("video/mp4", MP4[:40])}, "init_video", "The init video cannot be decoded"),
@@ -139,3 +146,70 @@ def test_init_of_a_request_that_is_refused_for_another_reason_is_not_kept(client
     assert list(errors(client, init_image=data_uri("image/png", PNG), width=1)) == ["width"]
     assert submit(client, init_image=data_uri("image/png", PNG), model_id="nowhere")["message"] == "Model not found"
     assert stored_files(tmp_path) == []
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[str]:
+    """The address of a web server that serves some files, good and bad."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    for name, data in {"a.png": PNG, "a.mp4": MP4, "untyped": PNG, "fake.png": b"hello", "page.html": b"<html>"}.items():
+        (folder / name).write_bytes(data)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture
+def fetching_client(services: Services, site: str) -> TestClient:
+    """A service that is allowed to fetch from `site`."""
+    fetcher = SafeFetcher(allow_hosts=["127.0.0.1"], allow_ports=[int(site.rpartition(":")[2])])
+    return TestClient(create_app(replace(services, fetcher=fetcher)), base_url="http://video.test:8000")
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "data", "ending"),
+    [("init_image", "a.png", PNG, "png"), ("init_video", "a.mp4", MP4, "mp4"), ("init_image", "untyped", PNG, "png")],
+)
+def test_init_is_fetched_from_a_url(
+    fetching_client: TestClient,
+    jobs: JobStore,
+    storage: LocalStorage,
+    site: str,
+    field: str,
+    name: str,
+    data: bytes,
+    ending: str,
+) -> None:
+    answer = submit(fetching_client, **{field: f"{site}/{name}"})
+    key = jobs.get(answer["id"]).params.init_key
+
+    assert answer["meta"][field] == "yes"
+    assert key == f"inits/{field.removeprefix('init_')}/{hashlib.sha256(data).hexdigest()}.{ending}"
+    assert storage.read(key) == data
+    assert site not in json.dumps(answer)
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "message"),
+    [
+        ("init_image", "missing.png", "answered with status 404"),
+        ("init_image", "fake.png", "The init image must be one of"),
+        ("init_image", "a.mp4", "The URL's Content-Type is none of those that can be used"),
+        ("init_image", "page.html", "The URL's Content-Type is none of those that can be used"),
+    ],
+)
+def test_url_that_names_no_init_is_refused(
+    fetching_client: TestClient, jobs: JobStore, site: str, field: str, name: str, message: str
+) -> None:
+    found = errors(fetching_client, **{field: f"{site}/{name}"})
+
+    assert message in found[field][0]
+    assert jobs.list() == []
+
+
+def test_nothing_is_fetched_for_a_request_that_is_refused_anyway(client: TestClient) -> None:
+    """Else the address, which is not public, would be an error too."""
+    assert list(errors(client, init_image="http://127.0.0.1/a.png", width=1)) == ["width"]

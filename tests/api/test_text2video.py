@@ -75,6 +75,7 @@ def test_documented_body_is_accepted_and_answered_in_the_documented_shape(client
         "id": job.id,
         "output": [],
         "future_links": [f"http://video.test:8000/files/{job.file_prefix}.mp4"],
+        "preview": f"http://video.test:8000/files/{job.file_prefix}/preview.webp",
         "meta": {
             "prompt": "a red cat sitting on a bench",
             "model_id": "cutout",

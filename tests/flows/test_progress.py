@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -9,10 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from promptreel.jobs.job import JobStage, JobStatus
-from tests.flows.service import LONG, SHORT, Service
+from tests.flows.service import LONG, SHORT, Service, decode
 from tests.waiting import wait_for
 
 
@@ -43,6 +46,41 @@ def test_eta_falls_as_the_job_goes_on(service: Service, long_job: dict[str, Any]
     assert 0 < job.progress < 1
     assert etas == sorted(etas, reverse=True)
     assert all(isinstance(eta, int) for eta in etas)
+
+
+def test_preview_shows_what_the_clip_will_be_until_the_job_ends(service: Service) -> None:
+    answer = service.ask(**SHORT | {"num_inference_steps": 50}, scheduler="HeunDiscreteScheduler")
+    seen = []
+
+    def has_ended() -> bool:
+        preview = service.client.get(answer["preview"])
+        if preview.status_code == 200:
+            seen.append(preview.content)
+        return service.fetch(answer)["status"] != "processing"
+
+    wait_for(has_ended, every=0.05)
+    success = service.finish(answer)
+    frames, _ = decode(service.download(success))
+    with Image.open(io.BytesIO(seen[-1])) as preview:
+        assert preview.size == (96, 96)
+        assert np.corrcoef(np.asarray(preview.convert("RGB")).ravel(), frames[0].ravel())[0, 1] > 0.6
+    assert "preview" not in success
+    assert service.client.get(answer["preview"]).status_code == 404
+    assert service.files_of(service.job(answer)) == ["1.mp4"]
+
+
+def test_estimate_for_a_shape_that_was_made_before_is_near(service: Service) -> None:
+    """Most of this job is spent outside of its calls, which alone are measured when the worker starts."""
+    large = SHORT | {"num_frames": 40, "width": 1024, "height": 1024, "num_inference_steps": 1, "guidance_scale": 1}
+    service.make(**large)
+    answer = service.ask(**large)
+    service.finish(answer)
+    job = service.job(answer)
+    assert job.started_at is not None
+    assert job.finished_at is not None
+    took = (job.finished_at - job.started_at).total_seconds()
+
+    assert took / 3 <= answer["eta"] <= 3 * took + 1
 
 
 def test_waiting_job_counts_the_one_in_front_of_it(service: Service, long_job: dict[str, Any]) -> None:

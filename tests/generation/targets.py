@@ -78,15 +78,3 @@ def sample(
 def error_of(latents: Tensor) -> tuple[float, float]:
     """Error of the mean and of the standard deviation of Gaussian latents, in units of STD."""
     return (float(latents.double().mean()) - MEAN) / STD, float(latents.double().std()) / STD - 1
-
-
-def expected_calls(name: str, steps: int) -> int:
-    match name.removesuffix("Scheduler"):
-        case "HeunDiscrete" | "KDPM2Discrete" | "KDPM2AncestralDiscrete" | "KarrasVe":
-            return 2 * steps - 1
-        case "DDIMInverse" | "ScoreSdeVe":
-            return 2 * steps
-        case "PNDM" if steps > 1:
-            return steps + 1
-        case _:
-            return steps

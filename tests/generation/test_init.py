@@ -82,21 +82,23 @@ def test_frames_that_stand_still_are_encoded_once(engine: Engine) -> None:
 @pytest.mark.parametrize("scheduler", ["UniPCMultistepScheduler", "DDIMInverseScheduler"])
 def test_clip_follows_the_init_the_seed_and_the_strength(engine: Engine, scheduler: str) -> None:
     params = replace(PARAMS, scheduler=scheduler, strength=0.5)
-    frames = engine.generate(params, go_on, make_clip()).clip.frames
+    frames = engine.generate(params, go_on, init=make_clip()).clip.frames
 
-    assert np.array_equal(engine.generate(params, go_on, make_clip()).clip.frames, frames)
+    assert np.array_equal(engine.generate(params, go_on, init=make_clip()).clip.frames, frames)
     assert not np.array_equal(engine.generate(params, go_on).clip.frames, frames)
-    assert not np.array_equal(engine.generate(replace(params, strength=0.9), go_on, make_clip()).clip.frames, frames)
+    assert not np.array_equal(engine.generate(replace(params, strength=0.9), go_on, init=make_clip()).clip.frames, frames)
     if scheduler != "DDIMInverseScheduler":  # which draws nothing
-        assert not np.array_equal(engine.generate(replace(params, seed=1), go_on, make_clip()).clip.frames, frames)
+        assert not np.array_equal(engine.generate(replace(params, seed=1), go_on, init=make_clip()).clip.frames, frames)
 
 
 def test_strength_of_one_keeps_nothing_of_the_init(engine: Engine) -> None:
     params = replace(PARAMS, strength=1.0)
 
-    assert np.array_equal(engine.generate(params, go_on, make_clip()).clip.frames, engine.generate(params, go_on).clip.frames)
+    assert np.array_equal(
+        engine.generate(params, go_on, init=make_clip()).clip.frames, engine.generate(params, go_on).clip.frames
+    )
 
 
 def test_init_of_another_length_fails_by_name(engine: Engine) -> None:
     with pytest.raises(GenerationFailed, match="could not make this clip"):
-        engine.generate(PARAMS, go_on, make_clip(PARAMS.num_frames - 1))
+        engine.generate(PARAMS, go_on, init=make_clip(PARAMS.num_frames - 1))

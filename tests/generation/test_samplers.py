@@ -9,7 +9,7 @@ import torch
 
 from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.samplers.catalogue import all_samplers
-from promptreel.jobs.params import SCHEDULERS
+from promptreel.jobs.params import SCHEDULERS, count_calls
 from tests.generation.targets import (
     MEAN,
     SPACES,
@@ -17,7 +17,6 @@ from tests.generation.targets import (
     STOCHASTIC,
     TINY,
     exact_network,
-    expected_calls,
     sample,
     unit_noise,
 )
@@ -44,17 +43,17 @@ def test_any_number_of_steps_at_any_strength_ends_in_latents_of_the_target(name:
             assert latents.shape == TINY
             assert latents.dtype == torch.float32
             assert len(calls) == calls[-1].total
-            assert len(calls) <= expected_calls(name, steps)
+            assert len(calls) <= count_calls(name, steps)
             assert float((latents - MEAN).abs().max()) < 6 * STD, (steps, strength)  # and so finite
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_number_of_calls_is_the_methods(name: str) -> None:
+def test_estimates_count_the_calls_that_the_sampler_makes(name: str) -> None:
     space = ModelSpace(SPACES["v"])
     for steps in (1, 2, 3, 8, 20):
         _, calls = sample(name, space, steps, exact_network(space), noise=unit_noise(TINY))
 
-        assert len(calls) == expected_calls(name, steps)
+        assert len(calls) == count_calls(name, steps)
 
 
 @pytest.mark.parametrize("space", SPACES)

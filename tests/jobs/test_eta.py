@@ -1,18 +1,26 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 
-from promptreel.jobs.eta import FIRST_GUESS_SECONDS_PER_UNIT, estimate_seconds, seconds_per_unit, work_units
-from promptreel.jobs.job import Job, JobStatus
+from promptreel.jobs.eta import Rate, Shape, Timing, estimate_seconds, learn_rate, work_units
+from promptreel.jobs.job import Job, JobStage, JobStatus
 from promptreel.jobs.params import VideoParams
 from tests.jobs.factories import START
 
-RATES = {"cutout": 0.1, "big": 1.0}
+RATES = {"cutout": Rate(0.1), "big": Rate(1.0), "slow to end": Rate(0.1, fixed_seconds=40)}
+SHAPE = Shape(10, 512, 512)
 
 
-def make_job(model_id: str = "cutout", progress: float = 0.0, status: JobStatus = JobStatus.QUEUED, frames: int = 10) -> Job:
+def make_job(
+    model_id: str = "cutout",
+    progress: float = 0.0,
+    status: JobStatus = JobStatus.QUEUED,
+    frames: int = 10,
+    stage: JobStage | None = None,
+) -> Job:
     """Work of 100 units at 10 frames, 10 steps and no guidance: 10 seconds on `cutout`, 100 on `big`."""
     return Job(
         id=1,
@@ -21,7 +29,7 @@ def make_job(model_id: str = "cutout", progress: float = 0.0, status: JobStatus 
         request={},
         track_id=None,
         status=status,
-        stage=None,
+        stage=stage,
         progress=progress,
         crashes=0,
         attempt=0,
@@ -36,8 +44,8 @@ def make_job(model_id: str = "cutout", progress: float = 0.0, status: JobStatus 
     )
 
 
-def estimate(job: Job, ahead: list[Job], live_workers: int = 1) -> int:
-    return estimate_seconds(job, ahead=ahead, live_workers=live_workers, rate=RATES.__getitem__)
+def estimate(job: Job, ahead: Sequence[Job] = (), live_workers: int = 1) -> int:
+    return estimate_seconds(job, ahead=ahead, live_workers=live_workers, rate=lambda each: RATES[each.params.model_id])
 
 
 @pytest.mark.parametrize(("guidance_scale", "units"), [(7.5, 1600), (1.1, 1600), (1.0, 800), (0.0, 800)])
@@ -53,6 +61,14 @@ def test_strength_shortens_the_work_of_a_job_with_an_init(strength: float, units
 
     assert work_units(params) == 1600
     assert work_units(replace(params, init_key="inits/image/ab.png")) == units
+
+
+def test_calls_count_and_not_steps() -> None:
+    """As test_samplers.py compares them with those that the samplers make."""
+    params = VideoParams(model_id="m", prompt="p", num_frames=10, num_inference_steps=20, guidance_scale=1)
+
+    assert work_units(params) == 200
+    assert work_units(replace(params, scheduler="HeunDiscreteScheduler")) == 390
 
 
 def test_job_alone_takes_its_own_work() -> None:
@@ -82,17 +98,65 @@ def test_estimate_is_at_least_a_second_until_the_job_is_done() -> None:
         assert estimate(replace(running, status=status), [make_job()]) == 0
 
 
-def test_one_slow_start_does_not_spoil_the_rate() -> None:
-    assert seconds_per_unit([0.1, 0.11, 9.0, 0.1, 0.12], 5.0) == 0.11
-
-
-def test_rate_falls_back_to_what_is_known() -> None:
-    assert seconds_per_unit([], None, 0.4, 0.7) == 0.4
-    assert seconds_per_unit([], None) == FIRST_GUESS_SECONDS_PER_UNIT
-
-
 def test_what_is_ahead_of_a_running_job_is_not_shared_between_workers() -> None:
     """It is the work of its own worker."""
     running = make_job(progress=0.5, status=JobStatus.RUNNING)
 
     assert estimate(running, [make_job(progress=0.9, status=JobStatus.RUNNING)], live_workers=4) == 6
+
+
+def test_fixed_seconds_are_spent_after_the_calls() -> None:
+    etas = [
+        estimate(make_job("slow to end")),
+        estimate(make_job("slow to end", 0.5, JobStatus.RUNNING, stage=JobStage.DENOISING)),
+        *(
+            estimate(make_job("slow to end", 0.9, JobStatus.RUNNING, stage=stage))
+            for stage in (JobStage.DENOISING, JobStage.DECODING, JobStage.ENCODING, JobStage.STORING)
+        ),
+    ]
+
+    assert etas == [50, 45, 41, 40, 20, 1]
+
+
+def make_timing(
+    shape: Shape = SHAPE, *, calls: int = 20, fixed: float = 4.0, a_call: float = 0.5, device: str = "cpu"
+) -> Timing:
+    """Of a job that takes `fixed` seconds outside of its calls and `a_call` in each."""
+    units = shape.num_frames * calls
+    return Timing(shape=shape, device=device, units=units, busy_seconds=fixed + calls * a_call, call_seconds=calls * a_call)
+
+
+def seconds_for(rate: Rate | None, calls: int, shape: Shape = SHAPE) -> float:
+    assert rate is not None
+    return rate.fixed_seconds + shape.num_frames * calls * rate.seconds_per_unit
+
+
+def test_time_outside_of_the_calls_and_time_a_call_are_learned_apart() -> None:
+    rate = learn_rate([make_timing(calls=calls) for calls in (20, 4)], SHAPE)
+
+    assert [seconds_for(rate, calls) for calls in (1, 20, 100)] == pytest.approx([4.5, 14, 54])
+
+
+def test_one_slow_start_does_not_spoil_the_rate() -> None:
+    rate = learn_rate([make_timing(), make_timing(fixed=60.0, a_call=3.0), make_timing()], SHAPE)
+
+    assert seconds_for(rate, 20) == pytest.approx(14)
+
+
+def test_rate_is_that_of_the_shape_then_of_the_size_then_of_the_model() -> None:
+    longer, larger = Shape(20, 512, 512), Shape(10, 1024, 1024)
+    timings = [make_timing(larger, fixed=12, a_call=2), make_timing(longer, fixed=10, a_call=3), make_timing()]
+
+    assert seconds_for(learn_rate(timings, SHAPE), 20) == pytest.approx(4 + 20 * 0.5)
+    assert seconds_for(learn_rate(timings[:2], SHAPE), 20) == pytest.approx((10 + 20 * 3) / 2)
+    assert seconds_for(learn_rate(timings[:1], SHAPE), 20) == pytest.approx(12 + 20 * 2)
+    assert learn_rate([], SHAPE) is None
+
+
+def test_rate_is_of_the_devices_that_are_there() -> None:
+    timings = [make_timing(), make_timing(fixed=1, a_call=0.05, device="cuda")]
+
+    assert seconds_for(learn_rate(timings, SHAPE, {"cuda"}), 20) == pytest.approx(2)
+    assert seconds_for(learn_rate(timings, SHAPE, {"cpu"}), 20) == pytest.approx(14)
+    assert learn_rate(timings, SHAPE, {"other"}) is None
+    assert seconds_for(learn_rate(timings, SHAPE), 20) == pytest.approx((14 + 2) / 2)  # no worker is alive

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine, delete, update
+from sqlalchemy import Engine, delete, event, update
 from sqlalchemy.exc import StatementError
 
 from promptreel.errors import JobNotFound
-from promptreel.jobs.database import write_transaction
+from promptreel.jobs.database import read_transaction, write_transaction
+from promptreel.jobs.eta import Shape, Timing
 from promptreel.jobs.job import JobStage, JobStatus
 from promptreel.jobs.store import JobStore, WorkerRecord, utc_now
 from promptreel.jobs.tables import jobs
@@ -192,48 +194,59 @@ def test_worker_that_was_not_seen_lately_is_not_live(store: JobStore, clock: Clo
     assert len(store.live_workers(within_seconds=60)) == 1
 
 
-def run_one(store: JobStore, clock: Clock, *, seconds: float, model_id: str = "cutout", frames: int = 10) -> None:
-    store.submit(make_new_job(model_id=model_id, num_frames=frames, num_inference_steps=5, guidance_scale=2.0))
+def run_one(store: JobStore, clock: Clock, *, seconds: float, busy_seconds: float | None = None, **params: object) -> None:
+    """A job of 20 units a frame, which spends a quarter of its time in calls."""
+    store.submit(make_new_job(**{"num_inference_steps": 10, **params}))
     claim, _ = store.claim("w") or pytest.fail("nothing to claim")
     clock.advance(seconds)
-    store.finish(claim, make_result())
+    facts = {"device": "cpu (float32)", "device_seconds": seconds / 4}
+    store.finish(claim, replace(make_result(), facts=facts), busy_seconds=busy_seconds)
 
 
-def test_recent_rates_are_seconds_per_unit_of_successes_newest_first(store: JobStore, clock: Clock) -> None:
-    run_one(store, clock, seconds=10)
-    run_one(store, clock, seconds=40, frames=20)
+def test_recent_timings_are_of_the_models_latest_successes(store: JobStore, clock: Clock) -> None:
+    run_one(store, clock, seconds=10, num_frames=8, width=64, height=96)
+    run_one(store, clock, seconds=40, busy_seconds=24, num_frames=16, guidance_scale=1)
     run_one(store, clock, seconds=7, model_id="other")
     store.submit(make_new_job())
     claim, _ = store.claim("w") or pytest.fail("nothing to claim")
     store.fail(claim, code="out_of_memory", message="no")
 
-    assert store.recent_rates("cutout") == [40 / 200, 10 / 100]
-    assert store.recent_rates("cutout", limit=1) == [40 / 200]
-    assert store.recent_rates("unknown") == []
+    newest, oldest = store.recent_timings("cutout")
+    assert newest == Timing(shape=Shape(16, 512, 512), device="cpu (float32)", units=160, busy_seconds=24, call_seconds=10)
+    assert oldest == Timing(shape=Shape(8, 64, 96), device="cpu (float32)", units=160, busy_seconds=10, call_seconds=2.5)
+    assert store.recent_timings("cutout", limit=1) == [newest]
+    assert store.recent_timings("unknown") == []
 
 
-def test_rate_counts_the_attempt_that_succeeded_alone(store: JobStore, clock: Clock) -> None:
-    store.submit(make_new_job(num_frames=10, num_inference_steps=5))
+def test_timing_counts_the_attempt_that_succeeded_alone(store: JobStore, clock: Clock) -> None:
+    store.submit(make_new_job())
     store.claim("dead")
     clock.advance(1000)
     claim, _ = store.claim("w") or pytest.fail("nothing to claim")
-    store.report(claim, stage=JobStage.DENOISING, progress=0.5)
     clock.advance(20)
+    store.finish(claim, replace(make_result(), facts={"device": "cpu", "device_seconds": 5.0}))
+
+    assert [timing.busy_seconds for timing in store.recent_timings("cutout")] == [20]
+
+
+def test_job_whose_calls_were_not_timed_teaches_nothing(store: JobStore) -> None:
+    """As those of an older version."""
+    store.submit(make_new_job())
+    claim, _ = store.claim("w") or pytest.fail("nothing to claim")
     store.finish(claim, make_result())
 
-    assert store.recent_rates("cutout") == [20 / 100]
+    assert store.recent_timings("cutout") == []
 
 
-def test_time_that_a_job_waited_for_others_is_not_in_its_rate(store: JobStore, clock: Clock) -> None:
-    store.submit(make_new_job(num_frames=10, num_inference_steps=5))
-    claim, _ = store.claim("w") or pytest.fail("nothing to claim")
-    clock.advance(60)
-    store.finish(claim, make_result(), busy_seconds=20)
+def test_timings_are_found_by_the_index_of_successes(store: JobStore, engine: Engine) -> None:
+    statements: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *args: statements.append(str(args[2])))
+    store.recent_timings("cutout")
+    (statement,) = [each for each in statements if "JSON_EXTRACT" in each]
+    with read_transaction(engine) as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", ("x",) * statement.count("?")).all()
 
-    assert store.recent_rates("cutout") == [20 / 100]
-
-
-def test_clock_that_was_set_back_makes_no_negative_rate(store: JobStore, clock: Clock) -> None:
-    run_one(store, clock, seconds=-3600)
-
-    assert store.recent_rates("cutout") == [0.0]
+    assert [row.detail.split(" (")[0] for row in plan if "jobs" in row.detail] == [
+        "SEARCH jobs USING INDEX jobs_succeeded_by_model"
+    ]
+    assert not any("TEMP B-TREE" in row.detail for row in plan)

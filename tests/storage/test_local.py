@@ -75,6 +75,13 @@ def test_unknown_key_has_no_path(storage):
     assert storage.path("a.mp4") is None
 
 
+def test_small_file_is_read_whole_or_not_at_all(storage, tmp_path):
+    storage.save(make_video(tmp_path / "new.mp4", b"seven"), "a/preview.webp")
+
+    assert storage.read("a/preview.webp") == b"seven"
+    assert storage.read("a") is storage.read("b.webp") is storage.read("../new.mp4") is None
+
+
 def test_folder_is_no_file(storage, tmp_path):
     storage.save(make_video(tmp_path / "made.mp4"), "7/a.mp4")
 

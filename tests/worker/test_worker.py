@@ -56,6 +56,7 @@ def test_job_becomes_a_stored_video(running: threading.Thread, jobs: JobStore, t
     assert list((tmp_path / "scratch").iterdir()) == []
     assert job.result.facts["device"] == "cpu (float32)"
     assert all(seconds >= 0 for seconds in job.result.facts["stages"].values())
+    assert 0 < job.result.facts["device_seconds"] < job.result.facts["busy_seconds"]
     assert 0 < job.result.facts["busy_seconds"] <= sum(job.result.facts["stages"].values()) + 0.01
 
 
@@ -185,7 +186,7 @@ def test_job_that_went_to_another_worker_is_left_to_it(running: threading.Thread
     assert wait_until_ended(jobs, next_id).status is JobStatus.SUCCEEDED
     job = jobs.get(job_id)
     assert (job.status, job.owner, job.attempt) == (JobStatus.RUNNING, "worker-2", 2)
-    assert not (tmp_path / "results" / job.file_prefix).exists()
+    assert list((tmp_path / "results" / job.file_prefix).glob("*.mp4")) == []
 
 
 def test_result_of_a_lost_job_is_removed_again(worker: Worker, jobs: JobStore, tmp_path: Path) -> None:

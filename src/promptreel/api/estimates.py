@@ -1,4 +1,4 @@
-"""The ETA of a job, from the queue, the workers and the rates that were measured."""
+"""The ETA of a job, from the queue, the workers and how long such jobs took."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from statistics import median
 
 from promptreel.api.services import Services
 from promptreel.errors import CheckpointUnusable, ModelNotFound
-from promptreel.jobs.eta import estimate_seconds, seconds_per_unit
+from promptreel.jobs.eta import FIRST_GUESS_SECONDS_PER_UNIT, Rate, Shape, Timing, estimate_seconds, learn_rate
 from promptreel.jobs.job import Job
 from promptreel.jobs.store import WorkerRecord
 from promptreel.models.registry import DEFAULT_MODEL_ID
@@ -18,22 +18,32 @@ def estimate(services: Services, job: Job) -> int:
     """Whole seconds until the job is done."""
 
     @cache
-    def rate(model_id: str) -> float:
-        recent = services.jobs.recent_rates(model_id)
-        return seconds_per_unit(recent, _rate_at_start(workers, model_id), _reference_rate(services, model_id))
+    def timings(model_id: str) -> Sequence[Timing]:
+        return services.jobs.recent_timings(model_id)
+
+    def rate(other: Job) -> Rate:
+        model_id = other.params.model_id
+        able = [worker for worker in workers if worker.id == other.owner] or workers
+        learned = learn_rate(timings(model_id), Shape.of(other.params), {worker.device for worker in able})
+        return learned or Rate(_measured_once(services, able, model_id))
 
     workers = services.jobs.live_workers()
     return estimate_seconds(job, ahead=services.jobs.queue_ahead(job), live_workers=len(workers), rate=rate)
 
 
+def _measured_once(services: Services, workers: Sequence[WorkerRecord], model_id: str) -> float:
+    """Seconds per unit before any job has told: as the workers measured them when they started, or the model's card says."""
+    return _rate_at_start(workers, model_id) or _reference_rate(services, model_id) or FIRST_GUESS_SECONDS_PER_UNIT
+
+
 def _rate_at_start(workers: Sequence[WorkerRecord], model_id: str) -> float | None:
-    """Seconds per unit as the workers measured it when they started, which they do with the default model only."""
+    """Workers measure the default model only."""
     measured = [worker.seconds_per_unit for worker in workers if worker.seconds_per_unit is not None]
     return median(measured) if measured and model_id == DEFAULT_MODEL_ID else None
 
 
 def _reference_rate(services: Services, model_id: str) -> float | None:
-    """Seconds per unit as the model's card says; None when it says nothing, or the model was taken away meanwhile."""
+    """None when the card says nothing, or the model was taken away meanwhile."""
     try:
         return services.models.get(model_id).reference_seconds_per_unit
     except (ModelNotFound, CheckpointUnusable):

@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping
 
 from promptreel.api.parsing import FieldReader, is_url, label
-from promptreel.encoding.inits import check_init
-from promptreel.errors import InitUnusable
+from promptreel.encoding.inits import check_init, recognise
+from promptreel.errors import InitUnusable, UrlUnusable
+from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.media import INIT_TYPES, Init, InitKind
 
 FIELDS: Mapping[str, InitKind] = {"init_image": "image", "init_video": "video"}
@@ -16,29 +17,44 @@ MAX_MEGABYTES: Mapping[InitKind, int] = {"image": 5, "video": 20}
 _MEGABYTE = 1024 * 1024
 _HEADER = re.compile(r"data:([a-z]+/[a-z0-9.+-]+)(?:;[^,;]*)*;base64", re.IGNORECASE)
 _ALIASES = {"image/jpg": "image/jpeg"}
+# What servers call a file whose type they do not know.
+_UNTYPED = frozenset({"application/octet-stream", "binary/octet-stream"})
 
 
-def read_init(reader: FieldReader) -> Init | None:
-    """What the clip shall start from. None if that was not asked for, or is wrong: then the field is rejected."""
+def read_init(reader: FieldReader, fetcher: SafeFetcher) -> Init | None:
+    """What the clip shall start from. None if that was not asked for, or is wrong: then the field is rejected.
+
+    To be read last: what a URL names is only fetched when all other fields are right.
+    """
     given = {name: value for name in FIELDS if (value := reader.given(name)) is not None}
     if len(given) > 1:
         reader.reject("init_video", "Send init_image or init_video, not both.")
         return None
     for name, value in given.items():
         try:
-            return _receive(name, value)
-        except InitUnusable as error:
+            if not is_url(value):
+                return _checked(_read_data_uri(name, value))
+            if not reader.has_errors:
+                return _checked(_fetch(name, value, fetcher))
+        except (InitUnusable, UrlUnusable) as error:
             reader.reject(name, error.message)
     return None
 
 
-def _receive(name: str, value: object) -> Init:
-    """The checked init. Raises InitUnusable."""
-    if is_url(value):  # here it will be fetched
-        raise InitUnusable(f"The {label(name)} is not fetched from an address yet: send it as a data: URI.")
-    init = _read_data_uri(name, value)
+def _checked(init: Init) -> Init:
     check_init(init)
     return init
+
+
+def _fetch(name: str, url: str, fetcher: SafeFetcher) -> Init:
+    """The file behind a URL; its first bytes say what it is. Raises UrlUnusable and InitUnusable."""
+    kind = FIELDS[name]
+    types = [*INIT_TYPES[kind].values(), *_ALIASES, *_UNTYPED]
+    data = fetcher.get(url, max_bytes=MAX_MEGABYTES[kind] * _MEGABYTE, accept=types).content
+    ending = recognise(data)
+    if ending is None or ending not in INIT_TYPES[kind]:
+        raise InitUnusable(f"The {label(name)} must be one of {', '.join(INIT_TYPES[kind].values())}.")
+    return Init(kind, ending, data)
 
 
 def _read_data_uri(name: str, value: object) -> Init:
@@ -48,7 +64,7 @@ def _read_data_uri(name: str, value: object) -> Init:
     match = _HEADER.fullmatch(header[:200])
     if match is None or not comma:
         raise InitUnusable(
-            f"The {label(name)} must be a data: URI, such as data:{next(iter(INIT_TYPES[kind].values()))};base64,..."
+            f"The {label(name)} must be a URL or a data: URI, such as data:{next(iter(INIT_TYPES[kind].values()))};base64,..."
         )
     media_type = _ALIASES.get(match[1].lower(), match[1].lower())
     ending = next((ending for ending, known in INIT_TYPES[kind].items() if known == media_type), None)

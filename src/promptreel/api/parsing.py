@@ -145,6 +145,10 @@ class FieldReader:
     def reject(self, name: str, message: str) -> None:
         self._errors.setdefault(name, []).append(message)
 
+    @property
+    def has_errors(self) -> bool:
+        return bool(self._errors)
+
     def raise_errors(self) -> None:
         """Raises InvalidParams if any field was wrong."""
         if self._errors:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from promptreel.api.addresses import base_url
@@ -15,7 +15,7 @@ from promptreel.api.parsing import FieldReader, read_fields, read_fields_with_in
 from promptreel.api.services import Services, ServicesOfApp
 from promptreel.errors import JobNotFound
 from promptreel.jobs.job import Job, JobStatus
-from promptreel.media import MEDIA_TYPES
+from promptreel.media import MEDIA_TYPES, PREVIEW_MEDIA_TYPE
 
 Fields = Annotated[dict[str, Any], Depends(read_fields)]
 FieldsWithInit = Annotated[dict[str, Any], Depends(read_fields_with_init)]
@@ -36,13 +36,17 @@ def build_router() -> APIRouter:
     path = "/files/{file_prefix}.{output_type}"
     router.add_api_route(path, send_file, methods=["GET"], response_class=FileResponse, tags=["video"])
     router.add_api_route(path, send_file, methods=["HEAD"], include_in_schema=False)
+    path = "/files/{file_prefix}/preview.webp"
+    shape = legacy_openapi.PREVIEW_ANSWERS
+    router.add_api_route(path, send_preview, methods=["GET"], response_class=Response, responses=shape, tags=["video"])
+    router.add_api_route(path, send_preview, methods=["HEAD"], include_in_schema=False)
     router.add_api_route("/health", health, methods=["GET"], tags=["service"])
     return router
 
 
 def text2video(request: Request, fields: FieldsWithInit, services: ServicesOfApp) -> JSONResponse:
     """Queue a video. The answer comes at once: it says when to look (`eta`, seconds) and where (`fetch_result`)."""
-    new_job, init = legacy.read_text2video(fields, services.models)
+    new_job, init = legacy.read_text2video(fields, services.models, services.fetcher)
     if init is not None:  # the file is there before the row names it
         services.storage.save_bytes(init.data, init.key)
     job = services.jobs.submit(new_job)
@@ -66,11 +70,7 @@ def fetch_by_field(request: Request, fields: Fields, services: ServicesOfApp) ->
 
 def send_file(request: Request, file_prefix: str, output_type: str, services: ServicesOfApp) -> FileResponse:
     """A finished video. Ranges are answered, so that players can seek."""
-    try:
-        job = services.jobs.get_by_file_prefix(file_prefix)
-    except JobNotFound as error:
-        raise HTTPException(404, "There is no such file.") from error
-    request.state.job_id = job.id
+    job = _find_owner(request, services, file_prefix)
     if output_type != job.params.output_type:
         raise HTTPException(404, "There is no such file.")
     if job.status is not JobStatus.SUCCEEDED or job.result is None:
@@ -79,6 +79,15 @@ def send_file(request: Request, file_prefix: str, output_type: str, services: Se
     if path is None:
         raise HTTPException(404, "The file was deleted.")
     return FileResponse(path, media_type=MEDIA_TYPES[output_type], headers={"Cache-Control": "private, max-age=3600"})
+
+
+def send_preview(request: Request, file_prefix: str, services: ServicesOfApp) -> Response:
+    """What the video will look like, as far as one can tell: small, moving, and renewed while the job runs."""
+    job = _find_owner(request, services, file_prefix)
+    content = services.storage.read(job.preview_key) if job.status is JobStatus.RUNNING else None
+    if content is None:
+        raise HTTPException(404, "There is no preview now: ask again while the job runs.")
+    return Response(content, media_type=PREVIEW_MEDIA_TYPE)
 
 
 def health(services: ServicesOfApp) -> JSONResponse:
@@ -94,6 +103,16 @@ def health(services: ServicesOfApp) -> JSONResponse:
             "running": counts.get(JobStatus.RUNNING, 0),
         }
     )
+
+
+def _find_owner(request: Request, services: Services, file_prefix: str) -> Job:
+    """The job that a file belongs to."""
+    try:
+        job = services.jobs.get_by_file_prefix(file_prefix)
+    except JobNotFound as error:
+        raise HTTPException(404, "There is no such file.") from error
+    request.state.job_id = job.id
+    return job
 
 
 def _find_job(services: Services, sent_id: object) -> Job:

@@ -9,6 +9,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Request
 
+from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.store import JobStore
 from promptreel.models.registry import ModelRegistry
 from promptreel.storage.local import LocalStorage
@@ -31,6 +32,7 @@ class Services:
     jobs: JobStore
     models: ModelRegistry
     storage: LocalStorage
+    fetcher: SafeFetcher
     public_url: str | None = None
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     legacy_real_status_codes: bool = False

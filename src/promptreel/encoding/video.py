@@ -30,7 +30,7 @@ def encode(clip: Clip, path: Path, *, output_type: str, metadata: Mapping[str, o
     comment = json.dumps(dict(metadata), sort_keys=True, allow_nan=False)
     try:
         WRITERS[output_type](clip, path, comment)
-        return _describe(path, MEDIA_TYPES[output_type])
+        return describe(path, MEDIA_TYPES[output_type])
     except (av.error.FFmpegError, OSError) as error:
         _remove(path)
         raise EncodingFailed(f"The video could not be written: {error.strerror}. Check the disk's space and rights.") from error
@@ -56,7 +56,8 @@ def read_metadata(path: Path) -> dict[str, object]:
     return metadata if isinstance(metadata, dict) else {}
 
 
-def _describe(path: Path, media_type: str) -> Video:
+def describe(path: Path, media_type: str) -> Video:
+    """A finished file as a Video. Raises OSError."""
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Video(path=path, media_type=media_type, size_bytes=path.stat().st_size, sha256=sha256)

@@ -18,6 +18,7 @@ from promptreel.errors import CheckpointUnusable, GenerationFailed, OutOfMemory
 from promptreel.generation.batching import Rows, Seat, StepBatcher
 from promptreel.generation.devices import Device
 from promptreel.generation.families.animatediff import LoadedCheckpoint, load_animatediff
+from promptreel.generation.preview import SECONDS_APART, OnPreview, Previews
 from promptreel.generation.samplers.catalogue import all_samplers
 from promptreel.generation.samplers.sampler import Sample, Start
 from promptreel.jobs.job import JobStage
@@ -41,28 +42,40 @@ class Generated:
 class Engine:
     """Generates clips on one device; keeps the checkpoint that it used last. Safe to use from several threads."""
 
-    def __init__(self, models: ModelRegistry, device: Device) -> None:
+    def __init__(self, models: ModelRegistry, device: Device, *, preview_seconds: float = SECONDS_APART) -> None:
+        """`preview_seconds` pass at least between two previews of a job."""
         self.models = models
         self.device = device
+        self.preview_seconds = preview_seconds
         self.samplers: dict[str, Sample] = all_samplers()
         self.batcher = StepBatcher()
         self._loaded: LoadedCheckpoint | None = None
         self._loading = threading.Lock()
         self._decoding = threading.Lock()
 
-    def generate(self, params: VideoParams, on_progress: OnProgress, init: Clip | None = None) -> Generated:
+    def generate(
+        self, params: VideoParams, on_progress: OnProgress, *, init: Clip | None = None, on_preview: OnPreview | None = None
+    ) -> Generated:
         """One clip at the checkpoint's native size, or at the size asked where it has none.
 
         `init`, of that size and as many frames, is what it starts from, at the noise level that `strength` says.
+        `on_preview` is shown now and then what the clip will look like; an error of its own does not end the job.
         Raises ModelNotFound, CheckpointUnusable, OutOfMemory or GenerationFailed, and whatever `on_progress` raises.
         """
         on_progress(JobStage.LOADING, 0.0)
         checkpoint = self.load(params.model_id)
+        previews = Previews(
+            on_preview,
+            space=checkpoint.space,
+            colors=lambda: checkpoint.colors,
+            fps=params.fps,
+            seconds_apart=self.preview_seconds,
+        )
         with _named_failures(params):
             text = self._encode_texts(checkpoint, params)
             start = self._start(checkpoint, params, init)
             with self.batcher.seat() as seat:
-                latents = self._denoise(checkpoint, params, start, text, seat, on_progress)
+                latents = self._denoise(checkpoint, params, start, text, seat, on_progress, previews)
         with _named_failures(params), self._decoding:  # one at a time: a VAE's activations are the largest tensors of all
             on_progress(JobStage.DECODING, 0.0)
             frames = checkpoint.decode(latents)
@@ -104,6 +117,7 @@ class Engine:
         text: Tensor,
         seat: Seat,
         on_progress: OnProgress,
+        previews: Previews,
     ) -> Tensor:
         """Clean latents [1, C, T, h, w]. All randomness comes from the seed, on the CPU, so that every device draws alike."""
         space = checkpoint.space
@@ -124,6 +138,7 @@ class Engine:
                 )
             )
             prediction = space.from_network(guide(output, params.guidance_scale), call.latents, call.timestep)
+            previews.offer(call, prediction)
             try:
                 call = sampler.send(prediction)
             except StopIteration as finished:

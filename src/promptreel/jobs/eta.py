@@ -1,51 +1,104 @@
-"""How long a job will take, from what is in front of it and from how fast jobs went lately. Pure: no database, no clock.
+"""How long a job will take, from what is in front of it and from how long such jobs took lately. Pure: no database, no clock.
 
-The unit of work is one call to the model for one frame. A rate is in seconds per unit.
+A job takes `fixed seconds + units x seconds per unit`. A unit is one frame in one call to the model, for one row: guidance
+doubles a job's units. The fixed seconds are those outside of the calls: to load, decode, encode and store.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from statistics import median
+from typing import Self
 
-from promptreel.jobs.job import Job, JobStatus
-from promptreel.jobs.params import VideoParams
+from promptreel.jobs.job import Job, JobStage, JobStatus
+from promptreel.jobs.params import VideoParams, count_calls
 
 FIRST_GUESS_SECONDS_PER_UNIT = 0.02
 """Only a guess: it is used while nothing was measured yet."""
 
+# What is left of the fixed seconds once a stage has begun. Decoding and encoding take most of them, each about half.
+_FIXED_LEFT = {JobStage.DECODING: 1.0, JobStage.ENCODING: 0.5, JobStage.STORING: 0.0}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The finished video's: frames, and pixels a side."""
+
+    num_frames: int
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, params: VideoParams) -> Self:
+        return cls(params.num_frames, params.width, params.height)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """How long a job took: `busy_seconds` without its waiting for others, `call_seconds` of them in its `units` of calls."""
+
+    shape: Shape
+    device: str
+    units: float
+    busy_seconds: float
+    call_seconds: float
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What jobs of one model and shape take on a device."""
+
+    seconds_per_unit: float
+    fixed_seconds: float = 0.0
+
 
 def work_units(params: VideoParams) -> float:
-    """Calls to the model times frames. Guidance above 1 asks the model twice a step, with and without the prompt.
+    """Calls to the model times frames; guidance above 1 asks the model twice a call, with and without the prompt.
 
     With an init, only the steps below `strength` are made, and one at least.
+    Clips that are computed in overlapping windows take more frames than they have: `num_frames` here is where that belongs.
     """
-    calls_per_step = 2 if params.guidance_scale > 1 else 1
+    rows = 2 if params.guidance_scale > 1 else 1
     share = 1.0 if params.init_key is None else params.strength
     steps = max(1, round(params.num_inference_steps * share))
-    return float(params.num_frames * steps * calls_per_step)
+    return float(params.num_frames * count_calls(params.scheduler, steps) * rows)
 
 
-def seconds_per_unit(recent_rates: Sequence[float], *fallbacks: float | None) -> float:
-    """The median of recent rates (one slow start must not spoil it), or the first fallback that is known."""
-    if recent_rates:
-        return median(recent_rates)
-    return next((rate for rate in fallbacks if rate is not None), FIRST_GUESS_SECONDS_PER_UNIT)
+def learn_rate(timings: Sequence[Timing], shape: Shape, devices: Collection[str] = ()) -> Rate | None:
+    """The rate for a shape on any of the devices (none: all count), from what jobs of the same model took; None without any.
+
+    Medians, because one slow start must not spoil it, of jobs of the same shape; if there are none, of the same size, and if
+    there are none, of all. Both parts of a rate grow with the number of frames.
+    """
+    on_device = [timing for timing in timings if timing.device in devices or not devices]
+    same_size = [timing for timing in on_device if (timing.shape.width, timing.shape.height) == (shape.width, shape.height)]
+    same_shape = [timing for timing in same_size if timing.shape == shape]
+    alike = same_shape or same_size or on_device
+    if not alike:
+        return None
+    fixed_a_frame = median((timing.busy_seconds - timing.call_seconds) / timing.shape.num_frames for timing in alike)
+    return Rate(
+        seconds_per_unit=median(timing.call_seconds / timing.units for timing in alike),
+        fixed_seconds=max(0.0, fixed_a_frame * shape.num_frames),
+    )
 
 
-def estimate_seconds(job: Job, *, ahead: Sequence[Job], live_workers: int, rate: Callable[[str], float]) -> int:
+def estimate_seconds(job: Job, *, ahead: Sequence[Job], live_workers: int, rate: Callable[[Job], Rate]) -> int:
     """Whole seconds until `job` is done: at least 1 while it is not, 0 once it is.
 
-    `ahead` is what `JobStore.queue_ahead` returned: of a running job's worker alone, else of all workers. `rate` maps a
-    model_id to seconds per unit. Without a live worker the estimate is for one: a dead worker is restarted at once.
+    `ahead` is what `JobStore.queue_ahead` returned: of a running job's worker alone, else of all workers. Without a live
+    worker the estimate is for one: a dead worker is restarted at once.
     """
     if job.is_final:
         return 0
     workers = 1 if job.status is JobStatus.RUNNING else max(1, live_workers)
-    waiting = sum(_remaining_seconds(other, rate) for other in ahead) / workers
-    return max(1, math.ceil(waiting + _remaining_seconds(job, rate)))
+    waiting = sum(_remaining_seconds(other, rate(other)) for other in ahead) / workers
+    return max(1, math.ceil(waiting + _remaining_seconds(job, rate(job))))
 
 
-def _remaining_seconds(job: Job, rate: Callable[[str], float]) -> float:
-    return work_units(job.params) * (1.0 - job.progress) * rate(job.params.model_id)
+def _remaining_seconds(job: Job, rate: Rate) -> float:
+    if job.stage in _FIXED_LEFT:  # its calls are done, whatever its progress says
+        return rate.fixed_seconds * _FIXED_LEFT[job.stage]
+    return rate.fixed_seconds + work_units(job.params) * (1.0 - job.progress) * rate.seconds_per_unit

@@ -84,6 +84,11 @@ class Job:
     def is_final(self) -> bool:
         return self.status in FINAL_STATUSES
 
+    @property
+    def preview_key(self) -> str:
+        """Where in storage the preview is, if there is one, while the job runs; an attempt replaces that of the one before."""
+        return f"{self.file_prefix}/preview.webp"
+
 
 @dataclass(frozen=True)
 class Claim:

@@ -30,6 +30,13 @@ SCHEDULERS = (
 )
 """The noise schedulers that can be asked for, by the names that diffusers gave them."""
 
+# How often they call the model, where it is not once a step; their samplers' own docstrings say why.
+_TWICE_BUT_FOR_THE_LAST = frozenset(
+    {"HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KarrasVeScheduler"}
+)
+_TWICE = frozenset({"DDIMInverseScheduler", "ScoreSdeVeScheduler"})
+_ONCE_MORE_IN_ALL = frozenset({"PNDMScheduler"})
+
 DEFAULT_SCHEDULER = "UniPCMultistepScheduler"
 MAX_SEED = 2**32 - 1
 
@@ -73,3 +80,14 @@ class VideoParams:
         """Reads what `to_json` wrote; fields that a newer version added are left out."""
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in data.items() if name in known})
+
+
+def count_calls(scheduler: str, num_inference_steps: int) -> int:
+    """How many calls to the model a clip takes that is made from noise; with guidance, each is of two rows."""
+    if scheduler in _TWICE_BUT_FOR_THE_LAST:
+        return 2 * num_inference_steps - 1
+    if scheduler in _TWICE:
+        return 2 * num_inference_steps
+    if scheduler in _ONCE_MORE_IN_ALL and num_inference_steps > 1:
+        return num_inference_steps + 1
+    return num_inference_steps

@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, sele
 from promptreel.errors import JobNotFound
 from promptreel.jobs import claims
 from promptreel.jobs.database import read_transaction, write_transaction
-from promptreel.jobs.eta import work_units
+from promptreel.jobs.eta import Shape, Timing, work_units
 from promptreel.jobs.job import Claim, Job, JobStage, JobStatus, NewJob, Result
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.tables import attempts, has_status, jobs, workers
@@ -240,17 +240,35 @@ class JobStore:
             rows = connection.execute(select(workers).where(workers.c.last_seen >= since).order_by(workers.c.id)).all()
         return [WorkerRecord(**row._mapping) for row in rows]
 
-    def recent_rates(self, model_id: str, *, limit: int = 20) -> builtins.list[float]:
-        """Seconds per unit of work of this model's latest successes, newest first; loading and encoding are in them."""
+    def recent_timings(self, model_id: str, *, limit: int = 50) -> builtins.list[Timing]:
+        """How long this model's latest successes took, newest first."""
+        device_seconds = jobs.c.result_facts["device_seconds"].as_float()
         with read_transaction(self._engine) as connection:
             rows = connection.execute(
-                select(attempts.c.seconds, attempts.c.units)
-                .join(jobs, and_(jobs.c.id == attempts.c.job_id, jobs.c.attempt == attempts.c.attempt))
-                .where(has_status(JobStatus.SUCCEEDED), jobs.c.model_id == model_id, attempts.c.units > 0)
+                select(
+                    jobs.c.params["num_frames"].as_integer().label("num_frames"),
+                    jobs.c.params["width"].as_integer().label("width"),
+                    jobs.c.params["height"].as_integer().label("height"),
+                    jobs.c.result_facts["device"].as_string().label("device"),
+                    attempts.c.units,
+                    attempts.c.seconds.label("busy_seconds"),
+                    device_seconds.label("call_seconds"),
+                )
+                .join(attempts, and_(jobs.c.id == attempts.c.job_id, jobs.c.attempt == attempts.c.attempt))
+                .where(has_status(JobStatus.SUCCEEDED), jobs.c.model_id == model_id, device_seconds.is_not(None))
                 .order_by(jobs.c.finished_at.desc())
                 .limit(limit)
             ).all()
-        return [row.seconds / row.units for row in rows]
+        return [
+            Timing(
+                shape=Shape(row.num_frames, row.width, row.height),
+                device=row.device,
+                units=row.units,
+                busy_seconds=row.busy_seconds,
+                call_seconds=row.call_seconds,
+            )
+            for row in rows
+        ]
 
 
 def _batch_key(params: VideoParams) -> str:

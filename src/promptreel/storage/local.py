@@ -1,4 +1,4 @@
-"""Files by key on this machine's disk: finished videos, and what clips start from."""
+"""Files by key on this machine's disk: finished videos, the previews of running jobs, and what clips start from."""
 
 from __future__ import annotations
 

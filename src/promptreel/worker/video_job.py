@@ -13,10 +13,12 @@ from promptreel.encoding.scaling import scale_clip
 from promptreel.encoding.video import encode
 from promptreel.errors import StorageFailed
 from promptreel.generation.engine import Engine, OnProgress, generated_size
+from promptreel.generation.preview import OnPreview
 from promptreel.jobs.job import Claim, Job, JobStage, Result
 from promptreel.jobs.params import VideoParams
 from promptreel.media import Clip, Init, Video, kind_of_init
 from promptreel.storage.local import LocalStorage
+from promptreel.worker.preview import keep_preview
 
 
 def run_video_job(
@@ -27,7 +29,8 @@ def run_video_job(
     path = scratch / f"{job.file_prefix}.{claim.attempt}.{job.params.output_type}"
     try:
         init = _load_init(job.params.init_key, storage)
-        made = make_video(job.params, path, engine=engine, on_progress=clock.on_progress, init=init)
+        with keep_preview(job, claim, storage=storage, scratch=scratch) as on_preview:
+            made = make_video(job.params, path, engine=engine, on_progress=clock.on_progress, init=init, on_preview=on_preview)
         clock.on_progress(JobStage.STORING, 0.0)
         key = f"{job.file_prefix}/{claim.attempt}.{job.params.output_type}"
         storage.save(made.video, key)
@@ -36,7 +39,12 @@ def run_video_job(
     stages = clock.seconds()
     waiting = stages[JobStage.DENOISING] - made.device_seconds
     busy_seconds = round(sum(stages.values()) - max(0.0, waiting), 3)
-    facts = {"stages": stages, "busy_seconds": busy_seconds, "device": str(engine.device)}
+    facts = {
+        "stages": stages,
+        "busy_seconds": busy_seconds,
+        "device_seconds": round(made.device_seconds, 3),
+        "device": str(engine.device),
+    }
     return Result(key=key, size_bytes=made.video.size_bytes, sha256=made.video.sha256, facts=facts)
 
 
@@ -49,14 +57,21 @@ class MadeVideo:
 
 
 def make_video(
-    params: VideoParams, path: Path, *, engine: Engine, on_progress: OnProgress, init: Init | None = None
+    params: VideoParams,
+    path: Path,
+    *,
+    engine: Engine,
+    on_progress: OnProgress,
+    init: Init | None = None,
+    on_preview: OnPreview | None = None,
 ) -> MadeVideo:
     """Generates a clip, scales it to the size that was asked and writes it to `path`. The command line does no other.
 
     `init` is the file that `params.init_key` names.
     """
     on_progress(JobStage.LOADING, 0.0)
-    made = engine.generate(params, on_progress, _decode_init(init, params, engine))
+    start = _decode_init(init, params, engine)
+    made = engine.generate(params, on_progress, init=start, on_preview=on_preview)
     on_progress(JobStage.ENCODING, 0.0)
     scaled = scale_clip(made.clip, params.width, params.height)
     video = encode(scaled, path, output_type=params.output_type, metadata=provenance(params, made.model_hash))

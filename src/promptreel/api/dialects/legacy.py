@@ -11,6 +11,7 @@ from typing import Any
 from promptreel.api.inits import read_init
 from promptreel.api.parsing import FieldReader, Limits, is_url
 from promptreel.errors import ModelNotFound
+from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.job import Job, JobStatus, NewJob
 from promptreel.jobs.params import (
     DEFAULT_OUTPUT_TYPE,
@@ -45,7 +46,7 @@ WAIT = "Try to fetch request after given estimated time"
 NO_WEBHOOKS = "Webhooks are not delivered yet: leave webhook out and poll fetch_result."
 
 
-def read_text2video(fields: Mapping[str, Any], models: ModelRegistry) -> tuple[NewJob, Init | None]:
+def read_text2video(fields: Mapping[str, Any], models: ModelRegistry, fetcher: SafeFetcher) -> tuple[NewJob, Init | None]:
     """What a v4 text2video request asks for, with every default decided, and the file that it names but that is not stored yet.
 
     Raises InvalidParams with all wrong fields, and ModelNotFound.
@@ -58,11 +59,11 @@ def read_text2video(fields: Mapping[str, Any], models: ModelRegistry) -> tuple[N
     num_frames = reader.whole("num_frames", FRAMES, default=None)
     enhance = reader.yes_no("enhance_prompt", default=True)
     track_id = reader.scalar("track_id", maximum=MAX_TEXT)
-    init = read_init(reader)
     _refuse_webhook(reader)
     left_out = _read_unavailable(reader)
     card = _find_model(reader, draft.model_id, models)
     num_frames = _fit_length(reader, card, num_frames=num_frames, seconds=seconds, fps=draft.fps)
+    init = read_init(reader, fetcher)
     reader.raise_errors()
 
     request = {
@@ -204,6 +205,7 @@ def _to_processing(job: Job, base_url: str, eta: int) -> dict[str, Any]:
         "id": job.id,
         "output": [],
         "future_links": [_file_url(job, base_url)],
+        "preview": f"{base_url}/files/{job.preview_key}",
         "meta": _to_meta(job),
     }
 

@@ -8,7 +8,7 @@ from promptreel.api import inits
 from promptreel.api.dialects import legacy
 from promptreel.api.parsing import Limits
 from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, OUTPUT_TYPES, SCHEDULERS
-from promptreel.media import INIT_TYPES
+from promptreel.media import INIT_TYPES, PREVIEW_MEDIA_TYPE
 from promptreel.models.registry import DEFAULT_MODEL_ID
 
 DOCUMENTED_EXAMPLE = {
@@ -82,7 +82,7 @@ TEXT2VIDEO_FIELDS: dict[str, dict[str, Any]] = {
     "num_frames": _number(legacy.FRAMES, "Length in frames; goes before seconds. null: seconds x fps.", default=None),
     "clip_skip": _number(legacy.CLIP_SKIP, "Last layers of the text encoder that are left out.", default=0),
     "output_type": _field(_TEXT, "The kind of file.", enum=[*OUTPUT_TYPES, None], default=DEFAULT_OUTPUT_TYPE),
-    "init_image": _init("init_image", "A picture to start from, as a data: URI."),
+    "init_image": _init("init_image", "A picture to start from: a URL or a data: URI."),
     "init_video": _init("init_video", "The same as a video. A longer one is cut, a shorter one holds its last frame."),
     "samples": _number(legacy.SAMPLES, "One video is made, however many are asked for.", default=1),
     "safety_checker": _switch("There is none yet: yes is left out, and tip says so.", default="no"),
@@ -108,4 +108,8 @@ FETCH = _body(_KEY, [], {"key": ""})
 FETCH_BY_FIELD = _body({**_KEY, "request_id": _REQUEST_ID}, ["request_id"], {"key": "", "request_id": "1"})
 FETCH_BY_QUERY = {
     "parameters": [{"name": "request_id", "in": "query", "required": True, "schema": {"type": "string"}, "example": "1"}]
+}
+PREVIEW_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "An animated picture; never to be cached.", "content": {PREVIEW_MEDIA_TYPE: {}}},
+    404: {"description": "There is none now: the job waits, has just begun, or has ended."},
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from promptreel.errors import CheckpointUnusable
 from promptreel.generation.devices import Device
 from promptreel.generation.model_space import ModelSpace
+from promptreel.generation.preview import fit_colors
 from promptreel.generation.prompts import PromptEncoder
 from promptreel.models.registry import ModelCard
 from promptreel.models.safety import check_checkpoint_dir, model_hash
@@ -70,6 +72,11 @@ class LoadedCheckpoint:
             return_dict=False,
         )[0]
         return output.float().cpu()
+
+    @cached_property
+    def colors(self) -> Tensor:
+        """What latents look like at a glance: see `fit_colors`. Fitted when it is first asked for."""
+        return fit_colors(self.encode)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
