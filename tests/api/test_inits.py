@@ -104,7 +104,7 @@ def make_noise() -> np.ndarray:
     ("fields", "field", "message"),
     [
         ({"init_image": 5}, "init_image", "The init image must be a URL or a data: URI, such as data:image/png;base64,..."),
-        ({"init_video": "/etc/passwd"}, "init_video", "The init video must be a URL or a data: URI, such as data:video/mp4;base64,..."),
+        ({"init_video": "/etc/passwd"}, "init_video", "The init video must be a URL or a data: URI, such as data:video"),
         ({"init_image": "data:image/png,abc"}, "init_image", "The init image must be a URL or a data: URI"),
         ({"init_image": "data:image/svg+xml;base64,AAAA"}, "init_image", "The init image must be one of image/png, image"),
         ({"init_image": data_uri("video/mp4", MP4)}, "init_image", "The init image must be one of image/png, image"),

@@ -24,7 +24,7 @@ _UNTYPED = frozenset({"application/octet-stream", "binary/octet-stream"})
 def read_init(reader: FieldReader, fetcher: SafeFetcher) -> Init | None:
     """What the clip shall start from. None if that was not asked for, or is wrong: then the field is rejected.
 
-    To be read last: what a URL names is only fetched when all other fields are right.
+    To be read after the other fields: what a URL names is only fetched when none of them is wrong.
     """
     given = {name: value for name in FIELDS if (value := reader.given(name)) is not None}
     if len(given) > 1:

@@ -61,9 +61,9 @@ def read_text2video(fields: Mapping[str, Any], models: ModelRegistry, fetcher: S
     track_id = reader.scalar("track_id", maximum=MAX_TEXT)
     _refuse_webhook(reader)
     left_out = _read_unavailable(reader)
+    init = read_init(reader, fetcher)
     card = _find_model(reader, draft.model_id, models)
     num_frames = _fit_length(reader, card, num_frames=num_frames, seconds=seconds, fps=draft.fps)
-    init = read_init(reader, fetcher)
     reader.raise_errors()
 
     request = {
