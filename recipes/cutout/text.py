@@ -27,7 +27,9 @@ def build_tokenizer() -> CLIPTokenizer:
         min_frequency=1,
         end_of_word_suffix="</w>",
         initial_alphabet=alphabet,
-        special_tokens=[START, END],
+        # Letters that end a word are numbered here. Else the learner numbers them as a hash table has them, and breaks ties
+        # between merges by these numbers: each process had another vocabulary.
+        special_tokens=[START, END, *(letter + "</w>" for letter in alphabet)],
         show_progress=False,
     )
     learner.train_from_iterator([phrase.lower() for phrase in all_phrases()], trainer)

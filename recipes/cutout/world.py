@@ -162,7 +162,7 @@ def _pose(actor: Actor, index: int, num_frames: int) -> tuple[float, float, floa
         case "shrinking":
             size *= 1 - 0.024 * actor.speed * middle
         case "shaking":
-            x += 0.06 * math.sin(index + actor.phase)
+            x += 0.1 * math.sin(index + actor.phase)
         case "still":
             stride = actor.phase + 0.12 * math.sin(2 * math.pi * index / 16)
     return x, y, size, angle, stride

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -136,3 +138,11 @@ def test_packaged_files_can_be_unpacked_and_trained_on(tmp_path: Path) -> None:
     before, after = (load_file(place / "motion" / "average.safetensors") for place in (folder, again))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name].half().float(), after[name].float()) for name in before)
+
+
+def test_the_vocabulary_is_the_same_in_every_process() -> None:
+    """A training that is taken up again would else read some words as others."""
+    code = "from recipes.cutout.text import build_tokenizer; print(sorted(build_tokenizer().get_vocab().items()))"
+    ran = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout for _ in range(2)]
+
+    assert ran[0] == ran[1] == f"{sorted(build_tokenizer().get_vocab().items())}\n"
