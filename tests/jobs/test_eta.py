@@ -14,15 +14,17 @@ RATES = {"cutout": 0.1, "big": 1.0}
 
 def make_job(model_id: str = "cutout", progress: float = 0.0, status: JobStatus = JobStatus.QUEUED, frames: int = 10) -> Job:
     """Work of 100 units at 10 frames, 10 steps and no guidance: 10 seconds on `cutout`, 100 on `big`."""
+    params = VideoParams(model_id=model_id, prompt="p", num_frames=frames, num_inference_steps=10, guidance_scale=1.0)
     return Job(
         id=1,
         file_prefix="f",
-        params=VideoParams(model_id=model_id, prompt="p", num_frames=frames, num_inference_steps=10, guidance_scale=1.0),
+        params=params,
         request={},
         track_id=None,
         status=status,
         stage=None,
         progress=progress,
+        cost=work_units(params, 40),
         crashes=0,
         attempt=0,
         owner=None,
@@ -44,7 +46,13 @@ def estimate(job: Job, ahead: list[Job], live_workers: int = 1) -> int:
 def test_guidance_doubles_the_work(guidance_scale: float, units: float) -> None:
     params = VideoParams(model_id="m", prompt="p", num_frames=40, num_inference_steps=20, guidance_scale=guidance_scale)
 
-    assert work_units(params) == units
+    assert work_units(params, 40) == units
+
+
+def test_clip_beyond_what_the_model_carries_costs_more_than_its_frames() -> None:
+    within, beyond = make_job(frames=40), make_job(frames=80)
+
+    assert 2 * estimate(within, []) < estimate(beyond, []) < 4 * estimate(within, [])
 
 
 def test_job_alone_takes_its_own_work() -> None:

@@ -1,6 +1,7 @@
 """How long a job will take, from what is in front of it and from how fast jobs went lately. Pure: no database, no clock.
 
-The unit of work is one call to the model for one frame. A rate is in seconds per unit.
+The unit of work is one call to the model for one frame; a frame in several windows (windows.py) counts several times. A rate
+is in seconds per unit.
 """
 
 from __future__ import annotations
@@ -11,15 +12,19 @@ from statistics import median
 
 from promptreel.jobs.job import Job, JobStatus
 from promptreel.jobs.params import VideoParams
+from promptreel.jobs.windows import frames_computed
 
 FIRST_GUESS_SECONDS_PER_UNIT = 0.02
 """Only a guess: it is used while nothing was measured yet."""
 
 
-def work_units(params: VideoParams) -> float:
-    """Calls to the model times frames. Guidance above 1 asks the model twice a step, with and without the prompt."""
+def work_units(params: VideoParams, max_frames: int) -> float:
+    """Calls to the model times frames computed; `max_frames` is what the model carries at once.
+
+    Guidance above 1 asks the model twice a step, with and without the prompt.
+    """
     calls_per_step = 2 if params.guidance_scale > 1 else 1
-    return float(params.num_frames * params.num_inference_steps * calls_per_step)
+    return frames_computed(params.num_frames, max_frames) * params.num_inference_steps * calls_per_step
 
 
 def seconds_per_unit(recent_rates: Sequence[float], *fallbacks: float | None) -> float:
@@ -43,4 +48,4 @@ def estimate_seconds(job: Job, *, ahead: Sequence[Job], live_workers: int, rate:
 
 
 def _remaining_seconds(job: Job, rate: Callable[[str], float]) -> float:
-    return work_units(job.params) * (1.0 - job.progress) * rate(job.params.model_id)
+    return job.cost * (1.0 - job.progress) * rate(job.params.model_id)
