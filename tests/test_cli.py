@@ -74,7 +74,6 @@ def test_generate_makes_a_video_that_plays(tmp_path: Path, name: str, kind: str)
         (["a cat", "-o", "cat.avi"], "Let the name of 'cat.avi' end in one of .mp4, .webm, .gif."),
         (["a cat", "-o", "cat"], "Let the name of 'cat' end in one of .mp4, .webm, .gif."),
         (["a cat", "--scheduler", "Fast"], "There is no scheduler 'Fast'"),
-        (["a cat", "--frames", "200"], "40 frames at most"),
         (["a cat", "--model", "midjourney"], "Known models: cutout"),
         ([" "], "The prompt is empty"),
     ],

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from promptreel.bootstrap import build_app, build_engine, build_jobs, build_models, build_worker, new_owner
 from promptreel.errors import PromptreelError
 from promptreel.jobs.job import Job, JobStage
-from promptreel.jobs.params import DEFAULT_SCHEDULER, MAX_SEED, SCHEDULERS
+from promptreel.jobs.params import DEFAULT_SCHEDULER, MAX_FRAMES, MAX_SEED, SCHEDULERS
 from promptreel.logs import set_up_logging
 from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.settings import load_settings
@@ -108,7 +108,7 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     steps: Annotated[int, typer.Option(min=1, max=50, help="Inference steps.")] = 20,
     guidance: Annotated[float, typer.Option(min=1, max=20, help="How closely to follow the prompt; 1 is unguided.")] = 7.5,
     scheduler: Annotated[str, typer.Option(help=f"One of {', '.join(SCHEDULERS)}.")] = DEFAULT_SCHEDULER,
-    frames: Annotated[int | None, typer.Option(min=1, help="Number of frames.", show_default="5 seconds")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, max=MAX_FRAMES, help="Frames in all.", show_default="5 seconds")] = None,
     fps: Annotated[int | None, typer.Option(min=1, max=30, help="Frames a second.", show_default="the model's own")] = None,
     width: Annotated[int, typer.Option(min=64, max=1024, help="Pixels, a multiple of 8.")] = 512,
     height: Annotated[int, typer.Option(min=64, max=1024, help="Pixels, a multiple of 8.")] = 512,

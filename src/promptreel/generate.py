@@ -43,15 +43,14 @@ def complete_params(  # noqa: PLR0913 - one parameter for each option
     Raises InvalidParams.
     """
     chosen_fps = fps or card.fps
-    num_frames = frames or min(DEFAULT_SECONDS * chosen_fps, card.max_frames)
-    _check(card, prompt=prompt, num_frames=num_frames, scheduler=scheduler, output=output)
+    _check(prompt=prompt, scheduler=scheduler, output=output)
     return VideoParams(
         model_id=card.model_id,
         prompt=enhance_prompt(prompt, card) if enhance else prompt,
         negative_prompt=card.default_negative_prompt if negative_prompt is None else negative_prompt,
         width=width // 8 * 8,
         height=height // 8 * 8,
-        num_frames=num_frames,
+        num_frames=frames or DEFAULT_SECONDS * chosen_fps,
         fps=chosen_fps,
         scheduler=scheduler,
         num_inference_steps=steps,
@@ -67,14 +66,12 @@ def _output_type(output: Path) -> str:
     return output.suffix.removeprefix(".").lower()
 
 
-def _check(card: ModelCard, *, prompt: str, num_frames: int, scheduler: str, output: Path) -> None:
+def _check(*, prompt: str, scheduler: str, output: Path) -> None:
     wrong: dict[str, list[str]] = {}
     if _output_type(output) not in OUTPUT_TYPES:
         wrong["output"] = [f"Let the name of {output.name!r} end in one of .{', .'.join(OUTPUT_TYPES)}."]
     if scheduler not in SCHEDULERS:
         wrong["scheduler"] = [f"There is no scheduler {scheduler!r}; take one of {', '.join(SCHEDULERS)}."]
-    if num_frames > card.max_frames:
-        wrong["frames"] = [f"The model {card.model_id!r} makes {card.max_frames} frames at most."]
     if not prompt.strip():
         wrong["prompt"] = ["The prompt is empty: say what the video shows."]
     if wrong:

@@ -286,26 +286,28 @@ def test_length_follows_seconds_and_fps(client: TestClient) -> None:
     assert (by_frames["num_frames"], by_frames["seconds"], by_frames["fps"]) == (20, 2.5, 8)
 
 
-def test_clip_longer_than_the_model_makes_is_refused_with_the_maximum(client: TestClient) -> None:
-    assert errors(client, seconds=7) == {
-        "seconds": [
-            'The seconds must not be greater than 6: the model "cutout" makes at most 48 frames. '
-            "Ask for seconds up to 6 at 8 fps, or for num_frames up to 48."
-        ]
-    }
-    assert errors(client, num_frames=49, fps=30) == {
-        "num_frames": [
-            'The num frames must not be greater than 48: the model "cutout" makes at most 48 frames. '
-            "Ask for seconds up to 1 at 30 fps, or for num_frames up to 48."
-        ]
-    }
-    assert "240" in errors(client, model_id="plain", seconds=30, fps=30)["seconds"][0]
+def test_clip_longer_than_the_motion_modules_carry_is_taken_and_its_extra_work_is_counted(client: TestClient) -> None:
+    """`cutout` carries 48 frames here."""
+    within = submit(client, num_frames=48)
+    beyond = submit(client, num_frames=96)
+    longest = submit(client, seconds=30)["meta"]
+
+    own_seconds = beyond["eta"] - within["eta"]
+    assert own_seconds > 2 * within["eta"]
+    assert (longest["num_frames"], longest["seconds"]) == (240, 30)
 
 
-def test_default_length_is_shortened_to_what_the_model_makes(client: TestClient) -> None:
+def test_more_than_240_frames_are_refused_with_what_is_possible(client: TestClient) -> None:
+    assert errors(client, seconds=9, fps=30) == {
+        "seconds": ["The seconds must not be greater than 8: a video has at most 240 frames, which are 8 seconds at 30 fps."]
+    }
+    assert submit(client, seconds=9, fps=30, num_frames=240)["meta"]["seconds"] == 8
+
+
+def test_five_seconds_are_made_when_nothing_is_said(client: TestClient) -> None:
     meta = submit(client, fps=30)["meta"]
 
-    assert (meta["num_frames"], meta["seconds"]) == (48, 1.6)
+    assert (meta["num_frames"], meta["seconds"]) == (150, 5)
 
 
 def test_tip_names_words_that_the_model_does_not_know(client: TestClient) -> None:

@@ -32,7 +32,8 @@ MIXED = (
     replace(PARAMS, seed=2, scheduler="HeunDiscreteScheduler", guidance_scale=3.0),
     replace(PARAMS, seed=3, prompt="a dog", scheduler="DDPMScheduler", num_inference_steps=9),
     replace(PARAMS, seed=4, guidance_scale=1.0, num_inference_steps=12),
-    replace(PARAMS, seed=5, num_frames=4),
+    replace(PARAMS, seed=5, num_frames=MAX_FRAMES),
+    replace(PARAMS, seed=8, num_frames=2 * MAX_FRAMES + 1),
     replace(PARAMS, seed=6, scheduler="KDPM2AncestralDiscreteScheduler", negative_prompt="blue"),
     replace(PARAMS, seed=7, guidance_scale=1.0, scheduler="EulerAncestralDiscreteScheduler"),
 )
@@ -68,7 +69,7 @@ def join_after(event: threading.Event) -> OnProgress:
 
 
 @pytest.mark.parametrize("device", [CPU, BF16], ids=str)
-@pytest.mark.parametrize("company", [1, 4, 7])
+@pytest.mark.parametrize("company", [1, 4, 8])
 def test_a_clip_has_the_same_bytes_alone_and_in_company(models: ModelRegistry, device: Device, company: int) -> None:
     alone = new_engine(models, device, ALL_THAT_AGREE).generate(PARAMS, go_on).clip.frames
     engine = new_engine(models, device, ALL_THAT_AGREE)
@@ -99,7 +100,7 @@ def test_a_cancelled_and_a_failing_request_leave_the_others_alone(models: ModelR
     requests = [
         (PARAMS, go_on),
         (replace(PARAMS, seed=2), cancel_in_the_middle),
-        (replace(PARAMS, num_frames=MAX_FRAMES + 1), go_on),
+        (replace(PARAMS, model_id="tiny-wrong", num_frames=MAX_FRAMES + 1), go_on),
         (replace(PARAMS, seed=3), go_on),
     ]
     first, cancelled, failing, last = generate_together(engine, requests)

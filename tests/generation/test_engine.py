@@ -103,9 +103,9 @@ def test_clip_has_the_models_native_size(engine: Engine) -> None:
     assert (clip.width, clip.height) == (32, 32)
 
 
-def test_longer_clip_than_the_motion_modules_carry_fails_by_name(engine: Engine) -> None:
+def test_card_that_claims_more_frames_than_the_motion_modules_carry_fails_by_name(engine: Engine) -> None:
     with pytest.raises(GenerationFailed, match="could not make this clip"):
-        engine.generate(replace(PARAMS, num_frames=MAX_FRAMES + 1), go_on)
+        engine.generate(replace(PARAMS, model_id="tiny-wrong", num_frames=MAX_FRAMES + 1), go_on)
 
 
 def test_unknown_model_is_not_found(engine: Engine) -> None:

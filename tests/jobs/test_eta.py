@@ -22,15 +22,17 @@ def make_job(
     stage: JobStage | None = None,
 ) -> Job:
     """Work of 100 units at 10 frames, 10 steps and no guidance: 10 seconds on `cutout`, 100 on `big`."""
+    params = VideoParams(model_id=model_id, prompt="p", num_frames=frames, num_inference_steps=10, guidance_scale=1.0)
     return Job(
         id=1,
         file_prefix="f",
-        params=VideoParams(model_id=model_id, prompt="p", num_frames=frames, num_inference_steps=10, guidance_scale=1.0),
+        params=params,
         request={},
         track_id=None,
         status=status,
         stage=stage,
         progress=progress,
+        cost=work_units(params, 40),
         crashes=0,
         attempt=0,
         owner=None,
@@ -52,23 +54,29 @@ def estimate(job: Job, ahead: Sequence[Job] = (), live_workers: int = 1) -> int:
 def test_guidance_doubles_the_work(guidance_scale: float, units: float) -> None:
     params = VideoParams(model_id="m", prompt="p", num_frames=40, num_inference_steps=20, guidance_scale=guidance_scale)
 
-    assert work_units(params) == units
+    assert work_units(params, 40) == units
+
+
+def test_clip_beyond_what_the_model_carries_costs_more_than_its_frames() -> None:
+    within, beyond = make_job(frames=40), make_job(frames=80)
+
+    assert 2 * estimate(within, []) < estimate(beyond, []) < 4 * estimate(within, [])
 
 
 @pytest.mark.parametrize(("strength", "units"), [(0.0, 80), (0.01, 80), (0.5, 800), (1.0, 1600)])
 def test_strength_shortens_the_work_of_a_job_with_an_init(strength: float, units: float) -> None:
     params = VideoParams(model_id="m", prompt="p", num_frames=40, num_inference_steps=20, strength=strength)
 
-    assert work_units(params) == 1600
-    assert work_units(replace(params, init_key="inits/image/ab.png")) == units
+    assert work_units(params, 40) == 1600
+    assert work_units(replace(params, init_key="inits/image/ab.png"), 40) == units
 
 
 def test_calls_count_and_not_steps() -> None:
     """As test_samplers.py compares them with those that the samplers make."""
     params = VideoParams(model_id="m", prompt="p", num_frames=10, num_inference_steps=20, guidance_scale=1)
 
-    assert work_units(params) == 200
-    assert work_units(replace(params, scheduler="HeunDiscreteScheduler")) == 390
+    assert work_units(params, 40) == 200
+    assert work_units(replace(params, scheduler="HeunDiscreteScheduler"), 40) == 390
 
 
 def test_job_alone_takes_its_own_work() -> None:

@@ -71,12 +71,12 @@ def test_worker_is_known_with_its_rate_before_it_takes_a_job(running: threading.
 
 def test_failing_job_says_why_and_does_not_end_the_worker(running: threading.Thread, jobs: JobStore) -> None:
     failed = wait_until_ended(jobs, submit(jobs, model_id="gone"))
-    too_long = wait_until_ended(jobs, submit(jobs, num_frames=17))
+    impossible = wait_until_ended(jobs, submit(jobs, clip_skip=9))
     next_one = wait_until_ended(jobs, submit(jobs))
 
     assert (failed.status, failed.error_code) == (JobStatus.FAILED, "model_not_found")
     assert failed.error_message == "There is no model 'gone'. Known models: cutout."
-    assert (too_long.status, too_long.error_code) == (JobStatus.FAILED, "generation_failed")
+    assert (impossible.status, impossible.error_code) == (JobStatus.FAILED, "generation_failed")
     assert next_one.status is JobStatus.SUCCEEDED
     assert running.is_alive()
 

@@ -29,7 +29,7 @@ class Rows:
     """What one request needs computed next.
 
     `latents` [B, C, T, h, w], `timesteps` [B], `text` [B, tokens, width]; B is 2 for a guided call, 1 for an unguided one.
-    `remaining` counts the calls that the request still has to make, this one included.
+    `remaining` counts the forwards that the request still has to make, this one included.
     """
 
     checkpoint: LoadedCheckpoint

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,7 +21,8 @@ from promptreel.generation.devices import Device
 from promptreel.generation.families.animatediff import LoadedCheckpoint, load_animatediff
 from promptreel.generation.preview import SECONDS_APART, OnPreview, Previews
 from promptreel.generation.samplers.catalogue import all_samplers
-from promptreel.generation.samplers.sampler import Sample, Start
+from promptreel.generation.samplers.sampler import Call, Sample, Start
+from promptreel.generation.windows import draw_noise, predict
 from promptreel.jobs.job import JobStage
 from promptreel.jobs.params import VideoParams
 from promptreel.media import Clip
@@ -124,19 +126,17 @@ class Engine:
         sampler = self.samplers[params.scheduler](space, start)
         call = next(sampler)
         while True:
-            on_progress(JobStage.DENOISING, call.number / call.total)
             latents, timestep = space.to_network(call.latents, call.timestep)
             rows = text if call.guided else text[-1:]
             count = len(rows)
-            output = seat.forward(
-                Rows(
-                    checkpoint,
-                    latents.expand(count, -1, -1, -1, -1),
-                    timestep.float().expand(count),
-                    rows,
-                    remaining=call.total - call.number,
-                )
+            asked = Rows(
+                checkpoint,
+                latents.expand(count, -1, -1, -1, -1),
+                timestep.float().expand(count),
+                rows,
+                remaining=call.total - call.number,
             )
+            output = predict(asked, seat.forward, partial(_tell_progress, on_progress, call))
             prediction = space.from_network(guide(output, params.guidance_scale), call.latents, call.timestep)
             previews.offer(call, prediction)
             try:
@@ -148,7 +148,7 @@ class Engine:
     def _start(self, checkpoint: LoadedCheckpoint, params: VideoParams, init: Clip | None) -> Start:
         generator = torch.Generator().manual_seed(params.seed)
         shape = checkpoint.latent_shape(params.num_frames, *generated_size(checkpoint.card, params))
-        noise = torch.randn(shape, generator=generator)
+        noise = draw_noise(shape, checkpoint.card.max_frames, generator)
         if init is None:
             return Start(noise, params.num_inference_steps, generator)
         with self._decoding:  # a VAE too
@@ -162,6 +162,10 @@ def _load(card: ModelCard, device: Device) -> LoadedCheckpoint:
             return load_animatediff(card, device)
         case other:
             raise CheckpointUnusable(f"model {card.model_id!r} is of family {other!r}; only 'animatediff' can be run")
+
+
+def _tell_progress(on_progress: OnProgress, call: Call, share_of_call: float) -> None:
+    on_progress(JobStage.DENOISING, (call.number + share_of_call) / call.total)
 
 
 def generated_size(card: ModelCard, params: VideoParams) -> tuple[int, int]:

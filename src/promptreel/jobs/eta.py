@@ -1,7 +1,8 @@
 """How long a job will take, from what is in front of it and from how long such jobs took lately. Pure: no database, no clock.
 
 A job takes `fixed seconds + units x seconds per unit`. A unit is one frame in one call to the model, for one row: guidance
-doubles a job's units. The fixed seconds are those outside of the calls: to load, decode, encode and store.
+doubles a job's units, and a frame in several windows (windows.py) counts several times. The fixed seconds are those outside
+of the calls: to load, decode, encode and store.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Self
 
 from promptreel.jobs.job import Job, JobStage, JobStatus
 from promptreel.jobs.params import VideoParams, count_calls
+from promptreel.jobs.windows import frames_computed
 
 FIRST_GUESS_SECONDS_PER_UNIT = 0.02
 """Only a guess: it is used while nothing was measured yet."""
@@ -54,16 +56,16 @@ class Rate:
     fixed_seconds: float = 0.0
 
 
-def work_units(params: VideoParams) -> float:
-    """Calls to the model times frames; guidance above 1 asks the model twice a call, with and without the prompt.
+def work_units(params: VideoParams, max_frames: int) -> float:
+    """Calls to the model times frames computed; `max_frames` is what the model carries at once.
 
-    With an init, only the steps below `strength` are made, and one at least.
-    Clips that are computed in overlapping windows take more frames than they have: `num_frames` here is where that belongs.
+    Guidance above 1 asks the model twice a call, with and without the prompt. With an init, only the steps below `strength`
+    are made, and one at least.
     """
     rows = 2 if params.guidance_scale > 1 else 1
     share = 1.0 if params.init_key is None else params.strength
     steps = max(1, round(params.num_inference_steps * share))
-    return float(params.num_frames * count_calls(params.scheduler, steps) * rows)
+    return frames_computed(params.num_frames, max_frames) * count_calls(params.scheduler, steps) * rows
 
 
 def learn_rate(timings: Sequence[Timing], shape: Shape, devices: Collection[str] = ()) -> Rate | None:
@@ -101,4 +103,4 @@ def estimate_seconds(job: Job, *, ahead: Sequence[Job], live_workers: int, rate:
 def _remaining_seconds(job: Job, rate: Rate) -> float:
     if job.stage in _FIXED_LEFT:  # its calls are done, whatever its progress says
         return rate.fixed_seconds * _FIXED_LEFT[job.stage]
-    return rate.fixed_seconds + work_units(job.params) * (1.0 - job.progress) * rate.seconds_per_unit
+    return rate.fixed_seconds + job.cost * (1.0 - job.progress) * rate.seconds_per_unit

@@ -35,10 +35,15 @@ class JobStage(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class NewJob:
-    """What a dialect hands to the store. `request` is what the dialect needs to answer in its own words later."""
+    """What a dialect hands to the store.
+
+    `request` is what the dialect needs to answer in its own words later. `max_frames` is what the model carries at once: a
+    longer clip costs more than its frames.
+    """
 
     params: VideoParams
     request: dict[str, Any]
+    max_frames: int
     track_id: str | None = None
 
 
@@ -58,7 +63,7 @@ class Job:
 
     `id` is public and sequential. `file_prefix` is random: it names the job's file. `attempt` counts claims, and is the fence:
     a worker may only write with the attempt that it claimed. `crashes` counts the workers that died with it. `progress` is a
-    share of the calls to the model, 0 to 1.
+    share of the calls to the model, 0 to 1. `cost` is its work in units (eta.py).
     """
 
     id: int
@@ -69,6 +74,7 @@ class Job:
     status: JobStatus
     stage: JobStage | None
     progress: float
+    cost: float
     attempt: int
     crashes: int
     owner: str | None

@@ -39,6 +39,8 @@ _ONCE_MORE_IN_ALL = frozenset({"PNDMScheduler"})
 
 DEFAULT_SCHEDULER = "UniPCMultistepScheduler"
 MAX_SEED = 2**32 - 1
+MAX_FRAMES = 240
+"""Of a clip, whatever the model."""
 
 OUTPUT_TYPES = tuple(MEDIA_TYPES)
 """The kinds of file that can be asked for, which are also the endings of their names."""

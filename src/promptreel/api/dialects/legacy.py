@@ -16,6 +16,7 @@ from promptreel.jobs.job import Job, JobStatus, NewJob
 from promptreel.jobs.params import (
     DEFAULT_OUTPUT_TYPE,
     DEFAULT_SCHEDULER,
+    MAX_FRAMES,
     MAX_SEED,
     OUTPUT_TYPES,
     SCHEDULERS,
@@ -33,7 +34,7 @@ STRENGTH = Limits(0, 1)
 SEED = Limits(0, MAX_SEED)
 SECONDS = Limits(1, 30)
 FPS = Limits(1, 30)
-FRAMES = Limits(1, 240)
+FRAMES = Limits(1, MAX_FRAMES)
 SAMPLES = Limits(1, 4)
 # The text encoder of Stable Diffusion 1.5 has twelve layers; a model with fewer says so when the job runs.
 CLIP_SKIP = Limits(0, 12)
@@ -55,15 +56,14 @@ def read_text2video(fields: Mapping[str, Any], models: ModelRegistry, fetcher: S
     reader.text("key", maximum=MAX_TEXT)  # any key will do so far, but it must be one
     draft = _read_params(reader)
     negative_prompt = reader.text("negative_prompt", maximum=MAX_TEXT)
-    seconds = reader.whole("seconds", SECONDS, default=None)
-    num_frames = reader.whole("num_frames", FRAMES, default=None)
+    seconds = reader.whole("seconds", SECONDS, default=5)
+    num_frames = reader.whole("num_frames", FRAMES, default=None) or _count_frames(reader, seconds, draft.fps)
     enhance = reader.yes_no("enhance_prompt", default=True)
     track_id = reader.scalar("track_id", maximum=MAX_TEXT)
     _refuse_webhook(reader)
     left_out = _read_unavailable(reader)
     init = read_init(reader, fetcher)
     card = _find_model(reader, draft.model_id, models)
-    num_frames = _fit_length(reader, card, num_frames=num_frames, seconds=seconds, fps=draft.fps)
     reader.raise_errors()
 
     request = {
@@ -82,7 +82,7 @@ def read_text2video(fields: Mapping[str, Any], models: ModelRegistry, fetcher: S
         negative_prompt=negative_prompt,
         init_key=init.key if init else None,
     )
-    return NewJob(params=params, request=request, track_id=track_id), init
+    return NewJob(params=params, request=request, max_frames=card.max_frames, track_id=track_id), init
 
 
 def _read_params(reader: FieldReader) -> VideoParams:
@@ -130,24 +130,12 @@ def _find_model(reader: FieldReader, model_id: str, models: ModelRegistry) -> Mo
         raise
 
 
-def _fit_length(reader: FieldReader, card: ModelCard, *, num_frames: int | None, seconds: int | None, fps: int) -> int:
-    """How many frames to make.
-
-    A length that was asked for and that the model does not carry is refused; the default one is shortened.
-    """
-    most = min(card.max_frames, int(FRAMES.maximum))
-    asked = "seconds" if num_frames is None else "num_frames"
-    wanted = num_frames or (seconds or 5) * fps
-    if wanted <= most or (seconds is None and num_frames is None):
-        return min(wanted, most)
-    limit = most // fps if asked == "seconds" else most
-    less = f"Ask for seconds up to {most // fps} at {fps} fps, or " if most >= fps else "Ask "
-    reader.reject(
-        asked,
-        f"The {asked.replace('_', ' ')} must not be greater than {limit}: "
-        f'the model "{card.model_id}" makes at most {most} frames. {less}for num_frames up to {most}.',
-    )
-    return most
+def _count_frames(reader: FieldReader, seconds: int, fps: int) -> int:
+    if seconds * fps > MAX_FRAMES:
+        longest = MAX_FRAMES // fps
+        why = f"a video has at most {MAX_FRAMES} frames, which are {longest} seconds at {fps} fps."
+        reader.reject("seconds", f"The seconds must not be greater than {longest}: {why}")
+    return seconds * fps
 
 
 def _advise(prompt: str, card: ModelCard, left_out: list[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from promptreel.api import inits
 from promptreel.api.dialects import legacy
 from promptreel.api.parsing import Limits
-from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, OUTPUT_TYPES, SCHEDULERS
+from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, MAX_FRAMES, OUTPUT_TYPES, SCHEDULERS
 from promptreel.media import INIT_TYPES, PREVIEW_MEDIA_TYPE
 from promptreel.models.registry import DEFAULT_MODEL_ID
 
@@ -77,7 +77,7 @@ TEXT2VIDEO_FIELDS: dict[str, dict[str, Any]] = {
     "seed": _number(legacy.SEED, "The same seed gives the same video. null: one is drawn; meta tells which.", default=None),
     "webhook": _field(_TEXT, "Not delivered yet: leave it out and poll fetch_result.", default=None),
     "track_id": _field(["string", "number", "boolean", "null"], "Your own name for the job.", default=None),
-    "seconds": _number(legacy.SECONDS, "Length, up to what the model carries.", default=5),
+    "seconds": _number(legacy.SECONDS, f"Length; at most {MAX_FRAMES} frames in all.", default=5),
     "fps": _number(legacy.FPS, "Frames a second.", default=8),
     "num_frames": _number(legacy.FRAMES, "Length in frames; goes before seconds. null: seconds x fps.", default=None),
     "clip_skip": _number(legacy.CLIP_SKIP, "Last layers of the text encoder that are left out.", default=0),
