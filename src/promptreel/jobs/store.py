@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, select, tuple_, update
+from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, or_, select, tuple_, update
 
 from promptreel.errors import JobNotFound
 from promptreel.jobs import claims
@@ -99,6 +99,13 @@ class JobStore:
         """The newest jobs, newest first."""
         with read_transaction(self._engine) as connection:
             rows = connection.execute(select(jobs).order_by(jobs.c.id.desc()).limit(limit)).all()
+        return [_to_job(row) for row in rows]
+
+    def list_unfinished(self) -> builtins.list[Job]:
+        """All jobs that wait or run."""
+        unfinished = or_(has_status(JobStatus.QUEUED), has_status(JobStatus.RUNNING))
+        with read_transaction(self._engine) as connection:
+            rows = connection.execute(select(jobs).where(unfinished).order_by(jobs.c.id)).all()
         return [_to_job(row) for row in rows]
 
     def count_by_status(self) -> dict[JobStatus, int]:
