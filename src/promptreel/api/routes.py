@@ -7,10 +7,19 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from promptreel.api.addresses import base_url
-from promptreel.api.dialects import legacy, legacy_load, legacy_models, legacy_openapi, legacy_training
+from promptreel.api.dialects import (
+    legacy,
+    legacy_load,
+    legacy_models,
+    legacy_openapi,
+    legacy_results,
+    legacy_training,
+    legacy_uploads,
+)
 from promptreel.api.estimates import estimate
 from promptreel.api.parsing import FieldReader, Fields, FieldsWithInit
 from promptreel.api.services import Services, ServicesOfApp
+from promptreel.api.uploads import inline_uploads
 from promptreel.errors import JobNotFound
 from promptreel.jobs.job import Job, JobStatus
 from promptreel.media import MEDIA_TYPES, PREVIEW_MEDIA_TYPE
@@ -36,13 +45,14 @@ def build_router() -> APIRouter:
     router.add_api_route(path, send_preview, methods=["GET"], response_class=Response, responses=shape, tags=["video"])
     router.add_api_route(path, send_preview, methods=["HEAD"], include_in_schema=False)
     router.add_api_route("/health", health, methods=["GET"], tags=["service"])
-    for kind in (legacy_models, legacy_load, legacy_training):
+    for kind in (legacy_models, legacy_load, legacy_results, legacy_uploads, legacy_training):
         kind.add_routes(router)
     return router
 
 
 def text2video(request: Request, fields: FieldsWithInit, services: ServicesOfApp) -> JSONResponse:
     """Queue a video. The answer comes at once: it says when to look (`eta`, seconds) and where (`fetch_result`)."""
+    fields = inline_uploads(fields, services.storage)
     new_job, init = legacy.read_text2video(fields, services.models, services.fetcher)
     if init is not None:  # the file is there before the row names it
         services.storage.save_bytes(init.data, init.key)

@@ -108,6 +108,13 @@ class JobStore:
             rows = connection.execute(select(jobs).where(unfinished).order_by(jobs.c.id)).all()
         return [_to_job(row) for row in rows]
 
+    def list_succeeded(self, *, limit: int, offset: int = 0) -> builtins.list[Job]:
+        """The newest jobs that made a video, newest first, without the first `offset` of them."""
+        succeeded = select(jobs).where(has_status(JobStatus.SUCCEEDED)).order_by(jobs.c.id.desc())
+        with read_transaction(self._engine) as connection:
+            rows = connection.execute(succeeded.limit(limit).offset(offset)).all()
+        return [_to_job(row) for row in rows]
+
     def count_by_status(self) -> dict[JobStatus, int]:
         """How many jobs are in each state; states without a job are left out."""
         with read_transaction(self._engine) as connection:
@@ -214,6 +221,16 @@ class JobStore:
                 this_one.where(has_status(JobStatus.QUEUED)).values(status=JobStatus.CANCELLED, finished_at=self._now())
             )
             return _get(connection, job_id)
+
+    def delete(self, job_id: int) -> Job:
+        """Removes the job and returns what it last was, so that its files can be deleted. Raises JobNotFound.
+
+        The worker of a running one has lost it with that: it stops at its next call, and removes what it made.
+        """
+        with write_transaction(self._engine) as connection:
+            job = _get(connection, job_id)
+            connection.execute(delete(jobs).where(jobs.c.id == job_id))
+        return job
 
     def requeue_expired(self) -> int:
         """Takes jobs whose lease ran out from their workers: back to the queue, or failed or cancelled. Returns how many."""

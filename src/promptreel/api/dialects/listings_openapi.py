@@ -51,6 +51,26 @@ PAGED_MODELS: Properties = {
     "search": _field("string", "A part of a model's id, name or description."),
     **_paged(default=20, maximum=100),
 }
+ASSETS: Properties = {
+    "type": _field(_NULLABLE, "Only videos are made: the other lists are empty.", enum=["video", "image", "voice", "3d", None])
+    | {"default": "video"},
+    **_paged(default=10, maximum=30),
+}
+DELETE: Properties = {
+    "request_id": _field(["string", "integer"], "The id of a job or of an upload.", example="1"),
+    "type": _field(_NULLABLE, "Makes no difference: the id tells.", default=None),
+}
+_DATA = "as a data: URI or as base64; 5 MB at most."
+CROP: Properties = {
+    "image": _field("string", f"A picture, {_DATA}"),
+    "crop": _field(["string", "boolean", "null"], "yes: keep the largest square around the centre.", default="no"),
+}
+BASE64_STRING: Properties = {"base64_string": _field("string", f"A picture or video, {_DATA}")}
+INIT_OBJ: Properties = {"init_obj": _field("string", f"A picture or video, {_DATA}")}
+UPLOAD_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file.", "content": {"image/*": {}, "video/*": {}}},
+    404: {"description": "There is none, or it was deleted."},
+}
 TRAINING_ID: dict[str, Any] = {
     "parameters": [{"name": "training_id", "in": "path", "required": True, "schema": {"type": "string"}}]
 }
