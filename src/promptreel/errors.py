@@ -5,6 +5,7 @@
     ├── ModelNotFound         model_not_found
     ├── JobNotFound           job_not_found
     ├── UrlUnusable           url_unusable          a URL that the caller gave; the message says why
+    ├── NotAvailable          not_available         what the hosted service did and this one does not
     ├── BadConfiguration      bad_configuration     this machine or its settings; start-up refuses
     └── JobFailed             what a job can die of; its code and message are kept on the job
         ├── CheckpointUnusable    checkpoint_unusable
@@ -61,6 +62,12 @@ class UrlUnusable(PromptreelError):
     """A URL that a request names may not be fetched, or could not be."""
 
     code = "url_unusable"
+
+
+class NotAvailable(PromptreelError):
+    """The hosted service did this and Promptreel does not; the message says what to do instead."""
+
+    code = "not_available"
 
 
 class BadConfiguration(PromptreelError):

@@ -77,6 +77,34 @@ def test_every_field_of_the_contract_is_documented(fields: dict[str, dict[str, A
     assert all(field["description"] for field in fields.values())
 
 
+def test_required_fields_are_those_that_a_request_misses(client: TestClient) -> None:
+    required = {}
+    for path, operations in client.get("/openapi.json").json()["paths"].items():
+        body = operations.get("post", {}).get("requestBody", {})
+        for field in body.get("content", {}).get("application/json", {}).get("schema", {}).get("required", []):
+            required[path] = {field: [f"The {field.replace('_', ' ')} field is required."]}
+    assert len(required) >= 10
+
+    for path, message in required.items():
+        assert client.post(path, json={}).json()["message"] == message, path
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "tell"),
+    [("POST", "/api/v6/assets_generated", "pagination"), ("GET", "/api/agents/v1/models", "meta")],
+)
+def test_documented_pages_are_those_that_are_checked(client: TestClient, method: str, path: str, tell: str) -> None:
+    operation = client.get("/openapi.json").json()["paths"][path][method.lower()]
+    if method == "POST":
+        field = operation["requestBody"]["content"]["application/json"]["schema"]["properties"]["per_page"]
+    else:
+        field = {each["name"]: each["schema"] for each in operation["parameters"]}["per_page"]
+
+    assert client.request(method, path).json()[tell]["per_page"] == field["default"]
+    assert client.request(method, path, params={"per_page": field["maximum"]}).json()[tell]["per_page"] == field["maximum"]
+    assert client.request(method, path, params={"per_page": field["maximum"] + 1}).json()["status"] == "error"
+
+
 def test_api_leaves_torch_alone() -> None:
     code = (
         "import promptreel.api.app, sys; sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'transformers')))"

@@ -218,6 +218,19 @@ FIELD_NAMES = [
     "samples",
     "temp",
     "request_id",
+    "image",
+    "crop",
+    "url",
+    "type",
+    "page",
+    "per_page",
+]
+LISTINGS = [
+    "/api/v6/assets_generated",
+    "/api/v3/delete_image",
+    "/api/v3/base64_crop",
+    "/api/v3/load_model",
+    "/api/v1/enterprise/verify_model",
 ]
 RUN = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -235,11 +248,11 @@ def test_any_bytes_are_answered_with_json(client: TestClient, body: bytes, conte
 @RUN
 @given(
     fields=st.dictionaries(st.sampled_from(FIELD_NAMES), JSON_VALUES),
-    path=st.sampled_from([SUBMIT, FETCH]),
+    path=st.sampled_from([SUBMIT, FETCH, *LISTINGS]),
 )
 def test_any_values_are_answered_with_json(client: TestClient, fields: dict[str, object], path: str) -> None:
     answer = client.post(path, json=fields)
 
     assert answer.status_code == 200
-    assert answer.json()["status"] in {"processing", "error", "failed"}
+    assert answer.json()["status"] in {"processing", "success", "error", "failed"}
     assert "Something went wrong" not in answer.text

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Engine, delete, event, update
 from sqlalchemy.exc import StatementError
 
-from promptreel.errors import JobNotFound
+from promptreel.errors import JobLost, JobNotFound
 from promptreel.jobs.database import read_transaction, write_transaction
 from promptreel.jobs.eta import Shape, Timing
 from promptreel.jobs.job import JobStage, JobStatus
@@ -86,6 +86,22 @@ def test_list_is_newest_first_and_limited(store: JobStore) -> None:
 
     assert [job.id for job in store.list()] == [4, 3, 2, 1]
     assert [job.id for job in store.list(limit=2)] == [4, 3]
+
+
+def test_deleted_job_is_gone_and_its_worker_has_lost_it(store: JobStore) -> None:
+    for _ in range(2):
+        store.submit(make_new_job())
+    claimed = store.claim("w")
+    assert claimed is not None
+
+    assert store.delete(1) == claimed[1]
+
+    with pytest.raises(JobLost):
+        store.finish(claimed[0], make_result())
+    with pytest.raises(JobNotFound):
+        store.delete(1)
+    assert [job.id for job in store.list()] == [2]
+    assert store.submit(make_new_job()).id == 3
 
 
 def test_cancelling_a_queued_job_ends_it_at_once(store: JobStore, clock: Clock) -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from statistics import median
 
 from promptreel.api.services import Services
 from promptreel.errors import CheckpointUnusable, ModelNotFound
-from promptreel.jobs.eta import FIRST_GUESS_SECONDS_PER_UNIT, Rate, Shape, Timing, estimate_seconds, learn_rate
+from promptreel.jobs.eta import (
+    FIRST_GUESS_SECONDS_PER_UNIT,
+    Rate,
+    Shape,
+    Timing,
+    estimate_queue_seconds,
+    estimate_seconds,
+    learn_rate,
+)
 from promptreel.jobs.job import Job
 from promptreel.jobs.store import WorkerRecord
 from promptreel.models.registry import DEFAULT_MODEL_ID
@@ -16,6 +24,20 @@ from promptreel.models.registry import DEFAULT_MODEL_ID
 
 def estimate(services: Services, job: Job) -> int:
     """Whole seconds until the job is done."""
+    workers = services.jobs.live_workers()
+    rate = _rates(services, workers)
+    return estimate_seconds(job, ahead=services.jobs.queue_ahead(job), live_workers=len(workers), rate=rate)
+
+
+def estimate_queue(services: Services) -> int:
+    """Whole seconds until all jobs that are there now are done."""
+    workers = services.jobs.live_workers()
+    unfinished = services.jobs.list_unfinished()
+    return estimate_queue_seconds(unfinished, live_workers=len(workers), rate=_rates(services, workers))
+
+
+def _rates(services: Services, workers: Sequence[WorkerRecord]) -> Callable[[Job], Rate]:
+    """What says how fast a job will be: by its worker's device if it has one, else by those of all workers."""
 
     @cache
     def timings(model_id: str) -> Sequence[Timing]:
@@ -27,8 +49,7 @@ def estimate(services: Services, job: Job) -> int:
         learned = learn_rate(timings(model_id), Shape.of(other.params), {worker.device for worker in able})
         return learned or Rate(_measured_once(services, able, model_id))
 
-    workers = services.jobs.live_workers()
-    return estimate_seconds(job, ahead=services.jobs.queue_ahead(job), live_workers=len(workers), rate=rate)
+    return rate
 
 
 def _measured_once(services: Services, workers: Sequence[WorkerRecord], model_id: str) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from promptreel.api.parsing import FieldReader, is_url, label
 from promptreel.encoding.inits import check_init, recognise
@@ -81,3 +81,20 @@ def _decode_base64(name: str, text: str) -> bytes:
         return binascii.a2b_base64(text.replace(" ", "+").replace("\r", "").replace("\n", ""), strict_mode=True)
     except ValueError as error:
         raise InitUnusable(f"The {label(name)} is not valid base64.") from error
+
+
+def read_file(name: str, value: object, kinds: Sequence[InitKind], *, max_megabytes: int) -> Init:
+    """A picture or video as a `data:` URI or as bare base64; its first bytes say what it is. A gif is of the first kind.
+
+    Raises InitUnusable.
+    """
+    text = value.strip() if isinstance(value, str) else ""
+    data = _decode_base64(name, text.partition(",")[2] if text[:5].lower() == "data:" else text)
+    if len(data) > max_megabytes * _MEGABYTE:
+        raise InitUnusable(f"The {label(name)} must not be greater than {max_megabytes} MB.")
+    ending = recognise(data)
+    kind = next((kind for kind in kinds if ending in INIT_TYPES[kind]), None)
+    if ending is None or kind is None:
+        types = dict.fromkeys(known for kind in kinds for known in INIT_TYPES[kind].values())
+        raise InitUnusable(f"The {label(name)} must be a data: URI of one of {', '.join(types)}.")
+    return _checked(Init(kind, ending, data))

@@ -10,10 +10,10 @@ import math
 import re
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from fastapi import Request
+from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -57,6 +57,10 @@ async def read_fields(request: Request) -> dict[str, Any]:
 async def read_fields_with_init(request: Request) -> dict[str, Any]:
     """The same for an endpoint that takes an init image or video: its body may be MAX_INIT_BODY_BYTES long."""
     return await _read_fields(request, MAX_INIT_BODY_BYTES)
+
+
+Fields = Annotated[dict[str, Any], Depends(read_fields)]
+FieldsWithInit = Annotated[dict[str, Any], Depends(read_fields_with_init)]
 
 
 async def _read_fields(request: Request, maximum: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from promptreel.errors import (
     JobFailed,
     JobNotFound,
     ModelNotFound,
+    NotAvailable,
     PromptreelError,
     UrlUnusable,
 )
@@ -32,6 +33,7 @@ STATUSES: dict[type[PromptreelError], int] = {
     ModelNotFound: 404,
     JobNotFound: 404,
     UrlUnusable: 400,
+    NotAvailable: 501,
     JobFailed: 500,
     BadConfiguration: 500,
 }
@@ -43,8 +45,8 @@ def status_of(error: PromptreelError) -> int:
 
 
 def status_to_send(path: str, status: int, *, legacy_real_status_codes: bool) -> int:
-    """Clients of v3 to v6 read `status` in the body and give up on anything but 200; on a fetch, always."""
-    if not path.startswith("/api/"):
+    """Clients of v3 to v6 read `status` in the body and give up on anything but 200; on a fetch, always. Agents' do not."""
+    if not path.startswith("/api/") or path.startswith("/api/agents/"):
         return status
     return status if legacy_real_status_codes and "/fetch" not in path else 200
 

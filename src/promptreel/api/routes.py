@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from promptreel.api.addresses import base_url
-from promptreel.api.dialects import legacy, legacy_openapi
+from promptreel.api.dialects import (
+    legacy,
+    legacy_load,
+    legacy_models,
+    legacy_openapi,
+    legacy_results,
+    legacy_training,
+    legacy_uploads,
+)
 from promptreel.api.estimates import estimate
-from promptreel.api.parsing import FieldReader, read_fields, read_fields_with_init
+from promptreel.api.parsing import FieldReader, Fields, FieldsWithInit
 from promptreel.api.services import Services, ServicesOfApp
+from promptreel.api.uploads import inline_uploads
 from promptreel.errors import JobNotFound
 from promptreel.jobs.job import Job, JobStatus
 from promptreel.media import MEDIA_TYPES, PREVIEW_MEDIA_TYPE
-
-Fields = Annotated[dict[str, Any], Depends(read_fields)]
-FieldsWithInit = Annotated[dict[str, Any], Depends(read_fields_with_init)]
 
 
 def build_router() -> APIRouter:
@@ -41,11 +45,14 @@ def build_router() -> APIRouter:
     router.add_api_route(path, send_preview, methods=["GET"], response_class=Response, responses=shape, tags=["video"])
     router.add_api_route(path, send_preview, methods=["HEAD"], include_in_schema=False)
     router.add_api_route("/health", health, methods=["GET"], tags=["service"])
+    for kind in (legacy_models, legacy_load, legacy_results, legacy_uploads, legacy_training):
+        kind.add_routes(router)
     return router
 
 
 def text2video(request: Request, fields: FieldsWithInit, services: ServicesOfApp) -> JSONResponse:
     """Queue a video. The answer comes at once: it says when to look (`eta`, seconds) and where (`fetch_result`)."""
+    fields = inline_uploads(fields, services.storage)
     new_job, init = legacy.read_text2video(fields, services.models, services.fetcher)
     if init is not None:  # the file is there before the row names it
         services.storage.save_bytes(init.data, init.key)

@@ -15,6 +15,8 @@ from promptreel.errors import InitUnusable
 # A picture of so many pixels takes about 300 MB while it is decoded.
 MAX_PIXELS = 36_000_000
 MAX_SIDE = 16_384
+# It is cropped inside a request, of which there may be forty at once.
+MAX_CROP_PIXELS = 16_000_000
 _FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "gif": "GIF"}
 
 
@@ -31,6 +33,25 @@ def decode_image(data: bytes, ending: str, size: tuple[int, int]) -> NDArray[np.
     """
     with _open(data, ending) as picture:
         return fit(_to_colours(ImageOps.exif_transpose(picture)), size)
+
+
+def crop_square(data: bytes, ending: str, new_ending: str) -> bytes:
+    """The largest square around the picture's centre, upright, as a file with another ending or the same.
+
+    Raises InitUnusable, also for more than MAX_CROP_PIXELS.
+    """
+    square = io.BytesIO()
+    with _open(data, ending) as picture:
+        if picture.width * picture.height > MAX_CROP_PIXELS:
+            raise InitUnusable(
+                f"The image must not be greater than {MAX_CROP_PIXELS // 1_000_000} million pixels to be cropped."
+            )
+        upright = ImageOps.exif_transpose(picture)
+        side = min(upright.size)
+        left, top = (upright.width - side) // 2, (upright.height - side) // 2
+        cropped = upright.crop((left, top, left + side, top + side))
+        cropped.save(square, _FORMATS[new_ending], quality=95)
+    return square.getvalue()
 
 
 def fit(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from promptreel.encoding.init_images import check_image, decode_image
+from promptreel.encoding.init_images import check_image, crop_square, decode_image
 from promptreel.encoding.init_videos import check_video, decode_video
 from promptreel.errors import InitUnusable
 from promptreel.media import INIT_TYPES, Clip, Init
@@ -26,6 +26,12 @@ def check_init(init: Init) -> None:
         check_image(init.data, init.ending)
     else:
         check_video(init.data, init.ending)
+
+
+def crop_init(init: Init) -> Init:
+    """The largest square around a picture's centre, upright; of a gif, its first frame as a PNG. Raises InitUnusable."""
+    ending = "png" if init.ending == "gif" else init.ending
+    return Init(init.kind, ending, crop_square(init.data, init.ending, ending))
 
 
 def decode_init(init: Init, *, num_frames: int, fps: int, width: int, height: int) -> Clip:

@@ -100,6 +100,11 @@ def estimate_seconds(job: Job, *, ahead: Sequence[Job], live_workers: int, rate:
     return max(1, math.ceil(waiting + _remaining_seconds(job, rate(job))))
 
 
+def estimate_queue_seconds(unfinished: Sequence[Job], *, live_workers: int, rate: Callable[[Job], Rate]) -> int:
+    """Whole seconds until all these jobs are done, shared among the workers; 0 without a job."""
+    return math.ceil(sum(_remaining_seconds(job, rate(job)) for job in unfinished) / max(1, live_workers))
+
+
 def _remaining_seconds(job: Job, rate: Rate) -> float:
     if job.stage in _FIXED_LEFT:  # its calls are done, whatever its progress says
         return rate.fixed_seconds * _FIXED_LEFT[job.stage]

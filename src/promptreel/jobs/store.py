@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, select, tuple_, update
+from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, or_, select, tuple_, update
 
 from promptreel.errors import JobNotFound
 from promptreel.jobs import claims
@@ -99,6 +99,20 @@ class JobStore:
         """The newest jobs, newest first."""
         with read_transaction(self._engine) as connection:
             rows = connection.execute(select(jobs).order_by(jobs.c.id.desc()).limit(limit)).all()
+        return [_to_job(row) for row in rows]
+
+    def list_unfinished(self) -> builtins.list[Job]:
+        """All jobs that wait or run."""
+        unfinished = or_(has_status(JobStatus.QUEUED), has_status(JobStatus.RUNNING))
+        with read_transaction(self._engine) as connection:
+            rows = connection.execute(select(jobs).where(unfinished).order_by(jobs.c.id)).all()
+        return [_to_job(row) for row in rows]
+
+    def list_succeeded(self, *, limit: int, offset: int = 0) -> builtins.list[Job]:
+        """The newest jobs that made a video, newest first, without the first `offset` of them."""
+        succeeded = select(jobs).where(has_status(JobStatus.SUCCEEDED)).order_by(jobs.c.id.desc())
+        with read_transaction(self._engine) as connection:
+            rows = connection.execute(succeeded.limit(limit).offset(offset)).all()
         return [_to_job(row) for row in rows]
 
     def count_by_status(self) -> dict[JobStatus, int]:
@@ -207,6 +221,16 @@ class JobStore:
                 this_one.where(has_status(JobStatus.QUEUED)).values(status=JobStatus.CANCELLED, finished_at=self._now())
             )
             return _get(connection, job_id)
+
+    def delete(self, job_id: int) -> Job:
+        """Removes the job and returns what it last was, so that its files can be deleted. Raises JobNotFound.
+
+        The worker of a running one has lost it with that: it stops at its next call, and removes what it made.
+        """
+        with write_transaction(self._engine) as connection:
+            job = _get(connection, job_id)
+            connection.execute(delete(jobs).where(jobs.c.id == job_id))
+        return job
 
     def requeue_expired(self) -> int:
         """Takes jobs whose lease ran out from their workers: back to the queue, or failed or cancelled. Returns how many."""

@@ -75,6 +75,7 @@ class ModelRegistry:
     """The checkpoints in two folders: those in the package, and the user's. A built-in one wins over a namesake."""
 
     def __init__(self, *, built_in: Path, models_dir: Path) -> None:
+        self._built_in = built_in
         self._roots = (models_dir, built_in)
 
     def get(self, model_id: str) -> ModelCard:
@@ -83,6 +84,11 @@ class ModelRegistry:
         if model_id not in folders:
             raise ModelNotFound(f"There is no model {model_id[:100]!r}. Known models: {', '.join(sorted(folders)) or 'none'}.")
         return _read_card(folders[model_id])
+
+    def is_built_in(self, model_id: str) -> bool:
+        """Whether the model comes with the package."""
+        folder = self._folders().get(model_id)
+        return folder is not None and folder.parent == self._built_in
 
     def list(self) -> list[ModelCard]:
         """All models with a usable card, by id; the others are logged and left out."""

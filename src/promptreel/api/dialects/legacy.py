@@ -192,14 +192,14 @@ def _to_processing(job: Job, base_url: str, eta: int) -> dict[str, Any]:
         "fetch_result": f"{base_url}/api/v3/dreambooth/fetch/{job.id}",
         "id": job.id,
         "output": [],
-        "future_links": [_file_url(job, base_url)],
+        "future_links": [file_url(job, base_url)],
         "preview": f"{base_url}/files/{job.preview_key}",
         "meta": _to_meta(job),
     }
 
 
 def _to_success(job: Job, base_url: str) -> dict[str, Any]:
-    url = _file_url(job, base_url)
+    url = file_url(job, base_url)
     spent = (job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else 0.0
     return {
         "status": "success",
@@ -215,7 +215,8 @@ def _to_failure(job: Job, why: str) -> dict[str, Any]:
     return {"status": "failed", "id": job.id, "message": why, "messege": why, "output": []}
 
 
-def _file_url(job: Job, base_url: str) -> str:
+def file_url(job: Job, base_url: str) -> str:
+    """Where the job's file is, or will be."""
     return f"{base_url}/files/{job.file_prefix}.{job.params.output_type}"
 
 

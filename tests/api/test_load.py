@@ -1,0 +1,46 @@
+"""How much there is to do, from the queue's own rows."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from fastapi.testclient import TestClient
+
+from promptreel.jobs.job import JobStage
+from promptreel.jobs.store import JobStore, WorkerRecord
+from tests.api.conftest import SUBMIT
+
+
+def record_worker(jobs: JobStore, name: str = "worker-1") -> None:
+    jobs.record_worker(WorkerRecord(id=name, device="cpu", seconds_per_unit=None, last_seen=datetime.now(UTC)))
+
+
+@pytest.mark.parametrize("generation", ["v3", "v1/enterprise"])
+def test_idle_service_answers_the_documented_zeros(client: TestClient, jobs: JobStore, generation: str) -> None:
+    record_worker(jobs)
+
+    load = client.post(f"/api/{generation}/system_load", json={"key": "k"}).json()
+    details = client.post(f"/api/{generation}/system_details", json={"key": "k"}).json()
+
+    assert load == {"queue_num": 0, "queue_time": 0, "status": "ok"}
+    assert details == {"model_count": 3, "queue_time": 0, "status": "ok"}
+
+
+def test_load_counts_waiting_jobs_and_the_seconds_until_all_are_done(client: TestClient, jobs: JobStore) -> None:
+    record_worker(jobs)
+    etas = [client.post(SUBMIT, json={"prompt": "a red cat"}).json()["eta"] for _ in range(3)]
+    claimed = jobs.claim("worker-1")
+    assert claimed is not None
+
+    load = client.post("/api/v3/system_load").json()
+    jobs.report(claimed[0], stage=JobStage.DENOISING, progress=0.5)
+    record_worker(jobs, "worker-2")
+    shared = client.post("/api/v3/system_load").json()
+
+    assert load == {"queue_num": 2, "queue_time": etas[-1], "status": "ok"}
+    assert shared["queue_time"] == pytest.approx(etas[-1] * 2.5 / 3 / 2, abs=1)
+
+
+def test_service_without_a_worker_is_degraded(client: TestClient) -> None:
+    assert client.post("/api/v3/system_load").json()["status"] == "degraded"
