@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from statistics import median
 
 from promptreel.api.services import Services
 from promptreel.errors import CheckpointUnusable, ModelNotFound
 from promptreel.jobs.eta import FIRST_GUESS_SECONDS_PER_UNIT, Rate, Shape, Timing, estimate_seconds, learn_rate
-from promptreel.jobs.job import Job
+from promptreel.jobs.job import Job, JobStatus
 from promptreel.jobs.store import WorkerRecord
 from promptreel.models.registry import DEFAULT_MODEL_ID
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """Whole seconds until a job is done, and its place in the queue: 1 is the next one, 0 is no longer waiting."""
+
+    eta: int
+    queue_position: int
+
+
 def estimate(services: Services, job: Job) -> int:
     """Whole seconds until the job is done."""
+    return look_ahead(services, job).eta
+
+
+def look_ahead(services: Services, job: Job) -> Outlook:
+    """What a client that waits wants to know. Raises JobNotFound when the job was deleted meanwhile."""
 
     @cache
     def timings(model_id: str) -> Sequence[Timing]:
@@ -27,8 +41,15 @@ def estimate(services: Services, job: Job) -> int:
         learned = learn_rate(timings(model_id), Shape.of(other.params), {worker.device for worker in able})
         return learned or Rate(_measured_once(services, able, model_id))
 
+    if job.is_final:
+        return Outlook(eta=0, queue_position=0)
     workers = services.jobs.live_workers()
-    return estimate_seconds(job, ahead=services.jobs.queue_ahead(job), live_workers=len(workers), rate=rate)
+    ahead = services.jobs.queue_ahead(job)
+    waiting = sum(other.status is JobStatus.QUEUED for other in ahead)
+    return Outlook(
+        eta=estimate_seconds(job, ahead=ahead, live_workers=len(workers), rate=rate),
+        queue_position=waiting + 1 if job.status is JobStatus.QUEUED else 0,
+    )
 
 
 def _measured_once(services: Services, workers: Sequence[WorkerRecord], model_id: str) -> float:

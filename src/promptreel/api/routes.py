@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from promptreel.api.addresses import base_url
 from promptreel.api.dialects import legacy, legacy_openapi
 from promptreel.api.estimates import estimate
+from promptreel.api.openai_routes import build_openai_router
 from promptreel.api.parsing import FieldReader, read_fields, read_fields_with_init
 from promptreel.api.services import Services, ServicesOfApp
 from promptreel.errors import JobNotFound
@@ -40,6 +41,7 @@ def build_router() -> APIRouter:
     shape = legacy_openapi.PREVIEW_ANSWERS
     router.add_api_route(path, send_preview, methods=["GET"], response_class=Response, responses=shape, tags=["video"])
     router.add_api_route(path, send_preview, methods=["HEAD"], include_in_schema=False)
+    router.include_router(build_openai_router())
     router.add_api_route("/health", health, methods=["GET"], tags=["service"])
     return router
 

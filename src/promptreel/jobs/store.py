@@ -95,10 +95,13 @@ class JobStore:
             raise JobNotFound(f"There is no job whose file is named {file_prefix}.")
         return _to_job(row)
 
-    def list(self, *, limit: int = 50) -> builtins.list[Job]:
-        """The newest jobs, newest first."""
+    def list(self, *, limit: int = 50, after: int | None = None, oldest_first: bool = False) -> builtins.list[Job]:
+        """The newest jobs, newest first, or the oldest ones, oldest first; `after` is the last id of the page before."""
+        page = select(jobs).order_by(jobs.c.id if oldest_first else jobs.c.id.desc()).limit(limit)
+        if after is not None:
+            page = page.where(jobs.c.id > after if oldest_first else jobs.c.id < after)
         with read_transaction(self._engine) as connection:
-            rows = connection.execute(select(jobs).order_by(jobs.c.id.desc()).limit(limit)).all()
+            rows = connection.execute(page).all()
         return [_to_job(row) for row in rows]
 
     def count_by_status(self) -> dict[JobStatus, int]:
@@ -207,6 +210,16 @@ class JobStore:
                 this_one.where(has_status(JobStatus.QUEUED)).values(status=JobStatus.CANCELLED, finished_at=self._now())
             )
             return _get(connection, job_id)
+
+    def delete(self, job_id: int) -> Job:
+        """Removes the job and returns what it last was, so that its files can be deleted. Raises JobNotFound.
+
+        The worker of a running one has lost it with that: it stops at its next call, and removes what it made.
+        """
+        with write_transaction(self._engine) as connection:
+            job = _get(connection, job_id)
+            connection.execute(delete(jobs).where(jobs.c.id == job_id))
+        return job
 
     def requeue_expired(self) -> int:
         """Takes jobs whose lease ran out from their workers: back to the queue, or failed or cancelled. Returns how many."""
