@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -163,7 +164,7 @@ def test_input_reference_is_stored_before_the_job_names_it(
     assert storage.path(key) is not None
 
 
-def test_file_that_is_no_picture_is_refused_and_not_kept(client: TestClient, tmp_path: Any) -> None:
+def test_file_that_is_no_picture_is_refused_and_not_kept(client: TestClient, tmp_path: Path) -> None:
     for data in (b"", b"hello"):
         answer = client.post(VIDEOS, data={"prompt": "a"}, files={"input_reference": ("a.png", data)})
         assert error_of(answer, 400)["param"] == "input_reference"
@@ -278,7 +279,7 @@ def test_failed_video_has_no_content(client: TestClient, jobs: JobStore) -> None
     assert "it failed" in error_of(client.get(path), 404)["message"]
 
 
-def test_deleted_video_is_gone_with_its_file(client: TestClient, tmp_path: Any, finish_next: Callable[[bytes], None]) -> None:
+def test_deleted_video_is_gone_with_its_file(client: TestClient, tmp_path: Path, finish_next: Callable[[bytes], None]) -> None:
     video_id = create(client)["id"]
     finish_next(b"video")
     assert len(stored_files(tmp_path)) == 1

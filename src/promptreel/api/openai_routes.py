@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
+from promptreel.api.addresses import base_url
 from promptreel.api.dialects import openai, openai_openapi
 from promptreel.api.estimates import look_ahead
+from promptreel.api.openai_events import EVENTS_MEDIA_TYPE, VideoWatcher, stream_events
 from promptreel.api.parsing import read_fields, read_fields_with_files
 from promptreel.api.services import Services, ServicesOfApp
 from promptreel.encoding.poster import POSTER_MEDIA_TYPE, make_poster
@@ -38,6 +40,9 @@ def build_openai_router() -> APIRouter:
         response_class=Response,
         openapi_extra=docs.CONTENT,
         responses=docs.CONTENT_ANSWERS,
+    )
+    router.add_api_route(
+        f"{path}/events", send_events, methods=["GET"], response_class=StreamingResponse, responses=docs.EVENTS_ANSWERS
     )
     router.add_api_route("/models", list_models, methods=["GET"])
     router.add_api_route("/models/{model_id}", get_model, methods=["GET"])
@@ -98,6 +103,14 @@ def _why_unavailable(job: Job) -> str:
             return "There is no video, because it failed: retrieve it to read why."
         case _:
             return "The video is not there yet: retrieve it until its status is completed."
+
+
+def send_events(request: Request, video_id: str, services: ServicesOfApp) -> StreamingResponse:
+    """What happens to a video, as it happens, until its end: server-sent events."""
+    job = _find_job(request, services, video_id)
+    watcher = VideoWatcher(services, job.id, base_url=base_url(request, services))
+    events = stream_events(watcher.look, is_stopping=services.is_stopping)
+    return StreamingResponse(events, media_type=EVENTS_MEDIA_TYPE, headers={"X-Accel-Buffering": "no"})
 
 
 def list_models(services: ServicesOfApp) -> JSONResponse:

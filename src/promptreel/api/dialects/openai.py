@@ -252,10 +252,14 @@ def to_video(job: Job, outlook: Outlook | None = None) -> dict[str, Any]:
         **_to_extensions(params),
     }
     if outlook is not None and not job.is_final:
-        video |= {"queue_position": outlook.queue_position, "eta": outlook.eta}
+        video |= to_outlook(outlook)
     if job.request.get("dialect") == DIALECT and "tip" in job.request:
         video["tip"] = job.request["tip"]
     return video | _to_facts(job)
+
+
+def to_outlook(outlook: Outlook) -> dict[str, int]:
+    return {"queue_position": outlook.queue_position, "eta": outlook.eta}
 
 
 def to_status(job: Job) -> str:

@@ -111,3 +111,10 @@ CONTENT_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", "content": {media: {} for media in (*MEDIA_TYPES.values(), POSTER_MEDIA_TYPE)}},
     404: {"description": "It is not there: not yet, not any more, or never."},
 }
+EVENTS_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "`event: stage` (status, stage), `progress` (progress, queue_position, eta), `preview` (url) and, "
+        "at last, `end` (the video as it then is); `data` is JSON. Comments keep the connection alive.",
+        "content": {"text/event-stream": {}},
+    }
+}
