@@ -10,6 +10,7 @@ import os
 import secrets
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,7 +62,7 @@ def build_fetcher(settings: Settings) -> SafeFetcher:
     )
 
 
-def build_app(settings: Settings) -> FastAPI:
+def build_app(settings: Settings, *, is_stopping: Callable[[], bool] = lambda: False) -> FastAPI:
     services = Services(
         jobs=build_jobs(settings),
         models=build_models(settings),
@@ -70,6 +71,7 @@ def build_app(settings: Settings) -> FastAPI:
         public_url=settings.public_url,
         trusted_proxies=settings.trusted_proxies,
         legacy_real_status_codes=settings.legacy_real_status_codes,
+        is_stopping=is_stopping,
     )
     return create_app(services)
 

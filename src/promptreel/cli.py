@@ -87,11 +87,15 @@ def api(fd: int) -> None:
 
     settings = load_settings()
     set_up_logging(settings.log_level)
-    config = uvicorn.Config(build_app(settings), log_config=None, access_log=False, server_header=False)
-    server = uvicorn.Server(config)
+
+    def is_stopping() -> bool:
+        return server.should_exit
 
     def stop() -> None:
         server.should_exit = True
+
+    application = build_app(settings, is_stopping=is_stopping)
+    server = uvicorn.Server(uvicorn.Config(application, log_config=None, access_log=False, server_header=False))
 
     end_with_supervisor(stop)
     server.run(sockets=[socket.socket(fileno=fd)])

@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tests.api.conftest import SUBMIT
+from tests.api.test_openai import VIDEOS
 
 ECHOES = {"width": "W", "height": "H", "num_inference_steps": "steps", "fps": "fps", "clip_skip": "clip_skip"}
 
@@ -103,6 +104,39 @@ def test_documented_pages_are_those_that_are_checked(client: TestClient, method:
     assert client.request(method, path).json()[tell]["per_page"] == field["default"]
     assert client.request(method, path, params={"per_page": field["maximum"]}).json()[tell]["per_page"] == field["maximum"]
     assert client.request(method, path, params={"per_page": field["maximum"] + 1}).json()["status"] == "error"
+
+
+@pytest.fixture
+def standard_fields(client: TestClient) -> dict[str, dict[str, Any]]:
+    content = client.get("/openapi.json").json()["paths"][VIDEOS]["post"]["requestBody"]["content"]
+    assert list(content) == ["application/json", "multipart/form-data"]
+    assert client.post(VIDEOS, json=content["application/json"]["example"]).status_code == 200
+    return content["application/json"]["schema"]["properties"]
+
+
+def test_documented_ranges_and_choices_of_the_standard_are_those_that_are_checked(
+    client: TestClient, standard_fields: dict[str, dict[str, Any]]
+) -> None:
+    numbers = {name: field for name, field in standard_fields.items() if "minimum" in field}
+    assert len(numbers) == 7
+
+    def status_of(name: str, value: object) -> int:
+        return client.post(VIDEOS, json={"prompt": "a", "model": "plain", name: value}).status_code
+
+    for name, field in numbers.items():
+        statuses = [status_of(name, value) for value in (field["minimum"], field["minimum"] - 1, field["maximum"] + 1)]
+        assert statuses == [200, 400, 400], name
+    assert {status_of("scheduler", choice) for choice in standard_fields["scheduler"]["enum"]} == {200}
+
+
+def test_documented_defaults_of_the_standard_are_those_that_are_used(
+    client: TestClient, standard_fields: dict[str, dict[str, Any]]
+) -> None:
+    video = client.post(VIDEOS, json={"prompt": "a"}).json() | {"input_reference": None}
+    defaults = {name: field["default"] for name, field in standard_fields.items() if field.get("default") is not None}
+
+    assert len(defaults) == 8
+    assert {name: video[name] for name in defaults} == defaults | {"seconds": str(defaults["seconds"])}
 
 
 def test_api_leaves_torch_alone() -> None:

@@ -256,3 +256,29 @@ def test_any_values_are_answered_with_json(client: TestClient, fields: dict[str,
     assert answer.status_code == 200
     assert answer.json()["status"] in {"processing", "success", "error", "failed"}
     assert "Something went wrong" not in answer.text
+
+
+@RUN
+@given(
+    fields=st.dictionaries(st.sampled_from([*FIELD_NAMES, "model", "size", "input_reference"]), JSON_VALUES),
+    body=st.binary(max_size=300) | st.none(),
+    content_type=CONTENT_TYPES,
+    path=st.sampled_from(["/v1/videos", "/v1/videos/video_1/remix"]),
+)
+def test_anything_is_answered_in_the_open_standards_shape(
+    client: TestClient, fields: dict[str, object], body: bytes | None, content_type: str, path: str
+) -> None:
+    sent = {"json": fields} if body is None else {"content": body, "headers": {"Content-Type": content_type}}
+    answer = client.post(path, **sent)
+
+    assert answer.status_code in {200, 400, 404}
+    assert "object" in answer.json() or set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+@RUN
+@given(query=st.dictionaries(st.sampled_from(["after", "limit", "order"]), st.text(max_size=30)))
+def test_any_page_is_answered_in_the_open_standards_shape(client: TestClient, query: dict[str, str]) -> None:
+    answer = client.get("/v1/videos", params=query)
+
+    assert answer.status_code in {200, 400}
+    assert ("data" in answer.json()) is (answer.status_code == 200)

@@ -90,9 +90,12 @@ def test_stopped_service_gives_its_job_back_and_finishes_it_after_a_restart(serv
     answer = service.ask(**CAUGHT)
     service.wait_until_running(answer)
     children = service.children()
-    code = service.stop()
+    with service.client.stream("GET", f"{service.url}/v1/videos/video_{answer['id']}/events") as events:
+        next(events.iter_lines())
+        code = service.stop()
 
     assert code == 0
+    assert "api did not stop" not in service.log.read_text()
     job = service.job(answer)
     assert (job.status, job.owner) == (JobStatus.QUEUED, None)
     assert not any(is_running(child) for child in children)

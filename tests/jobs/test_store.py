@@ -71,7 +71,7 @@ def test_default_clock_is_aware() -> None:
 
 def test_unknown_jobs_are_not_found(store: JobStore) -> None:
     job = store.submit(make_new_job())
-    for look_up in (store.get, store.cancel):
+    for look_up in (store.get, store.cancel, store.delete):
         with pytest.raises(JobNotFound, match="99"):
             look_up(99)
     with pytest.raises(JobNotFound):
@@ -86,6 +86,22 @@ def test_list_is_newest_first_and_limited(store: JobStore) -> None:
 
     assert [job.id for job in store.list()] == [4, 3, 2, 1]
     assert [job.id for job in store.list(limit=2)] == [4, 3]
+    assert [job.id for job in store.list(limit=2, after=3)] == [2, 1]
+    assert [job.id for job in store.list(limit=2, after=1, oldest_first=True)] == [2, 3]
+
+
+def test_deleted_job_is_lost_to_its_worker_and_never_claimed(store: JobStore) -> None:
+    running, queued = store.submit(make_new_job()), store.submit(make_new_job())
+    claim, _ = store.claim("worker-1") or pytest.fail("nothing to claim")
+
+    assert store.delete(running.id).status is JobStatus.RUNNING
+    assert store.delete(queued.id) == queued
+
+    for write in (lambda: store.heartbeat(claim), lambda: store.finish(claim, make_result())):
+        with pytest.raises(JobLost):
+            write()
+    assert store.claim("worker-2") is None
+    assert store.list() == []
 
 
 def test_deleted_job_is_gone_and_its_worker_has_lost_it(store: JobStore) -> None:

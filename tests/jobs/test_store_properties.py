@@ -111,6 +111,15 @@ class QueueMachine(RuleBasedStateMachine):
             assert job.status != JobStatus.QUEUED
             assert job.is_final or job.cancel_requested
 
+    @rule(number=st.integers(0, 10))
+    def delete(self, number: int) -> None:
+        if self.accepted:
+            job_id = sorted(self.accepted)[number % len(self.accepted)]
+            assert self.store.delete(job_id).id == job_id
+            self.accepted.remove(job_id)
+            self.live.pop(job_id, None)
+            self.ended.pop(job_id, None)
+
     @rule()
     def sweep(self) -> None:
         assert self.store.requeue_expired() == self.forget_expired()

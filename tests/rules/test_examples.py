@@ -67,7 +67,7 @@ def test_documented_request_is_taken_and_its_fetch_link_answers(client: TestClie
 
 
 def test_python_example_sends_what_the_curl_example_sends() -> None:
-    (program,) = code_blocks(read("README.md"), "python")
+    program, _ = code_blocks(read("README.md"), "python")
     (submit, body), _ = curl_requests()
 
     first_post = next(
@@ -78,6 +78,19 @@ def test_python_example_sends_what_the_curl_example_sends() -> None:
 
     assert ast.literal_eval(first_post.args[0]) == submit
     assert ast.literal_eval(first_post.keywords[0].value) == body
+
+
+def test_example_of_the_open_standard_makes_a_video(client: TestClient) -> None:
+    """Up to the loop: waiting and downloading are tests/flows/test_openai.py's."""
+    _, program = code_blocks(read("README.md"), "python")
+    beginning, loop, _ = program.partition("while ")
+    assert loop
+    names: dict[str, Any] = {"test_client": client}
+
+    with pytest.warns(DeprecationWarning, match="Sora"):
+        exec(beginning.replace('api_key="any"', 'api_key="any", http_client=test_client'), names)
+
+    assert (names["video"].status, names["video"].seed) == ("queued", 7)
 
 
 def test_promptreel_commands_in_documents_can_be_parsed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from statistics import median
 
@@ -17,16 +18,35 @@ from promptreel.jobs.eta import (
     estimate_seconds,
     learn_rate,
 )
-from promptreel.jobs.job import Job
+from promptreel.jobs.job import Job, JobStatus
 from promptreel.jobs.store import WorkerRecord
 from promptreel.models.registry import DEFAULT_MODEL_ID
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """Whole seconds until a job is done, and its place in the queue: 1 is the next one, 0 is no longer waiting."""
+
+    eta: int
+    queue_position: int
+
+
 def estimate(services: Services, job: Job) -> int:
     """Whole seconds until the job is done."""
+    return look_ahead(services, job).eta
+
+
+def look_ahead(services: Services, job: Job) -> Outlook:
+    """What a client that waits wants to know. Raises JobNotFound when the job was deleted meanwhile."""
+    if job.is_final:
+        return Outlook(eta=0, queue_position=0)
     workers = services.jobs.live_workers()
-    rate = _rates(services, workers)
-    return estimate_seconds(job, ahead=services.jobs.queue_ahead(job), live_workers=len(workers), rate=rate)
+    ahead = services.jobs.queue_ahead(job)
+    waiting = sum(other.status is JobStatus.QUEUED for other in ahead)
+    return Outlook(
+        eta=estimate_seconds(job, ahead=ahead, live_workers=len(workers), rate=_rates(services, workers)),
+        queue_position=waiting + 1 if job.status is JobStatus.QUEUED else 0,
+    )
 
 
 def estimate_queue(services: Services) -> int:

@@ -30,14 +30,28 @@ def read_init(reader: FieldReader, fetcher: SafeFetcher) -> Init | None:
     if len(given) > 1:
         reader.reject("init_video", "Send init_image or init_video, not both.")
         return None
-    for name, value in given.items():
-        try:
-            if not is_url(value):
-                return _checked(_read_data_uri(name, value))
-            if not reader.has_errors:
-                return _checked(_fetch(name, value, fetcher))
-        except (InitUnusable, UrlUnusable) as error:
-            reader.reject(name, error.message)
+    name, value = next(iter(given.items()), ("", None))
+    return None if value is None else _read(reader, name, value, [FIELDS[name]], fetcher)
+
+
+def read_any_init(reader: FieldReader, name: str, value: object, fetcher: SafeFetcher) -> Init | None:
+    """The same for one field that takes either kind: as a URL, a `data:` URI, or the bytes of an uploaded file.
+
+    A gif is taken as a picture.
+    """
+    return None if value is None else _read(reader, name, value, ["image", "video"], fetcher)
+
+
+def _read(reader: FieldReader, name: str, value: object, kinds: Sequence[InitKind], fetcher: SafeFetcher) -> Init | None:
+    try:
+        if isinstance(value, bytes):
+            return _checked(_recognise(name, value, kinds))
+        if not is_url(value):
+            return _checked(_read_data_uri(name, value, kinds))
+        if not reader.has_errors:
+            return _checked(_fetch(name, str(value), kinds, fetcher))
+    except (InitUnusable, UrlUnusable) as error:
+        reader.reject(name, error.message)
     return None
 
 
@@ -46,34 +60,49 @@ def _checked(init: Init) -> Init:
     return init
 
 
-def _fetch(name: str, url: str, fetcher: SafeFetcher) -> Init:
-    """The file behind a URL; its first bytes say what it is. Raises UrlUnusable and InitUnusable."""
-    kind = FIELDS[name]
-    types = [*INIT_TYPES[kind].values(), *_ALIASES, *_UNTYPED]
-    data = fetcher.get(url, max_bytes=MAX_MEGABYTES[kind] * _MEGABYTE, accept=types).content
+def _fetch(name: str, url: str, kinds: Sequence[InitKind], fetcher: SafeFetcher) -> Init:
+    """The file behind a URL. Raises UrlUnusable and InitUnusable."""
+    types = [*_types(kinds), *_ALIASES, *_UNTYPED]
+    most = max(MAX_MEGABYTES[kind] for kind in kinds)
+    return _recognise(name, fetcher.get(url, max_bytes=most * _MEGABYTE, accept=types).content, kinds)
+
+
+def _recognise(name: str, data: bytes, kinds: Sequence[InitKind]) -> Init:
+    """A file whose first bytes say what it is. Raises InitUnusable."""
     ending = recognise(data)
-    if ending is None or ending not in INIT_TYPES[kind]:
-        raise InitUnusable(f"The {label(name)} must be one of {', '.join(INIT_TYPES[kind].values())}.")
-    return Init(kind, ending, data)
+    kind = next((kind for kind in kinds if ending in INIT_TYPES[kind]), None)
+    if ending is None or kind is None:
+        raise InitUnusable(_one_of(name, kinds))
+    return _sized(name, Init(kind, ending, data))
 
 
-def _read_data_uri(name: str, value: object) -> Init:
+def _sized(name: str, init: Init) -> Init:
+    if len(init.data) > MAX_MEGABYTES[init.kind] * _MEGABYTE:
+        raise InitUnusable(f"The {label(name)} must not be greater than {MAX_MEGABYTES[init.kind]} MB.")
+    return init
+
+
+def _types(kinds: Sequence[InitKind]) -> list[str]:
+    """The media types of these kinds, each once."""
+    return list(dict.fromkeys(known for kind in kinds for known in INIT_TYPES[kind].values()))
+
+
+def _one_of(name: str, kinds: Sequence[InitKind]) -> str:
+    return f"The {label(name)} must be one of {', '.join(_types(kinds))}."
+
+
+def _read_data_uri(name: str, value: object, kinds: Sequence[InitKind]) -> Init:
     """`data:<media type>;base64,<data>` (RFC 2397). A plus that a form made a space, and line breaks, are put right."""
-    kind = FIELDS[name]
     header, comma, text = value.strip().partition(",") if isinstance(value, str) else ("", "", "")
     match = _HEADER.fullmatch(header[:200])
     if match is None or not comma:
-        raise InitUnusable(
-            f"The {label(name)} must be a URL or a data: URI, such as data:{next(iter(INIT_TYPES[kind].values()))};base64,..."
-        )
+        raise InitUnusable(f"The {label(name)} must be a URL or a data: URI, such as data:{_types(kinds)[0]};base64,...")
     media_type = _ALIASES.get(match[1].lower(), match[1].lower())
-    ending = next((ending for ending, known in INIT_TYPES[kind].items() if known == media_type), None)
-    if ending is None:
-        raise InitUnusable(f"The {label(name)} must be one of {', '.join(INIT_TYPES[kind].values())}.")
-    data = _decode_base64(name, text)
-    if len(data) > MAX_MEGABYTES[kind] * _MEGABYTE:
-        raise InitUnusable(f"The {label(name)} must not be greater than {MAX_MEGABYTES[kind]} MB.")
-    return Init(kind, ending, data)
+    for kind in kinds:
+        for ending, known in INIT_TYPES[kind].items():
+            if known == media_type:
+                return _sized(name, Init(kind, ending, _decode_base64(name, text)))
+    raise InitUnusable(_one_of(name, kinds))
 
 
 def _decode_base64(name: str, text: str) -> bytes:

@@ -19,6 +19,7 @@ from starlette.datastructures import Headers
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from promptreel.errors import InvalidParams, PromptreelError
+from promptreel.jobs.params import MAX_FRAMES
 
 MAX_BODY_BYTES = 256 * 1024
 # An image of 5 MB and a video of 20, in base64, which is percent-encoded where it travels in a form.
@@ -59,15 +60,20 @@ async def read_fields_with_init(request: Request) -> dict[str, Any]:
     return await _read_fields(request, MAX_INIT_BODY_BYTES)
 
 
+async def read_fields_with_files(request: Request) -> dict[str, Any]:
+    """The same, and the files of a multipart form are fields too, as bytes."""
+    return await _read_fields(request, MAX_INIT_BODY_BYTES, with_files=True)
+
+
 Fields = Annotated[dict[str, Any], Depends(read_fields)]
 FieldsWithInit = Annotated[dict[str, Any], Depends(read_fields_with_init)]
 
 
-async def _read_fields(request: Request, maximum: int) -> dict[str, Any]:
+async def _read_fields(request: Request, maximum: int, *, with_files: bool = False) -> dict[str, Any]:
     body = await _read_body(request, maximum)
     fields: dict[str, Any] = dict(request.query_params)
     if body.strip():
-        fields |= await _parse_body(body, request.headers)
+        fields |= await _parse_body(body, request.headers, with_files=with_files)
     return fields
 
 
@@ -86,9 +92,9 @@ async def _read_body(request: Request, maximum: int) -> bytes:
     return bytes(body)
 
 
-async def _parse_body(body: bytes, headers: Headers) -> dict[str, Any]:
+async def _parse_body(body: bytes, headers: Headers, *, with_files: bool) -> dict[str, Any]:
     if headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        return await _parse_multipart(body, headers)
+        return await _parse_multipart(body, headers, with_files=with_files)
     return await run_in_threadpool(_parse_text, body)  # a large one would hold up all other requests
 
 
@@ -112,8 +118,8 @@ def _parse_json(text: str) -> dict[str, Any]:
     return fields
 
 
-async def _parse_multipart(body: bytes, headers: Headers) -> dict[str, Any]:
-    """The text fields of a multipart form. Files are left out: no field takes one."""
+async def _parse_multipart(body: bytes, headers: Headers, *, with_files: bool) -> dict[str, Any]:
+    """The text fields of a multipart form. Files are left out, or read as bytes, for the endpoints where a field takes one."""
 
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
@@ -122,7 +128,12 @@ async def _parse_multipart(body: bytes, headers: Headers) -> dict[str, Any]:
         form = await MultiPartParser(headers, stream(), max_part_size=len(body)).parse()
     except (MultiPartException, ValueError) as error:
         raise MalformedRequest("The body of the request is not a valid form.") from error
-    fields = {name: value for name, value in form.multi_items() if isinstance(value, str)}
+    fields: dict[str, Any] = {}
+    for name, value in form.multi_items():
+        if isinstance(value, str):
+            fields[name] = value
+        elif with_files:
+            fields[name] = await value.read()
     await form.close()
     return fields
 
@@ -234,6 +245,15 @@ class FieldReader:
             return str(value)
         self.reject(name, f"The selected {label(name)} is invalid. Use one of: {', '.join(choices)}.")
         return default
+
+
+def count_frames(reader: FieldReader, seconds: int, fps: int) -> int:
+    """The frames of a video of `seconds`; the field is rejected when there are more than a video may have."""
+    if seconds * fps > MAX_FRAMES:
+        longest = MAX_FRAMES // fps
+        why = f"a video has at most {MAX_FRAMES} frames, which are {longest} seconds at {fps} fps."
+        reader.reject("seconds", f"The seconds must not be greater than {longest}: {why}")
+    return seconds * fps
 
 
 def label(name: str) -> str:

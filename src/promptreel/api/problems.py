@@ -8,6 +8,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from promptreel.api.dialects import openai
 from promptreel.api.parsing import BodyTooLarge, MalformedRequest
 from promptreel.errors import (
     BadConfiguration,
@@ -32,6 +33,7 @@ STATUSES: dict[type[PromptreelError], int] = {
     BodyTooLarge: 413,
     ModelNotFound: 404,
     JobNotFound: 404,
+    openai.ContentUnavailable: 404,
     UrlUnusable: 400,
     NotAvailable: 501,
     JobFailed: 500,
@@ -51,12 +53,25 @@ def status_to_send(path: str, status: int, *, legacy_real_status_codes: bool) ->
     return status if legacy_real_status_codes and "/fetch" not in path else 200
 
 
+def speaks_openai(path: str) -> bool:
+    """Whether errors under this path have the open standard's shape; all others have the hosted service's."""
+    return path == "/v1" or path.startswith("/v1/")
+
+
+def plain_body(path: str, status: int, message: str) -> dict[str, Any]:
+    """For what has no class in our tree, in the shape of the path's API."""
+    return openai.to_error(status, message) if speaks_openai(path) else error_body(message)
+
+
 def error_body(message: str | dict[str, list[str]], **more: Any) -> dict[str, Any]:
     return {"status": "error", "message": message, "messege": message, **more}
 
 
-def body_of(error: PromptreelError) -> dict[str, Any]:
+def body_of(error: PromptreelError, path: str, status: int) -> dict[str, Any]:
     """The words that clients of the hosted service know, where it had any; else the error's own message."""
+    if speaks_openai(path):
+        param = next(iter(error.fields), None) if isinstance(error, InvalidParams) else None
+        return openai.to_error(status, error.message, code=error.code, param=param)
     match error:
         case InvalidParams():
             return error_body(error.fields)
@@ -73,24 +88,26 @@ def body_of(error: PromptreelError) -> dict[str, Any]:
 def answer_error(request: Request, error: Exception) -> JSONResponse:
     """For our own errors."""
     assert isinstance(error, PromptreelError)
+    path = request.url.path
     real = request.app.state.services.legacy_real_status_codes
-    status = status_to_send(request.url.path, status_of(error), legacy_real_status_codes=real)
-    return JSONResponse(body_of(error), status)
+    status = status_to_send(path, status_of(error), legacy_real_status_codes=real)
+    return JSONResponse(body_of(error, path, status), status)
 
 
-def answer_http_error(_request: Request, error: Exception) -> JSONResponse:
+def answer_http_error(request: Request, error: Exception) -> JSONResponse:
     """For what the framework refuses: an unknown path is 404 and a wrong method 405, whatever the generation of the API."""
     assert isinstance(error, HTTPException)
-    return JSONResponse(error_body(error.detail), error.status_code, error.headers)
+    return JSONResponse(plain_body(request.url.path, error.status_code, error.detail), error.status_code, error.headers)
 
 
 def answer_unknown_error(path: str, request_id: str, *, legacy_real_status_codes: bool) -> JSONResponse:
     """For a mistake of ours: nothing of its inside is shown, and the request's id finds it in the log."""
     message = f"Something went wrong on the server. Look for request {request_id} in its log."
     status = status_to_send(path, 500, legacy_real_status_codes=legacy_real_status_codes)
-    return JSONResponse(error_body(message), status)
+    return JSONResponse(plain_body(path, status, message), status)
 
 
-def answer_disconnect(_request: Request, _error: Exception) -> JSONResponse:
+def answer_disconnect(request: Request, _error: Exception) -> JSONResponse:
     """For a client that hung up while it still sent: nobody reads this, and it is no mistake of ours."""
-    return JSONResponse(error_body("The connection was closed before the request was complete."), 400)
+    message = "The connection was closed before the request was complete."
+    return JSONResponse(plain_body(request.url.path, 400, message), 400)

@@ -17,6 +17,7 @@ from promptreel.api.dialects import (
     legacy_uploads,
 )
 from promptreel.api.estimates import estimate
+from promptreel.api.openai_routes import build_openai_router
 from promptreel.api.parsing import FieldReader, Fields, FieldsWithInit
 from promptreel.api.services import Services, ServicesOfApp
 from promptreel.api.uploads import inline_uploads
@@ -44,6 +45,7 @@ def build_router() -> APIRouter:
     shape = legacy_openapi.PREVIEW_ANSWERS
     router.add_api_route(path, send_preview, methods=["GET"], response_class=Response, responses=shape, tags=["video"])
     router.add_api_route(path, send_preview, methods=["HEAD"], include_in_schema=False)
+    router.include_router(build_openai_router())
     router.add_api_route("/health", health, methods=["GET"], tags=["service"])
     for kind in (legacy_models, legacy_load, legacy_results, legacy_uploads, legacy_training):
         kind.add_routes(router)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from ipaddress import IPv4Network, IPv6Network
@@ -26,7 +27,8 @@ def installed_version() -> str:
 class Services:
     """The parts of the service that answers need, and the settings that shape the answers.
 
-    `public_url` has no slash at its end; None: links use the scheme and host that the client used.
+    `public_url` has no slash at its end; None: links use the scheme and host that the client used. `is_stopping` says whether
+    the process is to end, so that answers without an end of their own end too.
     """
 
     jobs: JobStore
@@ -36,6 +38,7 @@ class Services:
     public_url: str | None = None
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     legacy_real_status_codes: bool = False
+    is_stopping: Callable[[], bool] = lambda: False
     version: str = field(default_factory=installed_version)
 
 

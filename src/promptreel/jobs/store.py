@@ -95,10 +95,13 @@ class JobStore:
             raise JobNotFound(f"There is no job whose file is named {file_prefix}.")
         return _to_job(row)
 
-    def list(self, *, limit: int = 50) -> builtins.list[Job]:
-        """The newest jobs, newest first."""
+    def list(self, *, limit: int = 50, after: int | None = None, oldest_first: bool = False) -> builtins.list[Job]:
+        """The newest jobs, newest first, or the oldest ones, oldest first; `after` is the last id of the page before."""
+        page = select(jobs).order_by(jobs.c.id if oldest_first else jobs.c.id.desc()).limit(limit)
+        if after is not None:
+            page = page.where(jobs.c.id > after if oldest_first else jobs.c.id < after)
         with read_transaction(self._engine) as connection:
-            rows = connection.execute(select(jobs).order_by(jobs.c.id.desc()).limit(limit)).all()
+            rows = connection.execute(page).all()
         return [_to_job(row) for row in rows]
 
     def list_unfinished(self) -> builtins.list[Job]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from promptreel.api.inits import read_init
-from promptreel.api.parsing import FieldReader, Limits, is_url
+from promptreel.api.parsing import FieldReader, Limits, count_frames, is_url
 from promptreel.errors import ModelNotFound
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.job import Job, JobStatus, NewJob
@@ -57,7 +57,7 @@ def read_text2video(fields: Mapping[str, Any], models: ModelRegistry, fetcher: S
     draft = _read_params(reader)
     negative_prompt = reader.text("negative_prompt", maximum=MAX_TEXT)
     seconds = reader.whole("seconds", SECONDS, default=5)
-    num_frames = reader.whole("num_frames", FRAMES, default=None) or _count_frames(reader, seconds, draft.fps)
+    num_frames = reader.whole("num_frames", FRAMES, default=None) or count_frames(reader, seconds, draft.fps)
     enhance = reader.yes_no("enhance_prompt", default=True)
     track_id = reader.scalar("track_id", maximum=MAX_TEXT)
     _refuse_webhook(reader)
@@ -128,14 +128,6 @@ def _find_model(reader: FieldReader, model_id: str, models: ModelRegistry) -> Mo
     except ModelNotFound:
         reader.raise_errors()  # the fields come first, as they did at the hosted service
         raise
-
-
-def _count_frames(reader: FieldReader, seconds: int, fps: int) -> int:
-    if seconds * fps > MAX_FRAMES:
-        longest = MAX_FRAMES // fps
-        why = f"a video has at most {MAX_FRAMES} frames, which are {longest} seconds at {fps} fps."
-        reader.reject("seconds", f"The seconds must not be greater than {longest}: {why}")
-    return seconds * fps
 
 
 def _advise(prompt: str, card: ModelCard, left_out: list[str]) -> str:

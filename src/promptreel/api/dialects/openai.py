@@ -1,0 +1,325 @@
+"""The spelling of the open standard, OpenAI's `/v1/videos` and `/v1/models`: requests in, videos, lists and errors out."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from promptreel.api.estimates import Outlook
+from promptreel.api.inits import read_any_init
+from promptreel.api.parsing import FieldReader, Limits, count_frames
+from promptreel.errors import JobNotFound, ModelNotFound, PromptreelError
+from promptreel.fetching.fetcher import SafeFetcher
+from promptreel.jobs.job import Job, JobStatus, NewJob
+from promptreel.jobs.params import DEFAULT_SCHEDULER, MAX_FRAMES, MAX_SEED, SCHEDULERS, VideoParams
+from promptreel.media import MEDIA_TYPES, Init
+from promptreel.models.prompts import enhance_prompt, find_unknown_words
+from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistry
+
+DIALECT = "openai"
+MAX_TEXT = 2000
+SIDE = Limits(64, 1792)  # the standard's own sizes reach from 720x1280 to 1792x1024
+MAX_PIXELS = 1792 * 1024
+DEFAULT_SIZE = "512x512"
+SECONDS = Limits(1, 30)
+DEFAULT_SECONDS = 4
+FPS = Limits(1, 30)
+FRAMES = Limits(1, MAX_FRAMES)
+STEPS = Limits(1, 50)
+GUIDANCE = Limits(1, 20)
+STRENGTH = Limits(0, 1)
+SEED = Limits(0, MAX_SEED)
+PAGE = Limits(1, 100)
+DEFAULT_PAGE = 20
+ORDERS = ("desc", "asc")
+VARIANTS = ("video", "thumbnail")
+NO_SUCH_VIDEO = "There is no such video. Ids look like video_17: check the one that was returned when it was created."
+
+_STATUSES = {
+    JobStatus.QUEUED: "queued",
+    JobStatus.RUNNING: "in_progress",
+    JobStatus.SUCCEEDED: "completed",
+    JobStatus.FAILED: "failed",
+    JobStatus.CANCELLED: "failed",
+}
+_SIZE = re.compile(r"([0-9]{1,5}) ?[xX] ?([0-9]{1,5})", re.ASCII)
+_VIDEO_ID = re.compile(r"video_(0|[1-9][0-9]{0,17})", re.ASCII)
+
+
+class ContentUnavailable(PromptreelError):
+    """A video's file is not there: not yet, not any more, or never, because its job failed."""
+
+    code = "content_unavailable"
+
+
+def read_create(fields: Mapping[str, Any], models: ModelRegistry, fetcher: SafeFetcher) -> tuple[NewJob, Init | None]:
+    """What a request asks for, with every default decided, and the file that it starts from, which is not stored yet.
+
+    The prompt is taken as it is. Raises InvalidParams with all wrong fields, and ModelNotFound.
+    """
+    reader = FieldReader(fields)
+    draft = _read_params(reader)
+    negative_prompt = reader.text("negative_prompt", maximum=MAX_TEXT)
+    seconds = reader.whole("seconds", SECONDS, default=DEFAULT_SECONDS)
+    num_frames = reader.whole("num_frames", FRAMES, default=None) or count_frames(reader, seconds, draft.fps)
+    init = read_any_init(reader, "input_reference", _reference(reader), fetcher)
+    card = _find_model(reader, draft.model_id, models)
+    reader.raise_errors()
+    params = replace(
+        draft,
+        num_frames=num_frames,
+        negative_prompt=card.default_negative_prompt if negative_prompt is None else negative_prompt,
+        init_key=init.key if init else None,
+    )
+    return NewJob(params=params, request=_remember(draft.prompt, card), max_frames=card.max_frames), init
+
+
+def read_remix(fields: Mapping[str, Any], source: Job, models: ModelRegistry) -> NewJob:
+    """The source's job once more with a new prompt, all else as it was, the seed too. Raises InvalidParams, ModelNotFound."""
+    reader = FieldReader(fields)
+    prompt = reader.required_text("prompt", maximum=MAX_TEXT)
+    reader.raise_errors()
+    card = models.get(source.params.model_id)
+    enhanced = source.request.get("enhance_prompt") == "yes"
+    params = replace(source.params, prompt=enhance_prompt(prompt, card) if enhanced else prompt)
+    request = _remember(prompt, card) | {"remixed_from": source.id, "enhance_prompt": "yes" if enhanced else "no"}
+    return NewJob(params=params, request=request, max_frames=card.max_frames)
+
+
+def _read_params(reader: FieldReader) -> VideoParams:
+    """All params but those that the model has a say in: its length, its negative prompt, and what it starts from."""
+    width, height = _read_size(reader)
+    seed = reader.whole("seed", SEED, default=None)
+    return VideoParams(
+        model_id=reader.text("model", maximum=255) or DEFAULT_MODEL_ID,
+        prompt=reader.required_text("prompt", maximum=MAX_TEXT),
+        width=width - width % 8,
+        height=height - height % 8,
+        fps=reader.whole("fps", FPS, default=8),
+        scheduler=reader.choice("scheduler", SCHEDULERS, default=DEFAULT_SCHEDULER),
+        num_inference_steps=reader.whole("num_inference_steps", STEPS, default=20),
+        guidance_scale=reader.number("guidance_scale", GUIDANCE, default=7.5),
+        strength=reader.number("strength", STRENGTH, default=0.55),
+        seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
+    )
+
+
+def _read_size(reader: FieldReader) -> tuple[int, int]:
+    """Width and height: from `size`, or from `width` and `height`, which benchmarks send."""
+    default = _pixels(DEFAULT_SIZE)
+    size = reader.given("size")
+    if size is None:
+        width = reader.whole("width", SIDE, default=default[0])
+        height = reader.whole("height", SIDE, default=default[1])
+        return _limit_size(reader, "width", width, height)
+    match = _SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
+    if match is None:
+        reader.reject("size", f'The size must be "WIDTHxHEIGHT" in pixels, such as "{DEFAULT_SIZE}".')
+        return default
+    width, height = int(match[1]), int(match[2])
+    if not all(SIDE.minimum <= side <= SIDE.maximum for side in (width, height)):
+        reader.reject("size", f"The size must be {SIDE.minimum} to {SIDE.maximum} pixels on each side.")
+        return default
+    return _limit_size(reader, "size", width, height)
+
+
+def _limit_size(reader: FieldReader, name: str, width: int, height: int) -> tuple[int, int]:
+    if width * height > MAX_PIXELS:
+        reader.reject(name, f"The video must not have more than {MAX_PIXELS} pixels, which are those of 1792x1024.")
+    return width, height
+
+
+def _pixels(size: str) -> tuple[int, int]:
+    width, _, height = size.partition("x")
+    return int(width), int(height)
+
+
+def _reference(reader: FieldReader) -> object:
+    """The picture or video to start from, wherever it was put: an uploaded file, a text, or an object that holds a URL."""
+    value = reader.given("input_reference")
+    if isinstance(value, Mapping):
+        held = FieldReader({f"input_reference[{name}]": each for name, each in value.items()})
+        return _referred(reader, held)
+    return _referred(reader, reader) if value is None else value
+
+
+def _referred(reader: FieldReader, held: FieldReader) -> object:
+    if held.given("input_reference[file_id]") is not None:
+        reader.reject("input_reference", "No files are kept here: send the file itself, its URL or a data: URI.")
+        return None
+    return held.given("input_reference[image_url]")
+
+
+def _find_model(reader: FieldReader, model_id: str, models: ModelRegistry) -> ModelCard:
+    try:
+        return models.get(model_id)
+    except ModelNotFound:
+        reader.raise_errors()  # the fields come first
+        raise
+
+
+def _remember(prompt: str, card: ModelCard) -> dict[str, Any]:
+    """What answers will tell: the words of the prompt that the model does not know, and the size that clips are made at."""
+    unknown = find_unknown_words(prompt, card.words)
+    tip = f'the model "{card.model_id}" does not know: {", ".join(word[:40] for word in unknown[:8])}'
+    native_size = [card.native_width, card.native_height] if card.native_width else None
+    return {"dialect": DIALECT, "native_size": native_size} | ({"tip": tip} if unknown else {})
+
+
+@dataclass(frozen=True)
+class Page:
+    """Which videos to list: `after` is a job's id, and None begins at the start."""
+
+    limit: int
+    after: int | None
+    oldest_first: bool
+
+
+def read_page(fields: Mapping[str, Any]) -> Page:
+    """Raises InvalidParams."""
+    reader = FieldReader(fields)
+    limit = reader.whole("limit", PAGE, default=DEFAULT_PAGE)
+    order = reader.choice("order", ORDERS, default="desc")
+    sent = reader.given("after")
+    after = None if sent is None else _parse_video_id(sent)
+    if sent is not None and after is None:
+        reader.reject("after", 'The after must be the id of a video, such as "video_17": the last_id of the page before.')
+    reader.raise_errors()
+    return Page(limit, after, oldest_first=order == "asc")
+
+
+def read_variant(fields: Mapping[str, Any]) -> str:
+    """Which file of a video: one of VARIANTS. Raises InvalidParams."""
+    reader = FieldReader(fields)
+    variant = reader.choice("variant", VARIANTS, default="video")
+    reader.raise_errors()
+    return variant
+
+
+def parse_video_id(sent: str) -> int:
+    """The job's id. Raises JobNotFound if no job can have it."""
+    job_id = _parse_video_id(sent)
+    if job_id is None:
+        raise JobNotFound(NO_SUCH_VIDEO)
+    return job_id
+
+
+def _parse_video_id(sent: object) -> int | None:
+    match = _VIDEO_ID.fullmatch(sent) if isinstance(sent, str) else None
+    return int(match[1]) if match else None
+
+
+def to_video_id(job_id: int) -> str:
+    return f"video_{job_id}"
+
+
+def to_video(job: Job, outlook: Outlook | None = None) -> dict[str, Any]:
+    """What a client is told of a job; `eta` (whole seconds) and `queue_position` only with an outlook, while it is not done."""
+    params = job.params
+    seconds = params.num_frames / params.fps
+    remixed_from = job.request.get("remixed_from")
+    video = {
+        "id": to_video_id(job.id),
+        "object": "video",
+        "model": params.model_id,
+        "status": to_status(job),
+        "progress": to_progress(job),
+        "created_at": int(job.created_at.timestamp()),
+        "completed_at": int(job.finished_at.timestamp()) if job.finished_at else None,
+        "expires_at": None,
+        "prompt": params.prompt,
+        "size": f"{params.width}x{params.height}",
+        "seconds": f"{seconds:g}",
+        "remixed_from_video_id": None if remixed_from is None else to_video_id(remixed_from),
+        "error": _to_job_error(job),
+        **_to_extensions(params),
+    }
+    if outlook is not None and not job.is_final:
+        video |= to_outlook(outlook)
+    if job.request.get("dialect") == DIALECT and "tip" in job.request:
+        video["tip"] = job.request["tip"]
+    return video | _to_facts(job)
+
+
+def to_outlook(outlook: Outlook) -> dict[str, int]:
+    return {"queue_position": outlook.queue_position, "eta": outlook.eta}
+
+
+def to_status(job: Job) -> str:
+    return _STATUSES[job.status]
+
+
+def to_progress(job: Job) -> int:
+    """0 to 100; 100 only once the video is there."""
+    return 100 if job.status is JobStatus.SUCCEEDED else min(99, int(job.progress * 100))
+
+
+def _to_extensions(params: VideoParams) -> dict[str, Any]:
+    """What was asked, in the words of the requests' extensions, and what kind of file it makes."""
+    return {
+        "negative_prompt": params.negative_prompt,
+        "num_frames": params.num_frames,
+        "fps": params.fps,
+        "num_inference_steps": params.num_inference_steps,
+        "guidance_scale": params.guidance_scale,
+        "scheduler": params.scheduler,
+        "strength": params.strength,
+        "seed": params.seed,
+        "media_type": MEDIA_TYPES[params.output_type],
+    }
+
+
+def _to_facts(job: Job) -> dict[str, Any]:
+    """How long it took, in seconds: in all without its waiting for other jobs, and by stage; what the worker told."""
+    facts = job.result.facts if job.result else {}
+    names = {"busy_seconds": "inference_time_s", "stages": "stage_durations", "peak_memory_mb": "peak_memory_mb"}
+    return {ours: facts[name] for name, ours in names.items() if name in facts}
+
+
+def _to_job_error(job: Job) -> dict[str, str] | None:
+    match job.status:
+        case JobStatus.FAILED:
+            message = job.error_message or "The job failed, and its worker could not say why."
+            return {"code": job.error_code or "job_failed", "message": message}
+        case JobStatus.CANCELLED:
+            return {"code": "cancelled", "message": "Cancelled"}
+        case _:
+            return None
+
+
+def to_deleted(job_id: int) -> dict[str, Any]:
+    return {"id": to_video_id(job_id), "object": "video.deleted", "deleted": True}
+
+
+def to_page(jobs: Sequence[Job], page: Page) -> dict[str, Any]:
+    """`jobs` holds one more than the page has room for, if there are more."""
+    videos = [to_video(job) for job in jobs[: page.limit]]
+    return {
+        "object": "list",
+        "data": videos,
+        "first_id": videos[0]["id"] if videos else None,
+        "last_id": videos[-1]["id"] if videos else None,
+        "has_more": len(jobs) > page.limit,
+    }
+
+
+def to_model(card: ModelCard) -> dict[str, Any]:
+    """`created` is when the model's folder was last changed."""
+    return {
+        "id": card.model_id,
+        "object": "model",
+        "created": int(card.path.stat().st_mtime),
+        "owned_by": "promptreel",
+        "name": card.name,
+        "description": card.description,
+        "max_frames": card.max_frames,
+    }
+
+
+def to_error(status: int, message: str, *, code: str | None = None, param: str | None = None) -> dict[str, Any]:
+    """The shape of every error under /v1/."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}

@@ -1,0 +1,120 @@
+"""How /docs describes `/v1/videos`. Parsing is more lenient than this; a test compares both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from promptreel.api import inits
+from promptreel.api.dialects import openai
+from promptreel.api.parsing import Limits
+from promptreel.encoding.poster import POSTER_MEDIA_TYPE
+from promptreel.jobs.params import DEFAULT_SCHEDULER, SCHEDULERS
+from promptreel.media import INIT_TYPES, MEDIA_TYPES
+from promptreel.models.registry import DEFAULT_MODEL_ID
+
+EXAMPLE = {"model": DEFAULT_MODEL_ID, "prompt": "a red cat sitting on a bench", "size": "512x512", "seconds": "4", "seed": 7}
+
+_TEXT = ["string", "null"]
+
+
+def _number(limits: Limits, description: str, *, default: float | None, kind: str = "integer") -> dict[str, Any]:
+    ranges = {"minimum": limits.minimum, "maximum": limits.maximum, "default": default}
+    return {"type": [kind, "string", "null"], **ranges, "description": description}
+
+
+_REFERENCE = (
+    "A picture or video to start from: a file in a multipart form, a URL, a data: URI, or an object with `image_url`. "
+    + "; ".join(f"{', '.join(types.values())} up to {inits.MAX_MEGABYTES[kind]} MB" for kind, types in INIT_TYPES.items())
+)
+
+CREATE_FIELDS: dict[str, dict[str, Any]] = {
+    "prompt": {"type": "string", "minLength": 1, "maxLength": openai.MAX_TEXT, "description": "What the video shows."},
+    "model": {"type": _TEXT, "default": DEFAULT_MODEL_ID, "description": "The model that makes the video: see /v1/models."},
+    "size": {
+        "type": _TEXT,
+        "default": openai.DEFAULT_SIZE,
+        "description": f'"WIDTHxHEIGHT" in pixels, each {openai.SIDE.minimum} to {openai.SIDE.maximum}, in all up to those of '
+        "1792x1024; rounded down to multiples of 8. width and height are read too, if there is no size.",
+    },
+    "seconds": _number(openai.SECONDS, "Length, up to what the model carries.", default=openai.DEFAULT_SECONDS),
+    "input_reference": {"type": ["string", "object", "null"], "default": None, "description": f"{_REFERENCE}."},
+    "negative_prompt": {
+        "type": _TEXT,
+        "maxLength": openai.MAX_TEXT,
+        "description": "What it should not show. null: the model's own default.",
+    },
+    "num_inference_steps": _number(openai.STEPS, "Denoising steps: more are slower and finer.", default=20),
+    "guidance_scale": _number(openai.GUIDANCE, "How closely the video follows the prompt.", default=7.5, kind="number"),
+    "scheduler": {"type": _TEXT, "enum": [*SCHEDULERS, None], "default": DEFAULT_SCHEDULER, "description": "Noise scheduler."},
+    "seed": _number(openai.SEED, "The same seed gives the same video. null: one is drawn, and told.", default=None),
+    "num_frames": _number(openai.FRAMES, "Length in frames; goes before seconds. null: seconds x fps.", default=None),
+    "fps": _number(openai.FPS, "Frames a second.", default=8),
+    "strength": _number(openai.STRENGTH, "With input_reference: how much may change; 1 is all.", default=0.55, kind="number"),
+}
+_FORM_FIELDS = CREATE_FIELDS | {
+    "input_reference": {
+        "type": ["string", "null"],
+        "format": "binary",
+        "description": CREATE_FIELDS["input_reference"]["description"],
+    }
+}
+
+
+def _schema(fields: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {"type": "object", "properties": fields, "required": ["prompt"]}
+
+
+def _query(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+
+
+CREATE: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": _schema(CREATE_FIELDS), "example": EXAMPLE},
+            "multipart/form-data": {"schema": _schema(_FORM_FIELDS)},
+        },
+    }
+}
+REMIX: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": _schema({"prompt": CREATE_FIELDS["prompt"]}),
+                "example": {"prompt": "a blue cat sitting on a bench"},
+            }
+        },
+    }
+}
+LIST: dict[str, Any] = {
+    "parameters": [
+        _query("after", {"type": "string", "example": "video_17"}, "The `last_id` of the page before."),
+        _query(
+            "limit",
+            {
+                "type": "integer",
+                "minimum": openai.PAGE.minimum,
+                "maximum": openai.PAGE.maximum,
+                "default": openai.DEFAULT_PAGE,
+            },
+            "How many videos.",
+        ),
+        _query("order", {"type": "string", "enum": list(openai.ORDERS), "default": "desc"}, "By age; desc: newest first."),
+    ]
+}
+CONTENT: dict[str, Any] = {
+    "parameters": [_query("variant", {"type": "string", "enum": list(openai.VARIANTS), "default": "video"}, "Which file.")]
+}
+CONTENT_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file.", "content": {media: {} for media in (*MEDIA_TYPES.values(), POSTER_MEDIA_TYPE)}},
+    404: {"description": "It is not there: not yet, not any more, or never."},
+}
+EVENTS_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "`event: stage` (status, stage), `progress` (progress, queue_position, eta), `preview` (url) and, "
+        "at last, `end` (the video as it then is); `data` is JSON. Comments keep the connection alive.",
+        "content": {"text/event-stream": {}},
+    }
+}

@@ -1,0 +1,138 @@
+"""The endpoints of the open standard, `/v1/videos` and `/v1/models`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+
+from promptreel.api.addresses import base_url
+from promptreel.api.deletion import delete_job
+from promptreel.api.dialects import openai, openai_openapi
+from promptreel.api.estimates import look_ahead
+from promptreel.api.openai_events import EVENTS_MEDIA_TYPE, VideoWatcher, stream_events
+from promptreel.api.parsing import read_fields, read_fields_with_files
+from promptreel.api.services import Services, ServicesOfApp
+from promptreel.encoding.poster import POSTER_MEDIA_TYPE, make_poster
+from promptreel.errors import JobNotFound
+from promptreel.jobs.job import Job, JobStatus
+from promptreel.media import MEDIA_TYPES
+
+Fields = Annotated[dict[str, Any], Depends(read_fields)]
+FieldsWithFiles = Annotated[dict[str, Any], Depends(read_fields_with_files)]
+
+_KEPT = {"Cache-Control": "private, max-age=3600"}  # a finished video never changes
+
+
+def build_openai_router() -> APIRouter:
+    router = APIRouter(prefix="/v1", redirect_slashes=False, default_response_class=JSONResponse, tags=["v1"])
+    docs = openai_openapi
+    router.add_api_route("/videos", create_video, methods=["POST"], openapi_extra=docs.CREATE)
+    router.add_api_route("/videos", list_videos, methods=["GET"], openapi_extra=docs.LIST)
+    path = "/videos/{video_id}"
+    router.add_api_route(path, get_video, methods=["GET"])
+    router.add_api_route(path, delete_video, methods=["DELETE"])
+    router.add_api_route(f"{path}/remix", remix_video, methods=["POST"], openapi_extra=docs.REMIX)
+    router.add_api_route(
+        f"{path}/content",
+        send_content,
+        methods=["GET"],
+        response_class=Response,
+        openapi_extra=docs.CONTENT,
+        responses=docs.CONTENT_ANSWERS,
+    )
+    router.add_api_route(
+        f"{path}/events", send_events, methods=["GET"], response_class=StreamingResponse, responses=docs.EVENTS_ANSWERS
+    )
+    router.add_api_route("/models", list_models, methods=["GET"])
+    router.add_api_route("/models/{model_id}", get_model, methods=["GET"])
+    return router
+
+
+def create_video(request: Request, fields: FieldsWithFiles, services: ServicesOfApp) -> JSONResponse:
+    """Queue a video. Ask for it again until its status is completed, then for its content."""
+    new_job, init = openai.read_create(fields, services.models, services.fetcher)
+    if init is not None:  # the file is there before the row names it
+        services.storage.save_bytes(init.data, init.key)
+    return _answer(request, services, services.jobs.submit(new_job))
+
+
+def list_videos(request: Request, services: ServicesOfApp) -> JSONResponse:
+    """Videos by age. Ask for the next page with `after`: the `last_id` of this one."""
+    page = openai.read_page(request.query_params)
+    jobs = services.jobs.list(limit=page.limit + 1, after=page.after, oldest_first=page.oldest_first)
+    return JSONResponse(openai.to_page(jobs, page))
+
+
+def get_video(request: Request, video_id: str, services: ServicesOfApp) -> JSONResponse:
+    """How a video is: queued, in_progress, completed, or failed with the reason."""
+    return _answer(request, services, _find_job(request, services, video_id))
+
+
+def delete_video(request: Request, video_id: str, services: ServicesOfApp) -> JSONResponse:
+    """Remove a video and its file. What is still being made is stopped."""
+    job = _find_job(request, services, video_id)
+    delete_job(services, job)
+    return JSONResponse(openai.to_deleted(job.id))
+
+
+def remix_video(request: Request, video_id: str, fields: Fields, services: ServicesOfApp) -> JSONResponse:
+    """Queue the same video with another prompt: same model, same settings, same seed."""
+    source = _find_job(request, services, video_id)
+    return _answer(request, services, services.jobs.submit(openai.read_remix(fields, source, services.models)))
+
+
+def send_content(request: Request, video_id: str, services: ServicesOfApp) -> Response:
+    """The finished file, with ranges; or its first frame, with `variant=thumbnail`."""
+    variant = openai.read_variant(request.query_params)
+    job = _find_job(request, services, video_id)
+    path = services.storage.path(job.result.key) if job.result else None
+    if path is None:
+        raise openai.ContentUnavailable(_why_unavailable(job))
+    if variant == "thumbnail":
+        return Response(make_poster(path), media_type=POSTER_MEDIA_TYPE, headers=_KEPT)
+    return FileResponse(path, media_type=MEDIA_TYPES[job.params.output_type], headers=_KEPT)
+
+
+def _why_unavailable(job: Job) -> str:
+    match job.status:
+        case JobStatus.SUCCEEDED:
+            return "The video's file was deleted."
+        case JobStatus.FAILED | JobStatus.CANCELLED:
+            return "There is no video, because it failed: retrieve it to read why."
+        case _:
+            return "The video is not there yet: retrieve it until its status is completed."
+
+
+def send_events(request: Request, video_id: str, services: ServicesOfApp) -> StreamingResponse:
+    """What happens to a video, as it happens, until its end: server-sent events."""
+    job = _find_job(request, services, video_id)
+    watcher = VideoWatcher(services, job.id, base_url=base_url(request, services))
+    events = stream_events(watcher.look, is_stopping=services.is_stopping)
+    return StreamingResponse(events, media_type=EVENTS_MEDIA_TYPE, headers={"X-Accel-Buffering": "no"})
+
+
+def list_models(services: ServicesOfApp) -> JSONResponse:
+    """The models that videos can be made with."""
+    return JSONResponse({"object": "list", "data": [openai.to_model(card) for card in services.models.list()]})
+
+
+def get_model(model_id: str, services: ServicesOfApp) -> JSONResponse:
+    """One model."""
+    return JSONResponse(openai.to_model(services.models.get(model_id)))
+
+
+def _find_job(request: Request, services: Services, video_id: str) -> Job:
+    """Raises JobNotFound, with the same words for an id that nobody has and for one that nobody can have."""
+    try:
+        job = services.jobs.get(openai.parse_video_id(video_id))
+    except JobNotFound as error:
+        raise JobNotFound(openai.NO_SUCH_VIDEO) from error
+    request.state.job_id = job.id
+    return job
+
+
+def _answer(request: Request, services: Services, job: Job) -> JSONResponse:
+    request.state.job_id = job.id
+    return JSONResponse(openai.to_video(job, look_ahead(services, job)))

@@ -1,0 +1,129 @@
+"""The open standard through the front door: OpenAI's own client, unmodified, and server-sent events."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import openai
+import pytest
+from PIL import Image
+
+from promptreel.jobs.job import JobStatus
+from tests.encoding.files import encode_image
+from tests.flows.service import LONG, SHORT, Service, decode
+from tests.waiting import wait_for
+
+PROMPT = SHORT["prompt"]
+MORE = {name: SHORT[name] for name in ("num_frames", "num_inference_steps", "seed")}
+
+# The client says that the hosted service has shut down; the standard lives on.
+pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
+
+
+@pytest.fixture
+def client(service: Service) -> Iterator[openai.OpenAI]:
+    http_client = openai.DefaultHttpxClient(trust_env=False)
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="any", http_client=http_client) as client:
+        yield client
+
+
+def finish(client: openai.OpenAI, video: Any) -> Any:
+    return wait_for(lambda: now if (now := client.videos.retrieve(video.id)).status in {"completed", "failed"} else None)
+
+
+def test_sdk_creates_polls_downloads_lists_and_deletes(service: Service, client: openai.OpenAI) -> None:
+    (model,) = [model.id for model in client.models.list()]
+    video = client.videos.create(model=model, prompt=PROMPT, size="96x96", extra_body=MORE)
+    assert (video.status, video.progress, video.size) == ("queued", 0, "96x96")
+    done = finish(client, video)
+    assert (done.status, done.progress, done.error) == ("completed", 100, None)
+    assert 0 < done.inference_time_s <= sum(done.stage_durations.values()) + 0.01
+
+    content = client.videos.download_content(video.id).read()
+    thumbnail = client.videos.download_content(video.id, variant="thumbnail").read()
+    frames, _ = decode(content)
+    with Image.open(io.BytesIO(thumbnail)) as picture:
+        assert np.abs(np.asarray(picture.convert("RGB"), float) - frames[0]).mean() < 12
+    by_v4 = service.make(**SHORT, enhance_prompt="no")
+    assert service.download(by_v4) == content
+
+    remix = finish(client, client.videos.remix(video.id, prompt="a blue star at night"))
+    assert (remix.remixed_from_video_id, remix.seed) == (video.id, video.seed)
+    assert client.videos.download_content(remix.id).read() != content
+    listed = [each.id for each in itertools.islice(client.videos.list(limit=1), 3)]
+    assert listed == [remix.id, f"video_{by_v4['id']}", video.id]
+
+    job = service.jobs.get(int(video.id.removeprefix("video_")))
+    assert client.videos.delete(video.id).deleted
+    assert service.files_of(job) == []
+    with pytest.raises(openai.NotFoundError, match="There is no such video"):
+        client.videos.retrieve(video.id)
+
+
+def test_sdk_uploads_what_a_video_starts_from_and_hears_what_is_wrong(service: Service, client: openai.OpenAI) -> None:
+    picture = encode_image(np.full((96, 96, 3), (200, 40, 40), np.uint8))
+    options = {**MORE, "strength": 0.2, "guidance_scale": 1, "num_inference_steps": 8}
+    video = client.videos.create(prompt=PROMPT, size="96x96", input_reference=("a.png", picture), extra_body=options)
+    assert finish(client, video).status == "completed"
+    frames, _ = decode(client.videos.download_content(video.id).read())
+    assert np.abs(frames[0].astype(float).mean((0, 1)) - (200, 40, 40)).max() < 60
+
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.videos.create(prompt=PROMPT, size="9x9")
+    assert (caught.value.param, caught.value.code) == ("size", "invalid_params")
+
+
+def test_events_tell_of_a_job_until_its_end(service: Service) -> None:
+    asked = {"prompt": PROMPT, "size": "96x96", **MORE, "num_inference_steps": 50, "scheduler": "HeunDiscreteScheduler"}
+    video = service.client.post(f"{service.url}/v1/videos", json=asked).raise_for_status().json()
+    with service.client.stream("GET", f"{service.url}/v1/videos/{video['id']}/events") as answer:
+        lines = [line for line in answer.iter_lines() if line and not line.startswith(":")]
+    events = [
+        (name.removeprefix("event: "), json.loads(data.removeprefix("data: ")))
+        for name, data in zip(lines[::2], lines[1::2], strict=True)
+    ]
+
+    statuses = [data["status"] for name, data in events if name == "stage"]
+    shares = [data["progress"] for name, data in events if name == "progress"]
+    previews = {data["url"] for name, data in events if name == "preview"}
+    assert list(dict.fromkeys(statuses))[-2:] == ["in_progress", "completed"]
+    assert shares == sorted(shares)
+    assert len(shares) > 2
+    assert [url.startswith(service.url) for url in previews] == [True]
+    assert [name for name, _ in events].index("end") == len(events) - 1
+    assert events[-1][1] == service.client.get(f"{service.url}/v1/videos/{video['id']}").json()
+
+
+def test_stream_of_a_client_that_leaves_ends(service: Service) -> None:
+    answer = service.ask(**LONG)
+    path = f"/v1/videos/video_{answer['id']}/events"
+    with service.client.stream("GET", service.url + path) as events:
+        assert next(events.iter_lines()) == "event: stage"
+
+    wait_for(lambda: f"GET {path} 200" in service.log.read_text(), seconds=20)
+    assert not service.job(answer).is_final
+    service.jobs.cancel(answer["id"])
+    service.finish(answer)
+
+
+def test_deleting_a_running_video_stops_it(service: Service) -> None:
+    answer = service.ask(**LONG)
+    job = service.wait_until_running(answer)
+
+    url = f"{service.url}/v1/videos/video_{job.id}"
+    assert service.client.delete(url).json()["deleted"]
+
+    assert service.client.get(url).status_code == 404
+    wait_for(lambda: is_let_go(service, job.id), seconds=60)
+    assert service.files_of(job) == []
+    assert service.jobs.count_by_status().get(JobStatus.RUNNING, 0) == 0
+
+
+def is_let_go(service: Service, job_id: int) -> bool:
+    """Whether the worker has said that it let go of the job."""
+    return f"job {job_id} is no longer this worker's" in service.log.read_text()
