@@ -81,7 +81,7 @@ def test_every_field_of_the_contract_is_documented(fields: dict[str, dict[str, A
 def test_required_fields_are_those_that_a_request_misses(client: TestClient) -> None:
     required = {}
     for path, operations in client.get("/openapi.json").json()["paths"].items():
-        body = operations.get("post", {}).get("requestBody", {})
+        body = operations.get("post", {}).get("requestBody", {}) if path.startswith("/api/") else {}
         for field in body.get("content", {}).get("application/json", {}).get("schema", {}).get("required", []):
             required[path] = {field: [f"The {field.replace('_', ' ')} field is required."]}
     assert len(required) >= 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -25,16 +26,16 @@ FieldsWithFiles = Annotated[dict[str, Any], Depends(read_fields_with_files)]
 _KEPT = {"Cache-Control": "private, max-age=3600"}  # a finished video never changes
 
 
-def build_openai_router() -> APIRouter:
-    router = APIRouter(prefix="/v1", redirect_slashes=False, default_response_class=JSONResponse, tags=["v1"])
+def add_routes(router: APIRouter) -> None:
     docs = openai_openapi
-    router.add_api_route("/videos", create_video, methods=["POST"], openapi_extra=docs.CREATE)
-    router.add_api_route("/videos", list_videos, methods=["GET"], openapi_extra=docs.LIST)
-    path = "/videos/{video_id}"
-    router.add_api_route(path, get_video, methods=["GET"])
-    router.add_api_route(path, delete_video, methods=["DELETE"])
-    router.add_api_route(f"{path}/remix", remix_video, methods=["POST"], openapi_extra=docs.REMIX)
-    router.add_api_route(
+    add = partial(router.add_api_route, tags=["v1"])
+    add("/v1/videos", create_video, methods=["POST"], openapi_extra=docs.CREATE)
+    add("/v1/videos", list_videos, methods=["GET"], openapi_extra=docs.LIST)
+    path = "/v1/videos/{video_id}"
+    add(path, get_video, methods=["GET"])
+    add(path, delete_video, methods=["DELETE"])
+    add(f"{path}/remix", remix_video, methods=["POST"], openapi_extra=docs.REMIX)
+    add(
         f"{path}/content",
         send_content,
         methods=["GET"],
@@ -42,12 +43,9 @@ def build_openai_router() -> APIRouter:
         openapi_extra=docs.CONTENT,
         responses=docs.CONTENT_ANSWERS,
     )
-    router.add_api_route(
-        f"{path}/events", send_events, methods=["GET"], response_class=StreamingResponse, responses=docs.EVENTS_ANSWERS
-    )
-    router.add_api_route("/models", list_models, methods=["GET"])
-    router.add_api_route("/models/{model_id}", get_model, methods=["GET"])
-    return router
+    add(f"{path}/events", send_events, methods=["GET"], response_class=StreamingResponse, responses=docs.EVENTS_ANSWERS)
+    add("/v1/models", list_models, methods=["GET"])
+    add("/v1/models/{model_id}", get_model, methods=["GET"])
 
 
 def create_video(request: Request, fields: FieldsWithFiles, services: ServicesOfApp) -> JSONResponse:

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
+from promptreel.api import openai_routes
 from promptreel.api.addresses import base_url
 from promptreel.api.dialects import (
     legacy,
@@ -17,7 +18,6 @@ from promptreel.api.dialects import (
     legacy_uploads,
 )
 from promptreel.api.estimates import estimate
-from promptreel.api.openai_routes import build_openai_router
 from promptreel.api.parsing import FieldReader, Fields, FieldsWithInit
 from promptreel.api.services import Services, ServicesOfApp
 from promptreel.api.uploads import inline_uploads
@@ -45,9 +45,8 @@ def build_router() -> APIRouter:
     shape = legacy_openapi.PREVIEW_ANSWERS
     router.add_api_route(path, send_preview, methods=["GET"], response_class=Response, responses=shape, tags=["video"])
     router.add_api_route(path, send_preview, methods=["HEAD"], include_in_schema=False)
-    router.include_router(build_openai_router())
     router.add_api_route("/health", health, methods=["GET"], tags=["service"])
-    for kind in (legacy_models, legacy_load, legacy_results, legacy_uploads, legacy_training):
+    for kind in (openai_routes, legacy_models, legacy_load, legacy_results, legacy_uploads, legacy_training):
         kind.add_routes(router)
     return router
 
