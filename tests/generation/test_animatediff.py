@@ -14,6 +14,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from promptreel.errors import CheckpointUnusable
 from promptreel.generation.engine import Engine
+from promptreel.generation.families.animatediff import LoadedCheckpoint
+from promptreel.generation.preview import Previews
 from promptreel.jobs.job import JobStage
 from promptreel.jobs.params import VideoParams
 from promptreel.models.registry import ModelRegistry
@@ -87,6 +89,10 @@ def run_pipeline(pipeline: Any, params: VideoParams, *, output_type: str) -> Any
     ).frames
 
 
+def no_previews(checkpoint: LoadedCheckpoint) -> Previews:
+    return Previews(None, space=checkpoint.space, colors=lambda: checkpoint.colors, fps=8, seconds_apart=0)
+
+
 @pytest.mark.parametrize("changed", [{}, {"model_id": "tiny-v"}, {"guidance_scale": 1.0}], ids=["epsilon", "v", "unguided"])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_latents_are_those_of_diffusers_pipeline(
@@ -96,7 +102,7 @@ def test_latents_are_those_of_diffusers_pipeline(
     checkpoint = engine.load(params.model_id)
     with engine.batcher.seat() as seat:
         start, text = engine._start(checkpoint, params, None), engine._encode_texts(checkpoint, params)
-        ours = engine._denoise(checkpoint, params, start, text, seat, go_on)
+        ours = engine._denoise(checkpoint, params, start, text, seat, go_on, no_previews(checkpoint))
     theirs = run_pipeline(pipeline, params, output_type="latent")
 
     assert ours.shape == theirs.shape == (1, 4, 6, 12, 16)

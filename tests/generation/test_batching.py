@@ -111,6 +111,18 @@ def test_a_cancelled_and_a_failing_request_leave_the_others_alone(models: ModelR
     assert last.exception() is None
 
 
+def test_a_clip_has_the_same_bytes_while_another_model_waits_to_be_loaded(models: ModelRegistry) -> None:
+    alone = Engine(models, BF16).generate(PARAMS, go_on).clip.frames
+    other = replace(PARAMS, model_id="tiny-v")
+    expected = Engine(models, BF16).generate(other, go_on).clip.frames
+    engine = Engine(models, BF16)
+
+    made = generate_together(engine, [(PARAMS, go_on), (other, go_on)] * 3)
+
+    assert all(np.array_equal(future.result().clip.frames, alone) for future in made[::2])
+    assert all(np.array_equal(future.result().clip.frames, expected) for future in made[1::2])
+
+
 def test_only_the_request_fails_that_breaks_a_shared_forward(models: ModelRegistry) -> None:
     engine = new_engine(models, CPU, lambda _forward: RowPlan((2, 4, 8), single_agrees=True))
 

@@ -8,7 +8,8 @@ at once: their forwards are shared (batching.py), and each clip has the bits tha
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,6 +33,10 @@ OnProgress = Callable[[JobStage, float], None]
 """Told the stage and the share of it that is done (0 to 1), between any two calls; it may raise to stop the job there."""
 
 
+WAIT_SECONDS = 0.2
+"""How often a job that waits for another model's jobs looks whether it was cancelled."""
+
+
 @dataclass(frozen=True)
 class Generated:
     """A clip, the hash of the checkpoint that made it, and its share of the seconds that the network's forwards took."""
@@ -52,7 +57,8 @@ class Engine:
         self.samplers: dict[str, Sample] = all_samplers()
         self.batcher = StepBatcher()
         self._loaded: LoadedCheckpoint | None = None
-        self._loading = threading.Lock()
+        self._in_use = 0
+        self._changed = threading.Condition()
         self._decoding = threading.Lock()
 
     def generate(
@@ -65,7 +71,17 @@ class Engine:
         Raises ModelNotFound, CheckpointUnusable, OutOfMemory or GenerationFailed, and whatever `on_progress` raises.
         """
         on_progress(JobStage.LOADING, 0.0)
-        checkpoint = self.load(params.model_id)
+        with self._use(params.model_id, on_progress) as checkpoint:
+            return self._make(checkpoint, params, on_progress, init, on_preview)
+
+    def _make(
+        self,
+        checkpoint: LoadedCheckpoint,
+        params: VideoParams,
+        on_progress: OnProgress,
+        init: Clip | None,
+        on_preview: OnPreview | None,
+    ) -> Generated:
         previews = Previews(
             on_preview,
             space=checkpoint.space,
@@ -85,12 +101,36 @@ class Engine:
 
     def load(self, model_id: str) -> LoadedCheckpoint:
         """The checkpoint, loaded if it is not already."""
-        with self._loading:
+        with self._use(model_id, lambda _stage, _share: None) as checkpoint:
+            return checkpoint
+
+    @contextmanager
+    def _use(self, model_id: str, on_progress: OnProgress) -> Iterator[LoadedCheckpoint]:
+        """The checkpoint, which stays loaded while it is used. Another one is loaded when none is in use.
+
+        Two may not fit. And while a network is loaded, the number format of every new tensor of this process is the network's:
+        a clip that is made meanwhile would have other bits.
+        """
+        with self._changed:
             card = self.models.get(model_id)
-            if self._loaded is None or self._loaded.card != card:
-                self._loaded = None  # freed before the next one is loaded: two may not fit
+            while self._in_use and not self._holds(card):
+                on_progress(JobStage.LOADING, 0.0)
+                self._changed.wait(WAIT_SECONDS)
+            if not self._holds(card):
+                self._loaded = None  # freed before the next one is loaded
                 self._loaded = _load(card, self.device)
-            return self._loaded
+            checkpoint = self._loaded
+            assert checkpoint is not None
+            self._in_use += 1
+        try:
+            yield checkpoint
+        finally:
+            with self._changed:
+                self._in_use -= 1
+                self._changed.notify_all()
+
+    def _holds(self, card: ModelCard) -> bool:
+        return self._loaded is not None and self._loaded.card == card
 
     def measure(self, model_id: str) -> float:
         """Seconds that one frame of one row takes in a guided call of the longest clip, and logs how rows are batched."""
