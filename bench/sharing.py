@@ -18,6 +18,7 @@ from typing import Any
 
 import diffusers
 import torch
+import transformers
 
 from promptreel.bootstrap import BUILT_IN_MODELS
 from promptreel.demo import post, running_service
@@ -56,6 +57,8 @@ class Measured:
 def main() -> None:
     options = _parse_options()
     torch.set_num_threads(options.threads)
+    diffusers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     engine = Engine(ModelRegistry(built_in=BUILT_IN_MODELS, models_dir=Path("none")), pick_device())
     engine.measure("cutout")
     rows: list[int] = []
