@@ -29,6 +29,8 @@ def make_job(
         params=params,
         request={},
         track_id=None,
+        webhook_url=None,
+        api_key_id=None,
         status=status,
         stage=stage,
         progress=progress,

@@ -38,13 +38,16 @@ class NewJob:
     """What a dialect hands to the store.
 
     `request` is what the dialect needs to answer in its own words later. `max_frames` is what the model carries at once: a
-    longer clip costs more than its frames.
+    longer clip costs more than its frames. `api_key_id` is whose job it is; None is the one local caller of a service without
+    keys. `webhook_url` is called when the job has ended.
     """
 
     params: VideoParams
     request: dict[str, Any]
     max_frames: int
     track_id: str | None = None
+    webhook_url: str | None = None
+    api_key_id: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +74,8 @@ class Job:
     params: VideoParams
     request: dict[str, Any]
     track_id: str | None
+    webhook_url: str | None
+    api_key_id: int | None
     status: JobStatus
     stage: JobStage | None
     progress: float

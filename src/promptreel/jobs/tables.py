@@ -116,6 +116,61 @@ workers = Table(
     Column("last_seen", UtcTime, nullable=False),
 )
 
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", String(255), nullable=False),
+    # SHA-256 of the key, which is random enough to need no salt; the key itself is shown once and kept nowhere.
+    Column("hash", String(64), nullable=False, unique=True),
+    Column("prefix", String(16), nullable=False),
+    Column("webhook_secret", String(128), nullable=False),
+    Column("max_running", Integer),
+    Column("max_queued", Integer),
+    Column("requests_a_minute", Integer),
+    Column("weight", Double, nullable=False, server_default="1"),
+    Column("last_vt", Double, nullable=False, server_default="0"),
+    Column("created_at", UtcTime, nullable=False),
+    Column("revoked_at", UtcTime),
+    sqlite_autoincrement=True,
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("job_id", _JobId, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("event", String(32), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("owner", String(255)),
+    Column("lease_until", UtcTime),
+    Column("next_at", UtcTime, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+    Column("ended_at", UtcTime),
+    UniqueConstraint("job_id", "event", name="deliveries_once"),
+    CheckConstraint("state IN ('pending', 'sending', 'delivered', 'dead')", name="deliveries_state"),
+)
+
+delivery_attempts = Table(
+    "delivery_attempts",
+    metadata,
+    Column("delivery_id", String(64), ForeignKey("deliveries.id", ondelete="CASCADE"), primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("started_at", UtcTime, nullable=False),
+    Column("seconds", Double),
+    Column("status", Integer),
+    Column("error", Text),
+)
+
+facts = Table(
+    "facts",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
 
 def has_status(status: JobStatus) -> Any:
     """`status = 'queued'` with the value written out: a partial index is not used for a value that is bound later."""
@@ -133,3 +188,4 @@ _index_while(JobStatus.RUNNING, "jobs_running_by_lease", "lease_until")
 _index_while(JobStatus.RUNNING, "jobs_running_by_api_key", "api_key_id")
 _index_while(JobStatus.SUCCEEDED, "jobs_succeeded_by_model", "model_id", "finished_at")
 Index("jobs_by_api_key", jobs.c.api_key_id, jobs.c.id.desc())
+Index("deliveries_open", deliveries.c.state, deliveries.c.next_at)

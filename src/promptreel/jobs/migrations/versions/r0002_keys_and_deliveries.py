@@ -1,0 +1,71 @@
+"""API keys, webhooks that are to be delivered, and facts of the whole installation, such as its webhook secret."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    create_api_keys()
+    create_deliveries()
+    create_delivery_attempts()
+    op.create_table("facts", sa.Column("name", sa.String(64), primary_key=True), sa.Column("value", sa.Text, nullable=False))
+
+
+def create_api_keys() -> None:
+    op.create_table(
+        "api_keys",
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("name", sa.String(255), nullable=False),
+        sa.Column("hash", sa.String(64), nullable=False, unique=True),
+        sa.Column("prefix", sa.String(16), nullable=False),
+        sa.Column("webhook_secret", sa.String(128), nullable=False),
+        sa.Column("max_running", sa.Integer),
+        sa.Column("max_queued", sa.Integer),
+        sa.Column("requests_a_minute", sa.Integer),
+        sa.Column("weight", sa.Double, nullable=False, server_default="1"),
+        sa.Column("last_vt", sa.Double, nullable=False, server_default="0"),
+        sa.Column("created_at", sa.Double, nullable=False),
+        sa.Column("revoked_at", sa.Double),
+        sqlite_autoincrement=True,
+    )
+
+
+def create_deliveries() -> None:
+    op.create_table(
+        "deliveries",
+        sa.Column("id", sa.String(64), primary_key=True),
+        sa.Column("job_id", _job_id(), sa.ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+        sa.Column("event", sa.String(32), nullable=False),
+        sa.Column("url", sa.Text, nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("attempt", sa.Integer, nullable=False, server_default="0"),
+        sa.Column("owner", sa.String(255)),
+        sa.Column("lease_until", sa.Double),
+        sa.Column("next_at", sa.Double, nullable=False),
+        sa.Column("created_at", sa.Double, nullable=False),
+        sa.Column("ended_at", sa.Double),
+        sa.UniqueConstraint("job_id", "event", name="deliveries_once"),
+        sa.CheckConstraint("state IN ('pending', 'sending', 'delivered', 'dead')", name="deliveries_state"),
+    )
+    op.create_index("deliveries_open", "deliveries", ["state", "next_at"])
+
+
+def create_delivery_attempts() -> None:
+    op.create_table(
+        "delivery_attempts",
+        sa.Column("delivery_id", sa.String(64), sa.ForeignKey("deliveries.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("attempt", sa.Integer, primary_key=True),
+        sa.Column("started_at", sa.Double, nullable=False),
+        sa.Column("seconds", sa.Double),
+        sa.Column("status", sa.Integer),
+        sa.Column("error", sa.Text),
+    )
+
+
+def _job_id() -> sa.types.TypeEngine[int]:
+    return sa.BigInteger().with_variant(sa.Integer, "sqlite")
