@@ -49,7 +49,7 @@ def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch,
         "WORKERS": "64",
         "PUBLIC_URL": "https://video.example.com/",
         "TRUSTED_PROXIES": "10.0.0.0/8, 127.0.0.1,::1",
-        "LEGACY_REAL_STATUS_CODES": "yes",
+        "REAL_STATUS_CODES": "v4, enterprise",
         "LOG_LEVEL": "debug",
         "FETCH_ALLOW_HOSTS": "Media.internal., my_store",
         "FETCH_ALLOW_NETWORKS": "10.0.0.0/8",
@@ -65,7 +65,7 @@ def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch,
     assert settings.port == 9000
     assert settings.public_url == "https://video.example.com"
     assert settings.trusted_proxies == (ip_network("10.0.0.0/8"), ip_network("127.0.0.1/32"), ip_network("::1/128"))
-    assert settings.legacy_real_status_codes is True
+    assert settings.real_status_codes == ("v4", "enterprise")
     assert settings.log_level == "debug"
     assert settings.fetch_allow_hosts == ("media.internal", "my_store")
     assert settings.fetch_allow_networks == (ip_network("10.0.0.0/8"),)
