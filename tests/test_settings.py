@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from promptreel.api.problems import GENERATIONS
 from promptreel.errors import BadConfiguration
 from promptreel.settings import PREFIX, Settings, load_settings
 
@@ -88,6 +89,7 @@ def test_every_bad_value_is_listed_at_once(monkeypatch: pytest.MonkeyPatch) -> N
         "TRUSTED_PROXIES": "10.0.0.1/8",
         "FETCH_ALLOW_HOSTS": "a.test, http://b.test",
         "FETCH_ALLOW_PORTS": "0",
+        "REAL_STATUS_CODES": "v3,v7",
     }
     for name, value in bad.items():
         monkeypatch.setenv(PREFIX + name, value)
@@ -103,6 +105,10 @@ def test_every_bad_value_is_listed_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     assert "  PROMPTREEL_PROT: there is no such setting; do you mean PROMPTREEL_PORT?" in lines
     named = {line.strip().split("=")[0].split(":")[0] for line in lines[1:]}
     assert named == {PREFIX + name for name in (*bad, "LOG_LEVEL", "PROT")}
+
+
+def test_statuses_can_be_made_real_for_each_generation_that_answers_200() -> None:
+    assert load_settings(real_status_codes=", ".join(GENERATIONS)).real_status_codes == GENERATIONS
 
 
 def test_variable_that_is_no_setting_stops_the_start_alone(monkeypatch: pytest.MonkeyPatch) -> None:
