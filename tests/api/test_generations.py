@@ -185,9 +185,11 @@ def test_v6_moves_numbers_into_their_range(client: TestClient) -> None:
 
 
 def test_v6_still_names_what_is_no_number_and_a_seed_that_cannot_be(client: TestClient) -> None:
-    answer = client.post(V6, json={"prompt": "a", "width": "wide", "guidance_scale": "NaN", "seed": -1, "num_frames": 99})
+    wrong = {"width": "wide", "guidance_scale": "NaN", "seed": -1, "temp": "maybe"}
+    answer = client.post(V6, json={"prompt": "a", "num_frames": 99, **wrong})
 
-    assert (answer.status_code, set(answer.json()["message"])) == (200, {"width", "guidance_scale", "seed"})
+    assert (answer.status_code, set(answer.json()["message"])) == (200, set(wrong))
+    assert answer.json()["message"]["temp"] == ["The temp must be yes or no."]
 
 
 def test_v6_tells_switches_as_yes_and_no_and_what_it_left_out(client: TestClient) -> None:

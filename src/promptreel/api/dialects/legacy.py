@@ -163,7 +163,6 @@ def _read_unavailable(reader: FieldReader, dialect: Dialect) -> list[str]:
     for name in FIELDS_NOT_YET:
         if reader.given(name) is not None:
             reader.reject(name, f"The {name.replace('_', ' ')} is not available yet: leave it out.")
-    reader.yes_no("temp", default=False)
     left_out = [name for name in SWITCHES_NOT_YET if reader.yes_no(name, default=False)]
     left_out += [name for name in dialect.left_out if reader.given(name) is not None]
     return [*left_out, "samples"] if reader.whole("samples", SAMPLES, default=1) > 1 else left_out

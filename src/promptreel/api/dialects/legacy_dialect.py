@@ -45,7 +45,7 @@ class Dialect:
     """One generation, as its clients know it.
 
     `name` is kept with a job, so that all answers on it are in its dialect. `fetch_path` is where its clients fetch, but for
-    the id. `switches` are yes/no fields of its own that make no difference here, and `left_out` fields that are taken without
+    the id. `switches` are yes/no fields that make no difference here, and `left_out` fields that are taken without
     being followed: the answer's tip names them.
     """
 
@@ -54,7 +54,7 @@ class Dialect:
     to_meta: Callable[[Job], dict[str, Any]]
     defaults: Defaults
     ranges: Ranges
-    switches: tuple[str, ...] = ()
+    switches: tuple[str, ...] = ("temp",)
     left_out: tuple[str, ...] = ()
     replaces_unknown_model: bool = False
     needs_init_image: bool = False

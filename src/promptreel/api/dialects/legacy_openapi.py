@@ -176,12 +176,11 @@ _OTHERS = {
     "samples": _number(legacy.SAMPLES, "One video is made, however many are asked for.", default=1),
     "safety_checker": _switch("There is none yet: yes is left out, and tip says so.", default="no"),
     "multi_lingual": _switch("Prompts are not translated yet: yes is left out, and tip says so.", default="no"),
-    "temp": _switch("Makes no difference: files are kept.", default="no"),
 }
 _SWITCHES = {
     "instant_response": "Makes no difference: every answer comes at once.",
     "loadbalancer": "Makes no difference: all workers share one queue.",
-    "temp": _OTHERS["temp"]["description"],
+    "temp": "Makes no difference: files are kept.",
 }
 
 

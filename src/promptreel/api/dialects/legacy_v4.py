@@ -52,4 +52,4 @@ def to_meta(job: Job) -> dict[str, Any]:
 
 V4 = Dialect(name="v4", fetch_path="/api/v3/dreambooth/fetch", to_meta=to_meta, defaults=Defaults(), ranges=RANGES)
 # It has a fetch of its own without an id in the path, but what clients send to fetch_result is their key alone.
-ENTERPRISE = replace(V4, name="enterprise", fetch_path="/api/v1/enterprise/video/fetch", switches=("loadbalancer",))
+ENTERPRISE = replace(V4, name="enterprise", fetch_path="/api/v1/enterprise/video/fetch", switches=("temp", "loadbalancer"))
