@@ -70,7 +70,7 @@ def build_app(settings: Settings, *, is_stopping: Callable[[], bool] = lambda: F
         fetcher=build_fetcher(settings),
         public_url=settings.public_url,
         trusted_proxies=settings.trusted_proxies,
-        legacy_real_status_codes=settings.legacy_real_status_codes,
+        real_status_codes=settings.real_status_codes,
         is_stopping=is_stopping,
     )
     return create_app(services)

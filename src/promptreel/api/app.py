@@ -30,5 +30,5 @@ def create_app(services: Services) -> FastAPI:
     app.add_exception_handler(PromptreelError, answer_error)
     app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(ClientDisconnect, answer_disconnect)
-    app.add_middleware(AccessLog, legacy_real_status_codes=services.legacy_real_status_codes)
+    app.add_middleware(AccessLog, real_status_codes=services.real_status_codes)
     return app

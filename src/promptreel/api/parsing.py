@@ -140,22 +140,24 @@ async def _parse_multipart(body: bytes, headers: Headers, *, with_files: bool) -
 
 @dataclass(frozen=True)
 class Limits:
-    """The range of a number, both ends included."""
+    """The range of a number, both ends included. A number outside is refused, or, if it `clamps`, moved to the nearer end."""
 
     minimum: float
     maximum: float
+    clamps: bool = False
 
 
 class FieldReader:
     """Reads fields one by one and collects what is wrong with them, so that the client hears of everything at once.
 
     A wrong field reads as its default; `raise_errors` speaks at the end. Messages are worded as Laravel does, because
-    clients of the hosted service look for them.
+    clients of the hosted service look for them. `clamped` are the numbers that were moved into their range.
     """
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         self._fields = fields
         self._errors: dict[str, list[str]] = {}
+        self.clamped: dict[str, float] = {}
 
     def reject(self, name: str, message: str) -> None:
         self._errors.setdefault(name, []).append(message)
@@ -219,12 +221,15 @@ class FieldReader:
         number = read(value)
         if number is None:
             self.reject(name, f"The {label(name)} must be {kind}.")
+        elif limits.minimum <= number <= limits.maximum:
+            return number
+        elif limits.clamps:
+            self.clamped[name] = limits.minimum if number < limits.minimum else limits.maximum
+            return self.clamped[name]
         elif number < limits.minimum:
             self.reject(name, f"The {label(name)} must be at least {limits.minimum:g}.")
-        elif number > limits.maximum:
-            self.reject(name, f"The {label(name)} must not be greater than {_spell(limits.maximum)}.")
         else:
-            return number
+            self.reject(name, f"The {label(name)} must not be greater than {spell(limits.maximum)}.")
         return default
 
     def yes_no(self, name: str, *, default: bool) -> bool:
@@ -296,5 +301,5 @@ def _to_number(value: object) -> float | None:
     return None if math.isnan(number) else number
 
 
-def _spell(number: float) -> str:
+def spell(number: float) -> str:
     return str(int(number)) if float(number).is_integer() else str(number)

@@ -37,7 +37,7 @@ class Services:
     fetcher: SafeFetcher
     public_url: str | None = None
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
-    legacy_real_status_codes: bool = False
+    real_status_codes: tuple[str, ...] = ()
     is_stopping: Callable[[], bool] = lambda: False
     version: str = field(default_factory=installed_version)
 
