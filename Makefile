@@ -5,7 +5,7 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3 python,$(shell \
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo serve test check fix bench
+.PHONY: help install demo serve test fuzz check fix bench
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ serve: .venv/installed ## start the service on port 8000
 
 test: .venv/installed ## run the tests
 	$(BIN)/python -m pytest
+
+fuzz: .venv/installed ## make up thousands of requests, and hold every answer to /openapi.json
+	$(BIN)/python -m pytest -n0 -m fuzz
 
 check: .venv/installed ## check style, types and architecture
 	$(BIN)/ruff check .

@@ -315,3 +315,13 @@ def test_any_page_is_answered_in_the_open_standards_shape(client: TestClient, qu
 
     assert answer.status_code in {200, 400}
     assert ("data" in answer.json()) is (answer.status_code == 200)
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/v1/videos", "GET, POST"), ("/v1/videos/video_1", "DELETE, GET"), ("/api/v3/dreambooth/fetch/1", "GET, POST")],
+)
+def test_wrong_method_is_told_all_right_ones(client: TestClient, path: str, allowed: str) -> None:
+    answer = client.put(path)
+
+    assert (answer.status_code, answer.headers["Allow"]) == (405, allowed)

@@ -7,6 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from promptreel.api.access import AccessLog
+from promptreel.api.answers import DescribedApp, describe_answers
 from promptreel.api.problems import answer_disconnect, answer_error, answer_http_error
 from promptreel.api.routes import build_router
 from promptreel.api.services import Services
@@ -17,7 +18,9 @@ __all__ = ["Services", "create_app"]
 
 def create_app(services: Services) -> FastAPI:
     """The application over these services; it starts nothing and holds no state of its own."""
-    app = FastAPI(
+    router = build_router()
+    describe_answers(router)
+    app = DescribedApp(
         title="Promptreel",
         version=services.version,
         description="Text to video on your own machine. Requests are read leniently: JSON, forms and query strings; "
@@ -26,7 +29,8 @@ def create_app(services: Services) -> FastAPI:
         redoc_url=None,
     )
     app.state.services = services
-    app.include_router(build_router())
+    app.state.router = router
+    app.include_router(router)
     app.add_exception_handler(PromptreelError, answer_error)
     app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(ClientDisconnect, answer_disconnect)

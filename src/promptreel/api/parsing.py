@@ -146,6 +146,14 @@ class Limits:
     maximum: float
     clamps: bool = False
 
+    @property
+    def pattern(self) -> str:
+        """A regular expression of whole numbers as text, each of which is taken; not of all that are."""
+        lengths = [n for n in range(1, 10) if self.clamps or (10 ** (n - 1) >= self.minimum and 10**n <= self.maximum + 1)]
+        if not lengths:
+            return f"^[{self.minimum:g}-{self.maximum:g}]$"
+        return f"^[1-9][0-9]{{{lengths[0] - 1},{lengths[-1] - 1}}}$"
+
 
 class FieldReader:
     """Reads fields one by one and collects what is wrong with them, so that the client hears of everything at once.

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from promptreel.api.dialects import openai
 from promptreel.api.parsing import BodyTooLarge, MalformedRequest
@@ -114,7 +115,16 @@ def answer_error(request: Request, error: Exception) -> JSONResponse:
 def answer_http_error(request: Request, error: Exception) -> JSONResponse:
     """For what the framework refuses: an unknown path is 404 and a wrong method 405, whatever the generation of the API."""
     assert isinstance(error, HTTPException)
-    return JSONResponse(plain_body(request.url.path, error.status_code, error.detail), error.status_code, error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed_methods(request))
+    return JSONResponse(plain_body(request.url.path, error.status_code, error.detail), error.status_code, headers)
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """Of all routes that have the path: the framework names those of the first alone."""
+    matching = (route for route in request.app.state.router.routes if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for route in matching for method in route.methods})
 
 
 def answer_unknown_error(path: str, request_id: str, *, real_status_codes: Collection[str]) -> JSONResponse:

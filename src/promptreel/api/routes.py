@@ -31,7 +31,8 @@ def build_router() -> APIRouter:
     router = APIRouter(redirect_slashes=False, default_response_class=JSONResponse)
     _add_legacy_routes(router)
     path = "/files/{file_prefix}.{output_type}"
-    router.add_api_route(path, send_file, methods=["GET"], response_class=FileResponse, tags=["video"])
+    shape = legacy_openapi.FILE_ANSWERS
+    router.add_api_route(path, send_file, methods=["GET"], response_class=FileResponse, responses=shape, tags=["video"])
     router.add_api_route(path, send_file, methods=["HEAD"], include_in_schema=False)
     path = "/files/{file_prefix}/preview.webp"
     shape = legacy_openapi.PREVIEW_ANSWERS

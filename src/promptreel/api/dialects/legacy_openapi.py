@@ -9,7 +9,7 @@ from promptreel.api.dialects import legacy
 from promptreel.api.dialects.legacy_dialect import Dialect
 from promptreel.api.parsing import Limits
 from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, OUTPUT_TYPES, SCHEDULERS
-from promptreel.media import INIT_TYPES, PREVIEW_MEDIA_TYPE
+from promptreel.media import INIT_TYPES, MEDIA_TYPES, PREVIEW_MEDIA_TYPE
 from promptreel.models.registry import DEFAULT_MODEL_ID
 
 DOCUMENTED_EXAMPLE = {
@@ -29,6 +29,11 @@ DOCUMENTED_EXAMPLE = {
     "track_id": None,
 }
 
+# A red square of 8x8 pixels.
+EXAMPLE_IMAGE = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAA"
+    "FElEQVR4nGO8o6HBgA0wYRUdtBIA78QBPFxuqR4AAAAASUVORK5CYII="
+)
 _EXAMPLE_OF_V5 = {
     "key": "",
     "prompt": "a green car moving to the right, in the city",
@@ -71,9 +76,10 @@ def _field(kind: str | list[str], description: str, **more: Any) -> dict[str, An
 def _number(limits: Limits, description: str, *, default: float | None, kind: str = "integer") -> dict[str, Any]:
     if limits.clamps:
         description = f"{description} {limits.minimum} to {limits.maximum}: a number outside is moved to the nearer end."
-        return _field([kind, "string", "null"], description, default=default)
+        return _field([kind, "string", "null"], description, pattern=limits.pattern, default=default)
     return {
         "type": [kind, "string", "null"],
+        "pattern": limits.pattern,
         "minimum": limits.minimum,
         "maximum": limits.maximum,
         "default": default,
@@ -90,7 +96,8 @@ def _switch(description: str, *, default: str) -> dict[str, Any]:
 def _init(name: str, description: str) -> dict[str, Any]:
     kind = inits.FIELDS[name]
     types = ", ".join(INIT_TYPES[kind].values())
-    return _field(_TEXT, f"{description} {types}; {inits.MAX_MEGABYTES[kind]} MB at most.", default=None)
+    pattern = f"^(https?://|data:{kind}/)"
+    return _field(_TEXT, f"{description} {types}; {inits.MAX_MEGABYTES[kind]} MB at most.", pattern=pattern, default=None)
 
 
 _TEXT = ["string", "null"]
@@ -124,7 +131,7 @@ def _create_fields(dialect: Dialect) -> dict[str, dict[str, Any]]:
         **{
             name: _field(["string", "integer", "null"], "Left out, and tip says so.", default=None) for name in dialect.left_out
         },
-        **{name: _field(["string", "integer", "null"], _NOT_YET, default=None) for name in legacy.FIELDS_NOT_YET},
+        **{name: _field("null", _NOT_YET, default=None) for name in legacy.FIELDS_NOT_YET},
     }
 
 
@@ -186,7 +193,7 @@ _SWITCHES = {
 
 def _example(dialect: Dialect) -> dict[str, Any]:
     if dialect.needs_init_image:
-        return _EXAMPLE_OF_V7 | {"init_image": "https://example.com/cat.png"}
+        return _EXAMPLE_OF_V7 | {"init_image": EXAMPLE_IMAGE}
     return _EXAMPLES.get(dialect.name, DOCUMENTED_EXAMPLE)
 
 
@@ -199,12 +206,19 @@ def _body(properties: dict[str, dict[str, Any]], required: list[str], example: d
     return {"requestBody": {"required": bool(required), "content": content}}
 
 
-_REQUEST_ID = _field(["string", "integer"], "The job's id.", example="1")
+_REQUEST_ID = _field(["string", "integer"], "The job's id.", minLength=1, pattern="^[0-9]+$", example="1")
 
 FETCH = _body(_KEY, [], {"key": ""})
 FETCH_BY_FIELD = _body({**_KEY, "request_id": _REQUEST_ID}, ["request_id"], {"key": "", "request_id": "1"})
-FETCH_BY_QUERY = {
-    "parameters": [{"name": "request_id", "in": "query", "required": True, "schema": {"type": "string"}, "example": "1"}]
+FETCH_BY_QUERY = {"parameters": [{"name": "request_id", "in": "query", "required": True, "schema": _REQUEST_ID}]}
+FILE_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The video.", "content": {media: {} for media in MEDIA_TYPES.values()}},
+    206: {
+        "description": "The part of it that the Range header asks for.",
+        "content": {media: {} for media in MEDIA_TYPES.values()},
+    },
+    404: {"description": "It is not there: not yet, not any more, or never."},
+    416: {"description": "It has no such part.", "content": {"text/plain": {}}},
 }
 PREVIEW_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "An animated picture; never to be cached.", "content": {PREVIEW_MEDIA_TYPE: {}}},
