@@ -23,6 +23,7 @@ from promptreel.errors import JobNotFound
 from promptreel.jobs import claims
 from promptreel.jobs.database import read_transaction, write_transaction
 from promptreel.jobs.eta import Shape, Timing, work_units
+from promptreel.jobs.group_commit import GroupCommit
 from promptreel.jobs.job import Claim, Job, JobStage, JobStatus, NewJob, Result
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.tables import attempts, has_status, jobs, workers
@@ -57,6 +58,7 @@ class JobStore:
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._engine = engine
+        self._group = GroupCommit(engine)
         self._lease = timedelta(seconds=lease_seconds)
         self._max_attempts = max_attempts
         self._now = now
@@ -65,7 +67,10 @@ class JobStore:
 
     def submit(self, new: NewJob) -> Job:
         """Queues a job. Once this returns, the job is on disk and ends in exactly one way."""
-        now = self._now()
+        return _to_job(self._group.run(lambda connection: self._insert(connection, new)))
+
+    def _insert(self, connection: Connection, new: NewJob) -> Row[Any]:
+        now = self._now()  # read under the lock: jobs are as old as their ids say
         row_values = {
             "file_prefix": str(uuid.uuid4()),
             "params": new.params.to_json(),
@@ -81,8 +86,7 @@ class JobStore:
             "max_attempts": self._max_attempts,
             "created_at": now,
         }
-        with write_transaction(self._engine) as connection:
-            return _to_job(connection.execute(insert(jobs).values(row_values).returning(jobs)).one())
+        return connection.execute(insert(jobs).values(row_values).returning(jobs)).one()
 
     def get(self, job_id: int) -> Job:
         """Raises JobNotFound."""
@@ -219,13 +223,15 @@ class JobStore:
 
         Raises JobNotFound.
         """
+        return self._group.run(lambda connection: self._cancel(connection, job_id))
+
+    def _cancel(self, connection: Connection, job_id: int) -> Job:
         this_one = update(jobs).where(jobs.c.id == job_id)
-        with write_transaction(self._engine) as connection:
-            connection.execute(this_one.where(has_status(JobStatus.RUNNING)).values(cancel_requested=True))
-            connection.execute(
-                this_one.where(has_status(JobStatus.QUEUED)).values(status=JobStatus.CANCELLED, finished_at=self._now())
-            )
-            return _get(connection, job_id)
+        connection.execute(this_one.where(has_status(JobStatus.RUNNING)).values(cancel_requested=True))
+        connection.execute(
+            this_one.where(has_status(JobStatus.QUEUED)).values(status=JobStatus.CANCELLED, finished_at=self._now())
+        )
+        return _get(connection, job_id)
 
     def delete(self, job_id: int) -> Job:
         """Removes the job and returns what it last was, so that its files can be deleted. Raises JobNotFound.
