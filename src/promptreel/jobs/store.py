@@ -17,16 +17,17 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, select, update
 
 from promptreel.errors import JobNotFound
-from promptreel.jobs import claims
+from promptreel.jobs import claims, workload
 from promptreel.jobs.database import read_transaction, write_transaction
-from promptreel.jobs.eta import Shape, Timing, work_units
+from promptreel.jobs.eta import Shape, Timing, Work, work_units
 from promptreel.jobs.group_commit import GroupCommit
 from promptreel.jobs.job import Claim, Job, JobStage, JobStatus, NewJob, Result
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.tables import attempts, has_status, jobs, workers
+from promptreel.jobs.workload import Ahead
 
 
 def utc_now() -> datetime:
@@ -79,7 +80,7 @@ class JobStore:
             "webhook_url": new.webhook_url,
             "api_key_id": new.api_key_id,
             "model_id": new.params.model_id,
-            "batch_key": _batch_key(new.params),
+            "batch_key": workload.batch_key(new.params),
             "cost": work_units(new.params, new.max_frames),
             "status": JobStatus.QUEUED,
             "run_at": now,
@@ -110,13 +111,6 @@ class JobStore:
             rows = connection.execute(page).all()
         return [_to_job(row) for row in rows]
 
-    def list_unfinished(self) -> builtins.list[Job]:
-        """All jobs that wait or run."""
-        unfinished = or_(has_status(JobStatus.QUEUED), has_status(JobStatus.RUNNING))
-        with read_transaction(self._engine) as connection:
-            rows = connection.execute(select(jobs).where(unfinished).order_by(jobs.c.id)).all()
-        return [_to_job(row) for row in rows]
-
     def list_succeeded(self, *, limit: int, offset: int = 0) -> builtins.list[Job]:
         """The newest jobs that made a video, newest first, without the first `offset` of them."""
         succeeded = select(jobs).where(has_status(JobStatus.SUCCEEDED)).order_by(jobs.c.id.desc())
@@ -130,26 +124,21 @@ class JobStore:
             rows = connection.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status)).all()
         return {JobStatus(status): count for status, count in rows}
 
-    def queue_ahead(self, job: Job) -> builtins.list[Job]:
+    def queue_ahead(self, job: Job) -> Ahead:
         """What will be served before this job: the running jobs, then the queued ones in front of it.
 
         Once the job itself runs, the jobs of its worker that have less left; once it has ended, none. Raises JobNotFound.
         """
-        place = tuple_(jobs.c.priority, jobs.c.vt, jobs.c.id)
         with read_transaction(self._engine) as connection:
-            own = connection.execute(select(jobs).where(jobs.c.id == job.id)).one_or_none()
-            if own is None:
-                raise _job_not_found(job.id)
-            if own.status == JobStatus.RUNNING:
-                beside = and_(has_status(JobStatus.RUNNING), jobs.c.owner == own.owner, jobs.c.id != own.id)
-                less_left = and_(beside, jobs.c.cost * (1 - jobs.c.progress) < own.cost * (1 - own.progress))
-                return [_to_job(row) for row in connection.execute(select(jobs).where(less_left).order_by(jobs.c.id))]
-            if own.status != JobStatus.QUEUED:
-                return []
-            running = connection.execute(select(jobs).where(has_status(JobStatus.RUNNING)).order_by(jobs.c.id)).all()
-            in_front = and_(has_status(JobStatus.QUEUED), place < (own.priority, own.vt, own.id))
-            queued = connection.execute(select(jobs).where(in_front).order_by(jobs.c.priority, jobs.c.vt, jobs.c.id)).all()
-        return [_to_job(row) for row in (*running, *queued)]
+            ahead = workload.ahead_of(connection, job.id)
+        if ahead is None:
+            raise _job_not_found(job.id)
+        return ahead
+
+    def unfinished_work(self) -> builtins.list[Work]:
+        """What is left of all jobs that wait or run."""
+        with read_transaction(self._engine) as connection:
+            return workload.unfinished(connection)
 
     # What a worker does
 
@@ -304,11 +293,6 @@ class JobStore:
             )
             for row in rows
         ]
-
-
-def _batch_key(params: VideoParams) -> str:
-    """Jobs with the same key can be generated in one batch: the model and the shape, for steps and guidance are per row."""
-    return f"{params.model_id}|{params.width}x{params.height}|{params.num_frames}"
 
 
 def _get(connection: Connection, job_id: int) -> Job:
