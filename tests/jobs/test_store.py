@@ -291,8 +291,29 @@ def test_recent_timings_are_of_the_models_latest_successes(store: JobStore, cloc
     newest, oldest = store.recent_timings("cutout")
     assert newest == Timing(shape=Shape(16, 512, 512), device="cpu (float32)", units=160, busy_seconds=24, call_seconds=10)
     assert oldest == Timing(shape=Shape(8, 64, 96), device="cpu (float32)", units=160, busy_seconds=10, call_seconds=2.5)
-    assert store.recent_timings("cutout", limit=1) == [newest]
-    assert store.recent_timings("unknown") == []
+    assert list(store.recent_timings("unknown")) == []
+
+
+def test_recent_timings_are_no_more_than_are_remembered(engine: Engine, clock: Clock) -> None:
+    store = JobStore(engine, now=clock, timings_remembered=2)
+    for seconds in (8, 12, 16):
+        run_one(store, clock, seconds=seconds)
+
+    assert [timing.call_seconds for timing in store.recent_timings("cutout")] == [4, 3]
+
+
+def test_recent_timings_are_read_again_when_another_job_has_succeeded_and_only_then(
+    store: JobStore, engine: Engine, clock: Clock
+) -> None:
+    run_one(store, clock, seconds=8)
+    before = store.recent_timings("cutout")
+    run_one(store, clock, seconds=9, model_id="other")
+    assert store.recent_timings("cutout") is before
+
+    run_one(JobStore(engine, now=clock), clock, seconds=12)  # as a worker does, in another process
+    assert [timing.call_seconds for timing in store.recent_timings("cutout")] == [3, 2]
+    store.delete(3)
+    assert [timing.call_seconds for timing in store.recent_timings("cutout")] == [2]
 
 
 def test_timing_counts_the_attempt_that_succeeded_alone(store: JobStore, clock: Clock) -> None:
@@ -312,18 +333,20 @@ def test_job_whose_calls_were_not_timed_teaches_nothing(store: JobStore) -> None
     claim, _ = store.claim("w") or pytest.fail("nothing to claim")
     store.finish(claim, make_result())
 
-    assert store.recent_timings("cutout") == []
+    assert list(store.recent_timings("cutout")) == []
 
 
-def test_timings_are_found_by_the_index_of_successes(store: JobStore, engine: Engine) -> None:
+def test_timings_are_found_by_the_index_of_successes(store: JobStore, engine: Engine, clock: Clock) -> None:
+    run_one(store, clock, seconds=8)
     statements: list[str] = []
     event.listen(engine, "before_cursor_execute", lambda *args: statements.append(str(args[2])))
     store.recent_timings("cutout")
-    (statement,) = [each for each in statements if "JSON_EXTRACT" in each]
-    with read_transaction(engine) as connection:
-        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", ("x",) * statement.count("?")).all()
+    newest, timings = [each for each in statements if "FROM jobs" in each]
+    for statement, kind in ((newest, "COVERING INDEX"), (timings, "INDEX")):
+        with read_transaction(engine) as connection:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", ("x",) * statement.count("?")).all()
 
-    assert [row.detail.split(" (")[0] for row in plan if "jobs" in row.detail] == [
-        "SEARCH jobs USING INDEX jobs_succeeded_by_model"
-    ]
-    assert not any("TEMP B-TREE" in row.detail for row in plan)
+        assert [row.detail.split(" (")[0] for row in plan if "jobs" in row.detail] == [
+            f"SEARCH jobs USING {kind} jobs_succeeded_by_model"
+        ]
+        assert not any("TEMP B-TREE" in row.detail for row in plan)

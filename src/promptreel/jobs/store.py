@@ -12,22 +12,28 @@ from __future__ import annotations
 
 import builtins
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, Row, bindparam, delete, func, insert, select, update
 
 from promptreel.errors import JobNotFound
 from promptreel.jobs import claims, workload
 from promptreel.jobs.database import read_transaction, write_transaction
-from promptreel.jobs.eta import Shape, Timing, Work, work_units
+from promptreel.jobs.eta import Timing, Work, work_units
 from promptreel.jobs.group_commit import GroupCommit
 from promptreel.jobs.job import Claim, Job, JobStage, JobStatus, NewJob, Result
 from promptreel.jobs.params import VideoParams
-from promptreel.jobs.tables import attempts, has_status, jobs, workers
+from promptreel.jobs.tables import has_status, jobs, workers
+from promptreel.jobs.timings import RecentTimings
 from promptreel.jobs.workload import Ahead
+
+# Built once: putting a statement together takes longer than running it.
+_INSERT = insert(jobs).returning(jobs)
+_ONE = select(jobs).where(jobs.c.id == bindparam("job_id"))
+_LIVE_WORKERS = select(workers).where(workers.c.last_seen >= bindparam("since")).order_by(workers.c.id)
 
 
 def utc_now() -> datetime:
@@ -48,6 +54,7 @@ class JobStore:
     """Safe to use from several threads and processes at once.
 
     `lease_seconds` is how long a claim lives without a heartbeat. A job whose worker died `max_attempts` times fails.
+    `timings_remembered` is of how many of a model's successes estimates learn.
     """
 
     def __init__(
@@ -56,10 +63,12 @@ class JobStore:
         *,
         lease_seconds: float = 30.0,
         max_attempts: int = 5,
+        timings_remembered: int = 50,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._engine = engine
         self._group = GroupCommit(engine)
+        self._timings = RecentTimings(limit=timings_remembered)
         self._lease = timedelta(seconds=lease_seconds)
         self._max_attempts = max_attempts
         self._now = now
@@ -87,7 +96,7 @@ class JobStore:
             "max_attempts": self._max_attempts,
             "created_at": now,
         }
-        return connection.execute(insert(jobs).values(row_values).returning(jobs)).one()
+        return connection.execute(_INSERT, row_values).one()
 
     def get(self, job_id: int) -> Job:
         """Raises JobNotFound."""
@@ -261,42 +270,17 @@ class JobStore:
         """The workers that were seen lately, by id."""
         since = self._now() - timedelta(seconds=within_seconds)
         with read_transaction(self._engine) as connection:
-            rows = connection.execute(select(workers).where(workers.c.last_seen >= since).order_by(workers.c.id)).all()
+            rows = connection.execute(_LIVE_WORKERS, {"since": since}).all()
         return [WorkerRecord(**row._mapping) for row in rows]
 
-    def recent_timings(self, model_id: str, *, limit: int = 50) -> builtins.list[Timing]:
+    def recent_timings(self, model_id: str) -> Sequence[Timing]:
         """How long this model's latest successes took, newest first."""
-        device_seconds = jobs.c.result_facts["device_seconds"].as_float()
         with read_transaction(self._engine) as connection:
-            rows = connection.execute(
-                select(
-                    jobs.c.params["num_frames"].as_integer().label("num_frames"),
-                    jobs.c.params["width"].as_integer().label("width"),
-                    jobs.c.params["height"].as_integer().label("height"),
-                    jobs.c.result_facts["device"].as_string().label("device"),
-                    attempts.c.units,
-                    attempts.c.seconds.label("busy_seconds"),
-                    device_seconds.label("call_seconds"),
-                )
-                .join(attempts, and_(jobs.c.id == attempts.c.job_id, jobs.c.attempt == attempts.c.attempt))
-                .where(has_status(JobStatus.SUCCEEDED), jobs.c.model_id == model_id, device_seconds.is_not(None))
-                .order_by(jobs.c.finished_at.desc())
-                .limit(limit)
-            ).all()
-        return [
-            Timing(
-                shape=Shape(row.num_frames, row.width, row.height),
-                device=row.device,
-                units=row.units,
-                busy_seconds=row.busy_seconds,
-                call_seconds=row.call_seconds,
-            )
-            for row in rows
-        ]
+            return self._timings.read(connection, model_id)
 
 
 def _get(connection: Connection, job_id: int) -> Job:
-    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+    row = connection.execute(_ONE, {"job_id": job_id}).one_or_none()
     if row is None:
         raise _job_not_found(job_id)
     return _to_job(row)
