@@ -158,6 +158,25 @@ def test_cancelling_a_final_job_changes_nothing(store: JobStore, ending: str) ->
     assert ended.is_final
 
 
+def test_jobs_are_counted_by_an_index_of_their_state(store: JobStore, engine: Engine) -> None:
+    for _ in range(4):
+        store.submit(make_new_job())
+    claim, _ = store.claim("w") or pytest.fail("nothing to claim")
+    store.finish(claim, make_result())
+    store.claim("w")
+    store.cancel(4)
+    statements: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *args: statements.append(str(args[2])))
+
+    counts = [store.count(status) for status in (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.SUCCEEDED, JobStatus.CANCELLED)]
+
+    assert counts == [1, 1, 1, 1]
+    for statement in statements[:3]:
+        with read_transaction(engine) as connection:
+            (plan,) = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}").all()
+        assert plan.detail.startswith("SCAN jobs USING COVERING INDEX")
+
+
 def submit_of_lengths(store: JobStore, *lengths: int) -> list[int]:
     """Ids of jobs that `lengths_ahead` can tell apart, by their numbers of frames."""
     return [store.submit(make_new_job(num_frames=length)).id for length in lengths]
