@@ -16,6 +16,7 @@ from promptreel.jobs.job import Job, JobStatus
 from promptreel.jobs.store import JobStore
 from promptreel.jobs.tables import facts
 from tests.jobs.factories import make_new_job
+from tests.waiting import wait_for
 
 Write = Callable[[Connection], object]
 
@@ -55,8 +56,7 @@ def run_at_once(group: GroupCommit, writes: list[Write]) -> list[Future[object]]
         def start_the_others(_connection: Connection) -> None:
             outcomes.extend(threads.submit(call, write) for write in writes)
             all_called.wait()
-            while len(group._waiting) < len(writes):
-                pass
+            wait_for(lambda: len(group._waiting) == len(writes), every=0.001)
 
         group.run(start_the_others)
     return outcomes
