@@ -26,6 +26,7 @@ MAX_BODY_BYTES = 256 * 1024
 MAX_INIT_BODY_BYTES = 36 * 1024 * 1024
 # A client that is cut off while it still sends may never read why, so somewhat more is read and thrown away.
 _MAX_DISCARDED_BYTES = 16 * 1024 * 1024
+_LONG_BODY_BYTES = 16 * 1024
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,30}(\.0*)?")
 _NUMBER = re.compile(r"[+-]?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
@@ -95,7 +96,9 @@ async def _read_body(request: Request, maximum: int) -> bytes:
 async def _parse_body(body: bytes, headers: Headers, *, with_files: bool) -> dict[str, Any]:
     if headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return await _parse_multipart(body, headers, with_files=with_files)
-    return await run_in_threadpool(_parse_text, body)  # a large one would hold up all other requests
+    if len(body) > _LONG_BODY_BYTES:
+        return await run_in_threadpool(_parse_text, body)  # it would hold up all other requests
+    return _parse_text(body)
 
 
 def _parse_text(body: bytes) -> dict[str, Any]:

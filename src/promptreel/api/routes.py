@@ -116,14 +116,13 @@ def send_preview(request: Request, file_prefix: str, services: ServicesOfApp) ->
 def health(services: ServicesOfApp) -> JSONResponse:
     """Whether the service works: `degraded` means that no worker is alive, so that jobs wait."""
     workers = len(services.jobs.live_workers())
-    counts = services.jobs.count_by_status()
     return JSONResponse(
         {
             "status": "ok" if workers else "degraded",
             "version": services.version,
             "workers": workers,
-            "queued": counts.get(JobStatus.QUEUED, 0),
-            "running": counts.get(JobStatus.RUNNING, 0),
+            "queued": services.jobs.count(JobStatus.QUEUED),
+            "running": services.jobs.count(JobStatus.RUNNING),
         }
     )
 

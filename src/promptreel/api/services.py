@@ -42,7 +42,8 @@ class Services:
     version: str = field(default_factory=installed_version)
 
 
-def get_services(request: Request) -> Services:
+async def get_services(request: Request) -> Services:
+    """Async, because a plain function would be run in a thread of the pool, at each request, only to look this up."""
     return cast("Services", request.app.state.services)
 
 
