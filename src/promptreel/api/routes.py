@@ -20,6 +20,7 @@ from promptreel.api.dialects import (
 from promptreel.api.estimates import estimate
 from promptreel.api.parsing import FieldReader, Fields, FieldsWithInit
 from promptreel.api.services import Services, ServicesOfApp
+from promptreel.api.submission import submit
 from promptreel.api.uploads import inline_uploads
 from promptreel.errors import JobNotFound
 from promptreel.jobs.job import Job, JobStatus
@@ -55,10 +56,7 @@ def text2video(request: Request, fields: FieldsWithInit, services: ServicesOfApp
     """Queue a video. The answer comes at once: it says when to look (`eta`, seconds) and where (`fetch_result`)."""
     fields = inline_uploads(fields, services.storage)
     new_job, init = legacy.read_text2video(fields, services.models, services.fetcher)
-    if init is not None:  # the file is there before the row names it
-        services.storage.save_bytes(init.data, init.key)
-    job = services.jobs.submit(new_job)
-    return _answer(request, services, job)
+    return _answer(request, services, submit(request, services, new_job, init))
 
 
 def fetch(request: Request, job_id: str, services: ServicesOfApp) -> JSONResponse:

@@ -219,12 +219,10 @@ class JobStore:
 
         Raises JobNotFound.
         """
-        this_one = update(jobs).where(jobs.c.id == job_id)
+        running = and_(jobs.c.id == job_id, has_status(JobStatus.RUNNING))
         with write_transaction(self._engine) as connection:
-            connection.execute(this_one.where(has_status(JobStatus.RUNNING)).values(cancel_requested=True))
-            connection.execute(
-                this_one.where(has_status(JobStatus.QUEUED)).values(status=JobStatus.CANCELLED, finished_at=self._now())
-            )
+            connection.execute(update(jobs).where(running).values(cancel_requested=True))
+            claims.cancel_queued(connection, job_id, now=self._now())
             return _get(connection, job_id)
 
     def delete(self, job_id: int) -> Job:

@@ -75,8 +75,8 @@ TEXT2VIDEO_FIELDS: dict[str, dict[str, Any]] = {
         legacy.STRENGTH, "With init_image or init_video: how much may change; 1 is all.", default=0.55, kind="number"
     ),
     "seed": _number(legacy.SEED, "The same seed gives the same video. null: one is drawn; meta tells which.", default=None),
-    "webhook": _field(_TEXT, "Not delivered yet: leave it out and poll fetch_result.", default=None),
-    "track_id": _field(["string", "number", "boolean", "null"], "Your own name for the job.", default=None),
+    "webhook": _field(_TEXT, "A URL that is sent a signed POST once the job has ended.", default=None),
+    "track_id": _field(["string", "number", "boolean", "null"], "Your own name for the job; webhooks tell it.", default=None),
     "seconds": _number(legacy.SECONDS, f"Length; at most {MAX_FRAMES} frames in all.", default=5),
     "fps": _number(legacy.FPS, "Frames a second.", default=8),
     "num_frames": _number(legacy.FRAMES, "Length in frames; goes before seconds. null: seconds x fps.", default=None),
