@@ -64,7 +64,7 @@ def _api(settings: Settings, listener: socket.socket) -> ChildSpec:
 def _courier(settings: Settings, free_deliveries: Callable[[str], None]) -> ChildSpec:
     return ChildSpec(
         name="courier",
-        command=lambda owner: _promptreel("courier", "--owner", owner),
+        command=lambda owner: _promptreel("courier", owner),
         environment={**environment_of(settings), **_ONE_THREAD},
         on_death=free_deliveries,
     )
