@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import av
@@ -16,10 +18,11 @@ import pytest
 from promptreel.demo import decode
 from promptreel.encoding.video import read_metadata
 from promptreel.jobs.database import migrate, open_database
+from promptreel.jobs.deliveries import DeliveryStore, Outcome
 from promptreel.jobs.store import JobStore
 from tests.encoding.files import encode_image, make_bars
 from tests.generation.checkpoints import make_tiny_checkpoint
-from tests.jobs.factories import make_new_job
+from tests.jobs.factories import WEBHOOK, make_new_job
 
 
 def run(*arguments: object, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -138,6 +141,33 @@ def test_jobs_can_be_listed_shown_and_cancelled(jobs: JobStore, tmp_path: Path) 
     assert run("jobs", "show", second, "--data-dir", tmp_path).stdout == f"{second}\tqueued\tcutout\ta blue rocket\n"
     lines = run("jobs", "list", "--data-dir", tmp_path).stdout.splitlines()
     assert lines == [f"{second}\tqueued\tcutout\ta blue rocket", f"{first}\tcancelled\tcutout\ta red cat"]
+
+
+def test_deliveries_of_a_job_can_be_read_and_asked_for_again(jobs: JobStore, tmp_path: Path) -> None:
+    quiet, told = (jobs.cancel(jobs.submit(make_new_job(webhook_url=url)).id).id for url in (None, WEBHOOK))
+    database = open_database(f"sqlite:///{tmp_path / 'promptreel.db'}")
+    deliveries = DeliveryStore(database)
+    next_at = datetime(2099, 1, 2, 3, 4, 5, tzinfo=UTC)
+    deliveries.record_failed(deliveries.claim("c")[0], Outcome(seconds=1.25, status=503), next_at=next_at)
+    ((delivery, (attempt,)),) = deliveries.list(told)
+    database.dispose()
+
+    assert run("jobs", "deliveries", quiet, "--data-dir", tmp_path).stdout == ""
+    assert run("jobs", "deliveries", told, "--data-dir", tmp_path).stdout.splitlines() == [
+        f"{delivery.id}\tpending, next attempt at 2099-01-02 03:04:05\t{WEBHOOK}",
+        f"{attempt.started_at:%Y-%m-%d %H:%M:%S}\tattempt 1\tstatus 503 after 1.2 s",
+    ]
+    again = run("jobs", "redeliver", told, "--data-dir", tmp_path).stdout
+    assert re.fullmatch(rf"{delivery.id}\tpending, next attempt at 20[2-8]\d.*\n", again)
+    check_refused(run("jobs", "redeliver", quiet, "--data-dir", tmp_path), f"Job {quiet} has nothing to deliver")
+    check_refused(run("jobs", "deliveries", 99, "--data-dir", tmp_path), "There is no job 99")
+
+
+def test_webhook_secret_is_shown_and_stays(tmp_path: Path) -> None:
+    first, second = (run("jobs", "webhook-secret", "--data-dir", tmp_path).stdout for _ in range(2))
+
+    assert first == second
+    assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=\n", first)
 
 
 def test_unknown_job_is_one_line(jobs: JobStore, tmp_path: Path) -> None:

@@ -15,17 +15,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptreel.api.app import create_app
+from promptreel.api.dialects.webhooks import to_webhook
 from promptreel.api.services import Services
 from promptreel.errors import BadConfiguration
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.database import migrate, open_database
+from promptreel.jobs.deliveries import DeliveryStore
 from promptreel.jobs.store import JobStore
+from promptreel.jobs.webhook_secrets import WebhookSecrets
 from promptreel.models.registry import ModelRegistry
+from promptreel.notify.courier import Courier
 from promptreel.settings import PREFIX, Settings
 from promptreel.storage.local import LocalStorage
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from sqlalchemy import Engine as Database
 
     from promptreel.generation.engine import Engine
     from promptreel.worker.worker import Worker
@@ -33,8 +38,8 @@ if TYPE_CHECKING:
 BUILT_IN_MODELS = Path(__file__).parent / "models" / "built_in"
 
 
-def build_jobs(settings: Settings) -> JobStore:
-    """The job table, created or migrated if need be."""
+def build_database(settings: Settings) -> Database:
+    """The tables, created or migrated if need be."""
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -43,7 +48,21 @@ def build_jobs(settings: Settings) -> JobStore:
         ) from error
     database = open_database(settings.database)
     migrate(database)
-    return JobStore(database, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts)
+    return database
+
+
+def build_jobs(settings: Settings, database: Database | None = None) -> JobStore:
+    return JobStore(
+        database or build_database(settings), lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts
+    )
+
+
+def build_deliveries(settings: Settings, database: Database | None = None) -> DeliveryStore:
+    return DeliveryStore(database or build_database(settings))
+
+
+def build_webhook_secrets(settings: Settings) -> WebhookSecrets:
+    return WebhookSecrets(build_database(settings))
 
 
 def build_models(settings: Settings) -> ModelRegistry:
@@ -115,6 +134,19 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
         scratch=settings.data_dir / "scratch",
         lease_seconds=settings.lease_seconds,
         jobs_at_once=settings.jobs_at_once,
+        stop=stop,
+    )
+
+
+def build_courier(settings: Settings, *, owner: str, stop: threading.Event) -> Courier:
+    database = build_database(settings)
+    return Courier(
+        owner=owner,
+        jobs=build_jobs(settings, database),
+        deliveries=build_deliveries(settings, database),
+        secrets=WebhookSecrets(database),
+        fetcher=build_fetcher(settings),
+        to_body=to_webhook,
         stop=stop,
     )
 

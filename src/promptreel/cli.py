@@ -6,8 +6,9 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -16,8 +17,19 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from promptreel.bootstrap import build_app, build_engine, build_jobs, build_models, build_worker, new_owner
+from promptreel.bootstrap import (
+    build_app,
+    build_courier,
+    build_deliveries,
+    build_engine,
+    build_jobs,
+    build_models,
+    build_webhook_secrets,
+    build_worker,
+    new_owner,
+)
 from promptreel.errors import PromptreelError
+from promptreel.jobs.deliveries import Attempt, Delivery, DeliveryState
 from promptreel.jobs.job import Job, JobStage
 from promptreel.jobs.params import DEFAULT_SCHEDULER, MAX_FRAMES, MAX_SEED, SCHEDULERS
 from promptreel.logs import set_up_logging
@@ -57,7 +69,7 @@ def serve(
     data_dir: DataDir = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes.", show_default="1")] = None,
 ) -> None:
-    """Start the whole service: the HTTP api and its workers. Stop it with Ctrl-C or SIGTERM; running jobs are not lost."""
+    """Start the whole service: the api, workers and courier. Stop it with Ctrl-C or SIGTERM; running jobs are not lost."""
     from promptreel.service import run_service
 
     settings = load_settings(host=host, port=port, data_dir=data_dir, workers=workers)
@@ -76,6 +88,18 @@ def worker(data_dir: DataDir = None, owner: Annotated[str | None, typer.Option(h
     if owner is not None:  # a supervisor started us
         end_with_supervisor(stop.set)
     build_worker(settings, owner=owner or new_owner(), stop=stop).run()
+
+
+@app.command(hidden=True)
+def courier(owner: str) -> None:
+    """The courier process: delivers webhooks, and ends jobs whose workers are gone."""
+    from promptreel.worker.supervisor import end_with_supervisor
+
+    settings = load_settings()
+    set_up_logging(settings.log_level)
+    stop = _stop_on_signals()
+    end_with_supervisor(stop.set)
+    build_courier(settings, owner=owner, stop=stop).run()
 
 
 @app.command(hidden=True)
@@ -162,6 +186,30 @@ def cancel_job(job_id: JobId, data_dir: DataDir = None) -> None:
     _print_job(build_jobs(load_settings(data_dir=data_dir)).cancel(job_id))
 
 
+@jobs_app.command("deliveries")
+def list_deliveries(job_id: JobId, data_dir: DataDir = None) -> None:
+    """The deliveries of a job's webhook: every attempt, what became of it, and when the next one is."""
+    settings = load_settings(data_dir=data_dir)
+    build_jobs(settings).get(job_id)
+    for delivery, attempts in build_deliveries(settings).list(job_id):
+        _print_delivery(delivery, attempts)
+
+
+@jobs_app.command("redeliver")
+def redeliver(job_id: JobId, data_dir: DataDir = None) -> None:
+    """Deliver a job's webhook once more, now, and again for a day if that fails."""
+    deliveries = build_deliveries(load_settings(data_dir=data_dir))
+    deliveries.redeliver(job_id)
+    for delivery, _ in deliveries.list(job_id):
+        _print_delivery(delivery, [])
+
+
+@jobs_app.command("webhook-secret")
+def show_webhook_secret(data_dir: DataDir = None) -> None:
+    """The secret that webhooks are signed with, but for those of API keys, which have their own."""
+    print(build_webhook_secrets(load_settings(data_dir=data_dir)).of_installation())  # noqa: T201
+
+
 @models_app.command("list")
 def list_models(data_dir: DataDir = None) -> None:
     """All checkpoints, by id."""
@@ -174,6 +222,22 @@ def _print_job(job: Job) -> None:
     why = f" ({job.error_code}: {job.error_message})" if job.error_code else ""
     asked = ", cancel asked" if job.cancel_requested and not job.is_final else ""
     print(f"{job.id}\t{state}{asked}{why}\t{job.params.model_id}\t{job.params.prompt[:60]}")  # noqa: T201
+
+
+def _print_delivery(delivery: Delivery, attempts: Sequence[Attempt]) -> None:
+    """One line for the delivery, then one for each attempt. Times are in UTC."""
+    is_open = delivery.state is DeliveryState.PENDING
+    next_at = f", next attempt at {_spell(delivery.next_at)}" if is_open else ""
+    print(f"{delivery.id}\t{delivery.state}{next_at}\t{delivery.url}")  # noqa: T201
+    for attempt in attempts:
+        took = "" if attempt.seconds is None else f" after {attempt.seconds:.1f} s"
+        status = "" if attempt.status is None else f"status {attempt.status}"
+        told = " ".join(filter(None, [status, attempt.error])) or "no answer yet"
+        print(f"{_spell(attempt.started_at)}\tattempt {attempt.number}\t{told}{took}")  # noqa: T201
+
+
+def _spell(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%S}"
 
 
 def _stop_on_signals() -> threading.Event:

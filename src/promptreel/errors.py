@@ -4,6 +4,7 @@
     ├── InvalidParams         invalid_params        the caller can fix it; `fields` says where
     ├── ModelNotFound         model_not_found
     ├── JobNotFound           job_not_found
+    ├── DeliveryNotFound      delivery_not_found
     ├── UrlUnusable           url_unusable          a URL that the caller gave; the message says why
     ├── NotAvailable          not_available         what the hosted service did and this one does not
     ├── BadConfiguration      bad_configuration     this machine or its settings; start-up refuses
@@ -56,6 +57,12 @@ class JobNotFound(PromptreelError):
     """No job with this id, or it belongs to somebody else: the two are told apart by nobody."""
 
     code = "job_not_found"
+
+
+class DeliveryNotFound(PromptreelError):
+    """The job has no webhook, or has not ended: there is nothing to deliver."""
+
+    code = "delivery_not_found"
 
 
 class UrlUnusable(PromptreelError):
@@ -130,3 +137,7 @@ class JobCancelled(Exception):
 
 class JobLost(Exception):
     """Raised inside a running job whose lease went to another worker, or which must be given back."""
+
+
+class DeliveryLost(Exception):
+    """Raised when a courier records an attempt at a delivery that another courier has taken over, or that was deleted."""

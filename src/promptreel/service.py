@@ -9,17 +9,21 @@ import threading
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
-from promptreel.bootstrap import build_jobs, environment_of, new_owner
+from promptreel.bootstrap import build_database, build_deliveries, build_jobs, environment_of, new_owner
 from promptreel.errors import BadConfiguration
 from promptreel.settings import Settings
 from promptreel.worker.supervisor import ChildSpec, Supervisor
 
 log = logging.getLogger(__name__)
 
+# Where nothing is computed, one thread in each numerical library that may be loaded is enough.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
 
 def run_service(settings: Settings, *, stop: threading.Event) -> None:
     """Runs until `stop` is set. One line on stdout says where the service is, once it can make a video."""
-    jobs = build_jobs(settings)
+    database = build_database(settings)
+    jobs, deliveries = build_jobs(settings, database), build_deliveries(settings, database)
     listener = _listen(settings.host, settings.port)
     url = _url_of(listener)
     if not ip_address(listener.getsockname()[0]).is_loopback:
@@ -29,13 +33,17 @@ def run_service(settings: Settings, *, stop: threading.Event) -> None:
         if freed := jobs.free_owner(owner):
             log.warning("%d running job of a worker that ended goes back to the queue", freed)
 
+    def free_deliveries(owner: str) -> None:
+        if freed := deliveries.free_owner(owner):
+            log.warning("%d delivery of a courier that ended is due again", freed)
+
     def is_ready(owners: set[str]) -> bool:
         return sum(worker.id in owners for worker in jobs.live_workers()) == settings.workers
 
     def announce() -> None:
         print(f"Promptreel is ready on {url} (documentation: {url}/docs, data: {settings.data_dir})", flush=True)  # noqa: T201
 
-    specs = [_api(settings, listener), *_workers(settings, free_leases)]
+    specs = [_api(settings, listener), _courier(settings, free_deliveries), *_workers(settings, free_leases)]
     try:
         Supervisor(specs, new_owner=new_owner, stop=stop).run(is_ready=is_ready, on_ready=announce)
     finally:
@@ -48,9 +56,17 @@ def _api(settings: Settings, listener: socket.socket) -> ChildSpec:
     return ChildSpec(
         name="api",
         command=lambda _owner: _promptreel("api", str(fd)),
-        # The api computes nothing: one thread in each numerical library it may load is enough.
-        environment={**environment_of(settings), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        environment={**environment_of(settings), **_ONE_THREAD},
         pass_fds=(fd,),
+    )
+
+
+def _courier(settings: Settings, free_deliveries: Callable[[str], None]) -> ChildSpec:
+    return ChildSpec(
+        name="courier",
+        command=lambda owner: _promptreel("courier", owner),
+        environment={**environment_of(settings), **_ONE_THREAD},
+        on_death=free_deliveries,
     )
 
 

@@ -157,11 +157,6 @@ def test_native_size_is_left_out_for_a_model_of_any_size(client: TestClient) -> 
         ("webhook", "not a url", "The webhook must be a valid URL."),
         ("webhook", 5, "The webhook must be a valid URL."),
         ("webhook", "http://[", "The webhook must be a valid URL."),
-        (
-            "webhook",
-            "https://example.com/hook",
-            "Webhooks are not delivered yet: leave webhook out and poll fetch_result.",
-        ),
         ("track_id", {"a": 1}, "The track id must be a string or a number."),
         ("track_id", "x" * 2001, "The track id must not be greater than 2000 characters."),
         ("seconds", 31, "The seconds must not be greater than 30."),

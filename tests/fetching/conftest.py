@@ -32,6 +32,10 @@ class Pages(BaseHTTPRequestHandler):
         else:
             getattr(self, f"do_{page.strip('/')}", self.do_missing)()
 
+    def do_POST(self) -> None:
+        self.server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        self.do_GET()
+
     def answer(self, content: bytes, *, status: int = 200, **headers: str) -> None:
         self.send_response(status)
         for name, value in {"Content_Type": "image/png", "Content_Length": str(len(content)), **headers}.items():
@@ -85,6 +89,7 @@ class Site(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Pages)
         self.asked: list[tuple[str, dict[str, str]]] = []
+        self.bodies: list[bytes] = []
         self.over = threading.Event()
 
     @property
@@ -137,6 +142,7 @@ def running_site() -> Iterator[Site]:
 @pytest.fixture
 def site(running_site: Site) -> Site:
     running_site.asked.clear()
+    running_site.bodies.clear()
     return running_site
 
 

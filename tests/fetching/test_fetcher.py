@@ -186,7 +186,7 @@ def test_refusal_is_logged_with_the_address_and_without_path_and_query(fetch: Fe
         fetch(f"/to?http://127.0.0.1:{fetch.site.port}/picture?token=secret")
 
     (record,) = [record for record in caplog.records if record.name.startswith("promptreel")]
-    assert record.getMessage() == f"refused to fetch from 127.0.0.1:{fetch.site.port}: 127.0.0.1 is neither public nor allowed"
+    assert record.getMessage() == f"refused to connect to 127.0.0.1:{fetch.site.port}: 127.0.0.1 is neither public nor allowed"
     assert "secret" not in str(caught.value)
 
 

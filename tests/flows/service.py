@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import subprocess
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import av
 import httpx
 import numpy as np
 import psutil
+from sqlalchemy import Engine
 
 from promptreel.demo import REQUEST, start_service, stop_service, wait_until_ready
 from promptreel.jobs.database import open_database
@@ -35,7 +37,6 @@ class Service:
         self.client = httpx.Client(trust_env=False, timeout=60)
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
-        self._jobs: JobStore | None = None
 
     def start(self) -> None:
         self._process = start_service(self.data_dir, self.log, **self.settings)
@@ -50,11 +51,13 @@ class Service:
         assert self._process is not None
         return self._process
 
-    @property
+    @cached_property
+    def database(self) -> Engine:
+        return open_database(f"sqlite:///{self.data_dir / 'promptreel.db'}")
+
+    @cached_property
     def jobs(self) -> JobStore:
-        if self._jobs is None:
-            self._jobs = JobStore(open_database(f"sqlite:///{self.data_dir / 'promptreel.db'}"))
-        return self._jobs
+        return JobStore(self.database)
 
     def child(self, name: str) -> psutil.Process:
         """The process that runs `promptreel <name>`, once there is one."""

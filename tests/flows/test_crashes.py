@@ -107,7 +107,7 @@ def test_no_child_survives_a_killed_supervisor(service: Service) -> None:
     answer = service.ask(**CAUGHT)
     service.wait_until_running(answer)
     children = service.children()
-    assert len(children) == 2
+    assert len(children) == 3  # api, courier and worker
     service.process.send_signal(signal.SIGKILL)
     service.process.wait()
 

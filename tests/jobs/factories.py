@@ -23,12 +23,16 @@ class Clock:
         self.time += timedelta(seconds=seconds)
 
 
-def make_new_job(prompt: str = "a red cat", **params: object) -> NewJob:
+WEBHOOK = "https://Shop.example.com/hooks?token=1"
+
+
+def make_new_job(prompt: str = "a red cat", *, webhook_url: str | None = None, **params: object) -> NewJob:
     return NewJob(
         params=VideoParams.from_json({"model_id": "cutout", "prompt": prompt, **params}),
         request={"dialect": "v4", "scheduler": None},
         max_frames=40,
         track_id="t-1",
+        webhook_url=webhook_url,
     )
 
 

@@ -22,8 +22,8 @@ from promptreel.errors import JobLost
 from promptreel.jobs.database import open_database, read_transaction
 from promptreel.jobs.job import Claim, Job, JobStage, JobStatus
 from promptreel.jobs.store import JobStore
-from promptreel.jobs.tables import attempts
-from tests.jobs.factories import Clock, make_new_job, make_result
+from promptreel.jobs.tables import attempts, deliveries
+from tests.jobs.factories import WEBHOOK, Clock, make_new_job, make_result
 
 LEASE_SECONDS = 30
 OWNERS = st.sampled_from(["w1", "w2"])
@@ -53,9 +53,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.engine.dispose()
         self.folder.cleanup()
 
-    @rule()
-    def submit(self) -> None:
-        job = self.store.submit(make_new_job())
+    @rule(webhook_url=st.sampled_from([None, WEBHOOK]))
+    def submit(self, webhook_url: str | None) -> None:
+        job = self.store.submit(make_new_job(webhook_url=webhook_url))
         assert job.id not in self.accepted
         self.accepted.add(job.id)
 
@@ -145,7 +145,9 @@ class QueueMachine(RuleBasedStateMachine):
         assert running == {job_id: (claim.attempt, claim.owner) for job_id, (claim, _) in self.live.items()}
         with read_transaction(self.engine) as connection:
             open_attempts = connection.execute(select(attempts.c.job_id).where(attempts.c.ended_at.is_(None))).scalars().all()
+            to_deliver = connection.execute(select(deliveries.c.job_id)).scalars().all()
         assert sorted(open_attempts) == sorted(running)
+        assert sorted(to_deliver) == sorted(job.id for job in found if job.is_final and job.webhook_url)
 
     def check_that_no_job_is_lost_and_what_ended_stays(self, found: list[Job]) -> None:
         assert {job.id for job in found} == self.accepted

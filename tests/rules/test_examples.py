@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from fastapi.testclient import TestClient
 
 from promptreel.bootstrap import build_app
 from promptreel.cli import app
+from promptreel.jobs.webhook_secrets import new_webhook_secret
+from promptreel.notify.signing import sign
 from promptreel.settings import load_settings
 from tests.rules.documents import code_blocks, pages, read
 
@@ -91,6 +94,21 @@ def test_example_of_the_open_standard_makes_a_video(client: TestClient) -> None:
         exec(beginning.replace('api_key="any"', 'api_key="any", http_client=test_client'), names)
 
     assert (names["video"].status, names["video"].seed) == ("queued", 7)
+
+
+def test_both_ways_to_verify_a_webhook_tell_the_genuine_from_the_forged() -> None:
+    names: dict[str, Any] = {}
+    for program in code_blocks(read("docs/webhooks.md"), "python"):
+        exec(program, names)
+    secret, body = new_webhook_secret(), b'{"status": "success"}'
+    headers = sign(secret, "msg_1", sent_at=datetime.now(UTC), body=body)
+    old = sign(secret, "msg_1", sent_at=datetime.now(UTC) - timedelta(minutes=6), body=body)
+
+    assert names["read_webhook"](secret, body, headers) == {"status": "success"}
+    assert names["is_genuine"](secret, body, headers)
+    for forged in ((secret, b"{}", headers), (new_webhook_secret(), body, headers), (secret, body, old)):
+        assert names["read_webhook"](*forged) is None
+        assert not names["is_genuine"](*forged)
 
 
 def test_promptreel_commands_in_documents_can_be_parsed() -> None:

@@ -15,6 +15,7 @@ from promptreel.api.estimates import look_ahead
 from promptreel.api.openai_events import EVENTS_MEDIA_TYPE, VideoWatcher, stream_events
 from promptreel.api.parsing import read_fields, read_fields_with_files
 from promptreel.api.services import Services, ServicesOfApp
+from promptreel.api.submission import submit
 from promptreel.encoding.poster import POSTER_MEDIA_TYPE, make_poster
 from promptreel.errors import JobNotFound
 from promptreel.jobs.job import Job, JobStatus
@@ -51,9 +52,7 @@ def add_routes(router: APIRouter) -> None:
 def create_video(request: Request, fields: FieldsWithFiles, services: ServicesOfApp) -> JSONResponse:
     """Queue a video. Ask for it again until its status is completed, then for its content."""
     new_job, init = openai.read_create(fields, services.models, services.fetcher)
-    if init is not None:  # the file is there before the row names it
-        services.storage.save_bytes(init.data, init.key)
-    return _answer(request, services, services.jobs.submit(new_job))
+    return _answer(request, services, submit(request, services, new_job, init))
 
 
 def list_videos(request: Request, services: ServicesOfApp) -> JSONResponse:
@@ -78,7 +77,8 @@ def delete_video(request: Request, video_id: str, services: ServicesOfApp) -> JS
 def remix_video(request: Request, video_id: str, fields: Fields, services: ServicesOfApp) -> JSONResponse:
     """Queue the same video with another prompt: same model, same settings, same seed."""
     source = _find_job(request, services, video_id)
-    return _answer(request, services, services.jobs.submit(openai.read_remix(fields, source, services.models)))
+    new_job = openai.read_remix(fields, source, services.models, services.fetcher)
+    return _answer(request, services, submit(request, services, new_job))
 
 
 def send_content(request: Request, video_id: str, services: ServicesOfApp) -> Response:

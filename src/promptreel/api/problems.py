@@ -14,6 +14,7 @@ from promptreel.api.dialects import openai
 from promptreel.api.parsing import BodyTooLarge, MalformedRequest
 from promptreel.errors import (
     BadConfiguration,
+    DeliveryNotFound,
     InvalidParams,
     JobFailed,
     JobNotFound,
@@ -38,6 +39,7 @@ STATUSES: dict[type[PromptreelError], int] = {
     BodyTooLarge: 413,
     ModelNotFound: 404,
     JobNotFound: 404,
+    DeliveryNotFound: 404,
     openai.ContentUnavailable: 404,
     UrlUnusable: 400,
     NotAvailable: 501,

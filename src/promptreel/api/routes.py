@@ -21,6 +21,7 @@ from promptreel.api.estimates import estimate
 from promptreel.api.parsing import FieldReader, Fields, FieldsWithInit
 from promptreel.api.problems import error_body
 from promptreel.api.services import Services, ServicesOfApp
+from promptreel.api.submission import submit
 from promptreel.api.uploads import inline_uploads
 from promptreel.errors import JobNotFound
 from promptreel.jobs.job import Job, JobStatus
@@ -65,10 +66,7 @@ def text2video(request: Request, fields: FieldsWithInit, services: ServicesOfApp
     fields = inline_uploads(fields, services.storage)
     dialect = legacy.CREATE_PATHS[request.scope["path"]]
     new_job, init = legacy.read_text2video(fields, dialect, services.models, services.fetcher)
-    if init is not None:  # the file is there before the row names it
-        services.storage.save_bytes(init.data, init.key)
-    job = services.jobs.submit(new_job)
-    return _answer(request, services, job)
+    return _answer(request, services, submit(request, services, new_job, init))
 
 
 def fetch(request: Request, job_id: str, services: ServicesOfApp) -> JSONResponse:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +22,8 @@ from promptreel.fetching.urls import DEFAULT_PORTS, Target, follow_redirect, rea
 MAX_REDIRECTS = 3
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 TIMEOUTS = {"connect": 5.0, "read": 10.0, "write": 10.0}  # seconds, for each wait
+MAX_IGNORED_BYTES = 8192
+"""Of an answer that nobody reads: enough to let a receiver finish its words, so that it sees no broken connection."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,9 +37,9 @@ class Fetched:
 
 
 class SafeFetcher:
-    """Fetches URLs of the public internet, and those of the hosts, networks and ports that are allowed besides.
+    """Fetches and calls URLs of the public internet, and those of the hosts, networks and ports that are allowed besides.
 
-    `seconds` is how long one fetch may take in all, redirects and names included. At most `at_once` run at a time: each
+    `seconds` is how long one request may take in all, redirects and names included. At most `at_once` run at a time: each
     holds a thread of its caller's, of which the api has 40, and slow hosts must not take them all.
     `resolve` gives the addresses of a name, `network` opens the connections, `ssl_context` says who is trusted.
     """
@@ -82,6 +84,32 @@ class SafeFetcher:
                 target = follow_redirect(target, answer, ports=self._ports)
             raise UrlUnusable(f"The URL redirects more than {MAX_REDIRECTS} times. Use the file's own URL.")
 
+    def post(self, url: str, body: bytes, *, headers: Mapping[str, str]) -> int:
+        """Sends the body, and returns the status of the answer, whatever it is. What the answer holds is thrown away.
+
+        A redirect is not followed: whoever sent the URL named that address and no other. It blocks. Raises UrlUnusable when
+        there is no answer, as `get` does.
+        """
+        with self._take_place():
+            deadline = Deadline(self._seconds)
+            target = read_url(url, ports=self._ports)
+            with _translated_errors(target.host):
+                addresses = self._find_addresses(target, deadline)
+                backend = PinnedBackend(addresses, deadline, self._network)
+                sent = {**headers, "Content-Length": str(len(body))}
+                with self._open(target, backend, "POST", sent, body) as response:
+                    _read_and_forget(response)
+                    return response.status
+
+    def check(self, url: str) -> None:
+        """Raises UrlUnusable for a URL that would be refused whatever its name stands for; asks nobody.
+
+        That is one with a form that is never allowed, or with an address that is not.
+        """
+        target = read_url(url, ports=self._ports)
+        if _is_address(target.host):
+            self._refuse(target, [target.host])
+
     @cached_property
     def _ssl_context(self) -> ssl.SSLContext:
         """Built at the first https URL: the system's certificates take a while to read."""
@@ -107,36 +135,44 @@ class SafeFetcher:
                 raise
             except OSError as error:
                 raise UrlUnusable(f"The host {target.host} was not found. Check the URL's spelling.") from error
-        refused = [] if target.host in self._hosts else refused_addresses(addresses, self._networks)
-        if refused:
-            _log.warning("refused to fetch from %s: %s is neither public nor allowed", target.authority, ", ".join(refused))
-            raise UrlUnusable(
-                f"{target.host} is not on the public internet, and is not fetched from. Whoever runs the service can allow "
-                "it with PROMPTREEL_FETCH_ALLOW_HOSTS or PROMPTREEL_FETCH_ALLOW_NETWORKS."
-            )
+        self._refuse(target, addresses)
         return addresses
 
+    def _refuse(self, target: Target, addresses: Sequence[str]) -> None:
+        """Raises UrlUnusable unless all addresses of the target are allowed."""
+        refused = [] if target.host in self._hosts else refused_addresses(addresses, self._networks)
+        if refused:
+            _log.warning("refused to connect to %s: %s is neither public nor allowed", target.authority, ", ".join(refused))
+            raise UrlUnusable(
+                f"{target.host} is not on the public internet, and is not connected to. Whoever runs the service can allow "
+                "it with PROMPTREEL_FETCH_ALLOW_HOSTS or PROMPTREEL_FETCH_ALLOW_NETWORKS."
+            )
+
     def _ask(self, target: Target, backend: PinnedBackend, max_bytes: int, accept: Collection[str]) -> Fetched | str:
-        """One request: what was fetched, or the location that it redirects to. No proxy of the environment is used."""
-        url = httpcore2.URL(
-            scheme=target.scheme.encode(), host=target.host.encode(), port=target.port, target=target.path.encode()
-        )
-        trusted = self._ssl_context if target.scheme == "https" else None
-        sent = [
-            ("Host", target.authority),
-            ("User-Agent", "promptreel"),
-            ("Accept", ", ".join(sorted(accept))),
-            ("Accept-Encoding", "identity"),
-        ]
-        with (
-            httpcore2.HTTPConnection(url.origin, ssl_context=trusted, network_backend=backend) as connection,
-            connection.stream("GET", url, headers=sent, extensions={"timeout": TIMEOUTS}) as response,
-        ):
+        """One request: what was fetched, or the location that it redirects to."""
+        with self._open(target, backend, "GET", {"Accept": ", ".join(sorted(accept))}) as response:
             headers = {name.lower().decode("latin-1"): value.decode("utf-8", "replace") for name, value in response.headers}
             if response.status in REDIRECT_STATUSES and "location" in headers:
                 return headers["location"]
             media_type = _check_answer(target.host, response.status, headers, accept)
             return Fetched(_read_content(response, headers, max_bytes), media_type)
+
+    @contextmanager
+    def _open(
+        self, target: Target, backend: PinnedBackend, method: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> Iterator[httpcore2.Response]:
+        """Sends a request, and holds the connection while the answer is read. No proxy of the environment is used."""
+        url = httpcore2.URL(
+            scheme=target.scheme.encode(), host=target.host.encode(), port=target.port, target=target.path.encode()
+        )
+        trusted = self._ssl_context if target.scheme == "https" else None
+        ours = {"Host": target.authority, "User-Agent": "promptreel", "Accept-Encoding": "identity"}
+        sent = list({**ours, **headers}.items())
+        with (
+            httpcore2.HTTPConnection(url.origin, ssl_context=trusted, network_backend=backend) as connection,
+            connection.stream(method, url, headers=sent, content=body, extensions={"timeout": TIMEOUTS}) as response,
+        ):
+            yield response
 
 
 def _is_address(host: str) -> bool:
@@ -169,6 +205,18 @@ def _read_content(response: httpcore2.Response, headers: dict[str, str], max_byt
             raise too_large
         content += chunk
     return bytes(content)
+
+
+def _read_and_forget(response: httpcore2.Response) -> None:
+    """Reads a little of an answer, and minds nothing: its status has been said."""
+    received = 0
+    try:
+        for chunk in response.iter_stream():
+            received += len(chunk)
+            if received >= MAX_IGNORED_BYTES:
+                return
+    except (httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProtocolError):
+        return
 
 
 @contextmanager

@@ -57,7 +57,7 @@ def read_url(url: str, *, ports: Collection[int]) -> Target:
     port = int(netloc["port"] or DEFAULT_PORTS[parts.scheme])
     if port not in ports:
         raise UrlUnusable(
-            f"URLs with port {port} are not fetched. Use port 80 or 443; whoever runs the service can allow others with "
+            f"URLs with port {port} are not used. Use port 80 or 443; whoever runs the service can allow others with "
             "PROMPTREEL_FETCH_ALLOW_PORTS."
         )
     path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
@@ -88,11 +88,9 @@ def _split(url: str) -> SplitResult:
     except ValueError as error:
         raise UrlUnusable("This is no URL. Write it as http://host/path.") from error
     if parts.scheme not in DEFAULT_PORTS:
-        raise UrlUnusable("Only URLs that begin with http:// or https:// are fetched.")
+        raise UrlUnusable("Only URLs that begin with http:// or https:// are used.")
     if "@" in parts.netloc:
-        raise UrlUnusable(
-            "URLs with a user name or a password are not fetched. Use a URL that needs none, such as a signed one."
-        )
+        raise UrlUnusable("URLs with a user name or a password are not used. Use a URL that needs none, such as a signed one.")
     return parts
 
 

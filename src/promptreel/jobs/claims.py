@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, insert, or_
 
 from promptreel.errors import JobLost, WorkerLost
 from promptreel.jobs.job import Claim, JobStatus
+from promptreel.jobs.outbox import change_jobs
 from promptreel.jobs.tables import attempts, has_status, jobs
 
 NOT_CLAIMED: Mapping[str, Any] = MappingProxyType({"owner": None, "lease_until": None, "stage": None})
@@ -78,10 +79,10 @@ def is_held(claim: Claim) -> ColumnElement[bool]:
 
 def write_held(connection: Connection, claim: Claim, **values: Any) -> Row[Any]:
     """Changes the claimed job and returns its new row. Raises JobLost when the claim is no longer good."""
-    row = connection.execute(update(jobs).where(is_held(claim)).values(**values).returning(jobs)).one_or_none()
-    if row is None:
+    rows = change_jobs(connection, is_held(claim), **values)
+    if not rows:
         raise JobLost(f"job {claim.job_id} no longer belongs to attempt {claim.attempt} of {claim.owner}")
-    return row
+    return rows[0]
 
 
 def end(
@@ -102,8 +103,14 @@ def give_back(connection: Connection, claim: Claim, *, now: datetime) -> None:
     """running -> queued, or cancelled if somebody asked for that meanwhile."""
     row = write_held(connection, claim, **BACK_IN_QUEUE)
     if row.cancel_requested:
-        connection.execute(update(jobs).where(jobs.c.id == row.id).values(status=JobStatus.CANCELLED, finished_at=now))
+        cancel_queued(connection, row.id, now=now)
     _close_attempt(connection, claim, "given_back", now=now)
+
+
+def cancel_queued(connection: Connection, job_id: int, *, now: datetime) -> None:
+    """queued -> cancelled, if the job is queued."""
+    queued = and_(jobs.c.id == job_id, has_status(JobStatus.QUEUED))
+    change_jobs(connection, queued, status=JobStatus.CANCELLED, finished_at=now)
 
 
 def take_from_workers(connection: Connection, which: ColumnElement[bool], *, now: datetime) -> int:

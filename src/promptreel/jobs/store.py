@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Engine, Row, and_, bindparam, delete, func, insert, select, update
 
 from promptreel.errors import JobNotFound
 from promptreel.jobs import claims, workload
@@ -223,11 +223,9 @@ class JobStore:
         return self._group.run(lambda connection: self._cancel(connection, job_id))
 
     def _cancel(self, connection: Connection, job_id: int) -> Job:
-        this_one = update(jobs).where(jobs.c.id == job_id)
-        connection.execute(this_one.where(has_status(JobStatus.RUNNING)).values(cancel_requested=True))
-        connection.execute(
-            this_one.where(has_status(JobStatus.QUEUED)).values(status=JobStatus.CANCELLED, finished_at=self._now())
-        )
+        running = and_(jobs.c.id == job_id, has_status(JobStatus.RUNNING))
+        connection.execute(update(jobs).where(running).values(cancel_requested=True))
+        claims.cancel_queued(connection, job_id, now=self._now())
         return _get(connection, job_id)
 
     def delete(self, job_id: int) -> Job:

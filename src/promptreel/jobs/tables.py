@@ -143,10 +143,13 @@ deliveries = Table(
     Column("job_id", _JobId, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
     Column("event", String(32), nullable=False),
     Column("url", Text, nullable=False),
+    Column("host", String(255), nullable=False),
     Column("state", String(16), nullable=False),
     Column("attempt", Integer, nullable=False, server_default="0"),
     Column("owner", String(255)),
     Column("lease_until", UtcTime),
+    # When the first attempt was made, or the first since somebody asked for a redelivery: retries end a day later.
+    Column("tried_since", UtcTime),
     Column("next_at", UtcTime, nullable=False),
     Column("created_at", UtcTime, nullable=False),
     Column("ended_at", UtcTime),

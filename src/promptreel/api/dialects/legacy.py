@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ from promptreel.api.dialects.legacy_v5 import V5
 from promptreel.api.dialects.legacy_v6 import ENTERPRISE_VIDEO, V6, V6_IMAGE
 from promptreel.api.dialects.legacy_v7 import V7, V7_IMAGE
 from promptreel.api.inits import read_init
-from promptreel.api.parsing import FieldReader, Limits, count_frames, is_url, spell
+from promptreel.api.parsing import FieldReader, Limits, count_frames, spell
+from promptreel.api.webhooks import read_webhook
 from promptreel.errors import ModelNotFound
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.job import Job, JobStatus, NewJob
@@ -69,7 +71,7 @@ _DIALECTS = {dialect.name: dialect for dialect in CREATE_PATHS.values()}
 
 TIP = "for faster speed, keep resolution upto 512x512"
 WAIT = "Try to fetch request after given estimated time"
-NO_WEBHOOKS = "Webhooks are not delivered yet: leave webhook out and poll fetch_result."
+WEBHOOK_TYPE = "text2video"
 
 
 def read_text2video(
@@ -85,7 +87,7 @@ def read_text2video(
     negative_prompt = reader.text("negative_prompt", maximum=MAX_TEXT)
     enhance = reader.yes_no("enhance_prompt", default=dialect.defaults.enhance_prompt)
     track_id = reader.scalar("track_id", maximum=MAX_TEXT)
-    _refuse_webhook(reader)
+    webhook_url = read_webhook(reader, fetcher)
     left_out = _read_unavailable(reader, dialect)
     switches = {name: _to_yes_no(reader.yes_no(name, default=False)) for name in dialect.switches}
     init = _read_init(reader, dialect, fetcher)
@@ -97,6 +99,7 @@ def read_text2video(
         "enhance_prompt": _to_yes_no(enhance),
         "tip": _advise(draft, card, left_out, reader.clamped),
         "native_size": [card.native_width, card.native_height] if card.native_width else None,
+        "track_id": _as_sent(fields.get("track_id"), track_id),
         **switches,
     }
     if negative_prompt is None:
@@ -108,7 +111,8 @@ def read_text2video(
         negative_prompt=negative_prompt,
         init_key=init.key if init else None,
     )
-    return NewJob(params=params, request=request, max_frames=card.max_frames, track_id=track_id), init
+    new_job = NewJob(params=params, request=request, max_frames=card.max_frames, track_id=track_id, webhook_url=webhook_url)
+    return new_job, init
 
 
 def _read_params(reader: FieldReader, dialect: Dialect) -> VideoParams:
@@ -152,10 +156,9 @@ def _read_init(reader: FieldReader, dialect: Dialect, fetcher: SafeFetcher) -> I
     return read_init(reader, fetcher)
 
 
-def _refuse_webhook(reader: FieldReader) -> None:
-    webhook = reader.given("webhook")
-    if webhook is not None:
-        reader.reject("webhook", NO_WEBHOOKS if is_url(webhook) else "The webhook must be a valid URL.")
+def _as_sent(value: Any, text: str | None) -> Any:
+    """A scalar that is told again as it came: with its JSON type, unless it is one of Python's numbers that JSON has not."""
+    return text if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read_unavailable(reader: FieldReader, dialect: Dialect) -> list[str]:
@@ -233,6 +236,17 @@ def to_answer(job: Job, *, base_url: str, eta: int) -> dict[str, Any]:
             return _to_failure(job, "Cancelled")
         case _:
             return _to_processing(job, base_url, eta)
+
+
+def to_webhook(job: Job) -> dict[str, Any]:
+    """What the job's webhook is told of its end. `track_id` is as it was sent."""
+    track_id = job.request.get("track_id", job.track_id)
+    answer = to_answer(job, base_url=job.request.get("base_url", ""), eta=0)
+    if job.status is JobStatus.SUCCEEDED:
+        told = {name: answer[name] for name in ("id", "output", "generationTime", "meta")}
+    else:
+        told = {"id": job.id, "message": answer["message"]}
+    return {"status": answer["status"], "track_id": track_id, **told, "webhook_type": WEBHOOK_TYPE}
 
 
 def _to_processing(job: Job, base_url: str, eta: int) -> dict[str, Any]:

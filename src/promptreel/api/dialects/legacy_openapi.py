@@ -175,8 +175,8 @@ _PROMPTS = {
 }
 _OTHERS = {
     "seed": _number(legacy.SEED, "The same seed gives the same video. null: one is drawn; meta tells which.", default=None),
-    "webhook": _field(_TEXT, "Not delivered yet: leave it out and poll fetch_result.", default=None),
-    "track_id": _field(["string", "number", "boolean", "null"], "Your own name for the job.", default=None),
+    "webhook": _field(_TEXT, "A URL that is sent a signed POST once the job has ended.", pattern="^https?://", default=None),
+    "track_id": _field(["string", "number", "boolean", "null"], "Your own name for the job; webhooks tell it.", default=None),
     "output_type": _field(_TEXT, "The kind of file.", enum=[*OUTPUT_TYPES, None], default=DEFAULT_OUTPUT_TYPE),
     "init_image": _init("init_image", "A picture to start from: a URL or a data: URI."),
     "init_video": _init("init_video", "The same as a video. A longer one is cut, a shorter one holds its last frame."),

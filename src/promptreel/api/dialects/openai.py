@@ -11,6 +11,7 @@ from typing import Any
 from promptreel.api.estimates import Outlook
 from promptreel.api.inits import read_any_init
 from promptreel.api.parsing import FieldReader, Limits, count_frames
+from promptreel.api.webhooks import read_webhook
 from promptreel.errors import JobNotFound, ModelNotFound, PromptreelError
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.job import Job, JobStatus, NewJob
@@ -65,6 +66,7 @@ def read_create(fields: Mapping[str, Any], models: ModelRegistry, fetcher: SafeF
     negative_prompt = reader.text("negative_prompt", maximum=MAX_TEXT)
     seconds = reader.whole("seconds", SECONDS, default=DEFAULT_SECONDS)
     num_frames = reader.whole("num_frames", FRAMES, default=None) or count_frames(reader, seconds, draft.fps)
+    webhook_url = read_webhook(reader, fetcher)
     init = read_any_init(reader, "input_reference", _reference(reader), fetcher)
     card = _find_model(reader, draft.model_id, models)
     reader.raise_errors()
@@ -74,19 +76,21 @@ def read_create(fields: Mapping[str, Any], models: ModelRegistry, fetcher: SafeF
         negative_prompt=card.default_negative_prompt if negative_prompt is None else negative_prompt,
         init_key=init.key if init else None,
     )
-    return NewJob(params=params, request=_remember(draft.prompt, card), max_frames=card.max_frames), init
+    request = _remember(draft.prompt, card)
+    return NewJob(params=params, request=request, max_frames=card.max_frames, webhook_url=webhook_url), init
 
 
-def read_remix(fields: Mapping[str, Any], source: Job, models: ModelRegistry) -> NewJob:
+def read_remix(fields: Mapping[str, Any], source: Job, models: ModelRegistry, fetcher: SafeFetcher) -> NewJob:
     """The source's job once more with a new prompt, all else as it was, the seed too. Raises InvalidParams, ModelNotFound."""
     reader = FieldReader(fields)
     prompt = reader.required_text("prompt", maximum=MAX_TEXT)
+    webhook_url = read_webhook(reader, fetcher)
     reader.raise_errors()
     card = models.get(source.params.model_id)
     enhanced = source.request.get("enhance_prompt") == "yes"
     params = replace(source.params, prompt=enhance_prompt(prompt, card) if enhanced else prompt)
     request = _remember(prompt, card) | {"remixed_from": source.id, "enhance_prompt": "yes" if enhanced else "no"}
-    return NewJob(params=params, request=request, max_frames=card.max_frames)
+    return NewJob(params=params, request=request, max_frames=card.max_frames, webhook_url=webhook_url)
 
 
 def _read_params(reader: FieldReader) -> VideoParams:
@@ -242,6 +246,18 @@ def to_video(job: Job, outlook: Outlook | None = None) -> dict[str, Any]:
     if job.request.get("dialect") == DIALECT and "tip" in job.request:
         video["tip"] = job.request["tip"]
     return video | _to_facts(job)
+
+
+def to_webhook(job: Job, delivery_id: str) -> dict[str, Any]:
+    """The event that the job's webhook is told, in the shape of OpenAI's; `data` is the whole video."""
+    succeeded = job.status is JobStatus.SUCCEEDED
+    return {
+        "id": f"evt_{delivery_id.removeprefix('msg_')}",
+        "object": "event",
+        "created_at": int((job.finished_at or job.created_at).timestamp()),
+        "type": "video.completed" if succeeded else "video.failed",
+        "data": to_video(job),
+    }
 
 
 def to_outlook(outlook: Outlook) -> dict[str, int]:

@@ -56,6 +56,11 @@ CREATE_FIELDS: dict[str, dict[str, Any]] = {
     "num_frames": _number(openai.FRAMES, "Length in frames; goes before seconds. null: seconds x fps.", default=None),
     "fps": _number(openai.FPS, "Frames a second.", default=8),
     "strength": _number(openai.STRENGTH, "With input_reference: how much may change; 1 is all.", default=0.55, kind="number"),
+    "webhook": {
+        "type": _TEXT,
+        "default": None,
+        "description": "A URL that is sent a signed event, video.completed or video.failed, once the video has ended.",
+    },
 }
 _FORM_FIELDS = CREATE_FIELDS | {
     "input_reference": {

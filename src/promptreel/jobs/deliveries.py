@@ -1,0 +1,249 @@
+"""DeliveryStore: the webhooks that are to be delivered, with every attempt. Nothing else reads or changes a delivery.
+
+    pending ----> sending ----> delivered | dead
+        |  <----     |              |
+        |   failed, lost            |
+        +  <------ redeliver -------+
+
+A job's end writes the row (outbox.py). The claim, its lease and its fence are those of jobs: a delivery is made once at least,
+always under the same id, and a courier that lost it to another one changes nothing.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, insert, literal, select, update
+
+from promptreel.errors import DeliveryLost, DeliveryNotFound
+from promptreel.jobs.database import read_transaction, write_transaction
+from promptreel.jobs.store import utc_now
+from promptreel.jobs.tables import UtcTime, deliveries, delivery_attempts
+
+LOST = "The courier ended before an answer came."
+
+
+class DeliveryState(StrEnum):
+    """What may happen to a delivery next. Dead ones were given up; somebody may ask for them again."""
+
+    PENDING = "pending"
+    SENDING = "sending"
+    DELIVERED = "delivered"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One POST. `status` is the receiver's answer, `error` why there was none or why it does not count."""
+
+    number: int
+    started_at: datetime
+    seconds: float | None
+    status: int | None
+    error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """A job's end that its webhook is to hear of. `id` is the same in every attempt.
+
+    `attempt` counts claims, and is the fence. `tried_since` is when the first attempt was made, or the first since somebody
+    asked for a redelivery.
+    """
+
+    id: str
+    job_id: int
+    event: str
+    url: str
+    host: str
+    state: DeliveryState
+    attempt: int
+    tried_since: datetime | None
+    next_at: datetime
+    created_at: datetime
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True)
+class DeliveryClaim:
+    """The right to make one attempt; what is recorded of it carries this."""
+
+    delivery_id: str
+    attempt: int
+    owner: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How an attempt went."""
+
+    seconds: float
+    status: int | None = None
+    error: str | None = None
+
+
+class DeliveryStore:
+    """Safe to use from several threads and processes at once. `lease_seconds` must be longer than an attempt can take."""
+
+    def __init__(self, engine: Engine, *, lease_seconds: float = 90.0, now: Callable[[], datetime] = utc_now) -> None:
+        self._engine = engine
+        self._lease = timedelta(seconds=lease_seconds)
+        self._now = now
+
+    # What a courier does
+
+    def claim(self, owner: str, *, except_hosts: Collection[str] = ()) -> tuple[DeliveryClaim, Delivery] | None:
+        """Takes the delivery that has been due for longest, or returns None. Those whose lease ran out are due again.
+
+        Idle couriers call this twice a second, so that a look without the write lock comes first.
+        """
+        with read_transaction(self._engine) as connection:
+            now = self._now()
+            if connection.execute(_next_due(now, except_hosts)).first() is None and not _has_expired(connection, now):
+                return None
+        with write_transaction(self._engine) as connection:
+            now = self._now()  # read under the lock: waiting for it must not eat into the lease
+            _free(connection, deliveries.c.lease_until <= now, now=now)
+            row = self._take(connection, owner, except_hosts, now)
+        if row is None:
+            return None
+        return DeliveryClaim(row.id, row.attempt, owner), _to_delivery(row)
+
+    def _take(self, connection: Connection, owner: str, except_hosts: Collection[str], now: datetime) -> Row[Any] | None:
+        """pending -> sending."""
+        row = connection.execute(
+            update(deliveries)
+            .where(deliveries.c.id == _next_due(now, except_hosts).scalar_subquery())
+            .values(
+                state=DeliveryState.SENDING,
+                attempt=deliveries.c.attempt + 1,
+                owner=owner,
+                lease_until=now + self._lease,
+                tried_since=func.coalesce(deliveries.c.tried_since, literal(now, UtcTime())),
+            )
+            .returning(deliveries)
+        ).one_or_none()
+        if row is not None:
+            attempt = {"delivery_id": row.id, "attempt": row.attempt, "started_at": now}
+            connection.execute(insert(delivery_attempts).values(attempt))
+        return row
+
+    def record_delivered(self, claim: DeliveryClaim, outcome: Outcome) -> None:
+        """sending -> delivered. Raises DeliveryLost."""
+        self._record(claim, outcome, state=DeliveryState.DELIVERED, ended_at=self._now())
+
+    def record_failed(self, claim: DeliveryClaim, outcome: Outcome, *, next_at: datetime | None) -> None:
+        """sending -> pending, to be tried again at `next_at`; to dead if that is None. Raises DeliveryLost."""
+        if next_at is None:
+            self._record(claim, outcome, state=DeliveryState.DEAD, ended_at=self._now())
+        else:
+            self._record(claim, outcome, state=DeliveryState.PENDING, next_at=next_at)
+
+    def _record(self, claim: DeliveryClaim, outcome: Outcome, **values: Any) -> None:
+        held = and_(
+            deliveries.c.id == claim.delivery_id,
+            deliveries.c.attempt == claim.attempt,
+            deliveries.c.owner == claim.owner,
+            deliveries.c.state == DeliveryState.SENDING,
+        )
+        with write_transaction(self._engine) as connection:
+            changed = connection.execute(update(deliveries).where(held).values(owner=None, lease_until=None, **values))
+            if changed.rowcount == 0:
+                raise DeliveryLost(f"attempt {claim.attempt} no longer belongs to {claim.owner}")
+            this_one = _attempt_of(claim.delivery_id, claim.attempt)
+            told = {"seconds": outcome.seconds, "status": outcome.status, "error": outcome.error}
+            connection.execute(update(delivery_attempts).where(this_one).values(told))
+
+    def free_owner(self, owner: str) -> int:
+        """Takes all deliveries from a courier that is known to be dead, without waiting for its leases. Returns how many."""
+        with write_transaction(self._engine) as connection:
+            return _free(connection, deliveries.c.owner == owner, now=self._now())
+
+    # What people do
+
+    def list(self, job_id: int) -> builtins.list[tuple[Delivery, Sequence[Attempt]]]:
+        """A job's deliveries, each with its attempts, oldest first."""
+        with read_transaction(self._engine) as connection:
+            rows = connection.execute(
+                select(deliveries).where(deliveries.c.job_id == job_id).order_by(deliveries.c.created_at)
+            ).all()
+            return [(_to_delivery(row), _list_attempts(connection, row.id)) for row in rows]
+
+    def redeliver(self, job_id: int) -> None:
+        """Has a job's deliveries made now, and again for a day if they fail, whatever has become of them so far.
+
+        One that is being sent at this moment is left alone. Raises DeliveryNotFound.
+        """
+        of_job = deliveries.c.job_id == job_id
+        now = self._now()
+        again = {"state": DeliveryState.PENDING, "tried_since": None, "next_at": now, "ended_at": None}
+        with write_transaction(self._engine) as connection:
+            connection.execute(update(deliveries).where(of_job, deliveries.c.state != DeliveryState.SENDING).values(again))
+            if connection.execute(select(deliveries.c.id).where(of_job)).first() is None:
+                raise DeliveryNotFound(
+                    f"Job {job_id} has nothing to deliver: it was sent without a webhook, or it has not ended yet."
+                )
+
+
+def _is(state: DeliveryState) -> ColumnElement[bool]:
+    return deliveries.c.state == state
+
+
+def _next_due(now: datetime, except_hosts: Collection[str]) -> Any:
+    due = select(deliveries.c.id).where(_is(DeliveryState.PENDING), deliveries.c.next_at <= now)
+    if except_hosts:
+        due = due.where(deliveries.c.host.not_in(sorted(except_hosts)))
+    return due.order_by(deliveries.c.next_at).limit(1)
+
+
+def _has_expired(connection: Connection, now: datetime) -> bool:
+    expired = select(deliveries.c.id).where(_is(DeliveryState.SENDING), deliveries.c.lease_until <= now)
+    return connection.execute(expired.limit(1)).first() is not None
+
+
+def _free(connection: Connection, which: ColumnElement[bool], *, now: datetime) -> int:
+    """sending -> pending and due at once, for a courier that is gone. Nobody knows whether the receiver has heard of it."""
+    lost = connection.execute(
+        update(deliveries)
+        .where(_is(DeliveryState.SENDING), which)
+        .values(state=DeliveryState.PENDING, owner=None, lease_until=None, next_at=now)
+        .returning(deliveries.c.id, deliveries.c.attempt)
+    ).all()
+    for row in lost:
+        connection.execute(update(delivery_attempts).where(_attempt_of(row.id, row.attempt)).values(error=LOST))
+    return len(lost)
+
+
+def _attempt_of(delivery_id: str, attempt: int) -> ColumnElement[bool]:
+    return and_(delivery_attempts.c.delivery_id == delivery_id, delivery_attempts.c.attempt == attempt)
+
+
+def _list_attempts(connection: Connection, delivery_id: str) -> Sequence[Attempt]:
+    rows = connection.execute(
+        select(delivery_attempts).where(delivery_attempts.c.delivery_id == delivery_id).order_by(delivery_attempts.c.attempt)
+    ).all()
+    return [
+        Attempt(number=row.attempt, started_at=row.started_at, seconds=row.seconds, status=row.status, error=row.error)
+        for row in rows
+    ]
+
+
+def _to_delivery(row: Row[Any]) -> Delivery:
+    return Delivery(
+        id=row.id,
+        job_id=row.job_id,
+        event=row.event,
+        url=row.url,
+        host=row.host,
+        state=DeliveryState(row.state),
+        attempt=row.attempt,
+        tried_since=row.tried_since,
+        next_at=row.next_at,
+        created_at=row.created_at,
+        ended_at=row.ended_at,
+    )

@@ -1,0 +1,49 @@
+"""The secrets that webhooks are signed with: an API key's own, or the installation's."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+
+from sqlalchemy import Engine, insert, select
+
+from promptreel.jobs.database import read_transaction, write_transaction
+from promptreel.jobs.tables import api_keys, facts
+
+SECRET_PREFIX = "whsec_"  # noqa: S105 - how every such secret begins, by Standard Webhooks
+SECRET_BYTES = 32
+_FACT = "webhook_secret"
+
+
+def new_webhook_secret() -> str:
+    """A fresh secret, as receivers take it: `whsec_` and base64."""
+    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+
+
+class WebhookSecrets:
+    """Safe to use from several threads and processes at once."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def of(self, api_key_id: int | None) -> str:
+        """The secret for the jobs of an API key; the installation's for those that have none."""
+        if api_key_id is not None:
+            with read_transaction(self._engine) as connection:
+                own = connection.execute(select(api_keys.c.webhook_secret).where(api_keys.c.id == api_key_id)).scalar()
+            if own is not None:
+                return str(own)
+        return self.of_installation()
+
+    def of_installation(self) -> str:
+        """Made when it is first asked for, and the same ever after."""
+        known = select(facts.c.value).where(facts.c.name == _FACT)
+        with read_transaction(self._engine) as connection:
+            value = connection.execute(known).scalar()
+        if value is None:
+            with write_transaction(self._engine) as connection:
+                value = connection.execute(known).scalar()
+                if value is None:  # nobody was faster
+                    value = new_webhook_secret()
+                    connection.execute(insert(facts).values(name=_FACT, value=value))
+        return str(value)

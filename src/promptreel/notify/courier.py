@@ -1,0 +1,143 @@
+"""The courier: delivers webhooks, and ends jobs whose workers are gone. One process beside the api and the workers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
+from typing import Any
+
+from promptreel.errors import DeliveryLost, JobNotFound, UrlUnusable
+from promptreel.fetching.fetcher import SafeFetcher
+from promptreel.jobs.deliveries import Delivery, DeliveryClaim, DeliveryStore, Outcome
+from promptreel.jobs.job import Job
+from promptreel.jobs.store import JobStore, utc_now
+from promptreel.jobs.webhook_secrets import WebhookSecrets
+from promptreel.notify.backoff import next_attempt
+from promptreel.notify.signing import sign
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+SWEEP_SECONDS = 5.0
+AT_ONCE = 16
+AT_ONCE_A_HOST = 2
+"""A receiver that hangs holds as many threads as these, and no other receiver waits for it."""
+
+GONE = 410
+"""The receiver wants no more of it."""
+
+ToBody = Callable[[Job, str], dict[str, Any]]
+"""What a webhook is told of a job, in the words of the API that the job came by; the text is the delivery's id."""
+
+
+class Courier:
+    """Runs until `stop` is set, and finishes the attempts that it has begun."""
+
+    def __init__(
+        self,
+        *,
+        owner: str,
+        jobs: JobStore,
+        deliveries: DeliveryStore,
+        secrets: WebhookSecrets,
+        fetcher: SafeFetcher,
+        to_body: ToBody,
+        stop: threading.Event,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.owner = owner
+        self.jobs = jobs
+        self.deliveries = deliveries
+        self.secrets = secrets
+        self.fetcher = fetcher
+        self.to_body = to_body
+        self.stop = stop
+        self.now = now
+        self.live: list[tuple[str, Future[None]]] = []
+        self.has_room = threading.Event()
+        self.swept_at = float("-inf")
+
+    def run(self) -> None:
+        log.info("courier %s is ready", self.owner)
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="delivery") as threads:
+            while not self.stop.is_set():
+                try:
+                    self.sweep()
+                    self.send_due(threads)
+                except Exception:  # the database may be away for a while: the courier must outlive that
+                    log.exception("the courier could not reach the job table")
+                self.has_room.wait(POLL_SECONDS)
+                self.has_room.clear()
+        log.info("courier %s stopped", self.owner)
+
+    def sweep(self) -> None:
+        """Every few seconds: a job whose worker is gone ends, or is queued again, even if no worker is left to claim it."""
+        if time.monotonic() - self.swept_at >= SWEEP_SECONDS:
+            self.swept_at = time.monotonic()
+            if freed := self.jobs.requeue_expired():
+                log.warning("%d running job of a worker that fell silent was taken from it", freed)
+
+    def send_due(self, threads: ThreadPoolExecutor) -> None:
+        """Begins all attempts that are due, as far as there are threads for them."""
+        while not self.stop.is_set():
+            self.live = [(host, future) for host, future in self.live if not future.done()]
+            if len(self.live) == AT_ONCE:
+                return
+            taken = self.deliveries.claim(self.owner, except_hosts=self._busy_hosts())
+            if taken is None:
+                return
+            future = threads.submit(self.deliver, *taken)
+            self.live.append((taken[1].host, future))
+            future.add_done_callback(lambda _: self.has_room.set())
+
+    def _busy_hosts(self) -> set[str]:
+        return {host for host, count in Counter(host for host, _ in self.live).items() if count >= AT_ONCE_A_HOST}
+
+    def deliver(self, claim: DeliveryClaim, delivery: Delivery) -> None:
+        """Makes one attempt and records it, whatever comes of it; no receiver ends the courier."""
+        try:
+            self._record(claim, delivery, self._attempt(delivery))
+        except (JobNotFound, DeliveryLost) as lost:  # the job was deleted meanwhile, or another courier has taken over
+            log.info("delivery %s of job %d: %s", delivery.id, delivery.job_id, lost)
+        except Exception:  # its lease runs out, and it is tried again
+            log.exception("delivery %s of job %d could not be recorded", delivery.id, delivery.job_id)
+
+    def _attempt(self, delivery: Delivery) -> Outcome:
+        started = time.monotonic()
+        status, error = None, None
+        try:
+            status = self._post(delivery)
+            error = "Redirects are not followed." if 300 <= status < 400 else None
+        except UrlUnusable as unusable:
+            error = unusable.message
+        except JobNotFound:
+            raise
+        except Exception:  # a bug of ours: the receiver shall still hear of the job once it is mended
+            log.exception("delivery %s of job %d failed for a reason nobody expected", delivery.id, delivery.job_id)
+            error = "Something went wrong inside the courier; its log says what."
+        return Outcome(seconds=round(time.monotonic() - started, 3), status=status, error=error)
+
+    def _post(self, delivery: Delivery) -> int:
+        job = self.jobs.get(delivery.job_id)
+        body = json.dumps(self.to_body(job, delivery.id), ensure_ascii=False, allow_nan=False).encode()
+        signed = sign(self.secrets.of(job.api_key_id), delivery.id, sent_at=self.now(), body=body)
+        return self.fetcher.post(delivery.url, body, headers={"Content-Type": "application/json", **signed})
+
+    def _record(self, claim: DeliveryClaim, delivery: Delivery, outcome: Outcome) -> None:
+        """2xx is delivered and 410 is dead; all else is tried again, for a day."""
+        why = outcome.error or f"status {outcome.status}"
+        if outcome.status is not None and 200 <= outcome.status < 300:
+            self.deliveries.record_delivered(claim, outcome)
+            log.info("job %d: webhook delivered to %s in attempt %d", delivery.job_id, delivery.host, delivery.attempt)
+            return
+        now = self.now()
+        next_at = None if outcome.status == GONE else next_attempt(now, tried_since=delivery.tried_since or now)
+        self.deliveries.record_failed(claim, outcome, next_at=next_at)
+        then = "is given up" if next_at is None else f"is tried again at {next_at.isoformat(timespec='seconds')}"
+        log.warning("job %d: webhook to %s %s; attempt %d: %s", delivery.job_id, delivery.host, then, delivery.attempt, why)

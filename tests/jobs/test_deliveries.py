@@ -1,0 +1,215 @@
+"""Deliveries: who may make an attempt, what is kept of it, and what becomes of those that are lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import Engine, insert
+
+from promptreel.errors import DeliveryLost, DeliveryNotFound
+from promptreel.jobs.database import open_database, write_transaction
+from promptreel.jobs.deliveries import LOST, Delivery, DeliveryState, DeliveryStore, Outcome
+from promptreel.jobs.store import JobStore
+from promptreel.jobs.tables import api_keys
+from promptreel.jobs.webhook_secrets import WebhookSecrets
+from tests.jobs.factories import START, WEBHOOK, Clock, make_new_job
+
+FAILED = Outcome(seconds=0.5, status=503)
+DELIVERED = Outcome(seconds=0.1, status=204)
+
+
+@pytest.fixture
+def deliveries(engine: Engine, clock: Clock) -> DeliveryStore:
+    return DeliveryStore(engine, lease_seconds=60, now=clock)
+
+
+@pytest.fixture
+def end_job(store: JobStore) -> Callable[..., int]:
+    """The id of a job that has just ended."""
+
+    def end(url: str = WEBHOOK) -> int:
+        return store.cancel(store.submit(make_new_job(webhook_url=url)).id).id
+
+    return end
+
+
+def only(deliveries: DeliveryStore, job_id: int) -> Delivery:
+    ((delivery, _),) = deliveries.list(job_id)
+    return delivery
+
+
+def test_delivery_that_is_due_is_taken_once_and_the_oldest_first(
+    deliveries: DeliveryStore, end_job: Callable[[], int], clock: Clock
+) -> None:
+    first = end_job()
+    clock.advance(1)
+    second = end_job()
+
+    taken = [deliveries.claim("c") for _ in range(3)]
+
+    assert [each and each[1].job_id for each in taken] == [first, second, None]
+    assert [each[1].attempt for each in taken if each] == [1, 1]
+
+
+def test_host_that_is_busy_is_passed_over(deliveries: DeliveryStore, end_job: Callable[[str], int]) -> None:
+    end_job("http://slow.test/a")
+    other = end_job("http://quick.test/a")
+
+    taken = deliveries.claim("c", except_hosts={"slow.test"})
+
+    assert taken is not None
+    assert taken[1].job_id == other
+    assert deliveries.claim("c", except_hosts={"slow.test"}) is None
+    assert deliveries.claim("c") is not None
+
+
+def test_failed_attempt_is_kept_and_the_next_one_is_due_when_it_says(
+    deliveries: DeliveryStore, end_job: Callable[[], int], clock: Clock
+) -> None:
+    job_id = end_job()
+    claim, _ = deliveries.claim("c")
+    deliveries.record_failed(claim, FAILED, next_at=START + timedelta(seconds=5))
+
+    assert deliveries.claim("c") is None
+    clock.advance(5)
+    again, delivery = deliveries.claim("c")
+    assert (delivery.id, delivery.attempt, delivery.tried_since) == (claim.delivery_id, 2, START)
+    deliveries.record_delivered(again, DELIVERED)
+    ((delivery, attempts),) = deliveries.list(job_id)
+    assert (delivery.state, delivery.ended_at) == (DeliveryState.DELIVERED, START + timedelta(seconds=5))
+    assert [(each.number, each.status, each.seconds, each.error) for each in attempts] == [
+        (1, 503, 0.5, None),
+        (2, 204, 0.1, None),
+    ]
+    clock.advance(10**6)
+    assert deliveries.claim("c") is None
+
+
+def test_delivery_that_is_given_up_is_dead(deliveries: DeliveryStore, end_job: Callable[[], int], clock: Clock) -> None:
+    job_id = end_job()
+    deliveries.record_failed(deliveries.claim("c")[0], FAILED, next_at=None)
+    clock.advance(10**6)
+
+    assert only(deliveries, job_id).state is DeliveryState.DEAD
+    assert deliveries.claim("c") is None
+
+
+@pytest.mark.parametrize("how", ["silence", "death"])
+def test_delivery_of_a_courier_that_is_gone_is_due_again_and_the_old_claim_is_worth_nothing(
+    deliveries: DeliveryStore, end_job: Callable[[], int], clock: Clock, how: str
+) -> None:
+    job_id = end_job()
+    lost, _ = deliveries.claim("gone")
+    clock.advance(59)
+    assert deliveries.claim("other") is None
+    if how == "silence":
+        clock.advance(1)
+    else:
+        assert deliveries.free_owner("other") == 0
+        assert deliveries.free_owner("gone") == 1
+    again, delivery = deliveries.claim("other")
+
+    assert (delivery.id, delivery.attempt) == (lost.delivery_id, 2)
+    for record in (deliveries.record_delivered, lambda *told: deliveries.record_failed(*told, next_at=None)):
+        with pytest.raises(DeliveryLost):
+            record(lost, DELIVERED)
+    ((delivery, attempts),) = deliveries.list(job_id)
+    assert (delivery.state, [each.error for each in attempts]) == (DeliveryState.SENDING, [LOST, None])
+    deliveries.record_delivered(again, DELIVERED)
+
+
+def test_attempt_at_a_deleted_jobs_delivery_is_lost(
+    deliveries: DeliveryStore, store: JobStore, end_job: Callable[[], int]
+) -> None:
+    job_id = end_job()
+    claim, _ = deliveries.claim("c")
+    store.delete(job_id)
+
+    with pytest.raises(DeliveryLost):
+        deliveries.record_delivered(claim, DELIVERED)
+    assert deliveries.list(job_id) == []
+
+
+def test_couriers_never_make_the_same_attempt(
+    database_url: str, deliveries: DeliveryStore, end_job: Callable[[], int], clock: Clock
+) -> None:
+    expected = sorted(end_job() for _ in range(30))
+    databases = [open_database(database_url) for _ in range(4)]
+
+    def take_all(number: int) -> list[int]:
+        own = DeliveryStore(databases[number], now=clock)
+        found = []
+        while taken := own.claim(f"courier-{number}"):
+            found.append(taken[1].job_id)
+        return found
+
+    with ThreadPoolExecutor(4) as threads:
+        taken = [job_id for found in threads.map(take_all, range(4)) for job_id in found]
+    for database in databases:
+        database.dispose()
+
+    assert sorted(taken) == expected
+    assert {len(deliveries.list(job_id)[0][1]) for job_id in expected} == {1}
+
+
+@pytest.mark.parametrize("became", ["delivered", "dead", "waiting"])
+def test_redelivery_is_due_at_once_under_the_same_id_and_is_tried_for_a_day_again(
+    deliveries: DeliveryStore, end_job: Callable[[], int], clock: Clock, became: str
+) -> None:
+    job_id = end_job()
+    claim, _ = deliveries.claim("c")
+    if became == "delivered":
+        deliveries.record_delivered(claim, DELIVERED)
+    else:
+        later = None if became == "dead" else START + timedelta(hours=1)
+        deliveries.record_failed(claim, FAILED, next_at=later)
+    clock.advance(60)
+    deliveries.redeliver(job_id)
+
+    again, delivery = deliveries.claim("c")
+    assert (again.delivery_id, again.attempt) == (claim.delivery_id, 2)
+    assert (delivery.tried_since, delivery.ended_at) == (clock.time, None)
+
+
+def test_redelivery_leaves_one_that_is_being_sent_alone(deliveries: DeliveryStore, end_job: Callable[[], int]) -> None:
+    job_id = end_job()
+    claim, _ = deliveries.claim("c")
+    deliveries.redeliver(job_id)
+
+    assert deliveries.claim("c") is None
+    deliveries.record_delivered(claim, DELIVERED)
+    assert only(deliveries, job_id).state is DeliveryState.DELIVERED
+
+
+def test_job_without_a_webhook_or_without_an_end_has_nothing_to_redeliver(deliveries: DeliveryStore, store: JobStore) -> None:
+    ended, open_job = store.submit(make_new_job()), store.submit(make_new_job(webhook_url=WEBHOOK))
+    store.cancel(ended.id)
+
+    for job_id in (ended.id, open_job.id, 99):
+        with pytest.raises(DeliveryNotFound, match=f"Job {job_id} has nothing"):
+            deliveries.redeliver(job_id)
+
+
+def test_secret_of_the_installation_is_made_once_even_by_many_at_once(database_url: str) -> None:
+    databases = [open_database(database_url) for _ in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        found = set(threads.map(lambda database: WebhookSecrets(database).of_installation(), databases))
+    for database in databases:
+        database.dispose()
+
+    (secret,) = found
+    assert secret.startswith("whsec_")
+    assert len(secret) == len("whsec_") + 44  # 32 bytes in base64
+
+
+def test_api_key_has_a_secret_of_its_own(engine: Engine) -> None:
+    key = {"name": "shop", "hash": "0" * 64, "prefix": "pr_", "webhook_secret": "whsec_c2hvcA==", "created_at": START}
+    with write_transaction(engine) as connection:
+        (key_id,) = connection.execute(insert(api_keys).values(key).returning(api_keys.c.id)).one()
+    secrets = WebhookSecrets(engine)
+
+    assert secrets.of(key_id) == "whsec_c2hvcA=="
+    assert secrets.of(None) == secrets.of(key_id + 1) == secrets.of_installation()

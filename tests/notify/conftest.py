@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine
+
+from promptreel.api.dialects.webhooks import to_webhook
+from promptreel.fetching.fetcher import SafeFetcher
+from promptreel.jobs.database import migrate, open_database
+from promptreel.jobs.deliveries import DeliveryStore
+from promptreel.jobs.store import JobStore
+from promptreel.jobs.webhook_secrets import WebhookSecrets
+from promptreel.notify.courier import Courier
+from tests.jobs.factories import Clock, make_new_job
+from tests.notify.receiver import Receiver, receiving
+
+
+@pytest.fixture(scope="session")
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("database") / "migrated.db"
+    engine = open_database(f"sqlite:///{path}")
+    migrate(engine)
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def engine(migrated_file: Path, tmp_path: Path) -> Iterator[Engine]:
+    engine = open_database(f"sqlite:///{shutil.copy(migrated_file, tmp_path / 'promptreel.db')}")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def jobs(engine: Engine, clock: Clock) -> JobStore:
+    return JobStore(engine, lease_seconds=30, max_attempts=1, now=clock)
+
+
+@pytest.fixture
+def deliveries(engine: Engine, clock: Clock) -> DeliveryStore:
+    return DeliveryStore(engine, now=clock)
+
+
+@pytest.fixture
+def secret(engine: Engine) -> str:
+    return WebhookSecrets(engine).of_installation()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def courier(engine: Engine, jobs: JobStore, deliveries: DeliveryStore, clock: Clock, receiver: Receiver) -> Courier:
+    """Allowed to call the receiver, and not kept waiting by it for longer than half a second."""
+    return Courier(
+        owner="courier-1",
+        jobs=jobs,
+        deliveries=deliveries,
+        secrets=WebhookSecrets(engine),
+        fetcher=SafeFetcher(allow_networks=[ip_network("127.0.0.0/8")], allow_ports=[receiver.port], seconds=0.5),
+        to_body=to_webhook,
+        stop=threading.Event(),
+        now=clock,
+    )
+
+
+@pytest.fixture
+def end_job(jobs: JobStore) -> Callable[[str], int]:
+    """The id of a job that was cancelled just now, whose webhook is this URL."""
+    return lambda url: jobs.cancel(jobs.submit(make_new_job(webhook_url=url)).id).id

@@ -1,0 +1,300 @@
+"""The courier and a real receiver that fails, hangs, redirects and comes back; only the time is made up."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import Engine, insert
+from standardwebhooks import Webhook
+
+from promptreel.fetching.fetcher import SafeFetcher
+from promptreel.jobs.database import write_transaction
+from promptreel.jobs.deliveries import Attempt, Delivery, DeliveryState, DeliveryStore
+from promptreel.jobs.job import JobStatus
+from promptreel.jobs.store import JobStore
+from promptreel.jobs.tables import api_keys
+from promptreel.notify.courier import AT_ONCE_A_HOST, Courier
+from tests.jobs.factories import START, Clock, make_new_job, make_result
+from tests.notify.receiver import Message, Receiver, receiving
+from tests.waiting import wait_for
+
+EndJob = Callable[[str], int]
+
+
+def deliver_due(courier: Courier) -> None:
+    """All attempts that are due at this moment, one after the other."""
+    while taken := courier.deliveries.claim(courier.owner):
+        courier.deliver(*taken)
+
+
+def log_of(courier: Courier, job_id: int) -> tuple[Delivery, list[Attempt]]:
+    ((delivery, attempts),) = courier.deliveries.list(job_id)
+    return delivery, list(attempts)
+
+
+def check_signature(message: Message, secret: str, sent_at: datetime) -> None:
+    """As `standardwebhooks` signs it at that time; its `verify` only takes what is sent now."""
+    expected = Webhook(secret).sign(message.id, sent_at, message.body.decode())
+    assert message.headers["webhook-timestamp"] == str(int(sent_at.timestamp()))
+    assert message.headers["webhook-signature"] == expected
+
+
+@contextmanager
+def running(courier: Courier) -> Iterator[None]:
+    thread = threading.Thread(target=courier.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        courier.stop.set()
+        thread.join()
+
+
+def test_end_of_a_job_is_told_once_and_signed(
+    courier: Courier, jobs: JobStore, receiver: Receiver, secret: str, clock: Clock
+) -> None:
+    clock.time = datetime.now(UTC)  # `verify` compares with the real time
+    job = jobs.submit(make_new_job(webhook_url=receiver.url()))
+    deliver_due(courier)
+    assert receiver.received == []
+
+    claim, _ = jobs.claim("w")
+    clock.advance(2)
+    jobs.finish(claim, make_result())
+    deliver_due(courier)
+    deliver_due(courier)
+
+    (message,) = receiver.received
+    told = message.verify(secret)
+    assert (told["status"], told["id"], told["generationTime"]) == ("success", job.id, 2.0)
+    assert message.headers["content-type"] == "application/json"
+    delivery, (attempt,) = log_of(courier, job.id)
+    assert (delivery.id, delivery.state, attempt.status) == (message.id, DeliveryState.DELIVERED, 200)
+
+
+def test_receiver_that_fails_hangs_redirects_and_comes_back_hears_of_it(
+    courier: Courier, end_job: EndJob, receiver: Receiver, secret: str, clock: Clock
+) -> None:
+    job_id = end_job(receiver.url())
+    told_at = []
+    behaviours = [500, 429, threading.Event(), receiver.url("/elsewhere"), "http://169.254.169.254/latest/", 200]
+    for behaviour in behaviours:
+        receiver.behaviours["/hook"] = behaviour
+        told_at.append(clock.time)
+        deliver_due(courier)
+        if isinstance(behaviour, threading.Event):
+            behaviour.set()
+        delivery, _ = log_of(courier, job_id)
+        if behaviour != 200:
+            assert delivery.state is DeliveryState.PENDING
+            clock.time = delivery.next_at
+
+    delivery, attempts = log_of(courier, job_id)
+    assert delivery.state is DeliveryState.DELIVERED
+    assert [attempt.status for attempt in attempts] == [500, 429, None, 307, 307, 200]
+    assert attempts[2].error == "127.0.0.1 took too long to answer. Try again, or use another host."
+    assert attempts[3].error == attempts[4].error == "Redirects are not followed."
+    assert [attempt.started_at for attempt in attempts] == told_at
+    assert receiver.messages("/elsewhere") == []
+    messages = receiver.messages()
+    assert len(messages) == len(behaviours)
+    assert {message.id for message in messages} == {delivery.id}
+    assert {message.body for message in messages} == {messages[0].body}
+    for message, sent_at in zip(messages, told_at, strict=True):
+        check_signature(message, secret, sent_at)
+
+
+def test_receiver_that_was_down_hears_of_it_when_it_is_back(courier: Courier, jobs: JobStore, clock: Clock) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    courier.fetcher = SafeFetcher(allow_hosts=["127.0.0.1"], allow_ports=[port])
+    job_id = jobs.cancel(jobs.submit(make_new_job(webhook_url=f"http://127.0.0.1:{port}/hook")).id).id
+    deliver_due(courier)
+    delivery, (attempt,) = log_of(courier, job_id)
+    assert (attempt.status, attempt.error) == (
+        None, "127.0.0.1 could not be connected to, or broke off. Try again, or use another host."
+    )  # fmt: skip
+
+    with receiving(port) as receiver:
+        clock.time = delivery.next_at - timedelta(seconds=0.1)
+        deliver_due(courier)
+        assert receiver.received == []
+        clock.time = delivery.next_at
+        deliver_due(courier)
+        assert len(receiver.received) == 1
+
+
+def test_receiver_that_fails_for_a_day_is_given_up_and_can_be_asked_for_again(
+    courier: Courier, end_job: EndJob, receiver: Receiver, clock: Clock
+) -> None:
+    receiver.behaviours["/hook"] = 503
+    job_id = end_job(receiver.url())
+    while (delivery := log_of(courier, job_id)[0]).state is DeliveryState.PENDING:
+        clock.time = delivery.next_at
+        deliver_due(courier)
+
+    assert delivery.state is DeliveryState.DEAD
+    assert clock.time - START == timedelta(hours=24)
+    tried = len(receiver.received)
+    assert tried == delivery.attempt >= 28
+    receiver.behaviours["/hook"] = 200
+    clock.advance(3600)
+    deliver_due(courier)
+    assert len(receiver.received) == tried
+
+    courier.deliveries.redeliver(job_id)
+    deliver_due(courier)
+    assert log_of(courier, job_id)[0].state is DeliveryState.DELIVERED
+    assert receiver.received[-1].id == receiver.received[0].id
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 299])
+def test_any_success_is_delivered(courier: Courier, end_job: EndJob, receiver: Receiver, status: int) -> None:
+    receiver.behaviours["/hook"] = status
+    job_id = end_job(receiver.url())
+    deliver_due(courier)
+
+    assert log_of(courier, job_id)[0].state is DeliveryState.DELIVERED
+
+
+def test_receiver_that_wants_no_more_is_left_alone(courier: Courier, end_job: EndJob, receiver: Receiver, clock: Clock) -> None:
+    receiver.behaviours["/hook"] = 410
+    job_id = end_job(receiver.url())
+    deliver_due(courier)
+    clock.advance(86400)
+    deliver_due(courier)
+
+    assert log_of(courier, job_id)[0].state is DeliveryState.DEAD
+    assert len(receiver.received) == 1
+
+
+def test_address_that_is_not_public_at_delivery_is_not_called(
+    courier: Courier, jobs: JobStore, receiver: Receiver, clock: Clock
+) -> None:
+    """The name was public when the job was sent, and leads here when it ends."""
+    courier.fetcher = SafeFetcher(allow_ports=[receiver.port], resolve=lambda *_: ["127.0.0.1"])
+    job_id = jobs.cancel(jobs.submit(make_new_job(webhook_url=receiver.url(host="hooks.test"))).id).id
+    deliver_due(courier)
+
+    delivery, (attempt,) = log_of(courier, job_id)
+    assert delivery.state is DeliveryState.PENDING
+    assert attempt.error is not None
+    assert attempt.error.startswith("hooks.test is not on the public internet, and is not connected to.")
+    assert receiver.received == []
+
+
+def test_receiver_that_hangs_does_not_hold_up_others(
+    courier: Courier, end_job: EndJob, receiver: Receiver, deliveries: DeliveryStore
+) -> None:
+    courier.fetcher = SafeFetcher(allow_hosts=["localhost", "127.0.0.1"], allow_ports=[receiver.port], seconds=60)
+    receiver.behaviours["/hangs"] = hanging = threading.Event()
+    hung = [end_job(receiver.url("/hangs", host="localhost")) for _ in range(20)]
+    quick = [end_job(receiver.url()) for _ in range(20)]
+    with running(courier):
+        wait_for(lambda: len(receiver.messages()) == len(quick))
+        assert len(receiver.messages("/hangs")) == AT_ONCE_A_HOST
+        hanging.set()
+        wait_for(lambda: all(log_of(courier, job_id)[0].state is DeliveryState.DELIVERED for job_id in hung + quick))
+
+    assert len({message.id for message in receiver.received}) == len(receiver.received) == 40
+
+
+def test_two_couriers_tell_each_end_once(
+    courier: Courier, engine: Engine, end_job: EndJob, receiver: Receiver, clock: Clock
+) -> None:
+    other = Courier(
+        owner="courier-2", jobs=courier.jobs, deliveries=DeliveryStore(engine, now=clock), secrets=courier.secrets,
+        fetcher=courier.fetcher, to_body=courier.to_body, stop=threading.Event(), now=clock,
+    )  # fmt: skip
+    ended = [end_job(receiver.url()) for _ in range(20)]
+    with running(courier), running(other):
+        wait_for(lambda: all(log_of(courier, job_id)[0].state is DeliveryState.DELIVERED for job_id in ended))
+
+    assert sorted(message.json()["id"] for message in receiver.received) == ended
+    assert {len(log_of(courier, job_id)[1]) for job_id in ended} == {1}
+
+
+def test_job_whose_last_worker_is_gone_ends_and_is_told(
+    courier: Courier, jobs: JobStore, receiver: Receiver, clock: Clock
+) -> None:
+    job = jobs.submit(make_new_job(webhook_url=receiver.url()))
+    jobs.claim("the only worker")
+    clock.advance(31)
+    with running(courier):
+        (message,) = wait_for(lambda: list(receiver.received))
+
+    assert jobs.get(job.id).status is JobStatus.FAILED
+    assert (message.json()["status"], message.json()["id"]) == ("failed", job.id)
+    assert message.json()["message"].startswith("The worker died 1 times")
+
+
+def test_job_that_is_deleted_meanwhile_is_not_told_and_nothing_breaks(
+    courier: Courier, end_job: EndJob, jobs: JobStore, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="promptreel")
+    before = end_job(receiver.url())
+    taken = courier.deliveries.claim(courier.owner)
+    jobs.delete(before)
+    courier.deliver(*taken)
+    assert receiver.received == []
+
+    receiver.behaviours["/hook"] = asked = threading.Event()
+    during = end_job(receiver.url())
+    delivering = threading.Thread(target=deliver_due, args=[courier])
+    delivering.start()
+    wait_for(lambda: receiver.received)
+    jobs.delete(during)
+    asked.set()
+    delivering.join()
+
+    assert [record.levelname for record in caplog.records if "delivery" in record.getMessage()] == ["INFO", "INFO"]
+
+
+def test_bug_in_the_body_is_no_end_of_the_delivery(courier: Courier, end_job: EndJob, receiver: Receiver, clock: Clock) -> None:
+    to_body = courier.to_body
+    courier.to_body = lambda *_: {"value": float("nan")}  # is no JSON
+    job_id = end_job(receiver.url())
+    deliver_due(courier)
+    delivery, (attempt,) = log_of(courier, job_id)
+    assert attempt.error == "Something went wrong inside the courier; its log says what."
+
+    courier.to_body = to_body
+    clock.time = delivery.next_at
+    deliver_due(courier)
+    assert len(receiver.received) == 1
+
+
+def test_job_of_an_api_key_is_signed_with_the_keys_own_secret(
+    courier: Courier, jobs: JobStore, engine: Engine, receiver: Receiver
+) -> None:
+    own = "whsec_c2hvcCBzZWNyZXQ="
+    key = {"name": "shop", "hash": "0" * 64, "prefix": "pr_", "webhook_secret": own, "created_at": START}
+    with write_transaction(engine) as connection:
+        (key_id,) = connection.execute(insert(api_keys).values(key).returning(api_keys.c.id)).one()
+    new = replace(make_new_job(webhook_url=receiver.url()), api_key_id=key_id)
+    jobs.cancel(jobs.submit(new).id)
+    deliver_due(courier)
+
+    (message,) = receiver.received
+    check_signature(message, own, START)
+
+
+def test_log_names_no_path_of_the_url(
+    courier: Courier, end_job: EndJob, receiver: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A webhook's path often holds what lets anyone call it."""
+    caplog.set_level(logging.DEBUG, logger="promptreel")
+    receiver.behaviours["/secret"] = 500
+    end_job(receiver.url("/secret"))
+    end_job(receiver.url("/other-secret"))
+    deliver_due(courier)
+
+    assert len(caplog.records) == 2
+    assert "secret" not in caplog.text
