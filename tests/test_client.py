@@ -220,7 +220,9 @@ def test_file_that_cannot_be_written_is_told(client: Client, finish_next: Finish
         client.download("video_1", tmp_path / "nowhere" / "cat.mp4")
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:8000", "ftp://host", "http://", "http://host/?a=b"])
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:8000", "ftp://host", "http://", "http://host/?a=b", "http://[::1", "http://a b", "http://host:99999"]
+)
 def test_address_that_is_none_is_refused(address: str) -> None:
     with pytest.raises(InvalidParams, match="is no server's address"):
         Client(address)

@@ -21,7 +21,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar, Unpack
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx2
 
@@ -203,7 +203,7 @@ class Client:
                 return attempt()
             except _TryAgain as again:
                 error, pause = again.error, max(pause, again.seconds)  # noqa: PLW2901 - the server knows better
-            except httpx2.TransportError as failure:
+            except httpx2.RequestError as failure:
                 error = ServerUnreachable(f"The server {self.base_url} does not answer: {_spell(failure)}.")
             if time.monotonic() + pause > until:
                 raise error
@@ -219,7 +219,7 @@ class Client:
         """What the server-sent events say of a video that is not done, until they end or break: nobody relies on them."""
         times = self._times(until, silence=SILENCE_SECONDS)
         with (
-            suppress(httpx2.TransportError),
+            suppress(httpx2.RequestError),
             self._http.stream("GET", f"{_path_of(video)}/events", timeout=times) as answer,
         ):
             if not answer.is_success:
@@ -253,8 +253,13 @@ class _TryAgain(Exception):
 
 def _check_address(given: str) -> str:
     """The address without a slash or the API's own path at its end. Raises InvalidParams."""
-    parts = urlsplit(given)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+    try:
+        url = httpx2.URL(given)
+        whole = url.scheme in {"http", "https"} and bool(url.host) and (url.port or 1) <= 65535
+        usable = whole and not url.query and not url.fragment and " " not in given
+    except (httpx2.InvalidURL, ValueError):
+        usable = False
+    if not usable:
         raise InvalidParams({"base_url": [f"{given!r} is no server's address: give one such as http://127.0.0.1:8000."]})
     return given.rstrip("/").removesuffix("/v1")
 
@@ -268,7 +273,7 @@ def _authorization(api_key: str | None) -> dict[str, str]:
 
 
 def _is_loopback(base_url: str) -> bool:
-    host = urlsplit(base_url).hostname or ""
+    host = httpx2.URL(base_url).host
     try:
         return ip_address(host).is_loopback
     except ValueError:  # a name
@@ -356,6 +361,6 @@ def _pauses() -> Iterator[float]:
         pause = min(pause * 1.6, LONGEST_PAUSE_SECONDS)
 
 
-def _spell(failure: httpx2.TransportError) -> str:
+def _spell(failure: httpx2.RequestError) -> str:
     """What went wrong; some failures are without words of their own."""
     return str(failure) or type(failure).__name__
