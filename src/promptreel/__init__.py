@@ -1,0 +1,20 @@
+"""Promptreel: text to video on your own machine. `from promptreel import Client` is for programs that use a server."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from promptreel.client import Client as Client
+    from promptreel.remote import RemoteModel as RemoteModel
+    from promptreel.remote import RemoteVideo as RemoteVideo
+
+_HOMES = {"Client": "promptreel.client", "RemoteModel": "promptreel.remote", "RemoteVideo": "promptreel.remote"}
+
+
+def __getattr__(name: str) -> object:
+    """Imported when asked for: the service's own processes need no HTTP client."""
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'promptreel' has no attribute {name!r}")

@@ -6,12 +6,12 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -34,7 +34,11 @@ from promptreel.jobs.job import Job, JobStage
 from promptreel.jobs.params import DEFAULT_SCHEDULER, MAX_FRAMES, MAX_SEED, SCHEDULERS
 from promptreel.logs import set_up_logging
 from promptreel.models.registry import DEFAULT_MODEL_ID
-from promptreel.settings import load_settings
+from promptreel.remote import RemoteVideo
+from promptreel.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from promptreel.generate import Wanted
 
 app = typer.Typer(
     help="Promptreel: text to video on your own machine.",
@@ -142,27 +146,52 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     height: Annotated[int, typer.Option(min=64, max=1024, help="Pixels, a multiple of 8.")] = 512,
     init: Annotated[Path | None, typer.Option(help="A picture or short video to start from.")] = None,
     strength: Annotated[float, typer.Option(min=0, max=1, help="How much of --init may change; 1 is all of it.")] = 0.55,
+    server: Annotated[str | None, typer.Option(help="The address of a server that makes it, instead of this machine.")] = None,
+    api_key: Annotated[str | None, typer.Option(help="The key that the server wants to see.")] = None,
 ) -> None:
-    """Make one video here and now, without a server."""
-    from promptreel.generate import complete_params, read_init, write_video
+    """Make one video here and now, or on a server. Ctrl-C stops it, there too."""
+    from promptreel.generate import Wanted, read_init
 
-    settings = load_settings()
+    settings = load_settings(api_key=api_key)
     set_up_logging("warning")
-    given = read_init(init) if init else None
-    params = complete_params(
-        build_models(settings).get(model),
-        output=output, prompt=prompt, enhance=enhance, negative_prompt=negative_prompt, seed=seed, steps=steps,
+    wanted = Wanted(
+        output=output, prompt=prompt, model=model, enhance=enhance, negative_prompt=negative_prompt, seed=seed, steps=steps,
         guidance=guidance, scheduler=scheduler, frames=frames, fps=fps, width=width, height=height,
-        strength=strength, init=given,
+        init=read_init(init) if init else None, strength=strength,
     )  # fmt: skip
-    with _progress_bar() as bar:
-        task = bar.add_task("loading", total=WHOLE)
+    wanted.check()
+    made = _generate_here(wanted, settings) if server is None else _generate_there(wanted, server, settings.api_key)
+    print(f"{output}  (seed {made})")  # noqa: T201
+
+
+def _generate_here(wanted: Wanted, settings: Settings) -> int:
+    """Returns the seed."""
+    from promptreel.generate import complete_params, write_video
+
+    params = complete_params(wanted, build_models(settings).get(wanted.model))
+    with _progress_bar() as tell:
+        tell("loading", 0)
 
         def on_progress(stage: JobStage, share: float) -> None:
-            bar.update(task, description=str(stage), completed=share * WHOLE if stage is JobStage.DENOISING else WHOLE)
+            before = 0 if stage is JobStage.LOADING else WHOLE
+            tell(str(stage), share * WHOLE if stage is JobStage.DENOISING else before)
 
-        write_video(params, output, engine=build_engine(settings), on_progress=on_progress, init=given)
-    print(f"{output}  (seed {params.seed})")  # noqa: T201
+        write_video(params, wanted.output, engine=build_engine(settings), on_progress=on_progress, init=wanted.init)
+    return params.seed
+
+
+def _generate_there(wanted: Wanted, server: str, api_key: str | None) -> int | None:
+    """Returns the seed."""
+    from promptreel.client import Client
+    from promptreel.generate import make_on_server
+
+    def on_progress(video: RemoteVideo) -> None:
+        place = f"place {video.queue_position} in the queue" if video.queue_position else ""
+        eta = f"{video.eta} s to go" if video.eta and not video.is_done else ""
+        tell(video.stage or video.status, video.progress, ", ".join(filter(None, [place, eta])))
+
+    with Client(server, api_key) as client, _progress_bar() as tell:
+        return make_on_server(wanted, client, on_progress).seed
 
 
 @jobs_app.command("list")
@@ -253,10 +282,25 @@ def _stop_on_signals() -> threading.Event:
 
 
 @contextmanager
-def _progress_bar() -> Iterator[Progress]:
-    columns = (TextColumn("{task.description:>10}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        yield bar
+def _progress_bar() -> Iterator[Callable[..., None]]:
+    """Yields what moves the bar: it is told what is done, how many percent of it, and a note. Nothing is shown before."""
+    columns = (
+        TextColumn("{task.description:>11}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task("", total=WHOLE, note="")
+    with ExitStack() as shown:
+
+        def tell(what: str, percent: float, note: str = "") -> None:
+            if not bar.live.is_started:
+                shown.enter_context(bar)
+            bar.update(task, description=what, completed=percent, note=note)
+
+        yield tell
 
 
 if __name__ == "__main__":

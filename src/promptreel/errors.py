@@ -8,6 +8,10 @@
     ├── UrlUnusable           url_unusable          a URL that the caller gave; the message says why
     ├── NotAvailable          not_available         what the hosted service did and this one does not
     ├── BadConfiguration      bad_configuration     this machine or its settings; start-up refuses
+    ├── RemoteFailed          remote_failed         what a client asked of a server elsewhere did not come about
+    │   ├── ServerUnreachable     server_unreachable
+    │   ├── RequestRefused        request_refused       or whatever code the server gave
+    │   └── NotDoneInTime         not_done_in_time
     └── JobFailed             what a job can die of; its code and message are kept on the job
         ├── CheckpointUnusable    checkpoint_unusable
         ├── OutOfMemory           out_of_memory
@@ -24,13 +28,12 @@ HTTP is not known here: `api/problems.py` maps the tree to answers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 
 class PromptreelError(Exception):
     """Base of all errors that Promptreel raises on purpose; the message says what to do about it."""
 
-    code: ClassVar[str] = "error"
+    code: str = "error"
 
     @property
     def message(self) -> str:
@@ -81,6 +84,38 @@ class BadConfiguration(PromptreelError):
     """The settings or the machine do not allow a safe start."""
 
     code = "bad_configuration"
+
+
+class RemoteFailed(PromptreelError):
+    """What a client asked of a server elsewhere did not come about (client.py)."""
+
+    code = "remote_failed"
+
+
+class ServerUnreachable(RemoteFailed):
+    """The server did not answer, though it was asked again and again for a while."""
+
+    code = "server_unreachable"
+
+
+class RequestRefused(RemoteFailed):
+    """The server's answer is an error with no class of its own here; `code` is the server's, if it gave one.
+
+    `retry_after` is in how many seconds it is worth another try, if the server said so.
+    """
+
+    code = "request_refused"
+
+    def __init__(self, message: str, *, code: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.code = code or self.code
+        self.retry_after = retry_after
+
+
+class NotDoneInTime(RemoteFailed):
+    """A video was not done in the time that its client wanted to wait; it goes on."""
+
+    code = "not_done_in_time"
 
 
 class JobFailed(PromptreelError):

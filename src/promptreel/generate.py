@@ -1,18 +1,23 @@
-"""`promptreel generate`: one video on this machine, by the same engine and recipe as a worker's, without a server."""
+"""`promptreel generate`: one video, on this machine by the same engine and recipe as a worker's, or on a server elsewhere."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from promptreel.client import Client, VideoOptions
 from promptreel.encoding.inits import check_init, recognise
-from promptreel.errors import InitUnusable, InvalidParams
+from promptreel.errors import InitUnusable, InvalidParams, PromptreelError
 from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
 from promptreel.media import INIT_TYPES, Init
 from promptreel.models.prompts import enhance_prompt
 from promptreel.models.registry import ModelCard
+from promptreel.remote import RemoteModel, RemoteVideo
 
 if TYPE_CHECKING:
     from promptreel.generation.engine import Engine, OnProgress
@@ -20,62 +25,82 @@ if TYPE_CHECKING:
 DEFAULT_SECONDS = 5
 
 
-def complete_params(  # noqa: PLR0913 - one parameter for each option
-    card: ModelCard,
-    *,
-    output: Path,
-    prompt: str,
-    enhance: bool,
-    negative_prompt: str | None,
-    seed: int | None,
-    steps: int,
-    guidance: float,
-    scheduler: str,
-    frames: int | None,
-    fps: int | None,
-    width: int,
-    height: int,
-    strength: float,
-    init: Init | None,
-) -> VideoParams:
-    """Fills in the model's own defaults, draws a seed if there is none, and reads the kind of file from the name of `output`.
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the command line asks for; None is for the model's own, or for a random seed."""
 
-    Raises InvalidParams.
-    """
-    chosen_fps = fps or card.fps
-    _check(prompt=prompt, scheduler=scheduler, output=output)
+    output: Path
+    prompt: str
+    model: str
+    enhance: bool
+    negative_prompt: str | None
+    seed: int | None
+    steps: int
+    guidance: float
+    scheduler: str
+    frames: int | None
+    fps: int | None
+    width: int
+    height: int
+    init: Init | None
+    strength: float
+
+    @property
+    def output_type(self) -> str:
+        return self.output.suffix.removeprefix(".").lower()
+
+    def check(self) -> None:
+        """Raises InvalidParams."""
+        wrong: dict[str, list[str]] = {}
+        if self.output_type not in OUTPUT_TYPES:
+            wrong["output"] = [f"Let the name of {self.output.name!r} end in one of .{', .'.join(OUTPUT_TYPES)}."]
+        if self.scheduler not in SCHEDULERS:
+            wrong["scheduler"] = [f"There is no scheduler {self.scheduler!r}; take one of {', '.join(SCHEDULERS)}."]
+        if not self.prompt.strip():
+            wrong["prompt"] = ["The prompt is empty: say what the video shows."]
+        if wrong:
+            raise InvalidParams(wrong)
+
+
+def complete_params(wanted: Wanted, card: ModelCard) -> VideoParams:
+    """Fills in the model's own defaults, and draws a seed if there is none."""
+    fps = wanted.fps or card.fps
     return VideoParams(
         model_id=card.model_id,
-        prompt=enhance_prompt(prompt, card) if enhance else prompt,
-        negative_prompt=card.default_negative_prompt if negative_prompt is None else negative_prompt,
-        width=width // 8 * 8,
-        height=height // 8 * 8,
-        num_frames=frames or DEFAULT_SECONDS * chosen_fps,
-        fps=chosen_fps,
-        scheduler=scheduler,
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        strength=strength,
-        seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
-        output_type=_output_type(output),
-        init_key=init.key if init else None,
+        prompt=enhance_prompt(wanted.prompt, card) if wanted.enhance else wanted.prompt,
+        negative_prompt=card.default_negative_prompt if wanted.negative_prompt is None else wanted.negative_prompt,
+        width=wanted.width // 8 * 8,
+        height=wanted.height // 8 * 8,
+        num_frames=wanted.frames or DEFAULT_SECONDS * fps,
+        fps=fps,
+        scheduler=wanted.scheduler,
+        num_inference_steps=wanted.steps,
+        guidance_scale=wanted.guidance,
+        strength=wanted.strength,
+        seed=secrets.randbelow(MAX_SEED + 1) if wanted.seed is None else wanted.seed,
+        output_type=wanted.output_type,
+        init_key=wanted.init.key if wanted.init else None,
     )
 
 
-def _output_type(output: Path) -> str:
-    return output.suffix.removeprefix(".").lower()
-
-
-def _check(*, prompt: str, scheduler: str, output: Path) -> None:
-    wrong: dict[str, list[str]] = {}
-    if _output_type(output) not in OUTPUT_TYPES:
-        wrong["output"] = [f"Let the name of {output.name!r} end in one of .{', .'.join(OUTPUT_TYPES)}."]
-    if scheduler not in SCHEDULERS:
-        wrong["scheduler"] = [f"There is no scheduler {scheduler!r}; take one of {', '.join(SCHEDULERS)}."]
-    if not prompt.strip():
-        wrong["prompt"] = ["The prompt is empty: say what the video shows."]
-    if wrong:
-        raise InvalidParams(wrong)
+def to_options(wanted: Wanted, model: RemoteModel) -> VideoOptions:
+    """The same for a server, which knows the model's phrases and draws the seed."""
+    fps = wanted.fps or model.fps
+    return {
+        "model": wanted.model,
+        "enhance_prompt": wanted.enhance,
+        "negative_prompt": wanted.negative_prompt,
+        "size": f"{wanted.width}x{wanted.height}",
+        "num_frames": wanted.frames or (fps and DEFAULT_SECONDS * fps),
+        "fps": fps,
+        "scheduler": wanted.scheduler,
+        "num_inference_steps": wanted.steps,
+        "guidance_scale": wanted.guidance,
+        "strength": wanted.strength,
+        "seed": wanted.seed,
+        "output_type": wanted.output_type,
+        "input_reference": wanted.init.data if wanted.init else None,
+    }
 
 
 def read_init(path: Path) -> Init:
@@ -106,3 +131,30 @@ def write_video(
         beside.replace(output)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def make_on_server(wanted: Wanted, client: Client, on_progress: Callable[[RemoteVideo], None]) -> RemoteVideo:
+    """Has the video made on a server and brings it to `wanted.output`. Ctrl-C meanwhile cancels it there."""
+    model = client.model(wanted.model)
+    video = client.create(wanted.prompt, **to_options(wanted, model))
+    try:
+        done = client.wait(video, on_progress=on_progress)
+    except KeyboardInterrupt:
+        _cancel(video, client)
+        raise
+    wanted.output.parent.mkdir(parents=True, exist_ok=True)
+    client.download(done, wanted.output)
+    return done
+
+
+def _cancel(video: RemoteVideo, client: Client) -> None:
+    try:
+        client.cancel(video)
+    except PromptreelError as error:
+        _say(f"{video.id} could not be cancelled and goes on: {error}")
+    else:
+        _say(f"{video.id} was cancelled on {client.base_url}")
+
+
+def _say(text: str) -> None:
+    print(f"promptreel: {text}", file=sys.stderr)  # noqa: T201

@@ -107,6 +107,12 @@ class Settings(BaseSettings):
         default=(), description="Ports, separated by commas, that URLs in requests may have besides 80 and 443."
     )
 
+    api_key: str | None = Field(
+        default=None,
+        repr=False,
+        description="The key that `promptreel generate --server` sends. The service itself does not read it.",
+    )
+
     @field_validator("data_dir")
     @classmethod
     def _make_absolute(cls, value: Path) -> Path:
@@ -148,11 +154,11 @@ def load_settings(**given: Any) -> Settings:
 
 
 def _name_bad(error: ValidationError) -> list[str]:
-    """One line for each setting that is wrong. A database's URL may hold a password: its value is not repeated."""
+    """One line for each setting that is wrong. A database's URL may hold a password: such values are not repeated."""
     lines: dict[str, str] = {}
     for problem in error.errors(include_url=False):
         name = str(problem["loc"][0])
-        value = "" if name == "database_url" else f"={problem['input']}"
+        value = "" if name in {"database_url", "api_key"} else f"={problem['input']}"
         lines.setdefault(name, f"{PREFIX}{name.upper()}{value}: {problem['msg'].removeprefix('Value error, ')}")
     return list(lines.values())
 

@@ -26,7 +26,7 @@ STANDARD = {
 }  # fmt: skip
 EXTENSIONS = {
     "negative_prompt", "num_frames", "fps", "num_inference_steps", "guidance_scale", "scheduler", "strength", "seed",
-    "media_type",
+    "enhance_prompt", "clip_skip", "output_type", "media_type",
 }  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def claim(jobs: JobStore) -> tuple[Claim, Job]:
 def test_create_answers_the_video_with_every_default_decided(client: TestClient, jobs: JobStore) -> None:
     video = create(client)
 
-    assert set(video) == STANDARD | EXTENSIONS | {"queue_position", "eta"}
+    assert set(video) == STANDARD | EXTENSIONS | {"stage", "queue_position", "eta"}
     assert video | {"created_at": 0, "seed": 0, "eta": 0} == {
         "id": "video_1",
         "object": "video",
@@ -76,7 +76,11 @@ def test_create_answers_the_video_with_every_default_decided(client: TestClient,
         "scheduler": "UniPCMultistepScheduler",
         "strength": 0.55,
         "seed": 0,
+        "enhance_prompt": False,
+        "clip_skip": 0,
+        "output_type": "mp4",
         "media_type": "video/mp4",
+        "stage": None,
         "queue_position": 1,
         "eta": 0,
     }
@@ -89,9 +93,9 @@ def test_create_answers_the_video_with_every_default_decided(client: TestClient,
 @pytest.mark.parametrize("form", ["json", "multipart", "urlencoded"])
 def test_create_takes_all_fields_in_every_form(client: TestClient, jobs: JobStore, form: str) -> None:
     asked = {
-        "model": "plain", "prompt": "a cat", "size": "720x1280", "seconds": "3", "negative_prompt": "fog", "fps": "12",
+        "model": "midjourney", "prompt": "a cat", "size": "720x1280", "seconds": "3", "negative_prompt": "fog", "fps": "12",
         "num_inference_steps": "4", "guidance_scale": "3.5", "scheduler": "DDIMScheduler", "seed": "9", "strength": "0.25",
-        "user": "unknown fields are ignored",
+        "enhance_prompt": "true", "clip_skip": "2", "output_type": "webm", "user": "unknown fields are ignored",
     }  # fmt: skip
     sent: dict[str, Any] = {
         "json": {"json": asked},
@@ -102,7 +106,9 @@ def test_create_takes_all_fields_in_every_form(client: TestClient, jobs: JobStor
     assert answer.status_code == 200, answer.text
     params = jobs.get(1).params
 
-    assert (params.model_id, params.prompt, params.negative_prompt) == ("plain", "a cat", "fog")
+    enhanced = "mdjrny-v4 style a cat DSLR photography, sharp focus"
+    assert (params.model_id, params.prompt, params.negative_prompt) == ("midjourney", enhanced, "fog")
+    assert (params.clip_skip, params.output_type) == (2, "webm")
     assert (params.width, params.height, params.num_frames, params.fps) == (720, 1280, 36, 12)
     assert (params.num_inference_steps, params.guidance_scale, params.strength) == (4, 3.5, 0.25)
     assert (params.scheduler, params.seed) == ("DDIMScheduler", 9)
@@ -127,10 +133,13 @@ def test_frames_go_before_seconds_and_sides_stand_in_for_a_size(client: TestClie
         ({"seconds": "30", "fps": 24}, "seconds", "The seconds must not be greater than 10"),
         ({"num_frames": 241}, "num_frames", "must not be greater than 240"),
         ({"scheduler": "Best"}, "scheduler", "Use one of: DDPMScheduler"),
+        ({"output_type": "avi"}, "output_type", "Use one of: mp4, webm, gif."),
+        ({"enhance_prompt": "maybe"}, "enhance_prompt", "must be yes or no"),
+        ({"clip_skip": 13}, "clip_skip", "must not be greater than 12"),
         ({"seed": -1}, "seed", "The seed must be at least 0."),
         ({"input_reference": "/etc/passwd"}, "input_reference", "The input reference must be a URL or a data: URI"),
         ({"input_reference": {"file_id": "file_1"}}, "input_reference", "No files are kept here"),
-        ({"input_reference": data_uri("text/html", b"x")}, "input_reference", "The input reference must be one of image/png"),
+        ({"input_reference": data_uri("text/html", b"x")}, "input_reference", "The input reference must be one of video/mp4"),
         ({"input_reference": "http://127.0.0.1/a.png"}, "input_reference", "127.0.0.1 is not on the public internet"),
     ],
 )  # fmt: skip
@@ -161,6 +170,7 @@ def test_input_reference_is_stored_before_the_job_names_it(
     key = jobs.get(1).params.init_key or ""
 
     assert key.endswith(f".{ending}")
+    assert key.startswith("inits/image/" if ending == "png" else "inits/video/")
     assert storage.path(key) is not None
 
 
@@ -182,15 +192,17 @@ def test_states_and_progress_of_a_video(client: TestClient, jobs: JobStore) -> N
     jobs.report(work, stage=JobStage.DECODING, progress=1.0)
     running = client.get(f"{VIDEOS}/{waiting}").json()
     assert (running["status"], running["progress"], running["queue_position"]) == ("in_progress", 99, 0)
+    assert running["stage"] == "decoding"
     assert client.get(f"{VIDEOS}/{behind}").json()["queue_position"] == 1
 
-    facts = {"stages": {"denoising": 1.5, "encoding": 0.5}, "busy_seconds": 2.0, "device": "cpu"}
+    facts = {"stages": {"denoising": 1.5, "encoding": 0.5}, "busy_seconds": 2.0, "peak_memory_mb": 512.5, "device": "cpu"}
     jobs.finish(work, Result(key="a/1.mp4", size_bytes=1, sha256="", facts=facts))
     done = client.get(f"{VIDEOS}/{waiting}").json()
     assert (done["status"], done["progress"], done["error"]) == ("completed", 100, None)
     assert isinstance(done["completed_at"], int)
     assert (done["inference_time_s"], done["stage_durations"]) == (2.0, facts["stages"])
-    assert not {"eta", "queue_position", "peak_memory_mb"} & done.keys()
+    assert done["peak_memory_mb"] == 512.5
+    assert not {"eta", "queue_position", "stage"} & done.keys()
 
     work, job = claim(jobs)
     jobs.fail(work, code="out_of_memory", message="Ask for fewer frames.")
@@ -294,6 +306,18 @@ def test_deleted_video_is_gone_with_its_file(client: TestClient, tmp_path: Path,
     assert create(client)["id"] != video_id
 
 
+def test_cancelled_video_stays_and_says_so(client: TestClient, jobs: JobStore, finish_next: Callable[[bytes], None]) -> None:
+    running, waiting, done = (create(client)["id"] for _ in range(3))
+    work, _ = claim(jobs)
+
+    assert client.post(f"{VIDEOS}/{waiting}/cancel").json()["error"] == {"code": "cancelled", "message": "Cancelled"}
+    assert client.post(f"{VIDEOS}/{running}/cancel").json()["status"] == "in_progress"
+    assert jobs.heartbeat(work)
+    finish_next(b"video")
+    assert client.post(f"{VIDEOS}/{done}/cancel").json()["status"] == "completed"
+    assert error_of(client.post(f"{VIDEOS}/video_99/cancel"), 404)["code"] == "job_not_found"
+
+
 def test_remix_changes_the_prompt_alone(client: TestClient, jobs: JobStore) -> None:
     first = create(client, size="96x96", seed=9, scheduler="DDIMScheduler", input_reference=data_uri("image/png", PNG))
 
@@ -323,6 +347,7 @@ def test_models_are_listed_and_told(client: TestClient) -> None:
     for model in listed["data"]:
         assert model.items() >= {"object": "model", "owned_by": "promptreel"}.items()
         assert isinstance(model["created"], int)
+        assert (model["fps"], model["max_frames"] > 0) == (8, True)
         assert client.get(f"/v1/models/{model['id']}").json() == model
 
 

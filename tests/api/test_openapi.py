@@ -142,7 +142,7 @@ def test_documented_ranges_and_choices_of_the_standard_are_those_that_are_checke
     client: TestClient, standard_fields: dict[str, dict[str, Any]]
 ) -> None:
     numbers = {name: field for name, field in standard_fields.items() if "minimum" in field}
-    assert len(numbers) == 7
+    assert len(numbers) == 8
 
     def status_of(name: str, value: object) -> int:
         return client.post(VIDEOS, json={"prompt": "a", "model": "plain", name: value}).status_code
@@ -150,7 +150,8 @@ def test_documented_ranges_and_choices_of_the_standard_are_those_that_are_checke
     for name, field in numbers.items():
         statuses = [status_of(name, value) for value in (field["minimum"], field["minimum"] - 1, field["maximum"] + 1)]
         assert statuses == [200, 400, 400], name
-    assert {status_of("scheduler", choice) for choice in standard_fields["scheduler"]["enum"]} == {200}
+    for name in ("scheduler", "output_type"):
+        assert {status_of(name, choice) for choice in standard_fields[name]["enum"]} == {200}
 
 
 def test_documented_defaults_of_the_standard_are_those_that_are_used(
@@ -159,7 +160,7 @@ def test_documented_defaults_of_the_standard_are_those_that_are_used(
     video = client.post(VIDEOS, json={"prompt": "a"}).json() | {"input_reference": None}
     defaults = {name: field["default"] for name, field in standard_fields.items() if field.get("default") is not None}
 
-    assert len(defaults) == 8
+    assert len(defaults) == 11
     assert {name: video[name] for name in defaults} == defaults | {"seconds": str(defaults["seconds"])}
 
 

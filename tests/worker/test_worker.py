@@ -56,6 +56,7 @@ def test_job_becomes_a_stored_video(running: threading.Thread, jobs: JobStore, t
     assert list((tmp_path / "scratch").iterdir()) == []
     assert job.result.facts["device"] == "cpu (float32)"
     assert all(seconds >= 0 for seconds in job.result.facts["stages"].values())
+    assert 100 < job.result.facts["peak_memory_mb"] < 100_000  # torch alone is more than the first
     assert 0 < job.result.facts["device_seconds"] < job.result.facts["busy_seconds"]
     assert 0 < job.result.facts["busy_seconds"] <= sum(job.result.facts["stages"].values()) + 0.01
 

@@ -225,15 +225,19 @@ _OPENAI: dict[str, Schema] = {
             "scheduler": {"enum": list(SCHEDULERS)},
             "strength": NUMBER,
             "seed": {"type": "integer", "minimum": 0, "maximum": MAX_SEED},
+            "clip_skip": COUNT,
+            "output_type": {"enum": list(OUTPUT_TYPES)},
             "media_type": {"enum": list(MEDIA_TYPES.values())},
+            "enhance_prompt": FLAG,
         },
         optional={
+            "stage": nullable({"enum": list(JobStage)}),
             "queue_position": {**COUNT, "description": "1 is the next one; 0 is no longer waiting."},
             "eta": {**COUNT, "description": "Seconds until it is done."},
             "tip": {**TEXT, "description": "Words of the prompt that the model does not know."},
             "inference_time_s": {**SECONDS, "description": "Without its waiting for other jobs."},
             "stage_durations": {"type": "object", "propertyNames": {"enum": list(JobStage)}, "additionalProperties": SECONDS},
-            "peak_memory_mb": NUMBER,
+            "peak_memory_mb": {**NUMBER, "description": "The most that its worker held meanwhile, with other jobs' share."},
         },
     ),
     "VideoPage": shape(
@@ -255,6 +259,7 @@ _OPENAI: dict[str, Schema] = {
             "name": TEXT,
             "description": TEXT,
             "max_frames": COUNT,
+            "fps": COUNT,
         }
     ),
     "Models": shape({"object": only("list"), "data": several(ref("Model"))}),

@@ -48,6 +48,7 @@ _WELL: dict[Callable[..., Any], tuple[str, ...]] = {
     openai_routes.list_videos: ("VideoPage",),
     openai_routes.get_video: ("Video",),
     openai_routes.delete_video: ("DeletedVideo",),
+    openai_routes.cancel_video: ("Video",),
     openai_routes.remix_video: ("Video",),
     openai_routes.list_models: ("Models",),
     openai_routes.get_model: ("Model",),

@@ -37,9 +37,9 @@ def read_init(reader: FieldReader, fetcher: SafeFetcher) -> Init | None:
 def read_any_init(reader: FieldReader, name: str, value: object, fetcher: SafeFetcher) -> Init | None:
     """The same for one field that takes either kind: as a URL, a `data:` URI, or the bytes of an uploaded file.
 
-    A gif is taken as a picture.
+    A gif is taken as a video.
     """
-    return None if value is None else _read(reader, name, value, ["image", "video"], fetcher)
+    return None if value is None else _read(reader, name, value, ["video", "image"], fetcher)
 
 
 def _read(reader: FieldReader, name: str, value: object, kinds: Sequence[InitKind], fetcher: SafeFetcher) -> Init | None:

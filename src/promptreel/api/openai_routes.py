@@ -35,6 +35,7 @@ def add_routes(router: APIRouter) -> None:
     path = "/v1/videos/{video_id}"
     add(path, get_video, methods=["GET"])
     add(path, delete_video, methods=["DELETE"])
+    add(f"{path}/cancel", cancel_video, methods=["POST"])
     add(f"{path}/remix", remix_video, methods=["POST"], openapi_extra=docs.REMIX)
     add(
         f"{path}/content",
@@ -72,6 +73,12 @@ def delete_video(request: Request, video_id: str, services: ServicesOfApp) -> JS
     job = _find_job(request, services, video_id)
     delete_job(services, job)
     return JSONResponse(openai.to_deleted(job.id))
+
+
+def cancel_video(request: Request, video_id: str, services: ServicesOfApp) -> JSONResponse:
+    """Stop making a video. It then fails with the code `cancelled`; one that is done stays as it is."""
+    job = _find_job(request, services, video_id)
+    return _answer(request, services, services.jobs.cancel(job.id))
 
 
 def remix_video(request: Request, video_id: str, fields: Fields, services: ServicesOfApp) -> JSONResponse:

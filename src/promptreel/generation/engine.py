@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -21,6 +21,7 @@ from promptreel.generation.batching import Rows, Seat, StepBatcher
 from promptreel.generation.compute import ComputeThread, serial_arithmetic
 from promptreel.generation.devices import Device
 from promptreel.generation.families.animatediff import LoadedCheckpoint, load_animatediff
+from promptreel.generation.memory import MemoryWatch
 from promptreel.generation.preview import SECONDS_APART, OnPreview, Previews
 from promptreel.generation.samplers.catalogue import all_samplers
 from promptreel.generation.samplers.sampler import Call, Sample, Start
@@ -40,11 +41,14 @@ WAIT_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class Generated:
-    """A clip, the hash of the checkpoint that made it, and its share of the seconds that the network's forwards took."""
+    """A clip, the hash of the checkpoint that made it, its share of the seconds that the network's forwards took, and the most
+    memory that was held meanwhile, by all clips together (None: this machine cannot tell).
+    """
 
     clip: Clip
     model_hash: str
     device_seconds: float
+    peak_memory_mb: float | None = None
 
 
 class Engine:
@@ -67,6 +71,7 @@ class Engine:
         self.preview_seconds = preview_seconds
         self.samplers: dict[str, Sample] = all_samplers()
         self.batcher = StepBatcher()
+        self.memory = MemoryWatch(device)
         self._loaded: LoadedCheckpoint | None = None
         self._in_use = 0
         self._changed = threading.Condition()
@@ -82,8 +87,9 @@ class Engine:
         Raises ModelNotFound, CheckpointUnusable, OutOfMemory or GenerationFailed, and whatever `on_progress` raises.
         """
         on_progress(JobStage.LOADING, 0.0)
-        with self._use(params.model_id, on_progress) as checkpoint, serial_arithmetic():
-            return self._make(checkpoint, params, on_progress, init, on_preview)
+        with self.memory.watch() as peak, self._use(params.model_id, on_progress) as checkpoint, serial_arithmetic():
+            made = self._make(checkpoint, params, on_progress, init, on_preview)
+        return replace(made, peak_memory_mb=peak.megabytes)
 
     def _make(
         self,

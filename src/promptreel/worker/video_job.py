@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from promptreel.encoding.inits import decode_init
 from promptreel.encoding.scaling import scale_clip
@@ -39,21 +40,24 @@ def run_video_job(
     stages = clock.seconds()
     waiting = stages[JobStage.DENOISING] - made.device_seconds
     busy_seconds = round(sum(stages.values()) - max(0.0, waiting), 3)
-    facts = {
+    facts: dict[str, Any] = {
         "stages": stages,
         "busy_seconds": busy_seconds,
         "device_seconds": round(made.device_seconds, 3),
         "device": str(engine.device),
     }
+    if made.peak_memory_mb is not None:
+        facts["peak_memory_mb"] = made.peak_memory_mb
     return Result(key=key, size_bytes=made.video.size_bytes, sha256=made.video.sha256, facts=facts)
 
 
 @dataclass(frozen=True)
 class MadeVideo:
-    """An encoded file, and its share of the seconds that the network's forwards took."""
+    """An encoded file, its share of the seconds that the network's forwards took, and the most memory that was held."""
 
     video: Video
     device_seconds: float
+    peak_memory_mb: float | None
 
 
 def make_video(
@@ -75,7 +79,7 @@ def make_video(
     on_progress(JobStage.ENCODING, 0.0)
     scaled = scale_clip(made.clip, params.width, params.height)
     video = encode(scaled, path, output_type=params.output_type, metadata=provenance(params, made.model_hash))
-    return MadeVideo(video, made.device_seconds)
+    return MadeVideo(video, made.device_seconds, made.peak_memory_mb)
 
 
 def _load_init(key: str | None, storage: LocalStorage) -> Init | None:

@@ -15,7 +15,15 @@ from promptreel.api.webhooks import read_webhook
 from promptreel.errors import JobNotFound, ModelNotFound, PromptreelError
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.job import Job, JobStatus, NewJob
-from promptreel.jobs.params import DEFAULT_SCHEDULER, MAX_FRAMES, MAX_SEED, SCHEDULERS, VideoParams
+from promptreel.jobs.params import (
+    DEFAULT_OUTPUT_TYPE,
+    DEFAULT_SCHEDULER,
+    MAX_FRAMES,
+    MAX_SEED,
+    OUTPUT_TYPES,
+    SCHEDULERS,
+    VideoParams,
+)
 from promptreel.media import MEDIA_TYPES, Init
 from promptreel.models.prompts import enhance_prompt, find_unknown_words
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistry
@@ -33,6 +41,7 @@ STEPS = Limits(1, 50)
 GUIDANCE = Limits(1, 20)
 STRENGTH = Limits(0, 1)
 SEED = Limits(0, MAX_SEED)
+CLIP_SKIP = Limits(0, 12)
 PAGE = Limits(1, 100)
 DEFAULT_PAGE = 20
 ORDERS = ("desc", "asc")
@@ -59,7 +68,8 @@ class ContentUnavailable(PromptreelError):
 def read_create(fields: Mapping[str, Any], models: ModelRegistry, fetcher: SafeFetcher) -> tuple[NewJob, Init | None]:
     """What a request asks for, with every default decided, and the file that it starts from, which is not stored yet.
 
-    The prompt is taken as it is. Raises InvalidParams with all wrong fields, and ModelNotFound.
+    The prompt is taken as it is, unless `enhance_prompt` says otherwise. Raises InvalidParams with all wrong fields, and
+    ModelNotFound.
     """
     reader = FieldReader(fields)
     draft = _read_params(reader)
@@ -67,16 +77,18 @@ def read_create(fields: Mapping[str, Any], models: ModelRegistry, fetcher: SafeF
     seconds = reader.whole("seconds", SECONDS, default=DEFAULT_SECONDS)
     num_frames = reader.whole("num_frames", FRAMES, default=None) or count_frames(reader, seconds, draft.fps)
     webhook_url = read_webhook(reader, fetcher)
+    enhance = reader.yes_no("enhance_prompt", default=False)
     init = read_any_init(reader, "input_reference", _reference(reader), fetcher)
     card = _find_model(reader, draft.model_id, models)
     reader.raise_errors()
     params = replace(
         draft,
+        prompt=enhance_prompt(draft.prompt, card) if enhance else draft.prompt,
         num_frames=num_frames,
         negative_prompt=card.default_negative_prompt if negative_prompt is None else negative_prompt,
         init_key=init.key if init else None,
     )
-    request = _remember(draft.prompt, card)
+    request = _remember(draft.prompt, card, enhance=enhance)
     return NewJob(params=params, request=request, max_frames=card.max_frames, webhook_url=webhook_url), init
 
 
@@ -87,9 +99,9 @@ def read_remix(fields: Mapping[str, Any], source: Job, models: ModelRegistry, fe
     webhook_url = read_webhook(reader, fetcher)
     reader.raise_errors()
     card = models.get(source.params.model_id)
-    enhanced = source.request.get("enhance_prompt") == "yes"
-    params = replace(source.params, prompt=enhance_prompt(prompt, card) if enhanced else prompt)
-    request = _remember(prompt, card) | {"remixed_from": source.id, "enhance_prompt": "yes" if enhanced else "no"}
+    enhance = _was_enhanced(source)
+    params = replace(source.params, prompt=enhance_prompt(prompt, card) if enhance else prompt)
+    request = _remember(prompt, card, enhance=enhance) | {"remixed_from": source.id}
     return NewJob(params=params, request=request, max_frames=card.max_frames, webhook_url=webhook_url)
 
 
@@ -108,6 +120,8 @@ def _read_params(reader: FieldReader) -> VideoParams:
         guidance_scale=reader.number("guidance_scale", GUIDANCE, default=7.5),
         strength=reader.number("strength", STRENGTH, default=0.55),
         seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
+        clip_skip=reader.whole("clip_skip", CLIP_SKIP, default=0),
+        output_type=reader.choice("output_type", OUTPUT_TYPES, default=DEFAULT_OUTPUT_TYPE),
     )
 
 
@@ -165,12 +179,17 @@ def _find_model(reader: FieldReader, model_id: str, models: ModelRegistry) -> Mo
         raise
 
 
-def _remember(prompt: str, card: ModelCard) -> dict[str, Any]:
+def _remember(prompt: str, card: ModelCard, *, enhance: bool) -> dict[str, Any]:
     """What answers will tell: the words of the prompt that the model does not know, and the size that clips are made at."""
     unknown = find_unknown_words(prompt, card.words)
     tip = f'the model "{card.model_id}" does not know: {", ".join(word[:40] for word in unknown[:8])}'
     native_size = [card.native_width, card.native_height] if card.native_width else None
-    return {"dialect": DIALECT, "native_size": native_size} | ({"tip": tip} if unknown else {})
+    request = {"dialect": DIALECT, "native_size": native_size, "enhance_prompt": "yes" if enhance else "no"}
+    return request | ({"tip": tip} if unknown else {})
+
+
+def _was_enhanced(job: Job) -> bool:
+    return job.request.get("enhance_prompt") == "yes"
 
 
 @dataclass(frozen=True)
@@ -221,7 +240,10 @@ def to_video_id(job_id: int) -> str:
 
 
 def to_video(job: Job, outlook: Outlook | None = None) -> dict[str, Any]:
-    """What a client is told of a job; `eta` (whole seconds) and `queue_position` only with an outlook, while it is not done."""
+    """What a client is told of a job; `stage`, `eta` (whole seconds) and `queue_position` only while it is not done.
+
+    Without an outlook, as in lists, they are left out.
+    """
     params = job.params
     seconds = params.num_frames / params.fps
     remixed_from = job.request.get("remixed_from")
@@ -240,9 +262,10 @@ def to_video(job: Job, outlook: Outlook | None = None) -> dict[str, Any]:
         "remixed_from_video_id": None if remixed_from is None else to_video_id(remixed_from),
         "error": _to_job_error(job),
         **_to_extensions(params),
+        "enhance_prompt": _was_enhanced(job),
     }
     if outlook is not None and not job.is_final:
-        video |= to_outlook(outlook)
+        video |= {"stage": job.stage, **to_outlook(outlook)}
     if job.request.get("dialect") == DIALECT and "tip" in job.request:
         video["tip"] = job.request["tip"]
     return video | _to_facts(job)
@@ -284,6 +307,8 @@ def _to_extensions(params: VideoParams) -> dict[str, Any]:
         "scheduler": params.scheduler,
         "strength": params.strength,
         "seed": params.seed,
+        "clip_skip": params.clip_skip,
+        "output_type": params.output_type,
         "media_type": MEDIA_TYPES[params.output_type],
     }
 
@@ -332,6 +357,7 @@ def to_model(card: ModelCard) -> dict[str, Any]:
         "name": card.name,
         "description": card.description,
         "max_frames": card.max_frames,
+        "fps": card.fps,
     }
 
 

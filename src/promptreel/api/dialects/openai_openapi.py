@@ -8,7 +8,7 @@ from promptreel.api import inits
 from promptreel.api.dialects import openai
 from promptreel.api.parsing import Limits
 from promptreel.encoding.poster import POSTER_MEDIA_TYPE
-from promptreel.jobs.params import DEFAULT_SCHEDULER, SCHEDULERS
+from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, OUTPUT_TYPES, SCHEDULERS
 from promptreel.media import INIT_TYPES, MEDIA_TYPES
 from promptreel.models.registry import DEFAULT_MODEL_ID
 
@@ -58,8 +58,22 @@ CREATE_FIELDS: dict[str, dict[str, Any]] = {
     "strength": _number(openai.STRENGTH, "With input_reference: how much may change; 1 is all.", default=0.55, kind="number"),
     "webhook": {
         "type": _TEXT,
+        "pattern": "^https?://",
         "default": None,
         "description": "A URL that is sent a signed event, video.completed or video.failed, once the video has ended.",
+    },
+    "enhance_prompt": {
+        "type": ["boolean", "string", "null"],
+        "enum": [True, False, "yes", "no", None],
+        "default": False,
+        "description": "Whether the model's own trigger and quality phrases are added to the prompt.",
+    },
+    "clip_skip": _number(openai.CLIP_SKIP, "How many of the text encoder's last layers are left out.", default=0),
+    "output_type": {
+        "type": _TEXT,
+        "enum": [*OUTPUT_TYPES, None],
+        "default": DEFAULT_OUTPUT_TYPE,
+        "description": "The kind of file that is made.",
     },
 }
 _FORM_FIELDS = CREATE_FIELDS | {

@@ -1,0 +1,58 @@
+"""The examples of docs/client.md work, one after the other, as they stand there."""
+
+# ruff: noqa: F811 - the fixtures of the api's tests are used here too
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promptreel.jobs.store import JobStore
+from tests.api.conftest import empty_database, finish_next, jobs, services, storage  # noqa: F401
+from tests.rules.documents import code_blocks, read
+from tests.rules.test_examples import ADDRESS
+from tests.test_client import Server, server  # noqa: F401
+
+
+@pytest.fixture
+def worker(jobs: JobStore, finish_next: Callable[[bytes], None]) -> Iterator[None]:
+    """Does a worker's part for every job that is longer than a cancel takes to come."""
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(0.05):
+            if any(job.params.prompt.startswith(("a red", "a blue")) for job in jobs.list() if not job.is_final):
+                finish_next(b"video")
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
+
+
+def test_examples_of_the_guide_work(
+    server: Server, worker: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = code_blocks(read("docs/client.md"), "python")
+    names: dict[str, Any] = {}
+
+    for block in blocks:
+        assert server.url not in block
+        exec(block.replace(ADDRESS, server.url), names)
+
+    assert len(blocks) == 5
+    assert [Path(name).read_bytes() for name in ("cat.mp4", "rocket.gif")] == [b"video"] * 2
+    shown = capsys.readouterr().out
+    for words in (
+        "['cutout', 'midjourney', 'plain']",
+        "video_2 queued ",
+        "completed None 100 % None None",
+        "cancelled Cancelled",
+    ):
+        assert words in shown
