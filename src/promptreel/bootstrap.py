@@ -15,10 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptreel.api.app import create_app
-from promptreel.api.services import Services
+from promptreel.api.callers import Callers
+from promptreel.api.services import AppParts
 from promptreel.errors import BadConfiguration
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.database import migrate, open_database
+from promptreel.jobs.facts import read_link_secret
+from promptreel.jobs.keys import KeyStore
+from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.store import JobStore
 from promptreel.models.registry import ModelRegistry
 from promptreel.settings import PREFIX, Settings
@@ -26,6 +30,7 @@ from promptreel.storage.local import LocalStorage
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from sqlalchemy import Engine as Database
 
     from promptreel.generation.engine import Engine
     from promptreel.worker.worker import Worker
@@ -33,8 +38,8 @@ if TYPE_CHECKING:
 BUILT_IN_MODELS = Path(__file__).parent / "models" / "built_in"
 
 
-def build_jobs(settings: Settings) -> JobStore:
-    """The job table, created or migrated if need be."""
+def build_database(settings: Settings) -> Database:
+    """The tables, created or migrated if need be."""
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -43,7 +48,17 @@ def build_jobs(settings: Settings) -> JobStore:
         ) from error
     database = open_database(settings.database)
     migrate(database)
-    return JobStore(database, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts)
+    return database
+
+
+def build_jobs(settings: Settings, database: Database | None = None) -> JobStore:
+    return JobStore(
+        database or build_database(settings), lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts
+    )
+
+
+def build_keys(settings: Settings, database: Database | None = None) -> KeyStore:
+    return KeyStore(database or build_database(settings))
 
 
 def build_models(settings: Settings) -> ModelRegistry:
@@ -62,18 +77,23 @@ def build_fetcher(settings: Settings) -> SafeFetcher:
     )
 
 
-def build_app(settings: Settings, *, is_stopping: Callable[[], bool] = lambda: False) -> FastAPI:
-    services = Services(
-        jobs=build_jobs(settings),
+def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[], bool] = lambda: False) -> FastAPI:
+    """`serves_local`: whether only this machine reaches the api, which then needs no key until one is made."""
+    database = build_database(settings)
+    parts = AppParts(
+        jobs=build_jobs(settings, database),
+        callers=Callers(build_keys(settings, database), serves_local=serves_local),
         models=build_models(settings),
         storage=build_storage(settings),
         fetcher=build_fetcher(settings),
+        link_maker=LinkMaker(secret=read_link_secret(database), seconds=settings.file_link_seconds),
         public_url=settings.public_url,
         trusted_proxies=settings.trusted_proxies,
         legacy_real_status_codes=settings.legacy_real_status_codes,
+        track_id_is_idempotent=settings.track_id_is_idempotent,
         is_stopping=is_stopping,
     )
-    return create_app(services)
+    return create_app(parts)
 
 
 def build_engine(settings: Settings) -> Engine:

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from promptreel.api.app import Services, create_app
+from promptreel.api.app import AppParts, create_app
 from promptreel.api.parsing import MAX_BODY_BYTES, MAX_INIT_BODY_BYTES
 from promptreel.api.problems import STATUSES, status_of
 from promptreel.errors import JobLost, PromptreelError
@@ -30,7 +30,7 @@ def all_errors(kind: type[PromptreelError] = PromptreelError) -> Iterator[type[P
 
 
 @pytest.fixture
-def strict_client(services: Services) -> TestClient:
+def strict_client(services: AppParts) -> TestClient:
     return TestClient(create_app(replace(services, legacy_real_status_codes=True)))
 
 
@@ -101,7 +101,7 @@ def test_unknown_path_and_wrong_method_answer_json(client: TestClient, method: s
 
 
 def test_unknown_error_shows_nothing_and_is_logged_with_the_request_id(
-    services: Services, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    services: AppParts, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     without_tables = JobStore(open_database(f"sqlite:///{tmp_path / 'empty.db'}"))
     client = TestClient(create_app(replace(services, jobs=without_tables)))
@@ -121,7 +121,7 @@ def test_unknown_error_shows_nothing_and_is_logged_with_the_request_id(
 
 
 def test_client_that_hangs_up_while_it_sends_is_no_mistake_of_ours(
-    services: Services, jobs: JobStore, caplog: pytest.LogCaptureFixture
+    services: AppParts, jobs: JobStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     parts = iter([{"type": "http.request", "body": b'{"prompt": "a', "more_body": True}, {"type": "http.disconnect"}])
     scope = {"type": "http", "method": "POST", "path": SUBMIT, "query_string": b"", "headers": [], "scheme": "http"}

@@ -9,26 +9,26 @@ from starlette.requests import ClientDisconnect
 from promptreel.api.access import AccessLog
 from promptreel.api.problems import answer_disconnect, answer_error, answer_http_error
 from promptreel.api.routes import build_router
-from promptreel.api.services import Services
+from promptreel.api.services import AppParts
 from promptreel.errors import PromptreelError
 
-__all__ = ["Services", "create_app"]
+__all__ = ["AppParts", "create_app"]
 
 
-def create_app(services: Services) -> FastAPI:
-    """The application over these services; it starts nothing and holds no state of its own."""
+def create_app(parts: AppParts) -> FastAPI:
+    """The application over these parts; it starts nothing and holds no state of its own."""
     app = FastAPI(
         title="Promptreel",
-        version=services.version,
+        version=parts.version,
         description="Text to video on your own machine. Requests are read leniently: JSON, forms and query strings; "
         'numbers as strings; yes/no and true/false; null for "the default"; unknown fields are ignored.',
         redirect_slashes=False,
         redoc_url=None,
     )
-    app.state.services = services
+    app.state.parts = parts
     app.include_router(build_router())
     app.add_exception_handler(PromptreelError, answer_error)
     app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(ClientDisconnect, answer_disconnect)
-    app.add_middleware(AccessLog, legacy_real_status_codes=services.legacy_real_status_codes)
+    app.add_middleware(AccessLog, legacy_real_status_codes=parts.legacy_real_status_codes)
     return app

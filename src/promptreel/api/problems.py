@@ -11,13 +11,18 @@ from starlette.exceptions import HTTPException
 from promptreel.api.dialects import openai
 from promptreel.api.parsing import BodyTooLarge, MalformedRequest
 from promptreel.errors import (
+    ApiKeyNotFound,
     BadConfiguration,
+    IdempotencyConflict,
+    InvalidApiKey,
     InvalidParams,
     JobFailed,
     JobNotFound,
+    LinkUnusable,
     ModelNotFound,
     NotAvailable,
     PromptreelError,
+    RateLimitExceeded,
     UrlUnusable,
 )
 
@@ -33,6 +38,11 @@ STATUSES: dict[type[PromptreelError], int] = {
     BodyTooLarge: 413,
     ModelNotFound: 404,
     JobNotFound: 404,
+    ApiKeyNotFound: 404,
+    InvalidApiKey: 401,
+    RateLimitExceeded: 429,
+    IdempotencyConflict: 409,
+    LinkUnusable: 403,
     openai.ContentUnavailable: 404,
     UrlUnusable: 400,
     NotAvailable: 501,
@@ -82,16 +92,28 @@ def body_of(error: PromptreelError, path: str, status: int) -> dict[str, Any]:
         case JobNotFound():
             return {"status": "failed", "id": "", "message": "Request not found", "messege": "Request not found", "output": []}
         case _:
-            return error_body(error.message)
+            when = {"retry_after": error.retry_after} if isinstance(error, RateLimitExceeded) else {}
+            return error_body(error.message, **when)
+
+
+def headers_of(error: PromptreelError) -> dict[str, str]:
+    """What clients look for beside the body, with whatever status."""
+    match error:
+        case RateLimitExceeded():
+            return {"Retry-After": str(error.retry_after)}
+        case InvalidApiKey():
+            return {"WWW-Authenticate": "Bearer"}
+        case _:
+            return {}
 
 
 def answer_error(request: Request, error: Exception) -> JSONResponse:
     """For our own errors."""
     assert isinstance(error, PromptreelError)
     path = request.url.path
-    real = request.app.state.services.legacy_real_status_codes
+    real = request.app.state.parts.legacy_real_status_codes
     status = status_to_send(path, status_of(error), legacy_real_status_codes=real)
-    return JSONResponse(body_of(error, path, status), status)
+    return JSONResponse(body_of(error, path, status), status, headers_of(error))
 
 
 def answer_http_error(request: Request, error: Exception) -> JSONResponse:

@@ -7,7 +7,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from promptreel.api import openai_routes
-from promptreel.api.addresses import base_url
+from promptreel.api.addresses import links
 from promptreel.api.dialects import (
     legacy,
     legacy_load,
@@ -19,7 +19,7 @@ from promptreel.api.dialects import (
 )
 from promptreel.api.estimates import estimate
 from promptreel.api.parsing import FieldReader, Fields, FieldsWithInit
-from promptreel.api.services import Services, ServicesOfApp
+from promptreel.api.services import OpenServices, OpenServicesOfApp, Services, ServicesOfApp
 from promptreel.api.uploads import inline_uploads
 from promptreel.errors import JobNotFound
 from promptreel.jobs.job import Job, JobStatus
@@ -53,7 +53,7 @@ def build_router() -> APIRouter:
 
 def text2video(request: Request, fields: FieldsWithInit, services: ServicesOfApp) -> JSONResponse:
     """Queue a video. The answer comes at once: it says when to look (`eta`, seconds) and where (`fetch_result`)."""
-    fields = inline_uploads(fields, services.storage)
+    fields = inline_uploads(fields, services)
     new_job, init = legacy.read_text2video(fields, services.models, services.fetcher)
     if init is not None:  # the file is there before the row names it
         services.storage.save_bytes(init.data, init.key)
@@ -76,7 +76,7 @@ def fetch_by_field(request: Request, fields: Fields, services: ServicesOfApp) ->
     return _answer(request, services, _find_job(services, request_id))
 
 
-def send_file(request: Request, file_prefix: str, output_type: str, services: ServicesOfApp) -> FileResponse:
+def send_file(request: Request, file_prefix: str, output_type: str, services: OpenServicesOfApp) -> FileResponse:
     """A finished video. Ranges are answered, so that players can seek."""
     job = _find_owner(request, services, file_prefix)
     if output_type != job.params.output_type:
@@ -89,7 +89,7 @@ def send_file(request: Request, file_prefix: str, output_type: str, services: Se
     return FileResponse(path, media_type=MEDIA_TYPES[output_type], headers={"Cache-Control": "private, max-age=3600"})
 
 
-def send_preview(request: Request, file_prefix: str, services: ServicesOfApp) -> Response:
+def send_preview(request: Request, file_prefix: str, services: OpenServicesOfApp) -> Response:
     """What the video will look like, as far as one can tell: small, moving, and renewed while the job runs."""
     job = _find_owner(request, services, file_prefix)
     content = services.storage.read(job.preview_key) if job.status is JobStatus.RUNNING else None
@@ -98,7 +98,7 @@ def send_preview(request: Request, file_prefix: str, services: ServicesOfApp) ->
     return Response(content, media_type=PREVIEW_MEDIA_TYPE)
 
 
-def health(services: ServicesOfApp) -> JSONResponse:
+def health(services: OpenServicesOfApp) -> JSONResponse:
     """Whether the service works: `degraded` means that no worker is alive, so that jobs wait."""
     workers = len(services.jobs.live_workers())
     counts = services.jobs.count_by_status()
@@ -113,8 +113,9 @@ def health(services: ServicesOfApp) -> JSONResponse:
     )
 
 
-def _find_owner(request: Request, services: Services, file_prefix: str) -> Job:
-    """The job that a file belongs to."""
+def _find_owner(request: Request, services: OpenServices, file_prefix: str) -> Job:
+    """The job that a file belongs to. Raises LinkUnusable."""
+    services.link_maker.check(request.url.path, request.query_params)
     try:
         job = services.jobs.get_by_file_prefix(file_prefix)
     except JobNotFound as error:
@@ -133,4 +134,4 @@ def _find_job(services: Services, sent_id: object) -> Job:
 def _answer(request: Request, services: Services, job: Job) -> JSONResponse:
     request.state.job_id = job.id
     eta = 0 if job.is_final else estimate(services, job)
-    return JSONResponse(legacy.to_answer(job, base_url=base_url(request, services), eta=eta))
+    return JSONResponse(legacy.to_answer(job, links=links(request, services), eta=eta))

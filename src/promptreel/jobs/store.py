@@ -11,21 +11,22 @@ A method that returns has its change on disk. A job that has ended never changes
 from __future__ import annotations
 
 import builtins
-import uuid
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, and_, delete, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, delete, func, insert, or_, select, true, tuple_, update
 
 from promptreel.errors import JobNotFound
 from promptreel.jobs import claims
 from promptreel.jobs.database import read_transaction, write_transaction
-from promptreel.jobs.eta import Shape, Timing, work_units
+from promptreel.jobs.eta import Shape, Timing
 from promptreel.jobs.job import Claim, Job, JobStage, JobStatus, NewJob, Result
+from promptreel.jobs.keys import Caller
 from promptreel.jobs.params import VideoParams
-from promptreel.jobs.tables import attempts, has_status, jobs, workers
+from promptreel.jobs.submissions import insert_job
+from promptreel.jobs.tables import attempts, has_status, is_of, jobs, workers
 
 
 def utc_now() -> datetime:
@@ -45,6 +46,7 @@ class WorkerRecord:
 class JobStore:
     """Safe to use from several threads and processes at once.
 
+    `of` says whose jobs are looked at; left out, everyone's. Requests come by way of `JobsOfCaller`, which always says it.
     `lease_seconds` is how long a claim lives without a heartbeat. A job whose worker died `max_attempts` times fails.
     """
 
@@ -64,30 +66,18 @@ class JobStore:
     # Submitting and reading
 
     def submit(self, new: NewJob) -> Job:
-        """Queues a job. Once this returns, the job is on disk and ends in exactly one way."""
-        now = self._now()
-        row_values = {
-            "file_prefix": str(uuid.uuid4()),
-            "params": new.params.to_json(),
-            "request": new.request,
-            "track_id": new.track_id,
-            "webhook_url": new.webhook_url,
-            "api_key_id": new.api_key_id,
-            "model_id": new.params.model_id,
-            "batch_key": _batch_key(new.params),
-            "cost": work_units(new.params, new.max_frames),
-            "status": JobStatus.QUEUED,
-            "run_at": now,
-            "max_attempts": self._max_attempts,
-            "created_at": now,
-        }
-        with write_transaction(self._engine) as connection:
-            return _to_job(connection.execute(insert(jobs).values(row_values).returning(jobs)).one())
+        """Queues a job. Once this returns, the job is on disk and ends in exactly one way.
 
-    def get(self, job_id: int) -> Job:
+        A job that was submitted before with the same idempotency key is returned instead. Raises IdempotencyConflict,
+        RateLimitExceeded and InvalidApiKey.
+        """
+        with write_transaction(self._engine) as connection:
+            return _to_job(insert_job(connection, new, now=self._now(), max_attempts=self._max_attempts))
+
+    def get(self, job_id: int, *, of: Caller | None = None) -> Job:
         """Raises JobNotFound."""
         with read_transaction(self._engine) as connection:
-            return _get(connection, job_id)
+            return _get(connection, job_id, of)
 
     def get_by_file_prefix(self, file_prefix: str) -> Job:
         """Raises JobNotFound."""
@@ -97,9 +87,11 @@ class JobStore:
             raise JobNotFound(f"There is no job whose file is named {file_prefix}.")
         return _to_job(row)
 
-    def list(self, *, limit: int = 50, after: int | None = None, oldest_first: bool = False) -> builtins.list[Job]:
+    def list(
+        self, *, limit: int = 50, after: int | None = None, oldest_first: bool = False, of: Caller | None = None
+    ) -> builtins.list[Job]:
         """The newest jobs, newest first, or the oldest ones, oldest first; `after` is the last id of the page before."""
-        page = select(jobs).order_by(jobs.c.id if oldest_first else jobs.c.id.desc()).limit(limit)
+        page = select(jobs).where(_belongs(of)).order_by(jobs.c.id if oldest_first else jobs.c.id.desc()).limit(limit)
         if after is not None:
             page = page.where(jobs.c.id > after if oldest_first else jobs.c.id < after)
         with read_transaction(self._engine) as connection:
@@ -113,17 +105,18 @@ class JobStore:
             rows = connection.execute(select(jobs).where(unfinished).order_by(jobs.c.id)).all()
         return [_to_job(row) for row in rows]
 
-    def list_succeeded(self, *, limit: int, offset: int = 0) -> builtins.list[Job]:
+    def list_succeeded(self, *, limit: int, offset: int = 0, of: Caller | None = None) -> builtins.list[Job]:
         """The newest jobs that made a video, newest first, without the first `offset` of them."""
-        succeeded = select(jobs).where(has_status(JobStatus.SUCCEEDED)).order_by(jobs.c.id.desc())
+        succeeded = select(jobs).where(has_status(JobStatus.SUCCEEDED), _belongs(of)).order_by(jobs.c.id.desc())
         with read_transaction(self._engine) as connection:
             rows = connection.execute(succeeded.limit(limit).offset(offset)).all()
         return [_to_job(row) for row in rows]
 
-    def count_by_status(self) -> dict[JobStatus, int]:
+    def count_by_status(self, *, of: Caller | None = None) -> dict[JobStatus, int]:
         """How many jobs are in each state; states without a job are left out."""
         with read_transaction(self._engine) as connection:
-            rows = connection.execute(select(jobs.c.status, func.count()).group_by(jobs.c.status)).all()
+            counts = select(jobs.c.status, func.count()).where(_belongs(of)).group_by(jobs.c.status)
+            rows = connection.execute(counts).all()
         return {JobStatus(status): count for status, count in rows}
 
     def queue_ahead(self, job: Job) -> builtins.list[Job]:
@@ -214,26 +207,26 @@ class JobStore:
 
     # What others do to a job
 
-    def cancel(self, job_id: int) -> Job:
+    def cancel(self, job_id: int, *, of: Caller | None = None) -> Job:
         """A queued job ends at once; a running one is marked, and its worker stops it; one that has ended stays as it is.
 
         Raises JobNotFound.
         """
-        this_one = update(jobs).where(jobs.c.id == job_id)
+        this_one = update(jobs).where(jobs.c.id == job_id, _belongs(of))
         with write_transaction(self._engine) as connection:
             connection.execute(this_one.where(has_status(JobStatus.RUNNING)).values(cancel_requested=True))
             connection.execute(
                 this_one.where(has_status(JobStatus.QUEUED)).values(status=JobStatus.CANCELLED, finished_at=self._now())
             )
-            return _get(connection, job_id)
+            return _get(connection, job_id, of)
 
-    def delete(self, job_id: int) -> Job:
+    def delete(self, job_id: int, *, of: Caller | None = None) -> Job:
         """Removes the job and returns what it last was, so that its files can be deleted. Raises JobNotFound.
 
         The worker of a running one has lost it with that: it stops at its next call, and removes what it made.
         """
         with write_transaction(self._engine) as connection:
-            job = _get(connection, job_id)
+            job = _get(connection, job_id, of)
             connection.execute(delete(jobs).where(jobs.c.id == job_id))
         return job
 
@@ -300,13 +293,13 @@ class JobStore:
         ]
 
 
-def _batch_key(params: VideoParams) -> str:
-    """Jobs with the same key can be generated in one batch: the model and the shape, for steps and guidance are per row."""
-    return f"{params.model_id}|{params.width}x{params.height}|{params.num_frames}"
+def _belongs(of: Caller | None) -> ColumnElement[bool]:
+    """Whether a job is the caller's; with None, which no request can bring about, every job is."""
+    return true() if of is None else is_of(of.api_key_id)
 
 
-def _get(connection: Connection, job_id: int) -> Job:
-    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+def _get(connection: Connection, job_id: int, of: Caller | None) -> Job:
+    row = connection.execute(select(jobs).where(jobs.c.id == job_id, _belongs(of))).one_or_none()
     if row is None:
         raise _job_not_found(job_id)
     return _to_job(row)

@@ -13,6 +13,7 @@ from promptreel.api.parsing import FieldReader, Limits, count_frames, is_url
 from promptreel.errors import ModelNotFound
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.job import Job, JobStatus, NewJob
+from promptreel.jobs.links import Links
 from promptreel.jobs.params import (
     DEFAULT_OUTPUT_TYPE,
     DEFAULT_SCHEDULER,
@@ -53,7 +54,7 @@ def read_text2video(fields: Mapping[str, Any], models: ModelRegistry, fetcher: S
     Raises InvalidParams with all wrong fields, and ModelNotFound.
     """
     reader = FieldReader(fields)
-    reader.text("key", maximum=MAX_TEXT)  # any key will do so far, but it must be one
+    reader.text("key", maximum=MAX_TEXT)  # where no key is needed, any will do, but it must be one
     draft = _read_params(reader)
     negative_prompt = reader.text("negative_prompt", maximum=MAX_TEXT)
     seconds = reader.whole("seconds", SECONDS, default=5)
@@ -161,37 +162,38 @@ def parse_job_id(text: object) -> int | None:
     return int(digits) if re.fullmatch(r"[0-9]{1,18}", digits, re.ASCII) else None
 
 
-def to_answer(job: Job, *, base_url: str, eta: int) -> dict[str, Any]:
+def to_answer(job: Job, *, links: Links, eta: int) -> dict[str, Any]:
     """What a client is told of a job. `eta` is in whole seconds, and said only while the job is not done."""
     match job.status:
         case JobStatus.SUCCEEDED:
-            return _to_success(job, base_url)
+            return _to_success(job, links)
         case JobStatus.FAILED:
             return _to_failure(job, job.error_message or "The job failed, and its worker could not say why.")
         case JobStatus.CANCELLED:
             return _to_failure(job, "Cancelled")
         case _:
-            return _to_processing(job, base_url, eta)
+            return _to_processing(job, links, eta)
 
 
-def _to_processing(job: Job, base_url: str, eta: int) -> dict[str, Any]:
+def _to_processing(job: Job, links: Links, eta: int) -> dict[str, Any]:
     return {
         "status": "processing",
         "tip": job.request.get("tip", TIP),
         "eta": eta,
         "messege": WAIT,
         "message": WAIT,
-        "fetch_result": f"{base_url}/api/v3/dreambooth/fetch/{job.id}",
+        "fetch_result": f"{links.base_url}/api/v3/dreambooth/fetch/{job.id}",
         "id": job.id,
         "output": [],
-        "future_links": [file_url(job, base_url)],
-        "preview": f"{base_url}/files/{job.preview_key}",
+        "future_links": [links.video(job)],
+        "preview": links.preview(job),
         "meta": _to_meta(job),
+        **tell_expiry(links),
     }
 
 
-def _to_success(job: Job, base_url: str) -> dict[str, Any]:
-    url = file_url(job, base_url)
+def _to_success(job: Job, links: Links) -> dict[str, Any]:
+    url = links.video(job)
     spent = (job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else 0.0
     return {
         "status": "success",
@@ -200,6 +202,7 @@ def _to_success(job: Job, base_url: str) -> dict[str, Any]:
         "proxy_links": [url],
         "generationTime": round(max(0.0, spent), 2),
         "meta": _to_meta(job),
+        **tell_expiry(links),
     }
 
 
@@ -207,9 +210,9 @@ def _to_failure(job: Job, why: str) -> dict[str, Any]:
     return {"status": "failed", "id": job.id, "message": why, "messege": why, "output": []}
 
 
-def file_url(job: Job, base_url: str) -> str:
-    """Where the job's file is, or will be."""
-    return f"{base_url}/files/{job.file_prefix}.{job.params.output_type}"
+def tell_expiry(links: Links) -> dict[str, str]:
+    """Until when the links of an answer work, if they are set to expire."""
+    return {} if links.expire_at is None else {"links_expire_at": links.expire_at.isoformat()}
 
 
 def _to_meta(job: Job) -> dict[str, Any]:

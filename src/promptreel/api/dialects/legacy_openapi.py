@@ -59,7 +59,7 @@ _TEXT = ["string", "null"]
 _NOT_YET = "Not available yet: leave it out."
 
 TEXT2VIDEO_FIELDS: dict[str, dict[str, Any]] = {
-    "key": _field(_TEXT, "API key. Not checked yet: any will do, or none.", default=None),
+    "key": _field(_TEXT, "API key, if the service has any: also taken as a header `key` or as a Bearer token.", default=None),
     "model_id": _field(_TEXT, "The model that makes the video.", default=DEFAULT_MODEL_ID, example=DEFAULT_MODEL_ID),
     "prompt": _field(
         "string", "What the video shows.", minLength=1, maxLength=legacy.MAX_TEXT, example="a red cat sitting on a bench"

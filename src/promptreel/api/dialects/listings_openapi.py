@@ -12,7 +12,11 @@ def _field(kind: str | list[str], description: str, **more: Any) -> dict[str, An
 
 
 _NULLABLE = ["string", "null"]
-_KEY: Properties = {"key": _field(_NULLABLE, "API key. Not checked yet: any will do, or none.", default=None)}
+_KEY: Properties = {
+    "key": _field(
+        _NULLABLE, "API key, if the service has any: also taken as a header `key` or as a Bearer token.", default=None
+    )
+}
 
 
 def body(*, properties: Properties, required: list[str] | None = None) -> dict[str, Any]:

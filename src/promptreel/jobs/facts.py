@@ -1,0 +1,36 @@
+"""Facts of the whole installation, by name: each a short text in the table `facts`."""
+
+from __future__ import annotations
+
+import secrets
+
+from sqlalchemy import Connection, Engine, insert, select, update
+
+from promptreel.jobs.database import read_transaction, write_transaction
+from promptreel.jobs.tables import facts
+
+LINK_SECRET = "link_secret"  # noqa: S105 - its name, not the secret
+VIRTUAL_CLOCK = "virtual_clock"
+
+
+def read_fact(connection: Connection, name: str) -> str | None:
+    return connection.execute(select(facts.c.value).where(facts.c.name == name)).scalar()
+
+
+def write_fact(connection: Connection, name: str, value: str) -> None:
+    """Inside a write transaction."""
+    if connection.execute(update(facts).where(facts.c.name == name).values(value=value)).rowcount == 0:
+        connection.execute(insert(facts).values(name=name, value=value))
+
+
+def read_link_secret(engine: Engine) -> bytes:
+    """What links to files are signed with: made when it is first asked for, and the same ever after."""
+    with read_transaction(engine) as connection:
+        known = read_fact(connection, LINK_SECRET)
+    if known is None:
+        with write_transaction(engine) as connection:
+            known = read_fact(connection, LINK_SECRET)
+            if known is None:  # nobody was faster
+                known = secrets.token_hex(32)
+                write_fact(connection, LINK_SECRET, known)
+    return bytes.fromhex(known)
