@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from promptreel.api.parsing import read_any_fields
 from promptreel.errors import InvalidApiKey, RateLimitExceeded
-from promptreel.jobs.keys import LOCAL_CALLER, ApiKey, Caller, KeyStore
+from promptreel.jobs.keys import LOCAL_CALLER, ApiKey, Caller, KeyStore, hash_key
 
 REMEMBERED_SECONDS = 1.0
 """How long a key that was found is believed, and so how long one that was revoked may still be used."""
@@ -56,14 +56,15 @@ class Callers:
 
     async def _find_key(self, sent: str) -> ApiKey | None:
         """Only keys that there are, are remembered: of others there is no end."""
-        read_at, key = self._found.get(sent, (float("-inf"), None))
+        hashed = hash_key(sent)
+        read_at, key = self._found.get(hashed, (float("-inf"), None))
         if key is not None and self._now() - read_at < REMEMBERED_SECONDS:
             return key
         key = await run_in_threadpool(self._keys.find, sent)
         if key is None:
-            self._found.pop(sent, None)
+            self._found.pop(hashed, None)
         else:
-            self._found[sent] = (self._now(), key)
+            self._found[hashed] = (self._now(), key)
         return key
 
     def _count(self, key: ApiKey) -> None:

@@ -77,7 +77,7 @@ class KeyStore:
         key = KEY_PREFIX + secrets.token_urlsafe(32)
         values = {
             "name": name,
-            "hash": _hash(key),
+            "hash": hash_key(key),
             "prefix": key[:SHOWN_CHARACTERS],
             "webhook_secret": new_webhook_secret(),
             "created_at": self._now(),
@@ -94,7 +94,7 @@ class KeyStore:
     def find(self, key: str) -> ApiKey | None:
         """The key's row; None for a key that is unknown or revoked. How long it takes tells nothing about other keys."""
         with read_transaction(self._engine) as connection:
-            row = connection.execute(select(api_keys).where(api_keys.c.hash == _hash(key), ACTIVE)).one_or_none()
+            row = connection.execute(select(api_keys).where(api_keys.c.hash == hash_key(key), ACTIVE)).one_or_none()
         return None if row is None else _to_key(row)
 
     def any_active(self) -> bool:
@@ -127,7 +127,8 @@ def new_webhook_secret() -> str:
     return WEBHOOK_SECRET_PREFIX + b64encode(secrets.token_bytes(32)).decode()
 
 
-def _hash(key: str) -> str:
+def hash_key(key: str) -> str:
+    """What is kept and compared instead of the key."""
     return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
 
 
@@ -135,7 +136,7 @@ def _is_meant_by(which: str) -> ColumnElement[bool]:
     if which.isascii() and which.isdigit() and len(which) < 10:
         return api_keys.c.id == int(which)
     if len(which) > SHOWN_CHARACTERS:
-        return api_keys.c.hash == _hash(which)
+        return api_keys.c.hash == hash_key(which)
     if len(which) <= len(KEY_PREFIX):  # what all keys begin with means none of them
         return false()
     return func.substr(api_keys.c.prefix, 1, len(which)) == which
