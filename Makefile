@@ -5,10 +5,11 @@ PYTHON ?= $(firstword $(foreach name,python3.11 python3 python,$(shell \
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help install demo serve test check fix bench
+
+.PHONY: help install demo serve test fuzz check fix bench bench-aiperf
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 install: .venv/installed ## install Promptreel and its development tools into .venv
 
@@ -27,6 +28,9 @@ serve: .venv/installed ## start the service on port 8000
 test: .venv/installed ## run the tests
 	$(BIN)/python -m pytest
 
+fuzz: .venv/installed ## make up thousands of requests, and hold every answer to /openapi.json
+	$(BIN)/python -m pytest -n0 -m fuzz
+
 check: .venv/installed ## check style, types and architecture
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,6 +41,15 @@ fix: .venv/installed ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/installed ## measure the main job, and requests that share the model
+bench: .venv/installed ## measure the main job, requests that share the model, and the api under load
 	$(BIN)/python -m bench.main_job
 	$(BIN)/python -m bench.sharing
+	$(BIN)/python -m bench.api_load
+
+bench-aiperf: .venv/installed .aiperf/installed ## let the public load tester aiperf ask for 20 videos, 4 at once
+	$(BIN)/python -m bench.aiperf
+
+.aiperf/installed:
+	$(PYTHON) -m venv .aiperf
+	.aiperf/bin/python -m pip install --quiet aiperf==0.13.0
+	touch $@

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from promptreel.api.problems import GENERATIONS
 from promptreel.errors import BadConfiguration
 from promptreel.settings import PREFIX, Settings, load_settings
 
@@ -49,7 +50,7 @@ def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch,
         "WORKERS": "64",
         "PUBLIC_URL": "https://video.example.com/",
         "TRUSTED_PROXIES": "10.0.0.0/8, 127.0.0.1,::1",
-        "LEGACY_REAL_STATUS_CODES": "yes",
+        "REAL_STATUS_CODES": "v4, enterprise",
         "LOG_LEVEL": "debug",
         "FETCH_ALLOW_HOSTS": "Media.internal., my_store",
         "FETCH_ALLOW_NETWORKS": "10.0.0.0/8",
@@ -65,7 +66,7 @@ def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch,
     assert settings.port == 9000
     assert settings.public_url == "https://video.example.com"
     assert settings.trusted_proxies == (ip_network("10.0.0.0/8"), ip_network("127.0.0.1/32"), ip_network("::1/128"))
-    assert settings.legacy_real_status_codes is True
+    assert settings.real_status_codes == ("v4", "enterprise")
     assert settings.log_level == "debug"
     assert settings.fetch_allow_hosts == ("media.internal", "my_store")
     assert settings.fetch_allow_networks == (ip_network("10.0.0.0/8"),)
@@ -88,6 +89,7 @@ def test_every_bad_value_is_listed_at_once(monkeypatch: pytest.MonkeyPatch) -> N
         "TRUSTED_PROXIES": "10.0.0.1/8",
         "FETCH_ALLOW_HOSTS": "a.test, http://b.test",
         "FETCH_ALLOW_PORTS": "0",
+        "REAL_STATUS_CODES": "v3,v7",
     }
     for name, value in bad.items():
         monkeypatch.setenv(PREFIX + name, value)
@@ -103,6 +105,10 @@ def test_every_bad_value_is_listed_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     assert "  PROMPTREEL_PROT: there is no such setting; do you mean PROMPTREEL_PORT?" in lines
     named = {line.strip().split("=")[0].split(":")[0] for line in lines[1:]}
     assert named == {PREFIX + name for name in (*bad, "LOG_LEVEL", "PROT")}
+
+
+def test_statuses_can_be_made_real_for_each_generation_that_answers_200() -> None:
+    assert load_settings(real_status_codes=", ".join(GENERATIONS)).real_status_codes == GENERATIONS
 
 
 def test_variable_that_is_no_setting_stops_the_start_alone(monkeypatch: pytest.MonkeyPatch) -> None:

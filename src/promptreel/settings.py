@@ -33,6 +33,7 @@ def _read_host(value: str) -> str:
 
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_read_host)], ...], NoDecode, BeforeValidator(_split_list)]
 Ports = Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], NoDecode, BeforeValidator(_split_list)]
+Generations = Annotated[tuple[Literal["v3", "v4", "v5", "v6", "enterprise"], ...], NoDecode, BeforeValidator(_split_list)]
 
 
 class Settings(BaseSettings):
@@ -66,10 +67,10 @@ class Settings(BaseSettings):
         description="Addresses or networks, separated by commas, of the proxies whose X-Forwarded-Proto and X-Forwarded-Host "
         "are believed.",
     )
-    legacy_real_status_codes: bool = Field(
-        default=False,
-        description="Whether errors of the v3 to v6 endpoints answer 400, 404 and the like. "
-        "False: always 200, as their clients expect.",
+    real_status_codes: Generations = Field(
+        default=(),
+        description="Generations of the hosted API, separated by commas, whose errors answer 400, 404 and the like instead of "
+        "200, which their clients expect: v3, v4, v5, v6, enterprise.",
     )
     file_link_seconds: int | None = Field(
         default=None,

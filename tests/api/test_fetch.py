@@ -10,6 +10,16 @@ from promptreel.jobs.store import JobStore
 from tests.api.conftest import SUBMIT
 
 NOT_FOUND = {"status": "failed", "id": "", "message": "Request not found", "messege": "Request not found", "output": []}
+BY_PATH = [
+    "/api/v3/dreambooth/fetch",
+    "/api/v3/fetch",
+    "/api/v4/dreambooth/fetch",
+    "/api/v6/video/fetch",
+    "/api/v7/video-fusion/fetch",
+    "/api/v7/images/fetch",
+    "/api/v1/enterprise/video/fetch",
+]
+BY_FIELD = ["/api/v4/dreambooth/fetch", "/api/v6/video/fetch", "/api/v6/images/fetch", "/api/v1/enterprise/fetch"]
 
 
 @pytest.fixture
@@ -18,11 +28,11 @@ def job_id(client: TestClient) -> int:
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
-@pytest.mark.parametrize("version", ["v3", "v4"])
-def test_fetch_by_path_answers_as_the_submit_did(client: TestClient, method: str, version: str) -> None:
+def test_fetch_by_path_answers_as_the_submit_did(client: TestClient, method: str) -> None:
     submitted = client.post(SUBMIT, json={"prompt": "a red cat"}).json()
 
-    assert client.request(method, f"/api/{version}/dreambooth/fetch/{submitted['id']}").json() == submitted
+    for path in BY_PATH:
+        assert client.request(method, f"{path}/{submitted['id']}").json() == submitted, path
 
 
 def test_body_of_a_fetch_by_path_does_not_matter(client: TestClient, job_id: int) -> None:
@@ -30,8 +40,8 @@ def test_body_of_a_fetch_by_path_does_not_matter(client: TestClient, job_id: int
         assert client.post(f"/api/v3/dreambooth/fetch/{job_id}", content=body).json()["id"] == job_id
 
 
-def test_fetch_by_field_takes_the_id_as_string_or_number(client: TestClient, job_id: int) -> None:
-    path = "/api/v4/dreambooth/fetch"
+@pytest.mark.parametrize("path", BY_FIELD)
+def test_fetch_by_field_takes_the_id_as_string_or_number(client: TestClient, job_id: int, path: str) -> None:
     answers = [
         client.post(path, json={"key": "k", "request_id": job_id}),
         client.post(path, json={"request_id": str(job_id)}),
@@ -48,6 +58,26 @@ def test_fetch_by_field_without_the_field_says_so(client: TestClient) -> None:
 
     message = {"request_id": ["The request id field is required."]}
     assert (answer.status_code, answer.json()) == (200, {"status": "error", "message": message, "messege": message})
+
+
+@pytest.mark.parametrize("path", BY_PATH)
+def test_fetch_answers_200_in_every_generation(client: TestClient, path: str) -> None:
+    unknown = client.post(f"{path}/999")
+    empty = client.post(f"{path}/")
+    empty_by_get = client.get(f"{path}/")
+
+    assert (unknown.status_code, unknown.json()) == (200, NOT_FOUND)
+    assert [empty.status_code, empty_by_get.status_code] == [200, 200]
+    assert empty.json() == empty_by_get.json()
+    assert (empty.json()["status"], empty.json()["message"]) == ("error", empty.json()["messege"])
+    assert empty.json()["message"].startswith("The id is missing.")
+
+
+@pytest.mark.parametrize("path", BY_FIELD)
+def test_unknown_id_in_a_field_answers_200_in_every_generation(client: TestClient, path: str) -> None:
+    answer = client.post(path, json={"request_id": "999"})
+
+    assert (answer.status_code, answer.json()) == (200, NOT_FOUND)
 
 
 @pytest.mark.parametrize("unknown", ["999", "0", "-1", "abc", "1.5", "1e3", "\uff19", "9" * 18, "9" * 40, "%00", "1%0A2"])

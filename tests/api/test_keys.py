@@ -110,7 +110,7 @@ def test_real_status_codes_are_those_of_their_generation(
     parts: AppParts, make_key: Callable[..., str], path: str, status: int
 ) -> None:
     make_key()
-    client = TestClient(create_app(replace(parts, legacy_real_status_codes=True)))
+    client = TestClient(create_app(replace(parts, real_status_codes=("v3", "v4"))))
 
     answer = client.get(path) if "agents" in path else client.post(path)
 

@@ -9,10 +9,14 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from promptreel.api.dialects.legacy import CREATE_PATHS
 from tests.api.conftest import SUBMIT
+from tests.api.test_generations import PICTURE
 from tests.api.test_openai import VIDEOS
 
 ECHOES = {"width": "W", "height": "H", "num_inference_steps": "steps", "fps": "fps", "clip_skip": "clip_skip"}
+# null stands for what is decided for each job.
+UNTOLD = {"seed", "num_frames", "init_image", "upscale_height", "upscale_width"}
 
 
 @pytest.fixture
@@ -82,9 +86,10 @@ def test_required_fields_are_those_that_a_request_misses(client: TestClient) -> 
     required = {}
     for path, operations in client.get("/openapi.json").json()["paths"].items():
         body = operations.get("post", {}).get("requestBody", {}) if path.startswith("/api/") else {}
-        for field in body.get("content", {}).get("application/json", {}).get("schema", {}).get("required", []):
-            required[path] = {field: [f"The {field.replace('_', ' ')} field is required."]}
-    assert len(required) >= 10
+        names = body.get("content", {}).get("application/json", {}).get("schema", {}).get("required", [])
+        if names:
+            required[path] = {name: [f"The {name.replace('_', ' ')} field is required."] for name in names}
+    assert len(required) >= 20
 
     for path, message in required.items():
         assert client.post(path, json={}).json()["message"] == message, path
@@ -104,6 +109,25 @@ def test_documented_pages_are_those_that_are_checked(client: TestClient, method:
     assert client.request(method, path).json()[tell]["per_page"] == field["default"]
     assert client.request(method, path, params={"per_page": field["maximum"]}).json()[tell]["per_page"] == field["maximum"]
     assert client.request(method, path, params={"per_page": field["maximum"] + 1}).json()["status"] == "error"
+
+
+@pytest.mark.parametrize("path", CREATE_PATHS)
+def test_each_generation_is_described_as_it_is(client: TestClient, path: str) -> None:
+    """Its example is taken, and what it says of a field that is left out is so."""
+    content = client.get("/openapi.json").json()["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+    fields, required = content["schema"]["properties"], content["schema"]["required"]
+    pictured = {"init_image": PICTURE} if "init_image" in required else {}
+    example = client.post(path, json=content["example"] | pictured).json()
+    meta = client.post(path, json={"prompt": "a red cat"} | pictured).json()["meta"]
+
+    words = {"width": "W", "height": "H", "num_inference_steps": "steps"} if "W" in meta else {}
+    echoed = {name: field["default"] for name, field in fields.items() if words.get(name, name) in meta and "default" in field}
+    assert example["status"] == "processing"
+    assert all(field["description"] for field in fields.values())
+    assert len(echoed) >= 11
+    assert {name: meta[words.get(name, name)] for name in echoed if name not in UNTOLD} == {
+        name: default for name, default in echoed.items() if name not in UNTOLD
+    }
 
 
 @pytest.fixture

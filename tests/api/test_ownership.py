@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 
 from promptreel.api.app import AppParts, create_app
 from promptreel.api.callers import Callers
+from promptreel.api.dialects.legacy import FETCH_BY_FIELD_PATHS
 from promptreel.api.parsing import read_fields, read_fields_with_files, read_fields_with_init
 from promptreel.api.problems import body_of, status_to_send
 from promptreel.api.routes import build_router
@@ -32,7 +33,7 @@ DELETE = "/api/v3/delete_image"
 # How a job's id is written in a path, by the parameter's name.
 SPELLINGS = {"job_id": "{}", "video_id": "video_{}"}
 # Endpoints that take a job's id in the field `request_id`.
-BY_FIELD = {"/api/v4/dreambooth/fetch", DELETE}
+BY_FIELD = {*FETCH_BY_FIELD_PATHS, DELETE}
 UNKNOWN_ID = 9999
 
 
@@ -72,7 +73,7 @@ def test_nothing_is_answered_without_a_key(client: TestClient, keys: KeyStore) -
     for method, path in requests(closed=True):
         for sent in ("", "pr_wrong"):
             answer = client.request(method, path.format_map(Ones()), params={"key": sent})
-            status = status_to_send(path, 401, legacy_real_status_codes=False)
+            status = status_to_send(path, 401, ())
             assert status in {200, 401}, path
             assert answer.status_code == status, path
             assert answer.json() == body_of(InvalidApiKey("Invalid API key"), path, status), path

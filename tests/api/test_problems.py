@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from promptreel.api.app import AppParts, create_app
+from promptreel.api.dialects.legacy import CREATE_PATHS
 from promptreel.api.parsing import MAX_BODY_BYTES, MAX_INIT_BODY_BYTES
-from promptreel.api.problems import STATUSES, status_of
+from promptreel.api.problems import GENERATIONS, STATUSES, status_of
 from promptreel.errors import JobLost, PromptreelError
 from promptreel.jobs.database import open_database
 from promptreel.jobs.store import JobStore
@@ -31,7 +32,7 @@ def all_errors(kind: type[PromptreelError] = PromptreelError) -> Iterator[type[P
 
 @pytest.fixture
 def strict_client(services: AppParts) -> TestClient:
-    return TestClient(create_app(replace(services, legacy_real_status_codes=True)))
+    return TestClient(create_app(replace(services, real_status_codes=("v3", "v4"))))
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,38 @@ def test_body_that_is_too_large_is_refused_in_the_contracts_shape(client: TestCl
         assert too_large.json()["status"] == "error"
         assert f"larger than {size}" in too_large.json()["message"]
         assert too_large.json()["message"] == too_large.json()["messege"]
+
+
+@pytest.mark.parametrize(
+    ("path", "unless_set", "generation"),
+    [
+        ("/api/v3/load_model", 200, "v3"),
+        (SUBMIT, 200, "v4"),
+        ("/api/v5/text2video", 200, "v5"),
+        ("/api/v6/video/text2video", 200, "v6"),
+        ("/api/v6/video/img2video", 200, "v6"),
+        ("/api/v1/enterprise/text2video", 200, "enterprise"),
+        ("/api/v1/enterprise/video/text2video", 200, "enterprise"),
+        ("/api/v7/video-fusion/text-to-video", 400, None),
+        ("/api/v7/video-fusion/image-to-video", 400, None),
+    ],
+)
+def test_each_generation_has_its_own_statuses(services: AppParts, path: str, unless_set: int, generation: str | None) -> None:
+    def ask(*real: str) -> int:
+        return TestClient(create_app(replace(services, real_status_codes=real))).post(path, json={}).status_code
+
+    others = [each for each in GENERATIONS if each != generation]
+    assert (ask(), ask(*others), ask(*GENERATIONS)) == (unless_set, unless_set, 400)
+
+
+def test_v7_answers_real_statuses(client: TestClient) -> None:
+    path = "/api/v7/video-fusion/text-to-video"
+
+    unknown_model = client.post(path, json={"prompt": "a", "model_id": "nowhere"})
+    assert (unknown_model.status_code, unknown_model.json()["message"]) == (404, "Model not found")
+    assert client.post(path, content=b"{").status_code == 400
+    assert client.post(path, content=b"x" * (MAX_INIT_BODY_BYTES + 1)).status_code == 413
+    assert client.post(path, json={"prompt": "a"}).status_code == 200
 
 
 def test_setting_makes_status_codes_real_but_for_fetch(strict_client: TestClient) -> None:
@@ -236,11 +269,11 @@ RUN = settings(max_examples=60, deadline=None, suppress_health_check=[HealthChec
 
 
 @RUN
-@given(body=st.binary(max_size=300), content_type=CONTENT_TYPES, path=st.sampled_from([SUBMIT, FETCH]))
+@given(body=st.binary(max_size=300), content_type=CONTENT_TYPES, path=st.sampled_from([*CREATE_PATHS, FETCH]))
 def test_any_bytes_are_answered_with_json(client: TestClient, body: bytes, content_type: str, path: str) -> None:
     answer = client.post(path, content=body, headers={"Content-Type": content_type})
 
-    assert answer.status_code == 200
+    assert answer.status_code in ({200, 400, 404} if "v7" in path else {200})
     assert answer.json()["status"] in {"processing", "error", "failed"}
     assert "Something went wrong" not in answer.text
 
@@ -248,12 +281,12 @@ def test_any_bytes_are_answered_with_json(client: TestClient, body: bytes, conte
 @RUN
 @given(
     fields=st.dictionaries(st.sampled_from(FIELD_NAMES), JSON_VALUES),
-    path=st.sampled_from([SUBMIT, FETCH, *LISTINGS]),
+    path=st.sampled_from([*CREATE_PATHS, FETCH, *LISTINGS]),
 )
 def test_any_values_are_answered_with_json(client: TestClient, fields: dict[str, object], path: str) -> None:
     answer = client.post(path, json=fields)
 
-    assert answer.status_code == 200
+    assert answer.status_code in ({200, 400, 404} if "v7" in path else {200})
     assert answer.json()["status"] in {"processing", "success", "error", "failed"}
     assert "Something went wrong" not in answer.text
 
@@ -282,3 +315,13 @@ def test_any_page_is_answered_in_the_open_standards_shape(client: TestClient, qu
 
     assert answer.status_code in {200, 400}
     assert ("data" in answer.json()) is (answer.status_code == 200)
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [("/v1/videos", "GET, POST"), ("/v1/videos/video_1", "DELETE, GET"), ("/api/v3/dreambooth/fetch/1", "GET, POST")],
+)
+def test_wrong_method_is_told_all_right_ones(client: TestClient, path: str, allowed: str) -> None:
+    answer = client.put(path)
+
+    assert (answer.status_code, answer.headers["Allow"]) == (405, allowed)

@@ -121,7 +121,7 @@ def test_deleting_a_running_video_stops_it(service: Service) -> None:
     assert service.client.get(url).status_code == 404
     wait_for(lambda: is_let_go(service, job.id), seconds=60)
     assert service.files_of(job) == []
-    assert service.jobs.count_by_status().get(JobStatus.RUNNING, 0) == 0
+    assert service.jobs.count(JobStatus.RUNNING) == 0
 
 
 def is_let_go(service: Service, job_id: int) -> bool:

@@ -26,7 +26,7 @@ class Clock:
 def make_new_job(prompt: str = "a red cat", **params: object) -> NewJob:
     return NewJob(
         params=VideoParams.from_json({"model_id": "cutout", "prompt": prompt, **params}),
-        request={"dialect": "legacy", "scheduler": None},
+        request={"dialect": "v4", "scheduler": None},
         max_frames=40,
         track_id="t-1",
     )

@@ -37,6 +37,23 @@ while True:
         print("succeeded", job.id, flush=True)
 """
 
+SUBMIT_TOGETHER_UNTIL_KILLED = """
+import os, sys, threading
+from promptreel.jobs.database import open_database
+from promptreel.jobs.store import JobStore
+from tests.jobs.factories import make_new_job
+
+store = JobStore(open_database(sys.argv[1]))
+
+def submit():
+    while True:
+        os.write(1, f"submitted {store.submit(make_new_job()).id}\\n".encode())
+
+threads = [threading.Thread(target=submit) for _ in range(16)]
+for thread in threads:
+    thread.start()
+"""
+
 STOP_IN_MID_TRANSACTION = """
 import sys, time
 from sqlalchemy import delete, update
@@ -115,6 +132,16 @@ def test_kill_at_any_moment_loses_nothing_that_was_acknowledged(database_url: st
     lost = [job.id for job in found.values() if job.status == JobStatus.RUNNING]
     assert store.free_owner("victim") == len(lost) > 0
     assert {store.get(job_id).status for job_id in lost} == {JobStatus.QUEUED}
+
+
+def test_kill_among_many_submits_loses_none_that_returned(database_url: str, engine: Engine) -> None:
+    with running(SUBMIT_TOGETHER_UNTIL_KILLED, database_url) as process:
+        said = read_until(process, "submitted", 300)
+        said += kill(process)
+
+    acknowledged = [job_id for _, job_id in said]
+    assert len(acknowledged) == len(set(acknowledged)) >= 250  # an id is said after its commit, in any order
+    assert set(acknowledged) <= {job.id for job in JobStore(engine).list(limit=100_000)}
 
 
 def claim_all(url: str, owner: str) -> list[int]:

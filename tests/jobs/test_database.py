@@ -3,11 +3,12 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from pysqlite3 import dbapi2 as sqlite
-from sqlalchemy import Engine, insert, select, text
+from sqlalchemy import Engine, event, insert, select, text
 from sqlalchemy.exc import OperationalError
 
 from promptreel.errors import BadConfiguration
@@ -53,6 +54,18 @@ def test_file_of_another_kind_is_refused_and_left_alone(tmp_path: Path) -> None:
         open_database(f"sqlite:///{path}")
 
     assert path.read_text() == "Dear all, " * 100
+
+
+def test_connections_of_many_threads_are_kept(engine: Engine) -> None:
+    """Opening one takes longer than most of what is asked of it."""
+    opened: list[object] = []
+    event.listen(engine, "connect", lambda connection, _record: opened.append(connection))
+    for _ in range(2):
+        with ExitStack() as at_once:
+            for _ in range(12):
+                at_once.enter_context(read_transaction(engine))
+
+    assert len(opened) == 12 - 1  # one was opened with the database
 
 
 def test_connections_are_durable_and_checked(engine: Engine) -> None:

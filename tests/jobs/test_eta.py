@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from promptreel.jobs.eta import Rate, Shape, Timing, estimate_seconds, learn_rate, work_units
+from promptreel.jobs.eta import Rate, Shape, Timing, estimate_seconds, learn_rate, work_left, work_units
 from promptreel.jobs.job import Job, JobStage, JobStatus
 from promptreel.jobs.params import VideoParams
 from tests.jobs.factories import START
@@ -49,7 +49,11 @@ def make_job(
 
 
 def estimate(job: Job, ahead: Sequence[Job] = (), live_workers: int = 1) -> int:
-    return estimate_seconds(job, ahead=ahead, live_workers=live_workers, rate=lambda each: RATES[each.params.model_id])
+    work = [
+        work_left(each.params.model_id, SHAPE, owner=each.owner, stage=each.stage, progress=each.progress, cost=each.cost)
+        for each in ahead
+    ]
+    return estimate_seconds(job, ahead=work, live_workers=live_workers, rate=lambda each: RATES[each.model_id])
 
 
 @pytest.mark.parametrize(("guidance_scale", "units"), [(7.5, 1600), (1.1, 1600), (1.0, 800), (0.0, 800)])

@@ -12,10 +12,11 @@ from sqlalchemy.exc import StatementError
 
 from promptreel.errors import JobLost, JobNotFound
 from promptreel.jobs.database import read_transaction, write_transaction
-from promptreel.jobs.eta import Shape, Timing
+from promptreel.jobs.eta import Shape, Timing, Work
 from promptreel.jobs.job import JobStage, JobStatus
 from promptreel.jobs.store import JobStore, WorkerRecord, utc_now
 from promptreel.jobs.tables import jobs
+from promptreel.jobs.workload import Ahead
 from tests.jobs.factories import START, Clock, make_new_job, make_result
 
 
@@ -157,23 +158,50 @@ def test_cancelling_a_final_job_changes_nothing(store: JobStore, ending: str) ->
     assert ended.is_final
 
 
+def test_jobs_are_counted_by_an_index_of_their_state(store: JobStore, engine: Engine) -> None:
+    for _ in range(4):
+        store.submit(make_new_job())
+    claim, _ = store.claim("w") or pytest.fail("nothing to claim")
+    store.finish(claim, make_result())
+    store.claim("w")
+    store.cancel(4)
+    statements: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *args: statements.append(str(args[2])))
+
+    counts = [store.count(status) for status in (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.SUCCEEDED, JobStatus.CANCELLED)]
+
+    assert counts == [1, 1, 1, 1]
+    for statement in statements[:3]:
+        with read_transaction(engine) as connection:
+            (plan,) = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}").all()
+        assert plan.detail.startswith("SCAN jobs USING COVERING INDEX")
+
+
+def submit_of_lengths(store: JobStore, *lengths: int) -> list[int]:
+    """Ids of jobs that `lengths_ahead` can tell apart, by their numbers of frames."""
+    return [store.submit(make_new_job(num_frames=length)).id for length in lengths]
+
+
+def lengths_ahead(store: JobStore, job_id: int) -> list[int]:
+    return sorted(work.shape.num_frames for work in store.queue_ahead(store.get(job_id)).work)
+
+
 def test_queue_ahead_is_the_running_jobs_and_those_in_front(store: JobStore) -> None:
-    ids = [store.submit(make_new_job()).id for _ in range(4)]
+    ids = submit_of_lengths(store, 1, 2, 3, 4)
     store.claim("w")
     store.cancel(ids[1])
 
-    assert [job.id for job in store.queue_ahead(store.get(ids[3]))] == [ids[0], ids[2]]
-    assert [job.id for job in store.queue_ahead(store.get(ids[2]))] == [ids[0]]
+    assert (lengths_ahead(store, ids[3]), store.queue_ahead(store.get(ids[3])).waiting) == ([1, 3], 1)
+    assert (lengths_ahead(store, ids[2]), store.queue_ahead(store.get(ids[2])).waiting) == ([1], 0)
 
 
 def test_queue_ahead_follows_priority_then_virtual_time(store: JobStore, engine: Engine) -> None:
-    ids = [store.submit(make_new_job()).id for _ in range(4)]
+    ids = submit_of_lengths(store, 1, 2, 3, 4)
     with write_transaction(engine) as connection:
         connection.execute(update(jobs).where(jobs.c.id == ids[0]).values(priority=1))
         connection.execute(update(jobs).where(jobs.c.id == ids[1]).values(vt=9.5))
 
-    assert [job.id for job in store.queue_ahead(store.get(ids[0]))] == [ids[2], ids[3], ids[1]]
-    assert store.queue_ahead(store.get(ids[2])) == []
+    assert [lengths_ahead(store, job_id) for job_id in ids] == [[2, 3, 4], [3, 4], [], [3]]
 
 
 def test_nothing_is_ahead_of_a_job_that_runs_or_has_ended(store: JobStore) -> None:
@@ -181,20 +209,56 @@ def test_nothing_is_ahead_of_a_job_that_runs_or_has_ended(store: JobStore) -> No
     store.claim("w")
     store.cancel(cancelled.id)
 
-    assert store.queue_ahead(running) == []  # although the caller still holds it as queued
-    assert store.queue_ahead(cancelled) == []
+    assert store.queue_ahead(running) == Ahead()  # although the caller still holds it as queued
+    assert store.queue_ahead(cancelled) == Ahead()
 
 
 def test_jobs_of_the_same_worker_with_less_left_are_ahead_of_a_running_one(store: JobStore) -> None:
-    long, short, elsewhere = (store.submit(make_new_job(num_inference_steps=steps)) for steps in (50, 4, 4))
+    steps = {2: 50, 3: 4, 4: 4}
+    long, short, elsewhere = (
+        store.submit(make_new_job(num_frames=length, num_inference_steps=each)) for length, each in steps.items()
+    )
     claims = [store.claim(owner) or pytest.fail("nothing to claim") for owner in ("w", "w", "other")]
 
-    assert [job.id for job in store.queue_ahead(store.get(long.id))] == [short.id]
-    assert store.queue_ahead(store.get(short.id)) == []
-    assert store.queue_ahead(store.get(elsewhere.id)) == []
+    assert [lengths_ahead(store, job.id) for job in (long, short, elsewhere)] == [[3], [], []]
 
     store.report(claims[0][0], stage=JobStage.DENOISING, progress=0.98)
-    assert [job.id for job in store.queue_ahead(store.get(short.id))] == [long.id]
+    assert [lengths_ahead(store, job.id) for job in (long, short, elsewhere)] == [[], [2], []]
+
+
+def test_work_ahead_is_summed_up_by_model_and_shape(store: JobStore) -> None:
+    like_this = {"model_id": "a|b", "width": 64, "height": 96, "num_frames": 10, "guidance_scale": 1.0}
+    for steps in (20, 5, 5):
+        store.submit(make_new_job(**like_this, num_inference_steps=steps))
+    store.submit(make_new_job(num_frames=1))
+    last = store.submit(make_new_job())
+    claim, _ = store.claim("w") or pytest.fail("nothing to claim")
+    store.report(claim, stage=JobStage.DENOISING, progress=0.25)
+    shape = Shape(10, 64, 96)
+
+    ahead = store.queue_ahead(last)
+
+    assert ahead.waiting == 3
+    assert ahead.work[0] == Work(model_id="a|b", shape=shape, owner="w", units=150, fixed_times=1)
+    assert Work(model_id="a|b", shape=shape, owner=None, units=100, fixed_times=2) in ahead.work
+    assert len(ahead.work) == 3
+    assert len(store.unfinished_work()) == 4
+
+
+def test_long_queue_is_summed_up_without_a_look_at_its_jobs(store: JobStore, engine: Engine) -> None:
+    statements: list[tuple[str, object]] = []
+
+    def remember(_connection: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
+        statements.append((statement, parameters))
+
+    job = store.submit(make_new_job())
+    event.listen(engine, "before_cursor_execute", remember)
+    store.queue_ahead(job)
+
+    (summed,) = [each for each in statements if "sum(" in each[0]]
+    with read_transaction(engine) as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {summed[0]}", summed[1]).all()
+    assert [row[-1] for row in plan] == ["SCAN jobs USING COVERING INDEX jobs_queued_by_batch"]
 
 
 def test_queue_ahead_of_an_unknown_job_is_not_found(store: JobStore, engine: Engine) -> None:
@@ -246,8 +310,29 @@ def test_recent_timings_are_of_the_models_latest_successes(store: JobStore, cloc
     newest, oldest = store.recent_timings("cutout")
     assert newest == Timing(shape=Shape(16, 512, 512), device="cpu (float32)", units=160, busy_seconds=24, call_seconds=10)
     assert oldest == Timing(shape=Shape(8, 64, 96), device="cpu (float32)", units=160, busy_seconds=10, call_seconds=2.5)
-    assert store.recent_timings("cutout", limit=1) == [newest]
-    assert store.recent_timings("unknown") == []
+    assert list(store.recent_timings("unknown")) == []
+
+
+def test_recent_timings_are_no_more_than_are_remembered(engine: Engine, clock: Clock) -> None:
+    store = JobStore(engine, now=clock, timings_remembered=2)
+    for seconds in (8, 12, 16):
+        run_one(store, clock, seconds=seconds)
+
+    assert [timing.call_seconds for timing in store.recent_timings("cutout")] == [4, 3]
+
+
+def test_recent_timings_are_read_again_when_another_job_has_succeeded_and_only_then(
+    store: JobStore, engine: Engine, clock: Clock
+) -> None:
+    run_one(store, clock, seconds=8)
+    before = store.recent_timings("cutout")
+    run_one(store, clock, seconds=9, model_id="other")
+    assert store.recent_timings("cutout") is before
+
+    run_one(JobStore(engine, now=clock), clock, seconds=12)  # as a worker does, in another process
+    assert [timing.call_seconds for timing in store.recent_timings("cutout")] == [3, 2]
+    store.delete(3)
+    assert [timing.call_seconds for timing in store.recent_timings("cutout")] == [2]
 
 
 def test_timing_counts_the_attempt_that_succeeded_alone(store: JobStore, clock: Clock) -> None:
@@ -267,18 +352,20 @@ def test_job_whose_calls_were_not_timed_teaches_nothing(store: JobStore) -> None
     claim, _ = store.claim("w") or pytest.fail("nothing to claim")
     store.finish(claim, make_result())
 
-    assert store.recent_timings("cutout") == []
+    assert list(store.recent_timings("cutout")) == []
 
 
-def test_timings_are_found_by_the_index_of_successes(store: JobStore, engine: Engine) -> None:
+def test_timings_are_found_by_the_index_of_successes(store: JobStore, engine: Engine, clock: Clock) -> None:
+    run_one(store, clock, seconds=8)
     statements: list[str] = []
     event.listen(engine, "before_cursor_execute", lambda *args: statements.append(str(args[2])))
     store.recent_timings("cutout")
-    (statement,) = [each for each in statements if "JSON_EXTRACT" in each]
-    with read_transaction(engine) as connection:
-        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", ("x",) * statement.count("?")).all()
+    newest, timings = [each for each in statements if "FROM jobs" in each]
+    for statement, kind in ((newest, "COVERING INDEX"), (timings, "INDEX")):
+        with read_transaction(engine) as connection:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", ("x",) * statement.count("?")).all()
 
-    assert [row.detail.split(" (")[0] for row in plan if "jobs" in row.detail] == [
-        "SEARCH jobs USING INDEX jobs_succeeded_by_model"
-    ]
-    assert not any("TEMP B-TREE" in row.detail for row in plan)
+        assert [row.detail.split(" (")[0] for row in plan if "jobs" in row.detail] == [
+            f"SEARCH jobs USING {kind} jobs_succeeded_by_model"
+        ]
+        assert not any("TEMP B-TREE" in row.detail for row in plan)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections.abc import Collection
 from urllib.parse import quote
 
 from starlette.datastructures import MutableHeaders
@@ -18,9 +19,9 @@ log = logging.getLogger(__name__)
 class AccessLog:
     """Middleware. The line names path, status, time, request and job; never the query, headers or body, which hold keys."""
 
-    def __init__(self, app: ASGIApp, *, legacy_real_status_codes: bool) -> None:
+    def __init__(self, app: ASGIApp, *, real_status_codes: Collection[str]) -> None:
         self._app = app
-        self._real_status_codes = legacy_real_status_codes
+        self._real_status_codes = real_status_codes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,7 +50,7 @@ class AccessLog:
             log.exception("unknown error in request=%s", request_id)
             if "status" in scope["state"]:  # half an answer is out: only a broken connection tells the client
                 raise
-            answer = answer_unknown_error(scope["path"], request_id, legacy_real_status_codes=self._real_status_codes)
+            answer = answer_unknown_error(scope["path"], request_id, real_status_codes=self._real_status_codes)
             await answer(scope, receive, send)
 
 

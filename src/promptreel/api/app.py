@@ -7,6 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from promptreel.api.access import AccessLog
+from promptreel.api.answers import DescribedApp, describe_answers
 from promptreel.api.problems import answer_disconnect, answer_error, answer_http_error
 from promptreel.api.routes import build_router
 from promptreel.api.services import AppParts
@@ -17,7 +18,9 @@ __all__ = ["AppParts", "create_app"]
 
 def create_app(parts: AppParts) -> FastAPI:
     """The application over these parts; it starts nothing and holds no state of its own."""
-    app = FastAPI(
+    router = build_router()
+    describe_answers(router)
+    app = DescribedApp(
         title="Promptreel",
         version=parts.version,
         description="Text to video on your own machine. Requests are read leniently: JSON, forms and query strings; "
@@ -26,9 +29,10 @@ def create_app(parts: AppParts) -> FastAPI:
         redoc_url=None,
     )
     app.state.parts = parts
-    app.include_router(build_router())
+    app.state.router = router
+    app.include_router(router)
     app.add_exception_handler(PromptreelError, answer_error)
     app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(ClientDisconnect, answer_disconnect)
-    app.add_middleware(AccessLog, legacy_real_status_codes=parts.legacy_real_status_codes)
+    app.add_middleware(AccessLog, real_status_codes=parts.real_status_codes)
     return app

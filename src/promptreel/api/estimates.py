@@ -14,6 +14,7 @@ from promptreel.jobs.eta import (
     Rate,
     Shape,
     Timing,
+    Work,
     estimate_queue_seconds,
     estimate_seconds,
     learn_rate,
@@ -42,34 +43,33 @@ def look_ahead(services: Services, job: Job) -> Outlook:
         return Outlook(eta=0, queue_position=0)
     workers = services.jobs.live_workers()
     ahead = services.jobs.queue_ahead(job)
-    waiting = sum(other.status is JobStatus.QUEUED for other in ahead)
     return Outlook(
-        eta=estimate_seconds(job, ahead=ahead, live_workers=len(workers), rate=_rates(services, workers)),
-        queue_position=waiting + 1 if job.status is JobStatus.QUEUED else 0,
+        eta=estimate_seconds(job, ahead=ahead.work, live_workers=len(workers), rate=_rates(services, workers)),
+        queue_position=ahead.waiting + 1 if job.status is JobStatus.QUEUED else 0,
     )
 
 
 def estimate_queue(services: Services) -> int:
     """Whole seconds until all jobs that are there now are done."""
     workers = services.jobs.live_workers()
-    unfinished = services.jobs.list_unfinished()
+    unfinished = services.jobs.unfinished_work()
     return estimate_queue_seconds(unfinished, live_workers=len(workers), rate=_rates(services, workers))
 
 
-def _rates(services: Services, workers: Sequence[WorkerRecord]) -> Callable[[Job], Rate]:
+def _rates(services: Services, workers: Sequence[WorkerRecord]) -> Callable[[Work], Rate]:
     """What says how fast a job will be: by its worker's device if it has one, else by those of all workers."""
 
     @cache
     def timings(model_id: str) -> Sequence[Timing]:
         return services.jobs.recent_timings(model_id)
 
-    def rate(other: Job) -> Rate:
-        model_id = other.params.model_id
-        able = [worker for worker in workers if worker.id == other.owner] or workers
-        learned = learn_rate(timings(model_id), Shape.of(other.params), {worker.device for worker in able})
+    @cache
+    def rate_of(model_id: str, shape: Shape, owner: str | None) -> Rate:
+        able = [worker for worker in workers if worker.id == owner] or workers
+        learned = learn_rate(timings(model_id), shape, {worker.device for worker in able})
         return learned or Rate(_measured_once(services, able, model_id))
 
-    return rate
+    return lambda work: rate_of(work.model_id, work.shape, work.owner)
 
 
 def _measured_once(services: Services, workers: Sequence[WorkerRecord], model_id: str) -> float:

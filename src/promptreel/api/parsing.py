@@ -26,6 +26,7 @@ MAX_BODY_BYTES = 256 * 1024
 MAX_INIT_BODY_BYTES = 36 * 1024 * 1024
 # A client that is cut off while it still sends may never read why, so somewhat more is read and thrown away.
 _MAX_DISCARDED_BYTES = 16 * 1024 * 1024
+_LONG_BODY_BYTES = 16 * 1024
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,30}(\.0*)?")
 _NUMBER = re.compile(r"[+-]?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
@@ -107,7 +108,9 @@ async def _read_body(request: Request, maximum: int) -> bytes:
 async def _parse_body(body: bytes, headers: Headers, *, with_files: bool) -> dict[str, Any]:
     if headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return await _parse_multipart(body, headers, with_files=with_files)
-    return await run_in_threadpool(_parse_text, body)  # a large one would hold up all other requests
+    if len(body) > _LONG_BODY_BYTES:
+        return await run_in_threadpool(_parse_text, body)  # it would hold up all other requests
+    return _parse_text(body)
 
 
 def _parse_text(body: bytes) -> dict[str, Any]:
@@ -152,22 +155,32 @@ async def _parse_multipart(body: bytes, headers: Headers, *, with_files: bool) -
 
 @dataclass(frozen=True)
 class Limits:
-    """The range of a number, both ends included."""
+    """The range of a number, both ends included. A number outside is refused, or, if it `clamps`, moved to the nearer end."""
 
     minimum: float
     maximum: float
+    clamps: bool = False
+
+    @property
+    def pattern(self) -> str:
+        """A regular expression of whole numbers as text, each of which is taken; not of all that are."""
+        lengths = [n for n in range(1, 10) if self.clamps or (10 ** (n - 1) >= self.minimum and 10**n <= self.maximum + 1)]
+        if not lengths:
+            return f"^[{self.minimum:g}-{self.maximum:g}]$"
+        return f"^[1-9][0-9]{{{lengths[0] - 1},{lengths[-1] - 1}}}$"
 
 
 class FieldReader:
     """Reads fields one by one and collects what is wrong with them, so that the client hears of everything at once.
 
     A wrong field reads as its default; `raise_errors` speaks at the end. Messages are worded as Laravel does, because
-    clients of the hosted service look for them.
+    clients of the hosted service look for them. `clamped` are the numbers that were moved into their range.
     """
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         self._fields = fields
         self._errors: dict[str, list[str]] = {}
+        self.clamped: dict[str, float] = {}
 
     def reject(self, name: str, message: str) -> None:
         self._errors.setdefault(name, []).append(message)
@@ -231,12 +244,15 @@ class FieldReader:
         number = read(value)
         if number is None:
             self.reject(name, f"The {label(name)} must be {kind}.")
+        elif limits.minimum <= number <= limits.maximum:
+            return number
+        elif limits.clamps:
+            self.clamped[name] = limits.minimum if number < limits.minimum else limits.maximum
+            return self.clamped[name]
         elif number < limits.minimum:
             self.reject(name, f"The {label(name)} must be at least {limits.minimum:g}.")
-        elif number > limits.maximum:
-            self.reject(name, f"The {label(name)} must not be greater than {_spell(limits.maximum)}.")
         else:
-            return number
+            self.reject(name, f"The {label(name)} must not be greater than {spell(limits.maximum)}.")
         return default
 
     def yes_no(self, name: str, *, default: bool) -> bool:
@@ -308,5 +324,5 @@ def _to_number(value: object) -> float | None:
     return None if math.isnan(number) else number
 
 
-def _spell(number: float) -> str:
+def spell(number: float) -> str:
     return str(int(number)) if float(number).is_integer() else str(number)

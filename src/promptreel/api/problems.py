@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from promptreel.api.dialects import openai
 from promptreel.api.parsing import BodyTooLarge, MalformedRequest
@@ -25,6 +27,9 @@ from promptreel.errors import (
     RateLimitExceeded,
     UrlUnusable,
 )
+
+# The generations whose errors answer 200, unless the settings say otherwise. v7 and agents' paths were born with real ones.
+GENERATIONS = ("v3", "v4", "v5", "v6", "enterprise")
 
 MALFORMED_TIP = (
     "1. Make sure you are passing Content-Type: application/json in header. "
@@ -56,11 +61,25 @@ def status_of(error: PromptreelError) -> int:
     return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), 500)
 
 
-def status_to_send(path: str, status: int, *, legacy_real_status_codes: bool) -> int:
-    """Clients of v3 to v6 read `status` in the body and give up on anything but 200; on a fetch, always. Agents' do not."""
-    if not path.startswith("/api/") or path.startswith("/api/agents/"):
+def status_to_send(path: str, status: int, real_status_codes: Collection[str]) -> int:
+    """The status itself, or 200 where clients read `status` in the body and give up on anything else.
+
+    Those are the clients of GENERATIONS, but for the ones in `real_status_codes`; on a fetch, those of every generation.
+    """
+    generation = _generation_of(path)
+    if generation is None:
         return status
-    return status if legacy_real_status_codes and "/fetch" not in path else 200
+    if "/fetch" in path:
+        return 200
+    return 200 if generation in GENERATIONS and generation not in real_status_codes else status
+
+
+def _generation_of(path: str) -> str | None:
+    """The generation of the hosted service's API that a path belongs to."""
+    _, api, generation, *rest = [*path.split("/"), "", "", ""]
+    if api != "api":
+        return None
+    return "enterprise" if generation == "v1" and rest[0] == "enterprise" else generation
 
 
 def speaks_openai(path: str) -> bool:
@@ -111,21 +130,29 @@ def answer_error(request: Request, error: Exception) -> JSONResponse:
     """For our own errors."""
     assert isinstance(error, PromptreelError)
     path = request.url.path
-    real = request.app.state.parts.legacy_real_status_codes
-    status = status_to_send(path, status_of(error), legacy_real_status_codes=real)
+    status = status_to_send(path, status_of(error), request.app.state.parts.real_status_codes)
     return JSONResponse(body_of(error, path, status), status, headers_of(error))
 
 
 def answer_http_error(request: Request, error: Exception) -> JSONResponse:
     """For what the framework refuses: an unknown path is 404 and a wrong method 405, whatever the generation of the API."""
     assert isinstance(error, HTTPException)
-    return JSONResponse(plain_body(request.url.path, error.status_code, error.detail), error.status_code, error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed_methods(request))
+    return JSONResponse(plain_body(request.url.path, error.status_code, error.detail), error.status_code, headers)
 
 
-def answer_unknown_error(path: str, request_id: str, *, legacy_real_status_codes: bool) -> JSONResponse:
+def _allowed_methods(request: Request) -> list[str]:
+    """Of all routes that have the path: the framework names those of the first alone."""
+    matching = (route for route in request.app.state.router.routes if route.matches(request.scope)[0] is not Match.NONE)
+    return sorted({method for route in matching for method in route.methods})
+
+
+def answer_unknown_error(path: str, request_id: str, *, real_status_codes: Collection[str]) -> JSONResponse:
     """For a mistake of ours: nothing of its inside is shown, and the request's id finds it in the log."""
     message = f"Something went wrong on the server. Look for request {request_id} in its log."
-    status = status_to_send(path, 500, legacy_real_status_codes=legacy_real_status_codes)
+    status = status_to_send(path, 500, real_status_codes)
     return JSONResponse(plain_body(path, status, message), status)
 
 

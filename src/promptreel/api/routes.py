@@ -19,7 +19,8 @@ from promptreel.api.dialects import (
 )
 from promptreel.api.estimates import estimate
 from promptreel.api.parsing import FieldReader, Fields, FieldsWithInit
-from promptreel.api.services import OpenServices, OpenServicesOfApp, Services, ServicesOfApp
+from promptreel.api.problems import error_body
+from promptreel.api.services import CallerOfRequest, OpenServices, OpenServicesOfApp, Services, ServicesOfApp
 from promptreel.api.uploads import inline_uploads
 from promptreel.errors import JobNotFound
 from promptreel.jobs.job import Job, JobStatus
@@ -28,18 +29,10 @@ from promptreel.media import MEDIA_TYPES, PREVIEW_MEDIA_TYPE
 
 def build_router() -> APIRouter:
     router = APIRouter(redirect_slashes=False, default_response_class=JSONResponse)
-    router.add_api_route(
-        "/api/v4/dreambooth/text2video", text2video, methods=["POST"], openapi_extra=legacy_openapi.TEXT2VIDEO, tags=["video"]
-    )
-    for generation in ("v3", "v4"):
-        path = f"/api/{generation}/dreambooth/fetch/{{job_id}}"
-        router.add_api_route(path, fetch, methods=["POST"], openapi_extra=legacy_openapi.FETCH, tags=["video"])
-        router.add_api_route(path, fetch, methods=["GET"], tags=["video"])
-    path = "/api/v4/dreambooth/fetch"
-    router.add_api_route(path, fetch_by_field, methods=["POST"], openapi_extra=legacy_openapi.FETCH_BY_FIELD, tags=["video"])
-    router.add_api_route(path, fetch_by_field, methods=["GET"], openapi_extra=legacy_openapi.FETCH_BY_QUERY, tags=["video"])
+    _add_legacy_routes(router)
     path = "/files/{file_prefix}.{output_type}"
-    router.add_api_route(path, send_file, methods=["GET"], response_class=FileResponse, tags=["video"])
+    shape = legacy_openapi.FILE_ANSWERS
+    router.add_api_route(path, send_file, methods=["GET"], response_class=FileResponse, responses=shape, tags=["video"])
     router.add_api_route(path, send_file, methods=["HEAD"], include_in_schema=False)
     path = "/files/{file_prefix}/preview.webp"
     shape = legacy_openapi.PREVIEW_ANSWERS
@@ -51,10 +44,27 @@ def build_router() -> APIRouter:
     return router
 
 
+def _add_legacy_routes(router: APIRouter) -> None:
+    for path, dialect in legacy.CREATE_PATHS.items():
+        described = legacy_openapi.describe_create(dialect)
+        router.add_api_route(path, text2video, methods=["POST"], openapi_extra=described, tags=["video"])
+    for path in legacy.FETCH_PATHS:
+        by_id = f"{path}/{{job_id}}"
+        router.add_api_route(by_id, fetch, methods=["POST"], openapi_extra=legacy_openapi.FETCH, tags=["video"])
+        router.add_api_route(by_id, fetch, methods=["GET"], tags=["video"])
+        router.add_api_route(f"{path}/", fetch_nothing, methods=["POST", "GET"], include_in_schema=False)
+    for path in legacy.FETCH_BY_FIELD_PATHS:
+        described = legacy_openapi.FETCH_BY_FIELD
+        router.add_api_route(path, fetch_by_field, methods=["POST"], openapi_extra=described, tags=["video"])
+        described = legacy_openapi.FETCH_BY_QUERY
+        router.add_api_route(path, fetch_by_field, methods=["GET"], openapi_extra=described, tags=["video"])
+
+
 def text2video(request: Request, fields: FieldsWithInit, services: ServicesOfApp) -> JSONResponse:
     """Queue a video. The answer comes at once: it says when to look (`eta`, seconds) and where (`fetch_result`)."""
     fields = inline_uploads(fields, services)
-    new_job, init = legacy.read_text2video(fields, services.models, services.fetcher)
+    dialect = legacy.CREATE_PATHS[request.scope["path"]]
+    new_job, init = legacy.read_text2video(fields, dialect, services.models, services.fetcher)
     if init is not None:  # the file is there before the row names it
         services.storage.save_bytes(init.data, init.key)
     job = services.jobs.submit(new_job)
@@ -64,6 +74,11 @@ def text2video(request: Request, fields: FieldsWithInit, services: ServicesOfApp
 def fetch(request: Request, job_id: str, services: ServicesOfApp) -> JSONResponse:
     """How a job is: processing, success with the link to the video, or failed with the reason."""
     return _answer(request, services, _find_job(services, job_id))
+
+
+def fetch_nothing(_caller: CallerOfRequest) -> JSONResponse:
+    """What is left of a fetch when a client has no id to put behind its path."""
+    return JSONResponse(error_body("The id is missing. Fetch the address in fetch_result, which ends in the job's id."))
 
 
 def fetch_by_field(request: Request, fields: Fields, services: ServicesOfApp) -> JSONResponse:
@@ -101,14 +116,13 @@ def send_preview(request: Request, file_prefix: str, services: OpenServicesOfApp
 def health(services: OpenServicesOfApp) -> JSONResponse:
     """Whether the service works: `degraded` means that no worker is alive, so that jobs wait."""
     workers = len(services.jobs.live_workers())
-    counts = services.jobs.count_by_status()
     return JSONResponse(
         {
             "status": "ok" if workers else "degraded",
             "version": services.version,
             "workers": workers,
-            "queued": counts.get(JobStatus.QUEUED, 0),
-            "running": counts.get(JobStatus.RUNNING, 0),
+            "queued": services.jobs.count(JobStatus.QUEUED),
+            "running": services.jobs.count(JobStatus.RUNNING),
         }
     )
 

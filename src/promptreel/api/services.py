@@ -46,7 +46,7 @@ class Shared:
     link_maker: LinkMaker
     public_url: str | None = None
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
-    legacy_real_status_codes: bool = False
+    real_status_codes: tuple[str, ...] = ()
     track_id_is_idempotent: bool = False
     is_stopping: Callable[[], bool] = lambda: False
     version: str = field(default_factory=installed_version)

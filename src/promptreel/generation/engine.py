@@ -18,6 +18,7 @@ from torch import Tensor
 
 from promptreel.errors import CheckpointUnusable, GenerationFailed, OutOfMemory
 from promptreel.generation.batching import Rows, Seat, StepBatcher
+from promptreel.generation.compute import ComputeThread, serial_arithmetic
 from promptreel.generation.devices import Device
 from promptreel.generation.families.animatediff import LoadedCheckpoint, load_animatediff
 from promptreel.generation.preview import SECONDS_APART, OnPreview, Previews
@@ -49,10 +50,20 @@ class Generated:
 class Engine:
     """Generates clips on one device; keeps the checkpoint that it used last. Safe to use from several threads."""
 
-    def __init__(self, models: ModelRegistry, device: Device, *, preview_seconds: float = SECONDS_APART) -> None:
-        """`preview_seconds` pass at least between two previews of a job."""
+    def __init__(
+        self,
+        models: ModelRegistry,
+        device: Device,
+        *,
+        threads: int | None = None,
+        preview_seconds: float = SECONDS_APART,
+    ) -> None:
+        """Networks compute with `threads` threads (None: as torch does by itself), and `preview_seconds` pass at least between
+        two previews of a job.
+        """
         self.models = models
         self.device = device
+        self.compute = ComputeThread(threads)
         self.preview_seconds = preview_seconds
         self.samplers: dict[str, Sample] = all_samplers()
         self.batcher = StepBatcher()
@@ -71,7 +82,7 @@ class Engine:
         Raises ModelNotFound, CheckpointUnusable, OutOfMemory or GenerationFailed, and whatever `on_progress` raises.
         """
         on_progress(JobStage.LOADING, 0.0)
-        with self._use(params.model_id, on_progress) as checkpoint:
+        with self._use(params.model_id, on_progress) as checkpoint, serial_arithmetic():
             return self._make(checkpoint, params, on_progress, init, on_preview)
 
     def _make(
@@ -118,7 +129,7 @@ class Engine:
                 self._changed.wait(WAIT_SECONDS)
             if not self._holds(card):
                 self._loaded = None  # freed before the next one is loaded
-                self._loaded = _load(card, self.device)
+                self._loaded = _load(card, self.device, self.compute)
             checkpoint = self._loaded
             assert checkpoint is not None
             self._in_use += 1
@@ -196,10 +207,10 @@ class Engine:
         return Start(noise, params.num_inference_steps, generator, latents, params.strength)
 
 
-def _load(card: ModelCard, device: Device) -> LoadedCheckpoint:
+def _load(card: ModelCard, device: Device, compute: ComputeThread) -> LoadedCheckpoint:
     match card.family:
         case "animatediff":
-            return load_animatediff(card, device)
+            return load_animatediff(card, device, compute)
         case other:
             raise CheckpointUnusable(f"model {card.model_id!r} is of family {other!r}; only 'animatediff' can be run")
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 import builtins
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from promptreel.jobs.eta import Timing
+from promptreel.jobs.eta import Timing, Work
 from promptreel.jobs.job import Job, JobStatus, NewJob
 from promptreel.jobs.keys import Caller
 from promptreel.jobs.store import JobStore, WorkerRecord
+from promptreel.jobs.workload import Ahead
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,8 @@ class JobsOfCaller:
         """As `JobStore.list_succeeded`."""
         return self._store.list_succeeded(limit=limit, offset=offset, of=self._caller)
 
-    def count_by_status(self) -> dict[JobStatus, int]:
-        return self._store.count_by_status(of=self._caller)
+    def count(self, status: JobStatus) -> int:
+        return self._store.count(status, of=self._caller)
 
     def cancel(self, job_id: int) -> Job:
         """Raises JobNotFound."""
@@ -89,18 +90,21 @@ class JobsOfCaller:
         """Raises JobNotFound."""
         return self._store.delete(job_id, of=self._caller)
 
-    # Of everyone's jobs, because all share the workers: for estimates alone, never to be told as they are.
+    # Of everyone's jobs, because all share the workers: sums and counts, that tell nothing of a single one.
 
-    def queue_ahead(self, job: Job) -> builtins.list[Job]:
+    def count_of_all(self, status: JobStatus) -> int:
+        return self._store.count(status)
+
+    def queue_ahead(self, job: Job) -> Ahead:
         return self._store.queue_ahead(job)
 
-    def list_unfinished(self) -> builtins.list[Job]:
-        return self._store.list_unfinished()
+    def unfinished_work(self) -> builtins.list[Work]:
+        return self._store.unfinished_work()
 
     def live_workers(self) -> builtins.list[WorkerRecord]:
         return self._store.live_workers()
 
-    def recent_timings(self, model_id: str) -> builtins.list[Timing]:
+    def recent_timings(self, model_id: str) -> Sequence[Timing]:
         return self._store.recent_timings(model_id)
 
 
@@ -114,8 +118,8 @@ class JobsForAnyone:
         """Raises JobNotFound."""
         return self._store.get_by_file_prefix(file_prefix)
 
-    def count_by_status(self) -> dict[JobStatus, int]:
-        return self._store.count_by_status()
+    def count(self, status: JobStatus) -> int:
+        return self._store.count(status)
 
     def live_workers(self) -> builtins.list[WorkerRecord]:
         return self._store.live_workers()

@@ -48,7 +48,8 @@ def open_database(url: str, *, busy_seconds: float = BUSY_SECONDS) -> Engine:
         connect_args={"timeout": busy_seconds},
         poolclass=QueuePool,
         hide_parameters=True,  # an error in a log must not repeat a prompt
-        max_overflow=-1,  # a connection is an open file; threads should never wait for one
+        pool_size=0,  # no limit: threads never wait for a connection, and none is thrown away, for opening one is slow
+        pool_use_lifo=True,  # the one used last knows most of the file
     )
     event.listen(engine, "connect", lambda connection, _record: _configure(connection, busy_seconds))
     event.listen(engine, "begin", lambda connection: _begin(connection, busy_seconds))

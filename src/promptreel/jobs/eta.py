@@ -56,6 +56,20 @@ class Rate:
     fixed_seconds: float = 0.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is left of jobs of one model and shape: `units` of calls, and the fixed seconds, `fixed_times` over.
+
+    `owner` is the worker that has them; None: they wait.
+    """
+
+    model_id: str
+    shape: Shape
+    owner: str | None
+    units: float
+    fixed_times: float
+
+
 def work_units(params: VideoParams, max_frames: int) -> float:
     """Calls to the model times frames computed; `max_frames` is what the model carries at once.
 
@@ -87,7 +101,14 @@ def learn_rate(timings: Sequence[Timing], shape: Shape, devices: Collection[str]
     )
 
 
-def estimate_seconds(job: Job, *, ahead: Sequence[Job], live_workers: int, rate: Callable[[Job], Rate]) -> int:
+def work_left(model_id: str, shape: Shape, *, owner: str | None, stage: JobStage | None, progress: float, cost: float) -> Work:
+    """What is left of one job."""
+    if stage in _FIXED_LEFT:  # its calls are done, whatever its progress says
+        return Work(model_id=model_id, shape=shape, owner=owner, units=0.0, fixed_times=_FIXED_LEFT[stage])
+    return Work(model_id=model_id, shape=shape, owner=owner, units=cost * (1.0 - progress), fixed_times=1.0)
+
+
+def estimate_seconds(job: Job, *, ahead: Sequence[Work], live_workers: int, rate: Callable[[Work], Rate]) -> int:
     """Whole seconds until `job` is done: at least 1 while it is not, 0 once it is.
 
     `ahead` is what `JobStore.queue_ahead` returned: of a running job's worker alone, else of all workers. Without a live
@@ -95,17 +116,23 @@ def estimate_seconds(job: Job, *, ahead: Sequence[Job], live_workers: int, rate:
     """
     if job.is_final:
         return 0
+    own = work_left(
+        job.params.model_id,
+        Shape.of(job.params),
+        owner=job.owner,
+        stage=job.stage,
+        progress=job.progress,
+        cost=job.cost,
+    )
     workers = 1 if job.status is JobStatus.RUNNING else max(1, live_workers)
-    waiting = sum(_remaining_seconds(other, rate(other)) for other in ahead) / workers
-    return max(1, math.ceil(waiting + _remaining_seconds(job, rate(job))))
+    return max(1, math.ceil(_seconds(ahead, rate) / workers + _seconds([own], rate)))
 
 
-def estimate_queue_seconds(unfinished: Sequence[Job], *, live_workers: int, rate: Callable[[Job], Rate]) -> int:
-    """Whole seconds until all these jobs are done, shared among the workers; 0 without a job."""
-    return math.ceil(sum(_remaining_seconds(job, rate(job)) for job in unfinished) / max(1, live_workers))
+def estimate_queue_seconds(unfinished: Sequence[Work], *, live_workers: int, rate: Callable[[Work], Rate]) -> int:
+    """Whole seconds until all this work is done, shared among the workers; 0 without any."""
+    return math.ceil(_seconds(unfinished, rate) / max(1, live_workers))
 
 
-def _remaining_seconds(job: Job, rate: Rate) -> float:
-    if job.stage in _FIXED_LEFT:  # its calls are done, whatever its progress says
-        return rate.fixed_seconds * _FIXED_LEFT[job.stage]
-    return rate.fixed_seconds + job.cost * (1.0 - job.progress) * rate.seconds_per_unit
+def _seconds(work: Sequence[Work], rate: Callable[[Work], Rate]) -> float:
+    rated = [(each, rate(each)) for each in work]
+    return sum(each.fixed_times * rate.fixed_seconds + each.units * rate.seconds_per_unit for each, rate in rated)

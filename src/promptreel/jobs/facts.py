@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, Engine, bindparam, insert, select, update
 
 from promptreel.jobs.database import read_transaction, write_transaction
 from promptreel.jobs.tables import facts
@@ -13,8 +13,11 @@ LINK_SECRET = "link_secret"  # noqa: S105 - its name, not the secret
 VIRTUAL_CLOCK = "virtual_clock"
 
 
+_ONE = select(facts.c.value).where(facts.c.name == bindparam("name"))
+
+
 def read_fact(connection: Connection, name: str) -> str | None:
-    return connection.execute(select(facts.c.value).where(facts.c.name == name)).scalar()
+    return connection.execute(_ONE, {"name": name}).scalar()
 
 
 def write_fact(connection: Connection, name: str, value: str) -> None:

@@ -11,22 +11,31 @@ A method that returns has its change on disk. A job that has ended never changes
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, delete, func, insert, or_, select, true, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, bindparam, delete, func, insert, select, true, update
 
 from promptreel.errors import JobNotFound
-from promptreel.jobs import claims
+from promptreel.jobs import claims, workload
 from promptreel.jobs.database import read_transaction, write_transaction
-from promptreel.jobs.eta import Shape, Timing
+from promptreel.jobs.eta import Timing, Work
+from promptreel.jobs.group_commit import GroupCommit
 from promptreel.jobs.job import Claim, Job, JobStage, JobStatus, NewJob, Result
 from promptreel.jobs.keys import Caller
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.submissions import insert_job
-from promptreel.jobs.tables import attempts, has_status, is_of, jobs, workers
+from promptreel.jobs.tables import has_status, is_of, jobs, workers
+from promptreel.jobs.timings import RecentTimings
+from promptreel.jobs.workload import Ahead
+
+# Built once: putting a statement together takes longer than running it.
+_ONE = select(jobs).where(jobs.c.id == bindparam("job_id"))
+_ONE_OF_KEY = _ONE.where(jobs.c.api_key_id == bindparam("api_key_id"))
+_ONE_WITHOUT_KEY = _ONE.where(jobs.c.api_key_id.is_(None))
+_LIVE_WORKERS = select(workers).where(workers.c.last_seen >= bindparam("since")).order_by(workers.c.id)
 
 
 def utc_now() -> datetime:
@@ -48,6 +57,7 @@ class JobStore:
 
     `of` says whose jobs are looked at; left out, everyone's. Requests come by way of `JobsOfCaller`, which always says it.
     `lease_seconds` is how long a claim lives without a heartbeat. A job whose worker died `max_attempts` times fails.
+    `timings_remembered` is of how many of a model's successes estimates learn.
     """
 
     def __init__(
@@ -56,9 +66,12 @@ class JobStore:
         *,
         lease_seconds: float = 30.0,
         max_attempts: int = 5,
+        timings_remembered: int = 50,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._engine = engine
+        self._group = GroupCommit(engine)
+        self._timings = RecentTimings(limit=timings_remembered)
         self._lease = timedelta(seconds=lease_seconds)
         self._max_attempts = max_attempts
         self._now = now
@@ -71,8 +84,11 @@ class JobStore:
         A job that was submitted before with the same idempotency key is returned instead. Raises IdempotencyConflict,
         RateLimitExceeded and InvalidApiKey.
         """
-        with write_transaction(self._engine) as connection:
-            return _to_job(insert_job(connection, new, now=self._now(), max_attempts=self._max_attempts))
+
+        def insert_now(connection: Connection) -> Row[Any]:  # the time is read under the lock: jobs are as old as their ids say
+            return insert_job(connection, new, now=self._now(), max_attempts=self._max_attempts)
+
+        return _to_job(self._group.run(insert_now))
 
     def get(self, job_id: int, *, of: Caller | None = None) -> Job:
         """Raises JobNotFound."""
@@ -98,13 +114,6 @@ class JobStore:
             rows = connection.execute(page).all()
         return [_to_job(row) for row in rows]
 
-    def list_unfinished(self) -> builtins.list[Job]:
-        """All jobs that wait or run."""
-        unfinished = or_(has_status(JobStatus.QUEUED), has_status(JobStatus.RUNNING))
-        with read_transaction(self._engine) as connection:
-            rows = connection.execute(select(jobs).where(unfinished).order_by(jobs.c.id)).all()
-        return [_to_job(row) for row in rows]
-
     def list_succeeded(self, *, limit: int, offset: int = 0, of: Caller | None = None) -> builtins.list[Job]:
         """The newest jobs that made a video, newest first, without the first `offset` of them."""
         succeeded = select(jobs).where(has_status(JobStatus.SUCCEEDED), _belongs(of)).order_by(jobs.c.id.desc())
@@ -112,33 +121,27 @@ class JobStore:
             rows = connection.execute(succeeded.limit(limit).offset(offset)).all()
         return [_to_job(row) for row in rows]
 
-    def count_by_status(self, *, of: Caller | None = None) -> dict[JobStatus, int]:
-        """How many jobs are in each state; states without a job are left out."""
+    def count(self, status: JobStatus, *, of: Caller | None = None) -> int:
+        """How many jobs are in this state. Quick, whatever has ended, for those that wait, run or made a video."""
+        those = select(func.count()).select_from(jobs).where(has_status(status), _belongs(of))
         with read_transaction(self._engine) as connection:
-            counts = select(jobs.c.status, func.count()).where(_belongs(of)).group_by(jobs.c.status)
-            rows = connection.execute(counts).all()
-        return {JobStatus(status): count for status, count in rows}
+            return connection.execute(those).scalar_one()
 
-    def queue_ahead(self, job: Job) -> builtins.list[Job]:
+    def queue_ahead(self, job: Job) -> Ahead:
         """What will be served before this job: the running jobs, then the queued ones in front of it.
 
         Once the job itself runs, the jobs of its worker that have less left; once it has ended, none. Raises JobNotFound.
         """
-        place = tuple_(jobs.c.priority, jobs.c.vt, jobs.c.id)
         with read_transaction(self._engine) as connection:
-            own = connection.execute(select(jobs).where(jobs.c.id == job.id)).one_or_none()
-            if own is None:
-                raise _job_not_found(job.id)
-            if own.status == JobStatus.RUNNING:
-                beside = and_(has_status(JobStatus.RUNNING), jobs.c.owner == own.owner, jobs.c.id != own.id)
-                less_left = and_(beside, jobs.c.cost * (1 - jobs.c.progress) < own.cost * (1 - own.progress))
-                return [_to_job(row) for row in connection.execute(select(jobs).where(less_left).order_by(jobs.c.id))]
-            if own.status != JobStatus.QUEUED:
-                return []
-            running = connection.execute(select(jobs).where(has_status(JobStatus.RUNNING)).order_by(jobs.c.id)).all()
-            in_front = and_(has_status(JobStatus.QUEUED), place < (own.priority, own.vt, own.id))
-            queued = connection.execute(select(jobs).where(in_front).order_by(jobs.c.priority, jobs.c.vt, jobs.c.id)).all()
-        return [_to_job(row) for row in (*running, *queued)]
+            ahead = workload.ahead_of(connection, job.id)
+        if ahead is None:
+            raise _job_not_found(job.id)
+        return ahead
+
+    def unfinished_work(self) -> builtins.list[Work]:
+        """What is left of all jobs that wait or run."""
+        with read_transaction(self._engine) as connection:
+            return workload.unfinished(connection)
 
     # What a worker does
 
@@ -212,13 +215,15 @@ class JobStore:
 
         Raises JobNotFound.
         """
+        return self._group.run(lambda connection: self._cancel(connection, job_id, of))
+
+    def _cancel(self, connection: Connection, job_id: int, of: Caller | None) -> Job:
         this_one = update(jobs).where(jobs.c.id == job_id, _belongs(of))
-        with write_transaction(self._engine) as connection:
-            connection.execute(this_one.where(has_status(JobStatus.RUNNING)).values(cancel_requested=True))
-            connection.execute(
-                this_one.where(has_status(JobStatus.QUEUED)).values(status=JobStatus.CANCELLED, finished_at=self._now())
-            )
-            return _get(connection, job_id, of)
+        connection.execute(this_one.where(has_status(JobStatus.RUNNING)).values(cancel_requested=True))
+        connection.execute(
+            this_one.where(has_status(JobStatus.QUEUED)).values(status=JobStatus.CANCELLED, finished_at=self._now())
+        )
+        return _get(connection, job_id, of)
 
     def delete(self, job_id: int, *, of: Caller | None = None) -> Job:
         """Removes the job and returns what it last was, so that its files can be deleted. Raises JobNotFound.
@@ -259,38 +264,13 @@ class JobStore:
         """The workers that were seen lately, by id."""
         since = self._now() - timedelta(seconds=within_seconds)
         with read_transaction(self._engine) as connection:
-            rows = connection.execute(select(workers).where(workers.c.last_seen >= since).order_by(workers.c.id)).all()
+            rows = connection.execute(_LIVE_WORKERS, {"since": since}).all()
         return [WorkerRecord(**row._mapping) for row in rows]
 
-    def recent_timings(self, model_id: str, *, limit: int = 50) -> builtins.list[Timing]:
+    def recent_timings(self, model_id: str) -> Sequence[Timing]:
         """How long this model's latest successes took, newest first."""
-        device_seconds = jobs.c.result_facts["device_seconds"].as_float()
         with read_transaction(self._engine) as connection:
-            rows = connection.execute(
-                select(
-                    jobs.c.params["num_frames"].as_integer().label("num_frames"),
-                    jobs.c.params["width"].as_integer().label("width"),
-                    jobs.c.params["height"].as_integer().label("height"),
-                    jobs.c.result_facts["device"].as_string().label("device"),
-                    attempts.c.units,
-                    attempts.c.seconds.label("busy_seconds"),
-                    device_seconds.label("call_seconds"),
-                )
-                .join(attempts, and_(jobs.c.id == attempts.c.job_id, jobs.c.attempt == attempts.c.attempt))
-                .where(has_status(JobStatus.SUCCEEDED), jobs.c.model_id == model_id, device_seconds.is_not(None))
-                .order_by(jobs.c.finished_at.desc())
-                .limit(limit)
-            ).all()
-        return [
-            Timing(
-                shape=Shape(row.num_frames, row.width, row.height),
-                device=row.device,
-                units=row.units,
-                busy_seconds=row.busy_seconds,
-                call_seconds=row.call_seconds,
-            )
-            for row in rows
-        ]
+            return self._timings.read(connection, model_id)
 
 
 def _belongs(of: Caller | None) -> ColumnElement[bool]:
@@ -299,7 +279,14 @@ def _belongs(of: Caller | None) -> ColumnElement[bool]:
 
 
 def _get(connection: Connection, job_id: int, of: Caller | None) -> Job:
-    row = connection.execute(select(jobs).where(jobs.c.id == job_id, _belongs(of))).one_or_none()
+    """Reads with a statement that is built already, because nothing is asked for more often."""
+    if of is None:
+        found = connection.execute(_ONE, {"job_id": job_id})
+    elif of.api_key_id is None:
+        found = connection.execute(_ONE_WITHOUT_KEY, {"job_id": job_id})
+    else:
+        found = connection.execute(_ONE_OF_KEY, {"job_id": job_id, "api_key_id": of.api_key_id})
+    row = found.one_or_none()
     if row is None:
         raise _job_not_found(job_id)
     return _to_job(row)

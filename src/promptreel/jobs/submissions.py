@@ -21,8 +21,10 @@ from promptreel.errors import IdempotencyConflict, InvalidApiKey, RateLimitExcee
 from promptreel.jobs.eta import work_units
 from promptreel.jobs.facts import VIRTUAL_CLOCK, read_fact, write_fact
 from promptreel.jobs.job import JobStatus, NewJob
-from promptreel.jobs.params import VideoParams
 from promptreel.jobs.tables import api_keys, has_status, is_of, jobs
+from promptreel.jobs.workload import batch_key
+
+_INSERT = insert(jobs).returning(jobs)  # built once: putting a statement together takes longer than running it
 
 FULL_QUEUE_RETRY_SECONDS = 30
 """When a client with too many waiting jobs may try again: a guess, for nobody knows when the next of them begins."""
@@ -47,7 +49,7 @@ def insert_job(connection: Connection, new: NewJob, *, now: datetime, max_attemp
         "idem_key": new.idem_key,
         "request_hash": new.request_hash,
         "model_id": new.params.model_id,
-        "batch_key": _batch_key(new.params),
+        "batch_key": batch_key(new.params),
         "cost": cost,
         "vt": _take_place(connection, new.api_key_id, cost),
         "status": JobStatus.QUEUED,
@@ -55,7 +57,7 @@ def insert_job(connection: Connection, new: NewJob, *, now: datetime, max_attemp
         "max_attempts": max_attempts,
         "created_at": now,
     }
-    return connection.execute(insert(jobs).values(row_values).returning(jobs)).one()
+    return connection.execute(_INSERT, row_values).one()
 
 
 def advance_clock(connection: Connection, vt: float) -> None:
@@ -104,8 +106,3 @@ def _check_queue(connection: Connection, api_key_id: int, max_queued: int | None
 
 def _read_clock(connection: Connection) -> float:
     return float(read_fact(connection, VIRTUAL_CLOCK) or 0.0)
-
-
-def _batch_key(params: VideoParams) -> str:
-    """Jobs with the same key can be generated in one batch: the model and the shape, for steps and guidance are per row."""
-    return f"{params.model_id}|{params.width}x{params.height}|{params.num_frames}"

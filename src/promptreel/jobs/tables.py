@@ -23,7 +23,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    literal,
+    literal_column,
     text,
 )
 from sqlalchemy.types import TypeDecorator
@@ -173,9 +173,9 @@ facts = Table(
 )
 
 
-def has_status(status: JobStatus) -> Any:
+def has_status(status: JobStatus) -> ColumnElement[bool]:
     """`status = 'queued'` with the value written out: a partial index is not used for a value that is bound later."""
-    return jobs.c.status == literal(status.value, literal_execute=True)
+    return jobs.c.status == literal_column(f"'{status.value}'")
 
 
 def is_of(api_key_id: int | None) -> ColumnElement[bool]:
@@ -189,7 +189,7 @@ def _index_while(status: JobStatus, name: str, *columns: str) -> Index:
 
 
 _index_while(JobStatus.QUEUED, "jobs_queued", "priority", "vt", "id")
-_index_while(JobStatus.QUEUED, "jobs_queued_by_batch", "batch_key", "priority", "vt", "id")
+_index_while(JobStatus.QUEUED, "jobs_queued_by_batch", "batch_key", "priority", "vt", "id", "cost")
 _index_while(JobStatus.QUEUED, "jobs_queued_by_api_key", "api_key_id")
 _index_while(JobStatus.RUNNING, "jobs_running_by_lease", "lease_until")
 _index_while(JobStatus.RUNNING, "jobs_running_by_api_key", "api_key_id")

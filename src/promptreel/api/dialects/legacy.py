@@ -1,4 +1,4 @@
-"""The spelling of the hosted service's v3 and v4: a request into a NewJob, a job into an answer."""
+"""The hosted service's spelling: a request into a NewJob, a job into an answer, whatever the generation of the API."""
 
 from __future__ import annotations
 
@@ -8,8 +8,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from promptreel.api.dialects.legacy_dialect import Dialect
+from promptreel.api.dialects.legacy_v4 import ENTERPRISE, V4
+from promptreel.api.dialects.legacy_v5 import V5
+from promptreel.api.dialects.legacy_v6 import ENTERPRISE_VIDEO, V6, V6_IMAGE
+from promptreel.api.dialects.legacy_v7 import V7, V7_IMAGE
 from promptreel.api.inits import read_init
-from promptreel.api.parsing import FieldReader, Limits, count_frames, is_url
+from promptreel.api.parsing import FieldReader, Limits, count_frames, is_url, spell
 from promptreel.errors import ModelNotFound
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.job import Job, JobStatus, NewJob
@@ -17,94 +22,135 @@ from promptreel.jobs.links import Links
 from promptreel.jobs.params import (
     DEFAULT_OUTPUT_TYPE,
     DEFAULT_SCHEDULER,
-    MAX_FRAMES,
     MAX_SEED,
     OUTPUT_TYPES,
     SCHEDULERS,
     VideoParams,
 )
-from promptreel.media import Init, kind_of_init
+from promptreel.media import Init
 from promptreel.models.prompts import enhance_prompt, find_unknown_words
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistry
 
 MAX_TEXT = 2000
-SIZE = Limits(64, 1024)
-STEPS = Limits(1, 50)
-GUIDANCE = Limits(1, 20)
-STRENGTH = Limits(0, 1)
 SEED = Limits(0, MAX_SEED)
-SECONDS = Limits(1, 30)
-FPS = Limits(1, 30)
-FRAMES = Limits(1, MAX_FRAMES)
 SAMPLES = Limits(1, 4)
-# The text encoder of Stable Diffusion 1.5 has twelve layers; a model with fewer says so when the job runs.
-CLIP_SKIP = Limits(0, 12)
 
 FIELDS_NOT_YET = ("lora_model",)
 SWITCHES_NOT_YET = ("safety_checker", "multi_lingual")
+
+CREATE_PATHS = {
+    "/api/v4/dreambooth/text2video": V4,
+    "/api/v5/text2video": V5,
+    "/api/v1/enterprise/text2video": ENTERPRISE,
+    "/api/v6/video/text2video": V6,
+    "/api/v6/video/text2video_ultra": V6,
+    "/api/v6/video/img2video": V6_IMAGE,
+    "/api/v1/enterprise/video/text2video": ENTERPRISE_VIDEO,
+    "/api/v7/video-fusion/text-to-video": V7,
+    "/api/v7/video-fusion/image-to-video": V7_IMAGE,
+}
+# With the job's id as the last part of the path.
+FETCH_PATHS = (
+    "/api/v3/dreambooth/fetch",
+    "/api/v4/dreambooth/fetch",
+    "/api/v3/fetch",
+    "/api/v6/video/fetch",
+    "/api/v7/video-fusion/fetch",
+    "/api/v7/images/fetch",
+    "/api/v1/enterprise/video/fetch",
+)
+# With the job's id in a field.
+FETCH_BY_FIELD_PATHS = (
+    "/api/v4/dreambooth/fetch",
+    "/api/v6/video/fetch",
+    "/api/v6/images/fetch",
+    "/api/v1/enterprise/fetch",
+)
+_DIALECTS = {dialect.name: dialect for dialect in CREATE_PATHS.values()}
 
 TIP = "for faster speed, keep resolution upto 512x512"
 WAIT = "Try to fetch request after given estimated time"
 NO_WEBHOOKS = "Webhooks are not delivered yet: leave webhook out and poll fetch_result."
 
 
-def read_text2video(fields: Mapping[str, Any], models: ModelRegistry, fetcher: SafeFetcher) -> tuple[NewJob, Init | None]:
-    """What a v4 text2video request asks for, with every default decided, and the file that it names but that is not stored yet.
+def read_text2video(
+    fields: Mapping[str, Any], dialect: Dialect, models: ModelRegistry, fetcher: SafeFetcher
+) -> tuple[NewJob, Init | None]:
+    """What a request asks for, with every default decided, and the file that it names but that is not stored yet.
 
     Raises InvalidParams with all wrong fields, and ModelNotFound.
     """
     reader = FieldReader(fields)
     reader.text("key", maximum=MAX_TEXT)  # where no key is needed, any will do, but it must be one
-    draft = _read_params(reader)
+    draft = _read_params(reader, dialect)
     negative_prompt = reader.text("negative_prompt", maximum=MAX_TEXT)
-    seconds = reader.whole("seconds", SECONDS, default=5)
-    num_frames = reader.whole("num_frames", FRAMES, default=None) or count_frames(reader, seconds, draft.fps)
-    enhance = reader.yes_no("enhance_prompt", default=True)
+    enhance = reader.yes_no("enhance_prompt", default=dialect.defaults.enhance_prompt)
     track_id = reader.scalar("track_id", maximum=MAX_TEXT)
     _refuse_webhook(reader)
-    left_out = _read_unavailable(reader)
-    init = read_init(reader, fetcher)
-    card = _find_model(reader, draft.model_id, models)
+    left_out = _read_unavailable(reader, dialect)
+    switches = {name: _to_yes_no(reader.yes_no(name, default=False)) for name in dialect.switches}
+    init = _read_init(reader, dialect, fetcher)
+    card = _find_model(reader, draft.model_id, models, dialect)
     reader.raise_errors()
 
     request = {
-        "dialect": "legacy",
-        "enhance_prompt": "yes" if enhance else "no",
-        "tip": _advise(draft.prompt, card, left_out),
+        "dialect": dialect.name,
+        "enhance_prompt": _to_yes_no(enhance),
+        "tip": _advise(draft, card, left_out, reader.clamped),
         "native_size": [card.native_width, card.native_height] if card.native_width else None,
+        **switches,
     }
     if negative_prompt is None:
         negative_prompt = card.default_negative_prompt
-    prompt = enhance_prompt(draft.prompt, card) if enhance else draft.prompt
     params = replace(
         draft,
-        prompt=prompt,
-        num_frames=num_frames,
+        model_id=card.model_id,
+        prompt=enhance_prompt(draft.prompt, card) if enhance else draft.prompt,
         negative_prompt=negative_prompt,
         init_key=init.key if init else None,
     )
     return NewJob(params=params, request=request, max_frames=card.max_frames, track_id=track_id), init
 
 
-def _read_params(reader: FieldReader) -> VideoParams:
-    """All params but those that the model has a say in: its length and its prompts. The prompt is the user's own."""
-    width = reader.whole("width", SIZE, default=512)
-    height = reader.whole("height", SIZE, default=512)
+def _read_params(reader: FieldReader, dialect: Dialect) -> VideoParams:
+    """All params but those that the model has a say in: which it is, and its prompts. The prompt is the user's own."""
+    defaults, ranges = dialect.defaults, dialect.ranges
+    width = reader.whole("width", ranges.size, default=defaults.width)
+    height = reader.whole("height", ranges.size, default=defaults.height)
+    fps = reader.whole("fps", ranges.fps, default=defaults.fps)
     seed = reader.whole("seed", SEED, default=None)
     return VideoParams(
         model_id=reader.text("model_id", maximum=255) or DEFAULT_MODEL_ID,
         prompt=reader.required_text("prompt", maximum=MAX_TEXT),
         width=width - width % 8,
         height=height - height % 8,
-        fps=reader.whole("fps", FPS, default=8),
+        num_frames=_read_length(reader, dialect, fps),
+        fps=fps,
         scheduler=reader.choice("scheduler", SCHEDULERS, default=DEFAULT_SCHEDULER),
-        num_inference_steps=reader.whole("num_inference_steps", STEPS, default=20),
-        guidance_scale=reader.number("guidance_scale", GUIDANCE, default=7.5),
-        strength=reader.number("strength", STRENGTH, default=0.55),
+        num_inference_steps=reader.whole(
+            "num_inference_steps", ranges.num_inference_steps, default=defaults.num_inference_steps
+        ),
+        guidance_scale=reader.number("guidance_scale", ranges.guidance_scale, default=defaults.guidance_scale),
+        strength=reader.number("strength", ranges.strength, default=defaults.strength),
         seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
-        clip_skip=reader.whole("clip_skip", CLIP_SKIP, default=0),
+        clip_skip=reader.whole("clip_skip", ranges.clip_skip, default=0),
         output_type=reader.choice("output_type", OUTPUT_TYPES, default=DEFAULT_OUTPUT_TYPE),
     )
+
+
+def _read_length(reader: FieldReader, dialect: Dialect, fps: int) -> int:
+    """In frames."""
+    num_frames = reader.whole("num_frames", dialect.ranges.num_frames, default=dialect.defaults.num_frames)
+    if dialect.defaults.num_frames is None:
+        seconds = reader.whole("seconds", dialect.ranges.seconds, default=dialect.defaults.seconds)
+        return num_frames or count_frames(reader, seconds, fps)
+    return num_frames or dialect.defaults.num_frames
+
+
+def _read_init(reader: FieldReader, dialect: Dialect, fetcher: SafeFetcher) -> Init | None:
+    if dialect.needs_init_image and reader.given("init_image") is None:
+        reader.reject("init_image", "The init image field is required.")
+    return read_init(reader, fetcher)
 
 
 def _refuse_webhook(reader: FieldReader) -> None:
@@ -113,28 +159,38 @@ def _refuse_webhook(reader: FieldReader) -> None:
         reader.reject("webhook", NO_WEBHOOKS if is_url(webhook) else "The webhook must be a valid URL.")
 
 
-def _read_unavailable(reader: FieldReader) -> list[str]:
+def _read_unavailable(reader: FieldReader, dialect: Dialect) -> list[str]:
     """Refuses fields without which the video would be another one; names those that are left out of the work."""
     for name in FIELDS_NOT_YET:
         if reader.given(name) is not None:
             reader.reject(name, f"The {name.replace('_', ' ')} is not available yet: leave it out.")
-    reader.yes_no("temp", default=False)
     left_out = [name for name in SWITCHES_NOT_YET if reader.yes_no(name, default=False)]
+    left_out += [name for name in dialect.left_out if reader.given(name) is not None]
     return [*left_out, "samples"] if reader.whole("samples", SAMPLES, default=1) > 1 else left_out
 
 
-def _find_model(reader: FieldReader, model_id: str, models: ModelRegistry) -> ModelCard:
+def _find_model(reader: FieldReader, model_id: str, models: ModelRegistry, dialect: Dialect) -> ModelCard:
     try:
         return models.get(model_id)
     except ModelNotFound:
         reader.raise_errors()  # the fields come first, as they did at the hosted service
-        raise
+        if not dialect.replaces_unknown_model:
+            raise
+        return models.get(DEFAULT_MODEL_ID)
 
 
-def _advise(prompt: str, card: ModelCard, left_out: list[str]) -> str:
+def _to_yes_no(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _advise(draft: VideoParams, card: ModelCard, left_out: list[str], clamped: Mapping[str, float]) -> str:
     """The documented tip, unless there is something better to say."""
     advice = []
-    unknown = find_unknown_words(prompt, card.words)
+    if card.model_id != draft.model_id:
+        advice.append(f'there is no model "{draft.model_id[:100]}": "{card.model_id}" makes the video')
+    if clamped:
+        advice.append(f"changed to what is possible: {', '.join(f'{name} {spell(each)}' for name, each in clamped.items())}")
+    unknown = find_unknown_words(draft.prompt, card.words)
     if unknown:
         advice.append(
             f'the model "{card.model_id}" does not know: {_name_some(unknown)}; '
@@ -162,6 +218,11 @@ def parse_job_id(text: object) -> int | None:
     return int(digits) if re.fullmatch(r"[0-9]{1,18}", digits, re.ASCII) else None
 
 
+def dialect_of(job: Job) -> Dialect:
+    """The one that the job was created in; v4 for a job of another API."""
+    return _DIALECTS.get(job.request.get("dialect", ""), V4)
+
+
 def to_answer(job: Job, *, links: Links, eta: int) -> dict[str, Any]:
     """What a client is told of a job. `eta` is in whole seconds, and said only while the job is not done."""
     match job.status:
@@ -182,12 +243,12 @@ def _to_processing(job: Job, links: Links, eta: int) -> dict[str, Any]:
         "eta": eta,
         "messege": WAIT,
         "message": WAIT,
-        "fetch_result": f"{links.base_url}/api/v3/dreambooth/fetch/{job.id}",
+        "fetch_result": f"{links.base_url}{dialect_of(job).fetch_path}/{job.id}",
         "id": job.id,
         "output": [],
         "future_links": [links.video(job)],
         "preview": links.preview(job),
-        "meta": _to_meta(job),
+        "meta": dialect_of(job).to_meta(job),
         **tell_expiry(links),
     }
 
@@ -201,7 +262,7 @@ def _to_success(job: Job, links: Links) -> dict[str, Any]:
         "output": [url],
         "proxy_links": [url],
         "generationTime": round(max(0.0, spent), 2),
-        "meta": _to_meta(job),
+        "meta": dialect_of(job).to_meta(job),
         **tell_expiry(links),
     }
 
@@ -213,38 +274,3 @@ def _to_failure(job: Job, why: str) -> dict[str, Any]:
 def tell_expiry(links: Links) -> dict[str, str]:
     """Until when the links of an answer work, if they are set to expire."""
     return {} if links.expire_at is None else {"links_expire_at": links.expire_at.isoformat()}
-
-
-def _to_meta(job: Job) -> dict[str, Any]:
-    """What was done, in the documented words, with `fps`, `clip_skip`, `enhance_prompt` and the native size added.
-
-    An init is told as "yes", for its data may be megabytes.
-    """
-    params = job.params
-    seconds = params.num_frames / params.fps
-    meta = {
-        "prompt": params.prompt,
-        "model_id": params.model_id,
-        "scheduler": params.scheduler,
-        "safetychecker": "no",
-        "negative_prompt": params.negative_prompt,
-        "W": params.width,
-        "H": params.height,
-        "guidance_scale": params.guidance_scale,
-        "steps": params.num_inference_steps,
-        "strength": params.strength,
-        "full_url": "no",
-        "seconds": int(seconds) if seconds.is_integer() else round(seconds, 2),
-        "multi_lingual": "no",
-        "seed": params.seed,
-        "outdir": "out",
-        "file_prefix": job.file_prefix,
-        "num_frames": params.num_frames,
-        "fps": params.fps,
-        "clip_skip": params.clip_skip,
-        "enhance_prompt": job.request.get("enhance_prompt", "no"),
-    }
-    if params.init_key is not None:
-        meta[f"init_{kind_of_init(params.init_key)}"] = "yes"
-    native = job.request.get("native_size")
-    return meta | {"native_W": native[0], "native_H": native[1]} if native else meta

@@ -38,7 +38,7 @@ def list_assets(request: Request, fields: Fields, services: ServicesOfApp) -> JS
     reader.raise_errors()
     total, jobs = 0, []
     if asset_type == "video":
-        total = services.jobs.count_by_status().get(JobStatus.SUCCEEDED, 0)
+        total = services.jobs.count(JobStatus.SUCCEEDED)
         jobs = services.jobs.list_succeeded(limit=page.per_page, offset=page.offset)
     made = links(request, services)
     data = [{"id": job.id, "output": [made.video(job)]} for job in jobs]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from promptreel.api.dialects.legacy_openapi import EXAMPLE_IMAGE
+
 Properties = dict[str, dict[str, Any]]
 
 
@@ -66,13 +68,14 @@ DELETE: Properties = {
 }
 _DATA = "as a data: URI or as base64; 5 MB at most."
 CROP: Properties = {
-    "image": _field("string", f"A picture, {_DATA}"),
+    "image": _field("string", f"A picture, {_DATA}", example=EXAMPLE_IMAGE),
     "crop": _field(["string", "boolean", "null"], "yes: keep the largest square around the centre.", default="no"),
 }
-BASE64_STRING: Properties = {"base64_string": _field("string", f"A picture or video, {_DATA}")}
-INIT_OBJ: Properties = {"init_obj": _field("string", f"A picture or video, {_DATA}")}
+BASE64_STRING: Properties = {"base64_string": _field("string", f"A picture or video, {_DATA}", example=EXAMPLE_IMAGE)}
+INIT_OBJ: Properties = {"init_obj": _field("string", f"A picture or video, {_DATA}", example=EXAMPLE_IMAGE)}
 UPLOAD_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", "content": {"image/*": {}, "video/*": {}}},
+    403: {"description": "The link has expired, or was cut, where links are set to expire."},
     404: {"description": "There is none, or it was deleted."},
 }
 TRAINING_ID: dict[str, Any] = {

@@ -18,7 +18,7 @@ _TEXT = ["string", "null"]
 
 
 def _number(limits: Limits, description: str, *, default: float | None, kind: str = "integer") -> dict[str, Any]:
-    ranges = {"minimum": limits.minimum, "maximum": limits.maximum, "default": default}
+    ranges = {"minimum": limits.minimum, "maximum": limits.maximum, "pattern": limits.pattern, "default": default}
     return {"type": [kind, "string", "null"], **ranges, "description": description}
 
 
@@ -32,12 +32,18 @@ CREATE_FIELDS: dict[str, dict[str, Any]] = {
     "model": {"type": _TEXT, "default": DEFAULT_MODEL_ID, "description": "The model that makes the video: see /v1/models."},
     "size": {
         "type": _TEXT,
+        "pattern": "^[1-9][0-9]{2}x[1-9][0-9]{2}$",
         "default": openai.DEFAULT_SIZE,
         "description": f'"WIDTHxHEIGHT" in pixels, each {openai.SIDE.minimum} to {openai.SIDE.maximum}, in all up to those of '
         "1792x1024; rounded down to multiples of 8. width and height are read too, if there is no size.",
     },
     "seconds": _number(openai.SECONDS, "Length, up to what the model carries.", default=openai.DEFAULT_SECONDS),
-    "input_reference": {"type": ["string", "object", "null"], "default": None, "description": f"{_REFERENCE}."},
+    "input_reference": {
+        "type": ["string", "object", "null"],
+        "pattern": "^(https?://|data:)",
+        "default": None,
+        "description": f"{_REFERENCE}.",
+    },
     "negative_prompt": {
         "type": _TEXT,
         "maxLength": openai.MAX_TEXT,

@@ -6,8 +6,9 @@ A checkpoint is a directory in diffusers' layout: unet, text_encoder, tokenizer,
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from promptreel.errors import CheckpointUnusable
+from promptreel.generation.compute import ComputeThread
 from promptreel.generation.devices import Device
 from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.preview import fit_colors
@@ -33,24 +35,27 @@ _PIXELS_AT_ONCE = {"cpu": 40 * 96 * 96, "cuda": 16 * 512 * 512}
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """A checkpoint's networks on a device, and what the engine asks of them. Tensors in and out are float32 on the CPU."""
+    """A checkpoint's networks on a device, and what the engine asks of them. Tensors in and out are float32 on the CPU.
+
+    The networks run in `compute`, whatever thread asks.
+    """
 
     card: ModelCard
     model_hash: str
     device: Device
+    compute: ComputeThread
     space: ModelSpace
     unet: UNetMotionModel
     prompts: PromptEncoder
     vae: Any
 
-    @torch.inference_mode()
     def encode_text(self, text: str, clip_skip: int = 0, chunks: int = 1) -> Tensor:
         """Embeddings [1, tokens, width] of one text, on the device; a long text takes several windows of tokens, one behind
         the other. `chunks` is their least number: what runs in one forward must be equally long.
 
         Raises GenerationFailed when the text encoder has fewer layers than `clip_skip` leaves out.
         """
-        return self.prompts.encode(text, clip_skip=clip_skip, chunks=chunks)
+        return self._run(lambda: self.prompts.encode(text, clip_skip=clip_skip, chunks=chunks))
 
     def count_chunks(self, text: str) -> int:
         """How many of the text encoder's windows the text takes."""
@@ -61,9 +66,11 @@ class LoadedCheckpoint:
         scale = _downscaling(self.vae)
         return (1, self.unet.config.in_channels, num_frames, height // scale, width // scale)
 
-    @torch.inference_mode()
     def denoise(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         """One forward over rows: latents [B, C, T, h, w], timesteps [B], text [B, tokens, width]; the output like latents."""
+        return self._run(lambda: self._denoise(latents, timesteps, text))
+
+    def _denoise(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         device = self.device
         output: Tensor = self.unet(
             latents.to(device.name, device.dtype),
@@ -78,17 +85,14 @@ class LoadedCheckpoint:
         """What latents look like at a glance: see `fit_colors`. Fitted when it is first asked for."""
         return fit_colors(self.encode)
 
-    @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents [1, C, T, h, w] to frames, uint8 [T, H, W, 3]."""
+        """Latents [1, C, T, h, w] to frames, uint8 [T, H, W, 3]; between two parts of them others may compute."""
         config = self.vae.config
         frames = latents[0].transpose(0, 1) / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
         scale = _downscaling(self.vae)
         at_once = self._frames_at_once(frames.shape[2] * scale, frames.shape[3] * scale)
-        decoded = [self._decode_some(part) for part in frames.split(at_once)]
-        return torch.cat(decoded)
+        return torch.cat([self._run(partial(self._decode_some, part)) for part in frames.split(at_once)])
 
-    @torch.inference_mode()
     def encode(self, frames: Tensor) -> Tensor:
         """Frames, uint8 [T, H, W, 3], to latents [1, C, T, h, w], scaled as in training: what `decode` turns back.
 
@@ -96,9 +100,13 @@ class LoadedCheckpoint:
         """
         config = self.vae.config
         distinct, places = frames.unique_consecutive(return_inverse=True, dim=0)
-        encoded = torch.cat([self._encode_some(part) for part in distinct.split(self._frames_at_once(*frames.shape[1:3]))])
+        parts = distinct.split(self._frames_at_once(*frames.shape[1:3]))
+        encoded = torch.cat([self._run(partial(self._encode_some, part)) for part in parts])
         latents = (encoded - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
         return latents[places].transpose(0, 1)[None]
+
+    def _run(self, work: Callable[[], Tensor]) -> Tensor:
+        return self.compute.run(torch.inference_mode()(work))
 
     def _encode_some(self, frames: Tensor) -> Tensor:
         pictures = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -121,16 +129,16 @@ class LoadedCheckpoint:
         return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 
-def load_animatediff(card: ModelCard, device: Device) -> LoadedCheckpoint:
+def load_animatediff(card: ModelCard, device: Device, compute: ComputeThread) -> LoadedCheckpoint:
     """Loads a checkpoint directory, safetensors only; raises CheckpointUnusable with what is wrong with it."""
     check_checkpoint_dir(card.path)
     try:
-        return _load(card, device)
+        return compute.run(lambda: _load(card, device, compute))
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise CheckpointUnusable(f"model {card.model_id!r} does not load: {error}") from error
 
 
-def _load(card: ModelCard, device: Device) -> LoadedCheckpoint:
+def _load(card: ModelCard, device: Device, compute: ComputeThread) -> LoadedCheckpoint:
     options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
     config = json.loads((card.path / "scheduler" / "scheduler_config.json").read_text())
     vae_class = getattr(diffusers, _class_name(card.path / "vae"))
@@ -139,6 +147,7 @@ def _load(card: ModelCard, device: Device) -> LoadedCheckpoint:
         card=card,
         model_hash=model_hash(card.path),
         device=device,
+        compute=compute,
         space=ModelSpace(config, distilled=unet.config.time_cond_proj_dim is not None),
         unet=unet,
         prompts=_load_prompts(card.path, device, options),

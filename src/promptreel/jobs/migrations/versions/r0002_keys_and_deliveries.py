@@ -14,7 +14,16 @@ def upgrade() -> None:
     create_job_indexes()
     create_deliveries()
     create_delivery_attempts()
+    widen_the_index_by_batch()
     op.create_table("facts", sa.Column("name", sa.String(64), primary_key=True), sa.Column("value", sa.Text, nullable=False))
+
+
+def widen_the_index_by_batch() -> None:
+    """With the cost in it, the work that waits can be added up without a look at the jobs themselves."""
+    op.drop_index("jobs_queued_by_batch", "jobs")
+    where = sa.text("status = 'queued'")
+    columns = ["batch_key", "priority", "vt", "id", "cost"]
+    op.create_index("jobs_queued_by_batch", "jobs", columns, sqlite_where=where, postgresql_where=where)
 
 
 def create_api_keys() -> None:

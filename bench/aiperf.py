@@ -1,0 +1,83 @@
+"""`aiperf`, a public load tester that speaks the open standard, unmodified against a running service.
+
+`make bench-aiperf` installs it into an environment of its own (`.aiperf`, 1.2 GB) and runs `python -m bench.aiperf`. It prints
+its own table; the exit code is 1 unless every request got its video.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from promptreel.bootstrap import BUILT_IN_MODELS
+from promptreel.demo import running_service
+
+MODEL_ID = "cutout"
+PROMPTS = (
+    "a red cat sitting on a bench",
+    "a blue rocket rising at night",
+    "a green turtle walking to the left, in a meadow",
+    "a yellow ball bouncing on a beach",
+)
+SHAPE = {"size": "96x96", "num_frames": 16, "num_inference_steps": 8, "seed": 42}
+LONGEST_SECONDS = 1800
+
+
+def main() -> int:
+    """Returns the exit code."""
+    options = _parse_options()
+    with tempfile.TemporaryDirectory(prefix="promptreel-bench-") as name:
+        folder = Path(name)
+        with running_service(folder / "data", folder / "service.log", threads=options.threads) as url:
+            subprocess.run(command(options, url, folder), check=True, cwd=folder, timeout=LONGEST_SECONDS)
+        measured = json.loads((folder / "artifacts" / "profile_export_aiperf.json").read_text())
+    good, bad = count(measured, "request_count"), count(measured, "error_request_count")
+    print(f"\n{good} of {options.requests} requests got their video, {bad} failed")
+    return 0 if (good, bad) == (options.requests, 0) else 1
+
+
+def command(options: argparse.Namespace, url: str, folder: Path) -> list[str]:
+    """The tokenizer is the model's own folder, so that nothing is looked for elsewhere."""
+    prompts = folder / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"text": prompt}) + "\n" for prompt in PROMPTS))
+    settings = {
+        "--model": MODEL_ID,
+        "--tokenizer": BUILT_IN_MODELS / MODEL_ID / "tokenizer",
+        "--url": url,
+        "--endpoint-type": "video_generation",
+        "--input-file": prompts,
+        "--custom-dataset-type": "single_turn",
+        "--concurrency": options.concurrency,
+        "--request-count": options.requests,
+        "--artifact-dir": folder / "artifacts",
+        "--ui": "none",
+    }
+    words = [word for name, value in settings.items() for word in (name, str(value))]
+    extra = [word for name, value in SHAPE.items() for word in ("--extra-inputs", f"{name}:{value}")]
+    return [str(options.program.absolute()), "profile", *words, *extra, "--download-video-content"]
+
+
+def count(measured: dict[str, Any], name: str) -> int:
+    """It leaves out what did not happen."""
+    return int(measured.get(name, {}).get("avg", 0))
+
+
+def _parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.aiperf", description=__doc__)
+    parser.add_argument("--program", type=Path, default=Path(".aiperf/bin/aiperf"), help="default: .aiperf/bin/aiperf")
+    parser.add_argument("--requests", type=int, default=20, help="default: 20")
+    parser.add_argument("--concurrency", type=int, default=4, help="requests in flight at once (default: 4)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the worker (default: 2)")
+    options = parser.parse_args()
+    if not options.program.is_file():
+        parser.error(f"there is no {options.program}: run make bench-aiperf")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,284 @@
+"""The shapes of all answers, as JSON Schema: what /openapi.json calls its components."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from promptreel.jobs.job import JobStage
+from promptreel.jobs.params import MAX_FRAMES, MAX_SEED, OUTPUT_TYPES, SCHEDULERS
+from promptreel.media import MEDIA_TYPES
+
+Schema = dict[str, Any]
+
+TEXT: Schema = {"type": "string"}
+NUMBER: Schema = {"type": "number"}
+FLAG: Schema = {"type": "boolean"}
+URL: Schema = {"type": "string", "format": "uri"}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+SECONDS: Schema = {"type": "number", "minimum": 0}
+YES_NO: Schema = {"enum": ["yes", "no"]}
+
+
+def ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def several(item: Schema, **more: Any) -> Schema:
+    return {"type": "array", "items": item, **more}
+
+
+def either(*schemas: Schema) -> Schema:
+    return {"anyOf": list(schemas)}
+
+
+def only(value: str) -> Schema:
+    return {"const": value}
+
+
+def nullable(schema: Schema) -> Schema:
+    return either(schema, {"type": "null"})
+
+
+def shape(properties: Schema, *, optional: Schema | None = None, **more: Any) -> Schema:
+    """An object with these properties, the optional ones perhaps, and no others."""
+    return {
+        "type": "object",
+        "properties": {**properties, **(optional or {})},
+        "required": list(properties),
+        "additionalProperties": False,
+        **more,
+    }
+
+
+_NO_OUTPUT = several(TEXT, maxItems=0)
+_WORDS: Schema = {"message": TEXT, "messege": {**TEXT, "description": "The hosted service's spelling; always as message."}}
+
+_EXPIRY: Schema = {
+    "links_expire_at": {"type": "string", "format": "date-time", "description": "Until when its links to files work."}
+}
+
+_META_OF_ALL: Schema = {
+    "prompt": {**TEXT, "description": "As the model was given it, with its own phrases if enhance_prompt is yes."},
+    "model_id": TEXT,
+    "scheduler": {"enum": list(SCHEDULERS)},
+    "negative_prompt": TEXT,
+    "guidance_scale": NUMBER,
+    "strength": NUMBER,
+    "seed": {"type": "integer", "minimum": 0, "maximum": MAX_SEED},
+    "file_prefix": {"type": "string", "format": "uuid"},
+    "num_frames": {"type": "integer", "minimum": 1, "maximum": MAX_FRAMES},
+    "fps": COUNT,
+    "clip_skip": COUNT,
+    "enhance_prompt": YES_NO,
+}
+_META_OF_SOME: Schema = {
+    "W": COUNT,
+    "H": COUNT,
+    "steps": COUNT,
+    "seconds": SECONDS,
+    "safetychecker": YES_NO,
+    "full_url": YES_NO,
+    "multi_lingual": YES_NO,
+    "outdir": TEXT,
+    "image_guidance_scale": NUMBER,
+    "n_samples": COUNT,
+    "instant_response": YES_NO,
+    "base64": YES_NO,
+    "width": COUNT,
+    "height": COUNT,
+    "num_inference_steps": COUNT,
+    "output_type": {"enum": list(OUTPUT_TYPES)},
+    "temp": YES_NO,
+    "upscale_height": {"type": "null"},
+    "upscale_width": {"type": "null"},
+    "use_improved_sampling": YES_NO,
+    "init_image": only("yes"),
+    "init_video": only("yes"),
+    "native_W": {**COUNT, "description": "The width that the clip was made at, before it was scaled."},
+    "native_H": COUNT,
+}
+
+_LEGACY: dict[str, Schema] = {
+    "Meta": shape(_META_OF_ALL, optional=_META_OF_SOME)
+    | {"description": "What is made, in the words of the generation that the job was asked in."},
+    "Processing": shape(
+        {
+            "status": only("processing"),
+            "tip": TEXT,
+            "eta": {"type": "integer", "minimum": 0, "description": "Seconds after which to look again."},
+            **_WORDS,
+            "fetch_result": {**URL, "description": "Where to look."},
+            "id": {"type": "integer"},
+            "output": _NO_OUTPUT,
+            "future_links": several(URL, description="Where the video will be."),
+            "preview": {**URL, "description": "A small moving picture of it, while it is made."},
+            "meta": ref("Meta"),
+        },
+        optional=_EXPIRY,
+    ),
+    "Success": shape(
+        {
+            "status": only("success"),
+            "id": {"type": "integer"},
+            "output": several(URL, minItems=1),
+            "proxy_links": several(URL),
+            "generationTime": SECONDS,
+            "meta": ref("Meta"),
+        },
+        optional=_EXPIRY,
+    ),
+    "Failed": shape(
+        {
+            "status": only("failed"),
+            "id": either({"type": "integer"}, {**only(""), "description": "There is no such job."}),
+            **_WORDS,
+            "output": _NO_OUTPUT,
+        }
+    ),
+    "Error": shape(
+        {
+            "status": only("error"),
+            "message": either(
+                TEXT,
+                {
+                    "type": "object",
+                    "description": "What is wrong, for each field.",
+                    "additionalProperties": several(TEXT, minItems=1),
+                },
+            ),
+            "messege": {"description": "The hosted service's spelling; always as message."},
+        },
+        optional={"tip": TEXT, "retry_after": {**COUNT, "description": "Seconds after which to try again."}},
+    ),
+    "Done": shape({"status": only("success"), **_WORDS}, optional={"model_id": TEXT}),
+    "HostedModel": shape(
+        {
+            "model_id": TEXT,
+            "status": only("model_ready"),
+            "created_at": {"type": "null"},
+            "instance_prompt": TEXT,
+            "model_name": TEXT,
+            "description": TEXT,
+            "screenshots": TEXT,
+            "max_frames": COUNT,
+            "fps": COUNT,
+        }
+    ),
+    "HostedModels": several(ref("HostedModel")),
+    "AgentsModel": shape(
+        {
+            "model_id": TEXT,
+            "model_name": TEXT,
+            "name": TEXT,
+            "description": TEXT,
+            "provider": TEXT,
+            "model_type": TEXT,
+            "status": only("model_ready"),
+        }
+    ),
+    "OneAgentsModel": shape({"data": ref("AgentsModel")}),
+    "AgentsModels": shape({"data": several(ref("AgentsModel")), "meta": ref("Pagination")}),
+    "Pagination": shape(
+        {
+            "current_page": COUNT,
+            "per_page": COUNT,
+            "total": COUNT,
+            "last_page": COUNT,
+            "from": nullable(COUNT),
+            "to": nullable(COUNT),
+        }
+    ),
+    "Schedulers": shape({"status": only("success"), "schedulers": several({"enum": list(SCHEDULERS)})}),
+    "SystemLoad": shape({"queue_num": COUNT, "queue_time": COUNT, "status": {"enum": ["ok", "degraded"]}}),
+    "SystemDetails": shape({"model_count": COUNT, "queue_time": COUNT, "status": {"enum": ["ok", "degraded"]}}),
+    "Assets": shape(
+        {
+            "status": only("success"),
+            "type": TEXT,
+            "data": several(shape({"id": {"type": "integer"}, "output": several(URL)})),
+            "pagination": ref("Pagination"),
+        },
+        optional=_EXPIRY,
+    ),
+    "Cropped": shape({"status": only("success"), **_WORDS, "link": URL, "request_id": {"type": "integer"}}, optional=_EXPIRY),
+    "Uploaded": shape(
+        {"status": only("success"), "id": {"type": "integer"}, "output": several(URL, minItems=1)}, optional=_EXPIRY
+    ),
+    "Health": shape(
+        {"status": {"enum": ["ok", "degraded"]}, "version": TEXT, "workers": COUNT, "queued": COUNT, "running": COUNT}
+    ),
+}
+
+_VIDEO_ID: Schema = {"type": "string", "pattern": "^video_[0-9]+$"}
+_OPENAI: dict[str, Schema] = {
+    "Video": shape(
+        {
+            "id": _VIDEO_ID,
+            "object": only("video"),
+            "model": TEXT,
+            "status": {"enum": ["queued", "in_progress", "completed", "failed"]},
+            "progress": {"type": "integer", "minimum": 0, "maximum": 100},
+            "created_at": COUNT,
+            "completed_at": nullable(COUNT),
+            "expires_at": {"type": "null", "description": "Videos are kept until they are deleted."},
+            "prompt": TEXT,
+            "size": {"type": "string", "pattern": "^[0-9]+x[0-9]+$"},
+            "seconds": TEXT,
+            "remixed_from_video_id": nullable(_VIDEO_ID),
+            "error": nullable(shape({"code": TEXT, "message": TEXT})),
+            "negative_prompt": TEXT,
+            "num_frames": COUNT,
+            "fps": COUNT,
+            "num_inference_steps": COUNT,
+            "guidance_scale": NUMBER,
+            "scheduler": {"enum": list(SCHEDULERS)},
+            "strength": NUMBER,
+            "seed": {"type": "integer", "minimum": 0, "maximum": MAX_SEED},
+            "media_type": {"enum": list(MEDIA_TYPES.values())},
+        },
+        optional={
+            "queue_position": {**COUNT, "description": "1 is the next one; 0 is no longer waiting."},
+            "eta": {**COUNT, "description": "Seconds until it is done."},
+            "tip": {**TEXT, "description": "Words of the prompt that the model does not know."},
+            "inference_time_s": {**SECONDS, "description": "Without its waiting for other jobs."},
+            "stage_durations": {"type": "object", "propertyNames": {"enum": list(JobStage)}, "additionalProperties": SECONDS},
+            "peak_memory_mb": NUMBER,
+        },
+    ),
+    "VideoPage": shape(
+        {
+            "object": only("list"),
+            "data": several(ref("Video")),
+            "first_id": nullable(_VIDEO_ID),
+            "last_id": nullable(_VIDEO_ID),
+            "has_more": FLAG,
+        }
+    ),
+    "DeletedVideo": shape({"id": _VIDEO_ID, "object": only("video.deleted"), "deleted": only("true") | {"const": True}}),
+    "Model": shape(
+        {
+            "id": TEXT,
+            "object": only("model"),
+            "created": COUNT,
+            "owned_by": TEXT,
+            "name": TEXT,
+            "description": TEXT,
+            "max_frames": COUNT,
+        }
+    ),
+    "Models": shape({"object": only("list"), "data": several(ref("Model"))}),
+    "OpenAIError": shape(
+        {
+            "error": shape(
+                {
+                    "message": TEXT,
+                    "type": {"enum": ["invalid_request_error", "server_error"]},
+                    "param": nullable(TEXT),
+                    "code": nullable(TEXT),
+                }
+            )
+        }
+    ),
+}
+
+SCHEMAS: dict[str, Schema] = {**_LEGACY, **_OPENAI}

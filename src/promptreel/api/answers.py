@@ -1,0 +1,97 @@
+"""Which answers each endpoint can give, for /openapi.json: a test holds all of them to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+
+from promptreel.api import openai_routes, routes
+from promptreel.api.answer_schemas import SCHEMAS, either, ref
+from promptreel.api.dialects import (
+    legacy_load,
+    legacy_models,
+    legacy_results,
+    legacy_training,
+    legacy_uploads,
+)
+
+Answers = dict[int | str, dict[str, Any]]
+
+_JOB = ("Processing", "Success", "Failed")
+
+# What an endpoint answers when all is well. Those that send files describe themselves where they are routed.
+_WELL: dict[Callable[..., Any], tuple[str, ...]] = {
+    routes.text2video: _JOB,
+    routes.fetch: _JOB,
+    routes.fetch_by_field: _JOB,
+    routes.health: ("Health",),
+    legacy_models.list_models: ("HostedModels",),
+    legacy_models.search_models: ("AgentsModels",),
+    legacy_models.show_model: ("OneAgentsModel",),
+    legacy_models.load_model: ("Done",),
+    legacy_models.verify_model: ("Done",),
+    legacy_models.delete_model: (),
+    legacy_models.reload_model: ("Done",),
+    legacy_models.list_schedulers: ("Schedulers",),
+    legacy_load.system_load: ("SystemLoad",),
+    legacy_load.system_details: ("SystemDetails",),
+    legacy_results.list_assets: ("Assets",),
+    legacy_results.delete_result: ("Done", "Failed"),
+    legacy_uploads.upload_cropped: ("Cropped",),
+    legacy_uploads.upload_base64_string: ("Uploaded",),
+    legacy_uploads.upload_init_obj: ("Uploaded",),
+    legacy_training.train: (),
+    openai_routes.create_video: ("Video",),
+    openai_routes.list_videos: ("VideoPage",),
+    openai_routes.get_video: ("Video",),
+    openai_routes.delete_video: ("DeletedVideo",),
+    openai_routes.remix_video: ("Video",),
+    openai_routes.list_models: ("Models",),
+    openai_routes.get_model: ("Model",),
+}
+
+_ERROR = "An error."
+
+
+class DescribedApp(FastAPI):
+    """An application whose OpenAPI document has the components that `describe_answers` refers to."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            document = super().openapi()
+            document.setdefault("components", {}).setdefault("schemas", {}).update(SCHEMAS)
+        return super().openapi()
+
+
+def describe_answers(router: APIRouter) -> None:
+    """Adds to every route what it answers. Raises KeyError for one that nobody has described."""
+    for route in router.routes:
+        if isinstance(route, APIRoute) and route.include_in_schema:
+            route.responses = _answers_of(route)
+
+
+def _answers_of(route: APIRoute) -> Answers:
+    """The answer when all is well, and `default` for errors in the words of the route's API.
+
+    Generations whose clients gate on it answer 200 for errors too.
+    """
+    error = "OpenAIError" if route.path.startswith("/v1/") else "Error"
+    answers: Answers = {"default": _json(_ERROR, error)}
+    for status, described in route.responses.items():
+        answers[status] = described if "content" in described else _json(described["description"], error)
+    if 200 not in answers:
+        says_errors_with_200 = route.path.startswith("/api/") and not route.path.startswith("/api/agents/")
+        names = [*_WELL[route.endpoint], *(["Error"] if says_errors_with_200 else [])]
+        answers[200] = _json("The answer.", *names)
+    return answers
+
+
+def _json(description: str, *names: str) -> dict[str, Any]:
+    schemas = [ref(name) for name in names]
+    return {
+        "description": description,
+        "content": {"application/json": {"schema": schemas[0] if len(schemas) == 1 else either(*schemas)}},
+    }

@@ -1,0 +1,128 @@
+"""The vendor's own clients, as they are on PyPI, against a running service: only the address is another one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from modelslab_py.core.apis.video import Video
+from modelslab_py.core.client import Client
+from modelslab_py.schemas.video import Image2Video, Text2Video, Text2VideoUltra
+
+from tests.encoding.files import encode_image
+from tests.flows.service import SHORT, Service, decode
+from tests.models.checkpoints import make_card
+from tests.waiting import LONGEST_SECONDS
+
+PROMPT = str(SHORT["prompt"])
+# Of a model that is not here: v6 replaces it.
+BY_THE_SDK: dict[str, Any] = {**SHORT, "model_id": "zeroscope"}
+PICTURE = f"data:image/png;base64,{b64encode(encode_image(np.full((96, 96, 3), (200, 40, 40), np.uint8))).decode()}"
+
+CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def broken_model(service: Service) -> Iterator[str]:
+    """A model that has a card and no weights: its jobs are taken, and fail."""
+    folder = make_card(service.data_dir / "models" / "broken")
+    yield folder.name
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def sdk(service: Service) -> Client:
+    client = Client("any", fetch_retry=2000, fetch_timeout=0.1)  # a fetch every tenth of a second, instead of every minute
+    client.base_url = f"{service.url}/api/"
+    return client
+
+
+@pytest.fixture
+def modelslab(service: Service, tmp_path: Path) -> CommandLine:
+    """Runs `modelslab generate` with these arguments."""
+    command = [str(Path(sys.executable).with_name("modelslab")), "--base-url", service.url, "--api-key", "any"]
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*command, "--no-update-check", "generate", *arguments],
+            check=False, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=LONGEST_SECONDS,
+        )  # fmt: skip
+
+    return run
+
+
+def test_command_line_generates_and_downloads(modelslab: CommandLine, tmp_path: Path) -> None:
+    folder = tmp_path / "videos"
+    size = ("--width", "96", "--height", "96")
+    done = modelslab("video", "--prompt", PROMPT, *size, "--download", "--output-dir", str(folder))
+
+    assert done.returncode == 0, done.stderr
+    (file,) = folder.iterdir()
+    assert str(file) in done.stdout
+    frames, fps = decode(file.read_bytes())
+    assert (frames.shape, fps) == ((25, 96, 96, 3), 8)
+
+
+def test_command_line_reports_a_failing_job_with_its_reason(modelslab: CommandLine, broken_model: str, tmp_path: Path) -> None:
+    done = modelslab("video", "--prompt", PROMPT, "--model", broken_model, "--output-dir", str(tmp_path / "videos"))
+
+    assert done.returncode == 1
+    assert "model_index.json" in done.stderr
+    assert not (tmp_path / "videos").exists()
+
+
+def test_command_line_stops_on_what_is_refused(modelslab: CommandLine) -> None:
+    unknown_model = modelslab("video", "--prompt", PROMPT, "--model", "nowhere")
+    too_wide = modelslab("video", "--prompt", PROMPT, "--width", "5000")
+
+    assert (unknown_model.returncode, "Model not found" in unknown_model.stderr) == (5, True)
+    assert (too_wide.returncode, "The width must not be greater than 1024." in too_wide.stderr) == (1, True)
+
+
+def test_command_line_starts_from_a_picture_and_asks_later(service: Service, modelslab: CommandLine) -> None:
+    queued = modelslab("image-to-video", "--prompt", PROMPT, "--init-image", PICTURE, "--no-wait")
+    (job,) = service.jobs.list(limit=1)
+    running = modelslab("fetch", "--id", str(job.id), "--type", "video")
+    service.jobs.cancel(job.id)
+
+    assert f"Job queued: {job.id}" in queued.stdout
+    assert job.params.init_key is not None
+    assert (running.returncode, running.stdout.splitlines()[0]) == (0, "Status: processing")
+
+
+@pytest.mark.parametrize("enterprise", [False, True])
+def test_sdk_generates_through_its_base_url(service: Service, sdk: Client, enterprise: bool) -> None:
+    video = Video(sdk, enterprise=enterprise)
+    answer = video.text_to_video(Text2Video(**BY_THE_SDK, track_id="order 7"))
+    done = video.fetch(str(answer["id"]))
+
+    assert (answer["status"], done["status"]) == ("processing", "success")
+    assert service.job(answer).track_id == "order 7"
+    frames, _ = decode(service.download(done))
+    assert frames.shape == (4, 96, 96, 3)
+
+
+def test_sdk_starts_from_a_picture_and_hears_what_is_wrong(service: Service, sdk: Client) -> None:
+    video = Video(sdk)
+    body = BY_THE_SDK | {"num_inference_steps": 8, "guidance_scale": 1}
+    answer = video.image_to_video(Image2Video(**body, init_image=PICTURE, strength=0.2))
+    refused = video.image_to_video(Image2Video(**body))
+
+    assert refused["message"] == {"init_image": ["The init image field is required."]}
+    frames, _ = decode(service.download(video.fetch(str(answer["id"]))))
+    assert np.abs(frames[0].astype(float).mean((0, 1)) - (200, 40, 40)).max() < 60
+
+
+def test_sdk_asks_for_an_ultra_video(sdk: Client) -> None:
+    answer = Video(sdk).text_to_video_ultra(Text2VideoUltra(**BY_THE_SDK, resolution=320, portrait=True, sample_shift=3))
+
+    assert Video(sdk).fetch(str(answer["id"]))["status"] == "success"
