@@ -52,7 +52,7 @@ def test_help_names_the_commands() -> None:
     ran = run("--help")
 
     assert ran.returncode == 0
-    for command in ("serve", "worker", "generate", "jobs", "models"):
+    for command in ("serve", "worker", "generate", "jobs", "models", "keys"):
         assert command in ran.stdout
 
 

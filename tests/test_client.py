@@ -20,7 +20,7 @@ import uvicorn
 
 from promptreel import Client, RemoteVideo
 from promptreel.api.app import create_app
-from promptreel.api.services import Services
+from promptreel.api.services import AppParts
 from promptreel.errors import (
     InvalidParams,
     JobFailed,
@@ -36,7 +36,7 @@ from promptreel.generate import Wanted, complete_params, to_options
 from promptreel.jobs.job import JobStage, JobStatus
 from promptreel.jobs.store import JobStore
 from promptreel.media import Init
-from tests.api.conftest import empty_database, finish_next, jobs, services, storage  # noqa: F401
+from tests.api.conftest import empty_database, engine, finish_next, jobs, keys, services, storage  # noqa: F401
 from tests.api.test_inits import GIF, PNG
 from tests.waiting import wait_for
 
@@ -46,7 +46,7 @@ Finish = Callable[[bytes], None]
 class Server:
     """The application in a thread, on a port that it keeps when it is stopped and started again."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: AppParts) -> None:
         self._services = services
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
@@ -69,7 +69,7 @@ class Server:
 
 
 @pytest.fixture
-def server(services: Services) -> Iterator[Server]:
+def server(services: AppParts) -> Iterator[Server]:
     server = Server(services)
     server.start()
     yield server
@@ -259,7 +259,7 @@ def test_models_are_told(client: Client) -> None:
 )
 def test_server_understands_the_command_line_as_this_machine_does(
     client: Client,
-    services: Services,
+    services: AppParts,
     jobs: JobStore,
     changed: dict[str, object],
 ) -> None:

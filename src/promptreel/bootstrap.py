@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptreel.api.app import create_app
+from promptreel.api.callers import Callers
 from promptreel.api.dialects.webhooks import to_webhook
-from promptreel.api.services import Services
+from promptreel.api.services import AppParts
 from promptreel.errors import BadConfiguration
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.database import migrate, open_database
 from promptreel.jobs.deliveries import DeliveryStore
+from promptreel.jobs.facts import read_link_secret
+from promptreel.jobs.keys import KeyStore
+from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.store import JobStore
 from promptreel.jobs.webhook_secrets import WebhookSecrets
 from promptreel.models.registry import ModelRegistry
@@ -57,12 +61,20 @@ def build_jobs(settings: Settings, database: Database | None = None) -> JobStore
     )
 
 
+def build_keys(settings: Settings, database: Database | None = None) -> KeyStore:
+    return KeyStore(database or build_database(settings))
+
+
 def build_deliveries(settings: Settings, database: Database | None = None) -> DeliveryStore:
     return DeliveryStore(database or build_database(settings))
 
 
 def build_webhook_secrets(settings: Settings) -> WebhookSecrets:
     return WebhookSecrets(build_database(settings))
+
+
+def build_links(settings: Settings, database: Database) -> LinkMaker:
+    return LinkMaker(secret=read_link_secret(database), seconds=settings.file_link_seconds)
 
 
 def build_models(settings: Settings) -> ModelRegistry:
@@ -81,18 +93,23 @@ def build_fetcher(settings: Settings) -> SafeFetcher:
     )
 
 
-def build_app(settings: Settings, *, is_stopping: Callable[[], bool] = lambda: False) -> FastAPI:
-    services = Services(
-        jobs=build_jobs(settings),
+def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[], bool] = lambda: False) -> FastAPI:
+    """`serves_local`: whether only this machine reaches the api, which then needs no key until one is made."""
+    database = build_database(settings)
+    parts = AppParts(
+        jobs=build_jobs(settings, database),
+        callers=Callers(build_keys(settings, database), serves_local=serves_local),
         models=build_models(settings),
         storage=build_storage(settings),
         fetcher=build_fetcher(settings),
+        link_maker=build_links(settings, database),
         public_url=settings.public_url,
         trusted_proxies=settings.trusted_proxies,
         real_status_codes=settings.real_status_codes,
+        track_id_is_idempotent=settings.track_id_is_idempotent,
         is_stopping=is_stopping,
     )
-    return create_app(services)
+    return create_app(parts)
 
 
 def prepare_torch() -> None:
@@ -140,13 +157,14 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
 
 def build_courier(settings: Settings, *, owner: str, stop: threading.Event) -> Courier:
     database = build_database(settings)
+    links = build_links(settings, database)
     return Courier(
         owner=owner,
         jobs=build_jobs(settings, database),
         deliveries=build_deliveries(settings, database),
         secrets=WebhookSecrets(database),
         fetcher=build_fetcher(settings),
-        to_body=to_webhook,
+        to_body=lambda job, delivery_id: to_webhook(job, delivery_id, links),
         stop=stop,
     )
 

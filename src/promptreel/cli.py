@@ -28,6 +28,7 @@ from promptreel.bootstrap import (
     build_worker,
     new_owner,
 )
+from promptreel.cli_keys import keys_app
 from promptreel.errors import PromptreelError
 from promptreel.jobs.deliveries import Attempt, Delivery, DeliveryState
 from promptreel.jobs.job import Job, JobStage
@@ -50,6 +51,7 @@ jobs_app = typer.Typer(help="Look at the queue, and cancel jobs.", no_args_is_he
 models_app = typer.Typer(help="The checkpoints that the service knows.", no_args_is_help=True)
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
+app.add_typer(keys_app, name="keys")
 
 DataDir = Annotated[Path | None, typer.Option(help="Where the queue, the videos and the added models are kept.")]
 JobId = Annotated[int, typer.Argument(help="The id that was returned when the job was submitted.")]
@@ -111,6 +113,7 @@ def api(fd: int) -> None:
     """The api process, on a socket that the supervisor listens on already."""
     import uvicorn
 
+    from promptreel.service import is_loopback
     from promptreel.worker.supervisor import end_with_supervisor
 
     settings = load_settings()
@@ -122,11 +125,12 @@ def api(fd: int) -> None:
     def stop() -> None:
         server.should_exit = True
 
-    application = build_app(settings, is_stopping=is_stopping)
+    listener = socket.socket(fileno=fd)
+    application = build_app(settings, serves_local=is_loopback(listener), is_stopping=is_stopping)
     server = uvicorn.Server(uvicorn.Config(application, log_config=None, access_log=False, server_header=False))
 
     end_with_supervisor(stop)
-    server.run(sockets=[socket.socket(fileno=fd)])
+    server.run(sockets=[listener])
 
 
 @app.command()

@@ -5,6 +5,11 @@
     ├── ModelNotFound         model_not_found
     ├── JobNotFound           job_not_found
     ├── DeliveryNotFound      delivery_not_found
+    ├── InvalidApiKey         invalid_api_key       none was sent, or one that is unknown or revoked
+    ├── RateLimitExceeded     rate_limit_exceeded   what a key may do; `retry_after` says when to come back
+    ├── IdempotencyConflict   idempotency_conflict  an Idempotency-Key that was used for another request
+    ├── LinkUnusable          link_unusable         a link to a file that has expired, or is not signed as it must be
+    ├── ApiKeyNotFound        api_key_not_found     of the command line: no key that can be meant
     ├── UrlUnusable           url_unusable          a URL that the caller gave; the message says why
     ├── NotAvailable          not_available         what the hosted service did and this one does not
     ├── BadConfiguration      bad_configuration     this machine or its settings; start-up refuses
@@ -66,6 +71,40 @@ class DeliveryNotFound(PromptreelError):
     """The job has no webhook, or has not ended: there is nothing to deliver."""
 
     code = "delivery_not_found"
+
+
+class InvalidApiKey(PromptreelError):
+    """A request without a key, or with one that is unknown or revoked: the three are told apart by nobody."""
+
+    code = "invalid_api_key"
+
+
+class RateLimitExceeded(PromptreelError):
+    """A key has used up what its limits allow; in `retry_after` seconds it is worth another try."""
+
+    code = "rate_limit_exceeded"
+
+    def __init__(self, why: str, *, retry_after: int) -> None:
+        super().__init__(f"Rate limit exceeded. {why}")
+        self.retry_after = retry_after
+
+
+class IdempotencyConflict(PromptreelError):
+    """Another request was sent with this idempotency key before."""
+
+    code = "idempotency_conflict"
+
+
+class LinkUnusable(PromptreelError):
+    """A link to a file has expired, or its signature is not ours."""
+
+    code = "link_unusable"
+
+
+class ApiKeyNotFound(PromptreelError):
+    """No API key, or more than one, is meant by what was given."""
+
+    code = "api_key_not_found"
 
 
 class UrlUnusable(PromptreelError):

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
-from promptreel.bootstrap import build_database, build_deliveries, build_jobs, environment_of, new_owner
+from promptreel.bootstrap import build_database, build_deliveries, build_jobs, build_keys, environment_of, new_owner
 from promptreel.errors import BadConfiguration
 from promptreel.settings import Settings
 from promptreel.worker.supervisor import ChildSpec, Supervisor
@@ -26,8 +26,11 @@ def run_service(settings: Settings, *, stop: threading.Event) -> None:
     jobs, deliveries = build_jobs(settings, database), build_deliveries(settings, database)
     listener = _listen(settings.host, settings.port)
     url = _url_of(listener)
-    if not ip_address(listener.getsockname()[0]).is_loopback:
-        log.warning("%s can be reached by other machines, and anyone who reaches it can use it: keys are not checked yet", url)
+    if not is_loopback(listener) and not build_keys(settings, database).any_active():
+        raise BadConfiguration(
+            f"{url} can be reached by other machines, and there is no API key: everyone who reaches it could use it. "
+            "Make a key with `promptreel keys create NAME`, or listen on 127.0.0.1."
+        )
 
     def free_leases(owner: str) -> None:
         if freed := jobs.free_owner(owner):
@@ -94,6 +97,11 @@ def _listen(host: str, port: int) -> socket.socket:
         raise BadConfiguration(
             f"cannot listen on {host}:{port}: {error.strerror or error}. Give another --host or --port."
         ) from error
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether only this machine can connect."""
+    return ip_address(listener.getsockname()[0]).is_loopback
 
 
 def _url_of(listener: socket.socket) -> str:

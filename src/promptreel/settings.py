@@ -47,7 +47,9 @@ class Settings(BaseSettings):
         default=Path("~/.local/share/promptreel"),
         description="Where the queue, the videos and the added models are kept. It must be on a local disk.",
     )
-    host: str = Field(default="127.0.0.1", description="The address to listen on; 0.0.0.0 lets other machines in.")
+    host: str = Field(
+        default="127.0.0.1", description="The address to listen on; 0.0.0.0 lets other machines in, which needs an API key."
+    )
     port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
     workers: int = Field(default=1, ge=1, le=64, description="How many worker processes make videos at the same time.")
     database_url: str | None = Field(
@@ -69,6 +71,17 @@ class Settings(BaseSettings):
         default=(),
         description="Generations of the hosted API, separated by commas, whose errors answer 400, 404 and the like instead of "
         "200, which their clients expect: v3, v4, v5, v6, enterprise.",
+    )
+    file_link_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=366 * 86400,
+        description="How long links to files work, in seconds. Left out: links do not expire, and are not signed.",
+    )
+    track_id_is_idempotent: bool = Field(
+        default=False,
+        description="Whether a request with the track_id of an earlier one of the same API key is answered with that one's "
+        "job, as with an Idempotency-Key.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least severe events to log."

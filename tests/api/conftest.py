@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import Engine
 
-from promptreel.api.app import Services, create_app
+from promptreel.api.app import AppParts, create_app
+from promptreel.api.callers import Callers
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.database import migrate, open_database
 from promptreel.jobs.job import Result
+from promptreel.jobs.keys import KeyStore
+from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.store import JobStore
 from promptreel.media import MEDIA_TYPES, Video
 from promptreel.models.registry import ModelRegistry
@@ -61,10 +65,20 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def jobs(tmp_path: Path, empty_database: Path) -> Iterator[JobStore]:
+def engine(tmp_path: Path, empty_database: Path) -> Iterator[Engine]:
     engine = open_database(f"sqlite:///{shutil.copy(empty_database, tmp_path)}")
-    yield JobStore(engine)
+    yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def jobs(engine: Engine) -> JobStore:
+    return JobStore(engine)
+
+
+@pytest.fixture
+def keys(engine: Engine) -> KeyStore:
+    return KeyStore(engine)
 
 
 @pytest.fixture
@@ -73,16 +87,24 @@ def storage(tmp_path: Path) -> LocalStorage:
 
 
 @pytest.fixture
-def services(tmp_path: Path, jobs: JobStore, storage: LocalStorage) -> Services:
+def services(tmp_path: Path, jobs: JobStore, keys: KeyStore, storage: LocalStorage) -> AppParts:
     write_card(tmp_path / "models" / "cutout", CARD)
     write_card(tmp_path / "models" / "plain", PLAIN_CARD)
     write_card(tmp_path / "models" / "midjourney", STYLED_CARD)
     models = ModelRegistry(built_in=tmp_path / "built_in", models_dir=tmp_path / "models")
-    return Services(jobs=jobs, models=models, storage=storage, fetcher=SafeFetcher(), version="1.2.3")
+    return AppParts(
+        jobs=jobs,
+        callers=Callers(keys, serves_local=True),
+        models=models,
+        storage=storage,
+        fetcher=SafeFetcher(),
+        link_maker=LinkMaker(secret=b"not told"),
+        version="1.2.3",
+    )
 
 
 @pytest.fixture
-def client(services: Services) -> Iterator[TestClient]:
+def client(services: AppParts) -> Iterator[TestClient]:
     with TestClient(create_app(services), base_url="http://video.test:8000") as client:
         yield client
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from promptreel.api.app import Services, create_app
+from promptreel.api.app import AppParts, create_app
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.store import JobStore
 from promptreel.storage.local import LocalStorage
@@ -163,7 +163,7 @@ def site(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def fetching_client(services: Services, site: str) -> TestClient:
+def fetching_client(services: AppParts, site: str) -> TestClient:
     """A service that is allowed to fetch from `site`."""
     fetcher = SafeFetcher(allow_hosts=["127.0.0.1"], allow_ports=[int(site.rpartition(":")[2])])
     return TestClient(create_app(replace(services, fetcher=fetcher)), base_url="http://video.test:8000")

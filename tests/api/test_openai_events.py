@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import anyio
 from fastapi.testclient import TestClient
 
 from promptreel.api.openai_events import KEEP_ALIVE, Event, VideoWatcher, stream_events
-from promptreel.api.services import Services
+from promptreel.api.services import AppParts
 from promptreel.jobs.job import JobStage
 from promptreel.jobs.store import JobStore
 from promptreel.storage.local import LocalStorage
@@ -46,11 +47,11 @@ def test_events_of_a_finished_video_are_its_end(client: TestClient, finish_next:
 
 
 def test_each_look_tells_what_has_changed(
-    client: TestClient, services: Services, jobs: JobStore, storage: LocalStorage
+    client: TestClient, services: AppParts, jobs: JobStore, storage: LocalStorage
 ) -> None:
     create(client)
     create(client)
-    watcher = VideoWatcher(services, 2, base_url="http://host")
+    watcher = VideoWatcher(services, 2, links=partial(services.link_maker.start, "http://host"))
 
     def looked() -> list[tuple[str, Any]]:
         return [(event.name, event.data) for event in watcher.look()]
@@ -81,10 +82,10 @@ def test_each_look_tells_what_has_changed(
     assert [name for name, _ in looked()] == ["stage", "progress", "end"]
 
 
-def test_queue_position_is_told_anew_now_and_then(client: TestClient, services: Services, jobs: JobStore) -> None:
+def test_queue_position_is_told_anew_now_and_then(client: TestClient, services: AppParts, jobs: JobStore) -> None:
     create(client)
     create(client)
-    watcher = VideoWatcher(services, 2, base_url="")
+    watcher = VideoWatcher(services, 2, links=partial(services.link_maker.start, ""))
     watcher.look()
     jobs.cancel(1)
 
@@ -93,9 +94,9 @@ def test_queue_position_is_told_anew_now_and_then(client: TestClient, services: 
     assert told == [1]
 
 
-def test_deleted_video_ends_its_events(client: TestClient, services: Services, jobs: JobStore) -> None:
+def test_deleted_video_ends_its_events(client: TestClient, services: AppParts, jobs: JobStore) -> None:
     create(client)
-    watcher = VideoWatcher(services, 1, base_url="")
+    watcher = VideoWatcher(services, 1, links=partial(services.link_maker.start, ""))
     watcher.look()
     jobs.delete(1)
 

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from promptreel.api.app import Services, create_app
+from promptreel.api.app import AppParts, create_app
 from promptreel.api.dialects.legacy import CREATE_PATHS
 from promptreel.api.parsing import MAX_BODY_BYTES, MAX_INIT_BODY_BYTES
 from promptreel.api.problems import GENERATIONS, STATUSES, status_of
@@ -31,7 +31,7 @@ def all_errors(kind: type[PromptreelError] = PromptreelError) -> Iterator[type[P
 
 
 @pytest.fixture
-def strict_client(services: Services) -> TestClient:
+def strict_client(services: AppParts) -> TestClient:
     return TestClient(create_app(replace(services, real_status_codes=("v3", "v4"))))
 
 
@@ -87,7 +87,7 @@ def test_body_that_is_too_large_is_refused_in_the_contracts_shape(client: TestCl
         ("/api/v7/video-fusion/image-to-video", 400, None),
     ],
 )
-def test_each_generation_has_its_own_statuses(services: Services, path: str, unless_set: int, generation: str | None) -> None:
+def test_each_generation_has_its_own_statuses(services: AppParts, path: str, unless_set: int, generation: str | None) -> None:
     def ask(*real: str) -> int:
         return TestClient(create_app(replace(services, real_status_codes=real))).post(path, json={}).status_code
 
@@ -134,7 +134,7 @@ def test_unknown_path_and_wrong_method_answer_json(client: TestClient, method: s
 
 
 def test_unknown_error_shows_nothing_and_is_logged_with_the_request_id(
-    services: Services, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    services: AppParts, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     without_tables = JobStore(open_database(f"sqlite:///{tmp_path / 'empty.db'}"))
     client = TestClient(create_app(replace(services, jobs=without_tables)))
@@ -154,7 +154,7 @@ def test_unknown_error_shows_nothing_and_is_logged_with_the_request_id(
 
 
 def test_client_that_hangs_up_while_it_sends_is_no_mistake_of_ours(
-    services: Services, jobs: JobStore, caplog: pytest.LogCaptureFixture
+    services: AppParts, jobs: JobStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     parts = iter([{"type": "http.request", "body": b'{"prompt": "a', "more_body": True}, {"type": "http.disconnect"}])
     scope = {"type": "http", "method": "POST", "path": SUBMIT, "query_string": b"", "headers": [], "scheme": "http"}

@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 import pytest
 from fastapi.testclient import TestClient
 
-from promptreel.api.services import Services
+from promptreel.api.services import AppParts
 from promptreel.jobs.job import JobStatus
 from promptreel.jobs.params import SCHEDULERS
 from promptreel.jobs.store import JobStore
@@ -332,7 +332,7 @@ def test_longest_prompt_may_be_enhanced(client: TestClient) -> None:
     assert list(errors(client, prompt="x" * 2001, model_id="midjourney")) == ["prompt"]
 
 
-def test_model_with_a_vocabulary_is_given_no_phrase_that_it_does_not_know(client: TestClient, services: Services) -> None:
+def test_model_with_a_vocabulary_is_given_no_phrase_that_it_does_not_know(client: TestClient, services: AppParts) -> None:
     card = {"words": ["cat", "sharp"], "trigger_words": ["sharp"], "quality_words": ["sharp focus"]}
     write_card(services.models.get("plain").path.parent / "small", PLAIN_CARD | card)
     answer = submit(client, prompt="a cat", model_id="small")

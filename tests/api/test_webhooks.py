@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from openai import OpenAI
 
-from promptreel.api.app import Services, create_app
+from promptreel.api.app import AppParts, create_app
 from promptreel.api.dialects.webhooks import to_webhook
 from promptreel.jobs.job import Job
+from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.store import JobStore
 from promptreel.jobs.webhook_secrets import new_webhook_secret
 from promptreel.notify.signing import sign
@@ -20,14 +22,15 @@ from tests.api.conftest import SUBMIT
 
 HOOK = "https://shop.example.com/hooks?order=7"
 VIDEOS = "/v1/videos"
+LINKS = LinkMaker(secret=b"not told")
 
 
 def submit(client: TestClient, path: str = SUBMIT, **fields: Any) -> Job:
     """The job that was queued."""
     answer = client.post(path, json={"prompt": "a red cat", "webhook": HOOK, **fields})
     assert answer.status_code == 200, answer.text
-    services: Services = client.app.state.services
-    return services.jobs.list(limit=1)[0]
+    parts: AppParts = client.app.state.parts
+    return parts.jobs.list(limit=1)[0]
 
 
 @pytest.mark.parametrize("path", [SUBMIT, VIDEOS])
@@ -77,7 +80,7 @@ def test_success_is_told_with_the_link_that_the_answer_promised(
 ) -> None:
     answer = client.post(SUBMIT, json={"prompt": "a red cat", "webhook": HOOK, "track_id": 17}).json()
     finish_next(b"video")
-    told = to_webhook(jobs.get(answer["id"]), "msg_1")
+    told = to_webhook(jobs.get(answer["id"]), "msg_1", LINKS)
 
     success = client.post(answer["fetch_result"]).json()
     assert told == {
@@ -92,14 +95,24 @@ def test_success_is_told_with_the_link_that_the_answer_promised(
     assert client.get(told["output"][0]).content == b"video"
 
 
-def test_links_begin_with_the_public_url_if_there_is_one(services: Services, finish_next: Callable[[bytes], None]) -> None:
-    public = create_app(Services(**{**vars(services), "public_url": "https://video.example.com"}))
+def test_links_begin_with_the_public_url_if_there_is_one(services: AppParts, finish_next: Callable[[bytes], None]) -> None:
+    public = create_app(replace(services, public_url="https://video.example.com"))
     with TestClient(public, base_url="http://10.0.0.5:8000") as client:
         job = submit(client)
     finish_next(b"video")
 
-    (link,) = to_webhook(services.jobs.get(job.id), "msg_1")["output"]
+    (link,) = to_webhook(services.jobs.get(job.id), "msg_1", LINKS)["output"]
     assert link == f"https://video.example.com/files/{job.file_prefix}.mp4"
+
+
+def test_links_are_signed_where_links_expire(services: AppParts, finish_next: Callable[[bytes], None]) -> None:
+    signing = replace(services, link_maker=LinkMaker(secret=b"not told", seconds=60))
+    with TestClient(create_app(signing), base_url="http://video.test") as client:
+        job = submit(client)
+        finish_next(b"video")
+
+        (link,) = to_webhook(services.jobs.get(job.id), "msg_1", signing.link_maker)["output"]
+        assert (client.get(link).status_code, client.get(link.partition("?")[0]).status_code) == (200, 403)
 
 
 @pytest.mark.parametrize(
@@ -115,7 +128,7 @@ def test_failure_is_told_with_the_reason(
     job = submit(client, track_id="order-7")
     end(jobs)
 
-    assert to_webhook(jobs.get(job.id), "msg_1") == {
+    assert to_webhook(jobs.get(job.id), "msg_1", LINKS) == {
         "status": "failed",
         "track_id": "order-7",
         "id": job.id,
@@ -129,7 +142,7 @@ def test_track_id_is_told_as_it_was_sent(client: TestClient, jobs: JobStore, tra
     job = submit(client, track_id=track_id)
     jobs.cancel(job.id)
 
-    told = json.loads(json.dumps(to_webhook(jobs.get(job.id), "msg_1"), allow_nan=False))["track_id"]
+    told = json.loads(json.dumps(to_webhook(jobs.get(job.id), "msg_1", LINKS), allow_nan=False))["track_id"]
     assert (told, type(told)) == (track_id, type(track_id))
 
 
@@ -138,7 +151,7 @@ def test_track_id_that_no_json_has_is_told_as_text(client: TestClient, jobs: Job
     client.post(SUBMIT, content=f'{{"prompt": "a cat", "webhook": "{HOOK}", "track_id": {number}}}')
     jobs.cancel(1)
 
-    told = to_webhook(jobs.get(1), "msg_1")["track_id"]
+    told = to_webhook(jobs.get(1), "msg_1", LINKS)["track_id"]
     assert json.dumps(told, allow_nan=False) == json.dumps(jobs.get(1).track_id)
 
 
@@ -151,7 +164,7 @@ def test_openais_own_library_takes_the_event_of_the_open_standard(
         finish_next(b"video")
     else:
         jobs.cancel(job.id)
-    body = json.dumps(to_webhook(jobs.get(job.id), "msg_12ab")).encode()
+    body = json.dumps(to_webhook(jobs.get(job.id), "msg_12ab", LINKS)).encode()
     secret = new_webhook_secret()
     ended = jobs.get(job.id).finished_at
     assert ended is not None

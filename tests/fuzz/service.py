@@ -11,12 +11,15 @@ from pathlib import Path
 import uvicorn
 
 from promptreel.api.app import create_app
-from promptreel.api.services import Services
+from promptreel.api.callers import Callers
+from promptreel.api.services import AppParts
 from promptreel.bootstrap import BUILT_IN_MODELS
 from promptreel.encoding.video import encode
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.database import migrate, open_database
 from promptreel.jobs.job import JobStage, NewJob, Result
+from promptreel.jobs.keys import KeyStore
+from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.store import JobStore
 from promptreel.models.registry import ModelRegistry
@@ -31,11 +34,13 @@ def running_api(folder: Path) -> Iterator[str]:
     """The address of an api whose jobs are 1 succeeded, 2 failed, 3 cancelled, 4 running and 5 queued."""
     database = open_database(f"sqlite:///{folder / 'promptreel.db'}")
     migrate(database)
-    services = Services(
+    services = AppParts(
         jobs=JobStore(database, lease_seconds=3600),
         models=ModelRegistry(built_in=BUILT_IN_MODELS, models_dir=folder / "models"),
         storage=LocalStorage(folder / "results"),
         fetcher=SafeFetcher(),
+        callers=Callers(KeyStore(database), serves_local=True),
+        link_maker=LinkMaker(secret=b"not told"),
     )
     make_jobs(services, folder)
     server = uvicorn.Server(uvicorn.Config(create_app(services), port=0, log_config=None, access_log=False))
@@ -51,7 +56,7 @@ def running_api(folder: Path) -> Iterator[str]:
         database.dispose()
 
 
-def make_jobs(services: Services, folder: Path) -> None:
+def make_jobs(services: AppParts, folder: Path) -> None:
     jobs, path = services.jobs, folder / "clip.mp4"
     for seed in range(5):
         jobs.submit(NewJob(params=VideoParams.from_json(PARAMS.to_json() | {"seed": seed}), request={}, max_frames=40))

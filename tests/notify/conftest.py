@@ -13,6 +13,7 @@ from promptreel.api.dialects.webhooks import to_webhook
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.database import migrate, open_database
 from promptreel.jobs.deliveries import DeliveryStore
+from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.store import JobStore
 from promptreel.jobs.webhook_secrets import WebhookSecrets
 from promptreel.notify.courier import Courier
@@ -71,7 +72,7 @@ def courier(engine: Engine, jobs: JobStore, deliveries: DeliveryStore, clock: Cl
         deliveries=deliveries,
         secrets=WebhookSecrets(engine),
         fetcher=SafeFetcher(allow_networks=[ip_network("127.0.0.0/8")], allow_ports=[receiver.port], seconds=0.5),
-        to_body=to_webhook,
+        to_body=lambda job, delivery_id: to_webhook(job, delivery_id, LinkMaker(secret=b"not told")),
         stop=threading.Event(),
         now=clock,
     )

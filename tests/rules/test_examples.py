@@ -31,7 +31,7 @@ DOCUMENTED_FIELDS = {
 
 @pytest.fixture
 def client(tmp_path: Path) -> Iterator[TestClient]:
-    with TestClient(build_app(load_settings(data_dir=tmp_path)), base_url=ADDRESS) as client:
+    with TestClient(build_app(load_settings(data_dir=tmp_path), serves_local=True), base_url=ADDRESS) as client:
         yield client
 
 

@@ -8,7 +8,8 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from fastapi import Request
 
-from promptreel.api.services import Services
+from promptreel.api.services import Shared
+from promptreel.jobs.links import Links
 
 # A name, an IPv4 address or an IPv6 address in brackets, with or without a port. Anything else stays out of our links.
 _HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
@@ -16,7 +17,12 @@ _HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5}
 Network = IPv4Network | IPv6Network
 
 
-def base_url(request: Request, services: Services) -> str:
+def links(request: Request, services: Shared) -> Links:
+    """The links of one answer, as this client reaches us."""
+    return services.link_maker.start(base_url(request, services))
+
+
+def base_url(request: Request, services: Shared) -> str:
     """Scheme and host as the client used them, such as http://192.168.1.7:8000; the configured public URL goes first.
 
     X-Forwarded-Proto and X-Forwarded-Host count only when they come from a trusted proxy.

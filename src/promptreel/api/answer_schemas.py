@@ -53,6 +53,10 @@ def shape(properties: Schema, *, optional: Schema | None = None, **more: Any) ->
 _NO_OUTPUT = several(TEXT, maxItems=0)
 _WORDS: Schema = {"message": TEXT, "messege": {**TEXT, "description": "The hosted service's spelling; always as message."}}
 
+_EXPIRY: Schema = {
+    "links_expire_at": {"type": "string", "format": "date-time", "description": "Until when its links to files work."}
+}
+
 _META_OF_ALL: Schema = {
     "prompt": {**TEXT, "description": "As the model was given it, with its own phrases if enhance_prompt is yes."},
     "model_id": TEXT,
@@ -109,7 +113,8 @@ _LEGACY: dict[str, Schema] = {
             "future_links": several(URL, description="Where the video will be."),
             "preview": {**URL, "description": "A small moving picture of it, while it is made."},
             "meta": ref("Meta"),
-        }
+        },
+        optional=_EXPIRY,
     ),
     "Success": shape(
         {
@@ -119,7 +124,8 @@ _LEGACY: dict[str, Schema] = {
             "proxy_links": several(URL),
             "generationTime": SECONDS,
             "meta": ref("Meta"),
-        }
+        },
+        optional=_EXPIRY,
     ),
     "Failed": shape(
         {
@@ -191,10 +197,13 @@ _LEGACY: dict[str, Schema] = {
             "type": TEXT,
             "data": several(shape({"id": {"type": "integer"}, "output": several(URL)})),
             "pagination": ref("Pagination"),
-        }
+        },
+        optional=_EXPIRY,
     ),
-    "Cropped": shape({"status": only("success"), **_WORDS, "link": URL, "request_id": {"type": "integer"}}),
-    "Uploaded": shape({"status": only("success"), "id": {"type": "integer"}, "output": several(URL, minItems=1)}),
+    "Cropped": shape({"status": only("success"), **_WORDS, "link": URL, "request_id": {"type": "integer"}}, optional=_EXPIRY),
+    "Uploaded": shape(
+        {"status": only("success"), "id": {"type": "integer"}, "output": several(URL, minItems=1)}, optional=_EXPIRY
+    ),
     "Health": shape(
         {"status": {"enum": ["ok", "degraded"]}, "version": TEXT, "workers": COUNT, "queued": COUNT, "running": COUNT}
     ),

@@ -10,29 +10,29 @@ from promptreel.api.access import AccessLog
 from promptreel.api.answers import DescribedApp, describe_answers
 from promptreel.api.problems import answer_disconnect, answer_error, answer_http_error
 from promptreel.api.routes import build_router
-from promptreel.api.services import Services
+from promptreel.api.services import AppParts
 from promptreel.errors import PromptreelError
 
-__all__ = ["Services", "create_app"]
+__all__ = ["AppParts", "create_app"]
 
 
-def create_app(services: Services) -> FastAPI:
-    """The application over these services; it starts nothing and holds no state of its own."""
+def create_app(parts: AppParts) -> FastAPI:
+    """The application over these parts; it starts nothing and holds no state of its own."""
     router = build_router()
     describe_answers(router)
     app = DescribedApp(
         title="Promptreel",
-        version=services.version,
+        version=parts.version,
         description="Text to video on your own machine. Requests are read leniently: JSON, forms and query strings; "
         'numbers as strings; yes/no and true/false; null for "the default"; unknown fields are ignored.',
         redirect_slashes=False,
         redoc_url=None,
     )
-    app.state.services = services
+    app.state.parts = parts
     app.state.router = router
     app.include_router(router)
     app.add_exception_handler(PromptreelError, answer_error)
     app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(ClientDisconnect, answer_disconnect)
-    app.add_middleware(AccessLog, real_status_codes=services.real_status_codes)
+    app.add_middleware(AccessLog, real_status_codes=parts.real_status_codes)
     return app

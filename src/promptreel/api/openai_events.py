@@ -15,6 +15,7 @@ from promptreel.api.estimates import look_ahead
 from promptreel.api.services import Services
 from promptreel.errors import JobNotFound
 from promptreel.jobs.job import Job, JobStatus
+from promptreel.jobs.links import Links
 
 EVENTS_MEDIA_TYPE = "text/event-stream"
 POLL_SECONDS = 0.5  # workers report once a second
@@ -58,12 +59,12 @@ async def stream_events(
 
 
 class VideoWatcher:
-    """Tells what has changed since it last looked; at its first look, everything. `base_url` begins the preview's link."""
+    """Tells what has changed since it last looked; at its first look, everything. `links` are made anew for each preview."""
 
-    def __init__(self, services: Services, job_id: int, *, base_url: str) -> None:
+    def __init__(self, services: Services, job_id: int, *, links: Callable[[], Links]) -> None:
         self._services = services
         self._job_id = job_id
-        self._base_url = base_url
+        self._links = links
         self._looks = 0
         self._told: dict[str, object] = {}
 
@@ -89,7 +90,7 @@ class VideoWatcher:
                 yield Event("progress", progress | outlook)
         preview = self._services.storage.read(job.preview_key) if job.status is JobStatus.RUNNING else None
         if preview is not None and self._is_new("preview", preview):
-            yield Event("preview", {"url": f"{self._base_url}/files/{job.preview_key}"})
+            yield Event("preview", {"url": self._links().preview(job)})
 
     def _is_new(self, name: str, value: object) -> bool:
         if self._told.get(name) == value:

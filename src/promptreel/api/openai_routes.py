@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
-from promptreel.api.addresses import base_url
+from promptreel.api.addresses import links
 from promptreel.api.deletion import delete_job
 from promptreel.api.dialects import openai, openai_openapi
 from promptreel.api.estimates import look_ahead
@@ -113,7 +113,7 @@ def _why_unavailable(job: Job) -> str:
 def send_events(request: Request, video_id: str, services: ServicesOfApp) -> StreamingResponse:
     """What happens to a video, as it happens, until its end: server-sent events."""
     job = _find_job(request, services, video_id)
-    watcher = VideoWatcher(services, job.id, base_url=base_url(request, services))
+    watcher = VideoWatcher(services, job.id, links=partial(links, request, services))
     events = stream_events(watcher.look, is_stopping=services.is_stopping)
     return StreamingResponse(events, media_type=EVENTS_MEDIA_TYPE, headers={"X-Accel-Buffering": "no"})
 

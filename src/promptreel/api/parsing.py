@@ -66,15 +66,27 @@ async def read_fields_with_files(request: Request) -> dict[str, Any]:
     return await _read_fields(request, MAX_INIT_BODY_BYTES, with_files=True)
 
 
+async def read_any_fields(request: Request) -> dict[str, Any]:
+    """The fields that the endpoint has read; where it reads none, those of a short body, and of none that cannot be read."""
+    try:
+        return await read_fields(request)
+    except (MalformedRequest, BodyTooLarge):
+        request.state.fields = dict(request.query_params)
+        return dict(request.query_params)
+
+
 Fields = Annotated[dict[str, Any], Depends(read_fields)]
 FieldsWithInit = Annotated[dict[str, Any], Depends(read_fields_with_init)]
 
 
 async def _read_fields(request: Request, maximum: int, *, with_files: bool = False) -> dict[str, Any]:
+    if hasattr(request.state, "fields"):  # a body can be read once
+        return dict(request.state.fields)
     body = await _read_body(request, maximum)
     fields: dict[str, Any] = dict(request.query_params)
     if body.strip():
         fields |= await _parse_body(body, request.headers, with_files=with_files)
+    request.state.fields = fields
     return fields
 
 

@@ -13,14 +13,19 @@ from starlette.routing import Match
 from promptreel.api.dialects import openai
 from promptreel.api.parsing import BodyTooLarge, MalformedRequest
 from promptreel.errors import (
+    ApiKeyNotFound,
     BadConfiguration,
     DeliveryNotFound,
+    IdempotencyConflict,
+    InvalidApiKey,
     InvalidParams,
     JobFailed,
     JobNotFound,
+    LinkUnusable,
     ModelNotFound,
     NotAvailable,
     PromptreelError,
+    RateLimitExceeded,
     UrlUnusable,
 )
 
@@ -40,6 +45,11 @@ STATUSES: dict[type[PromptreelError], int] = {
     ModelNotFound: 404,
     JobNotFound: 404,
     DeliveryNotFound: 404,
+    ApiKeyNotFound: 404,
+    InvalidApiKey: 401,
+    RateLimitExceeded: 429,
+    IdempotencyConflict: 409,
+    LinkUnusable: 403,
     openai.ContentUnavailable: 404,
     UrlUnusable: 400,
     NotAvailable: 501,
@@ -103,15 +113,27 @@ def body_of(error: PromptreelError, path: str, status: int) -> dict[str, Any]:
         case JobNotFound():
             return {"status": "failed", "id": "", "message": "Request not found", "messege": "Request not found", "output": []}
         case _:
-            return error_body(error.message)
+            when = {"retry_after": error.retry_after} if isinstance(error, RateLimitExceeded) else {}
+            return error_body(error.message, **when)
+
+
+def headers_of(error: PromptreelError) -> dict[str, str]:
+    """What clients look for beside the body, with whatever status."""
+    match error:
+        case RateLimitExceeded():
+            return {"Retry-After": str(error.retry_after)}
+        case InvalidApiKey():
+            return {"WWW-Authenticate": "Bearer"}
+        case _:
+            return {}
 
 
 def answer_error(request: Request, error: Exception) -> JSONResponse:
     """For our own errors."""
     assert isinstance(error, PromptreelError)
     path = request.url.path
-    status = status_to_send(path, status_of(error), request.app.state.services.real_status_codes)
-    return JSONResponse(body_of(error, path, status), status)
+    status = status_to_send(path, status_of(error), request.app.state.parts.real_status_codes)
+    return JSONResponse(body_of(error, path, status), status, headers_of(error))
 
 
 def answer_http_error(request: Request, error: Exception) -> JSONResponse:

@@ -7,7 +7,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from promptreel.api import openai_routes
-from promptreel.api.addresses import base_url
+from promptreel.api.addresses import links
 from promptreel.api.dialects import (
     legacy,
     legacy_load,
@@ -20,7 +20,7 @@ from promptreel.api.dialects import (
 from promptreel.api.estimates import estimate
 from promptreel.api.parsing import FieldReader, Fields, FieldsWithInit
 from promptreel.api.problems import error_body
-from promptreel.api.services import Services, ServicesOfApp
+from promptreel.api.services import CallerOfRequest, OpenServices, OpenServicesOfApp, Services, ServicesOfApp
 from promptreel.api.submission import submit
 from promptreel.api.uploads import inline_uploads
 from promptreel.errors import JobNotFound
@@ -63,7 +63,7 @@ def _add_legacy_routes(router: APIRouter) -> None:
 
 def text2video(request: Request, fields: FieldsWithInit, services: ServicesOfApp) -> JSONResponse:
     """Queue a video. The answer comes at once: it says when to look (`eta`, seconds) and where (`fetch_result`)."""
-    fields = inline_uploads(fields, services.storage)
+    fields = inline_uploads(fields, services)
     dialect = legacy.CREATE_PATHS[request.scope["path"]]
     new_job, init = legacy.read_text2video(fields, dialect, services.models, services.fetcher)
     return _answer(request, services, submit(request, services, new_job, init))
@@ -74,7 +74,7 @@ def fetch(request: Request, job_id: str, services: ServicesOfApp) -> JSONRespons
     return _answer(request, services, _find_job(services, job_id))
 
 
-def fetch_nothing() -> JSONResponse:
+def fetch_nothing(_caller: CallerOfRequest) -> JSONResponse:
     """What is left of a fetch when a client has no id to put behind its path."""
     return JSONResponse(error_body("The id is missing. Fetch the address in fetch_result, which ends in the job's id."))
 
@@ -89,7 +89,7 @@ def fetch_by_field(request: Request, fields: Fields, services: ServicesOfApp) ->
     return _answer(request, services, _find_job(services, request_id))
 
 
-def send_file(request: Request, file_prefix: str, output_type: str, services: ServicesOfApp) -> FileResponse:
+def send_file(request: Request, file_prefix: str, output_type: str, services: OpenServicesOfApp) -> FileResponse:
     """A finished video. Ranges are answered, so that players can seek."""
     job = _find_owner(request, services, file_prefix)
     if output_type != job.params.output_type:
@@ -102,7 +102,7 @@ def send_file(request: Request, file_prefix: str, output_type: str, services: Se
     return FileResponse(path, media_type=MEDIA_TYPES[output_type], headers={"Cache-Control": "private, max-age=3600"})
 
 
-def send_preview(request: Request, file_prefix: str, services: ServicesOfApp) -> Response:
+def send_preview(request: Request, file_prefix: str, services: OpenServicesOfApp) -> Response:
     """What the video will look like, as far as one can tell: small, moving, and renewed while the job runs."""
     job = _find_owner(request, services, file_prefix)
     content = services.storage.read(job.preview_key) if job.status is JobStatus.RUNNING else None
@@ -111,7 +111,7 @@ def send_preview(request: Request, file_prefix: str, services: ServicesOfApp) ->
     return Response(content, media_type=PREVIEW_MEDIA_TYPE)
 
 
-def health(services: ServicesOfApp) -> JSONResponse:
+def health(services: OpenServicesOfApp) -> JSONResponse:
     """Whether the service works: `degraded` means that no worker is alive, so that jobs wait."""
     workers = len(services.jobs.live_workers())
     return JSONResponse(
@@ -125,8 +125,9 @@ def health(services: ServicesOfApp) -> JSONResponse:
     )
 
 
-def _find_owner(request: Request, services: Services, file_prefix: str) -> Job:
-    """The job that a file belongs to."""
+def _find_owner(request: Request, services: OpenServices, file_prefix: str) -> Job:
+    """The job that a file belongs to. Raises LinkUnusable."""
+    services.link_maker.check(request.url.path, request.query_params)
     try:
         job = services.jobs.get_by_file_prefix(file_prefix)
     except JobNotFound as error:
@@ -145,4 +146,4 @@ def _find_job(services: Services, sent_id: object) -> Job:
 def _answer(request: Request, services: Services, job: Job) -> JSONResponse:
     request.state.job_id = job.id
     eta = 0 if job.is_final else estimate(services, job)
-    return JSONResponse(legacy.to_answer(job, base_url=base_url(request, services), eta=eta))
+    return JSONResponse(legacy.to_answer(job, links=links(request, services), eta=eta))

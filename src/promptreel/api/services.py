@@ -1,19 +1,28 @@
-"""What the API works with, built by bootstrap and handed to `create_app`."""
+"""What the API works with: the parts that bootstrap built, as far as the one who asks may reach them."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request
 
+from promptreel.api.callers import Callers
+from promptreel.api.parsing import read_any_fields
+from promptreel.errors import InvalidParams
 from promptreel.fetching.fetcher import SafeFetcher
+from promptreel.jobs.callers import Idempotency, JobsForAnyone, JobsOfCaller
+from promptreel.jobs.keys import Caller
+from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.store import JobStore
 from promptreel.models.registry import ModelRegistry
 from promptreel.storage.local import LocalStorage
+
+MAX_IDEMPOTENCY_KEY = 255
 
 
 def installed_version() -> str:
@@ -24,27 +33,91 @@ def installed_version() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Services:
-    """The parts of the service that answers need, and the settings that shape the answers.
+class Shared:
+    """The parts of the service that are the same whoever asks, and the settings that shape the answers.
 
     `public_url` has no slash at its end; None: links use the scheme and host that the client used. `is_stopping` says whether
     the process is to end, so that answers without an end of their own end too.
     """
 
-    jobs: JobStore
     models: ModelRegistry
     storage: LocalStorage
     fetcher: SafeFetcher
+    link_maker: LinkMaker
     public_url: str | None = None
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     real_status_codes: tuple[str, ...] = ()
+    track_id_is_idempotent: bool = False
     is_stopping: Callable[[], bool] = lambda: False
     version: str = field(default_factory=installed_version)
 
 
-async def get_services(request: Request) -> Services:
-    """Async, because a plain function would be run in a thread of the pool, at each request, only to look this up."""
-    return cast("Services", request.app.state.services)
+@dataclass(frozen=True, kw_only=True)
+class AppParts(Shared):
+    """All of it, as bootstrap hands it to `create_app`. No handler sees this: it holds everyone's jobs."""
+
+    jobs: JobStore
+    callers: Callers
 
 
+@dataclass(frozen=True, kw_only=True)
+class Services(Shared):
+    """What a handler works with: the caller's own jobs."""
+
+    jobs: JobsOfCaller
+    caller: Caller
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenServices(Shared):
+    """What a handler works with that needs no key."""
+
+    jobs: JobsForAnyone
+
+
+async def find_caller(request: Request) -> Caller:
+    """Who asks. Raises InvalidApiKey and RateLimitExceeded."""
+    return await _parts_of(request).callers.find(request)
+
+
+CallerOfRequest = Annotated[Caller, Depends(find_caller)]
+
+
+async def get_services(request: Request, caller: CallerOfRequest) -> Services:
+    parts = _parts_of(request)
+    jobs = JobsOfCaller(parts.jobs, caller, await _read_idempotency(request, parts))
+    return Services(**_shared(parts), jobs=jobs, caller=caller)
+
+
+async def get_open_services(request: Request) -> OpenServices:
+    parts = _parts_of(request)
+    return OpenServices(**_shared(parts), jobs=JobsForAnyone(parts.jobs))
+
+
+# Fields come before services among a handler's parameters: the first that is read decides how large a body may be.
 ServicesOfApp = Annotated[Services, Depends(get_services)]
+OpenServicesOfApp = Annotated[OpenServices, Depends(get_open_services)]
+
+
+def _parts_of(request: Request) -> AppParts:
+    return cast("AppParts", request.app.state.parts)
+
+
+def _shared(parts: AppParts) -> dict[str, Any]:
+    return {each.name: getattr(parts, each.name) for each in fields(Shared)}
+
+
+async def _read_idempotency(request: Request, parts: AppParts) -> Idempotency | None:
+    """From the header `Idempotency-Key`; if that is set so, from the field `track_id` too. Raises InvalidParams."""
+    sent = request.headers.get("idempotency-key")
+    if sent is None and not parts.track_id_is_idempotent:
+        return None
+    told = await read_any_fields(request)
+    if sent is not None:
+        if not 1 <= len(sent) <= MAX_IDEMPOTENCY_KEY:
+            raise InvalidParams({"Idempotency-Key": [f"The Idempotency-Key must have 1 to {MAX_IDEMPOTENCY_KEY} characters."]})
+        return Idempotency(f"key {sent}", request.url.path, told)
+    track_id = told.get("track_id")
+    if track_id is None or track_id in ("", "null"):
+        return None
+    return Idempotency(f"track_id {json.dumps(track_id, default=repr)}", request.url.path, told)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from promptreel.api.inits import FIELDS
 from promptreel.api.parsing import is_url
+from promptreel.api.services import Services
 from promptreel.media import INIT_TYPES, Init
 from promptreel.storage.local import LocalStorage
 
@@ -21,14 +21,14 @@ LAST_ID = 2**53 - 1
 MEDIA_TYPES = {ending: media_type for types in INIT_TYPES.values() for ending, media_type in types.items()}
 
 
-def store_upload(storage: LocalStorage, init: Init) -> tuple[int, str]:
-    """Stores the file; returns its id, by which it can be deleted, and the path of its link. Raises StorageFailed.
+def store_upload(services: Services, init: Init) -> tuple[int, str]:
+    """Stores the file; returns its id, by which its caller can delete it, and the path of its link. Raises StorageFailed.
 
-    The id is random (52 bits) and the file's name is its hash, so that no table has to remember which belongs to which.
+    The file's name follows from the id and the caller, so that no table has to remember which belongs to whom.
     """
     upload_id = FIRST_ID + secrets.randbelow(LAST_ID - FIRST_ID + 1)
-    key = _key(_name(upload_id), init.ending)
-    storage.save_bytes(init.data, key)
+    key = _key(services.link_maker.name_upload(upload_id, services.caller), init.ending)
+    services.storage.save_bytes(init.data, key)
     return upload_id, f"/{key}"
 
 
@@ -37,35 +37,35 @@ def read_upload(storage: LocalStorage, name: str, ending: str) -> bytes | None:
     return storage.read(_key(name, ending)) if ending in MEDIA_TYPES else None
 
 
-def delete_upload(storage: LocalStorage, upload_id: int) -> bool:
-    """Whether there was such a file. Raises StorageFailed."""
-    keys = [_key(_name(upload_id), ending) for ending in MEDIA_TYPES]
-    found = [key for key in keys if storage.path(key) is not None]
+def delete_upload(services: Services, upload_id: int) -> bool:
+    """Whether the caller had such a file. Raises StorageFailed."""
+    name = services.link_maker.name_upload(upload_id, services.caller)
+    found = [key for key in (_key(name, ending) for ending in MEDIA_TYPES) if services.storage.path(key) is not None]
     for key in found:
-        storage.delete(key)
+        services.storage.delete(key)
     return bool(found)
 
 
-def inline_uploads(fields: Mapping[str, Any], storage: LocalStorage) -> dict[str, Any]:
+def inline_uploads(fields: Mapping[str, Any], services: Services) -> dict[str, Any]:
     """The fields of a request, with links to uploads of ours replaced by what is there, as `data:` URIs.
 
     They are known by their path, whose name nobody guesses: which host the client calls us by does not matter. Fetching them
-    would be refused where we are on the client's machine or in a private network.
+    would be refused where we are on the client's machine or in a private network. Raises LinkUnusable.
     """
-    return {name: _inline(value, storage) if name in FIELDS else value for name, value in fields.items()}
+    return {name: _inline(value, services) if name in FIELDS else value for name, value in fields.items()}
 
 
-def _inline(value: Any, storage: LocalStorage) -> Any:
+def _inline(value: Any, services: Services) -> Any:
     if not is_url(value):
         return value
-    folder, _, file = urlsplit(value.strip()).path.rpartition("/")
+    link = urlsplit(value.strip())
+    folder, _, file = link.path.rpartition("/")
     name, _, ending = file.partition(".")
-    data = read_upload(storage, name, ending) if folder == "/uploads" else None
-    return value if data is None else f"data:{MEDIA_TYPES[ending]};base64,{b64encode(data).decode()}"
-
-
-def _name(upload_id: int) -> str:
-    return hashlib.sha256(f"upload {upload_id}".encode()).hexdigest()[:32]
+    data = read_upload(services.storage, name, ending) if folder == "/uploads" else None
+    if data is None:
+        return value
+    services.link_maker.check(link.path, dict(parse_qsl(link.query)))
+    return f"data:{MEDIA_TYPES[ending]};base64,{b64encode(data).decode()}"
 
 
 def _key(name: str, ending: str) -> str:

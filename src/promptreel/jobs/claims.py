@@ -11,12 +11,13 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, insert, literal, or_, select, update
 
 from promptreel.errors import JobLost, WorkerLost
 from promptreel.jobs.job import Claim, JobStatus
 from promptreel.jobs.outbox import change_jobs
-from promptreel.jobs.tables import attempts, has_status, jobs
+from promptreel.jobs.submissions import advance_clock
+from promptreel.jobs.tables import api_keys, attempts, has_status, jobs
 
 NOT_CLAIMED: Mapping[str, Any] = MappingProxyType({"owner": None, "lease_until": None, "stage": None})
 BACK_IN_QUEUE: Mapping[str, Any] = MappingProxyType(
@@ -25,13 +26,25 @@ BACK_IN_QUEUE: Mapping[str, Any] = MappingProxyType(
 
 
 def first_in_line(now: datetime) -> Select[tuple[int]]:
-    """The id of the job that is to be served next. A job that was given back keeps its place, so it comes first."""
+    """The id of the job that is to be served next. A job that was given back keeps its place, so it comes first.
+
+    A job whose API key has as many running as it may is passed over until one of them has ended.
+    """
     return (
         select(jobs.c.id)
-        .where(has_status(JobStatus.QUEUED), jobs.c.run_at <= now)
+        .where(has_status(JobStatus.QUEUED), jobs.c.run_at <= now, may_run())
         .order_by(jobs.c.priority, jobs.c.vt, jobs.c.id)
         .limit(1)
     )
+
+
+def may_run() -> ColumnElement[bool]:
+    """Whether the job's API key, if it has one, has fewer jobs running than it may."""
+    running = jobs.alias()
+    is_running = running.c.status == literal(JobStatus.RUNNING.value, literal_execute=True)
+    count = select(func.count()).where(is_running, running.c.api_key_id == api_keys.c.id).scalar_subquery()
+    full = select(api_keys.c.id).where(api_keys.c.max_running <= count)  # not true of null, which is no limit
+    return or_(jobs.c.api_key_id.is_(None), jobs.c.api_key_id.not_in(full))
 
 
 def next_to_take(now: datetime, beside: str | None) -> ColumnElement[bool]:
@@ -64,6 +77,7 @@ def take_next(connection: Connection, owner: str, *, beside: str | None, now: da
         connection.execute(
             insert(attempts).values(job_id=row.id, attempt=row.attempt, worker=owner, started_at=now, units=row.cost)
         )
+        advance_clock(connection, row.vt)
     return row
 
 
@@ -107,9 +121,9 @@ def give_back(connection: Connection, claim: Claim, *, now: datetime) -> None:
     _close_attempt(connection, claim, "given_back", now=now)
 
 
-def cancel_queued(connection: Connection, job_id: int, *, now: datetime) -> None:
-    """queued -> cancelled, if the job is queued."""
-    queued = and_(jobs.c.id == job_id, has_status(JobStatus.QUEUED))
+def cancel_queued(connection: Connection, which: ColumnElement[bool], *, now: datetime) -> None:
+    """queued -> cancelled, for those that are queued."""
+    queued = and_(which, has_status(JobStatus.QUEUED))
     change_jobs(connection, queued, status=JobStatus.CANCELLED, finished_at=now)
 
 

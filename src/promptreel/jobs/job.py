@@ -39,7 +39,8 @@ class NewJob:
 
     `request` is what the dialect needs to answer in its own words later. `max_frames` is what the model carries at once: a
     longer clip costs more than its frames. `api_key_id` is whose job it is; None is the one local caller of a service without
-    keys. `webhook_url` is called when the job has ended.
+    keys. `webhook_url` is called when the job has ended. `idem_key` makes the job the only one of its caller with this key;
+    `request_hash` tells whether a later request with it asks for the same.
     """
 
     params: VideoParams
@@ -48,6 +49,8 @@ class NewJob:
     track_id: str | None = None
     webhook_url: str | None = None
     api_key_id: int | None = None
+    idem_key: str | None = None
+    request_hash: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +97,11 @@ class Job:
     @property
     def is_final(self) -> bool:
         return self.status in FINAL_STATUSES
+
+    @property
+    def file_name(self) -> str:
+        """How its finished file is called in links."""
+        return f"{self.file_prefix}.{self.params.output_type}"
 
     @property
     def preview_key(self) -> str:

@@ -11,28 +11,30 @@ A method that returns has its change on disk. A job that has ended never changes
 from __future__ import annotations
 
 import builtins
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, bindparam, delete, func, insert, select, true, update
 
 from promptreel.errors import JobNotFound
 from promptreel.jobs import claims, workload
 from promptreel.jobs.database import read_transaction, write_transaction
-from promptreel.jobs.eta import Timing, Work, work_units
+from promptreel.jobs.eta import Timing, Work
 from promptreel.jobs.group_commit import GroupCommit
 from promptreel.jobs.job import Claim, Job, JobStage, JobStatus, NewJob, Result
+from promptreel.jobs.keys import Caller
 from promptreel.jobs.params import VideoParams
-from promptreel.jobs.tables import has_status, jobs, workers
+from promptreel.jobs.submissions import insert_job
+from promptreel.jobs.tables import has_status, is_of, jobs, workers
 from promptreel.jobs.timings import RecentTimings
 from promptreel.jobs.workload import Ahead
 
 # Built once: putting a statement together takes longer than running it.
-_INSERT = insert(jobs).returning(jobs)
 _ONE = select(jobs).where(jobs.c.id == bindparam("job_id"))
+_ONE_OF_KEY = _ONE.where(jobs.c.api_key_id == bindparam("api_key_id"))
+_ONE_WITHOUT_KEY = _ONE.where(jobs.c.api_key_id.is_(None))
 _LIVE_WORKERS = select(workers).where(workers.c.last_seen >= bindparam("since")).order_by(workers.c.id)
 
 
@@ -53,6 +55,7 @@ class WorkerRecord:
 class JobStore:
     """Safe to use from several threads and processes at once.
 
+    `of` says whose jobs are looked at; left out, everyone's. Requests come by way of `JobsOfCaller`, which always says it.
     `lease_seconds` is how long a claim lives without a heartbeat. A job whose worker died `max_attempts` times fails.
     `timings_remembered` is of how many of a model's successes estimates learn.
     """
@@ -76,32 +79,21 @@ class JobStore:
     # Submitting and reading
 
     def submit(self, new: NewJob) -> Job:
-        """Queues a job. Once this returns, the job is on disk and ends in exactly one way."""
-        return _to_job(self._group.run(lambda connection: self._insert(connection, new)))
+        """Queues a job. Once this returns, the job is on disk and ends in exactly one way.
 
-    def _insert(self, connection: Connection, new: NewJob) -> Row[Any]:
-        now = self._now()  # read under the lock: jobs are as old as their ids say
-        row_values = {
-            "file_prefix": str(uuid.uuid4()),
-            "params": new.params.to_json(),
-            "request": new.request,
-            "track_id": new.track_id,
-            "webhook_url": new.webhook_url,
-            "api_key_id": new.api_key_id,
-            "model_id": new.params.model_id,
-            "batch_key": workload.batch_key(new.params),
-            "cost": work_units(new.params, new.max_frames),
-            "status": JobStatus.QUEUED,
-            "run_at": now,
-            "max_attempts": self._max_attempts,
-            "created_at": now,
-        }
-        return connection.execute(_INSERT, row_values).one()
+        A job that was submitted before with the same idempotency key is returned instead. Raises IdempotencyConflict,
+        RateLimitExceeded and InvalidApiKey.
+        """
 
-    def get(self, job_id: int) -> Job:
+        def insert_now(connection: Connection) -> Row[Any]:  # the time is read under the lock: jobs are as old as their ids say
+            return insert_job(connection, new, now=self._now(), max_attempts=self._max_attempts)
+
+        return _to_job(self._group.run(insert_now))
+
+    def get(self, job_id: int, *, of: Caller | None = None) -> Job:
         """Raises JobNotFound."""
         with read_transaction(self._engine) as connection:
-            return _get(connection, job_id)
+            return _get(connection, job_id, of)
 
     def get_by_file_prefix(self, file_prefix: str) -> Job:
         """Raises JobNotFound."""
@@ -111,26 +103,29 @@ class JobStore:
             raise JobNotFound(f"There is no job whose file is named {file_prefix}.")
         return _to_job(row)
 
-    def list(self, *, limit: int = 50, after: int | None = None, oldest_first: bool = False) -> builtins.list[Job]:
+    def list(
+        self, *, limit: int = 50, after: int | None = None, oldest_first: bool = False, of: Caller | None = None
+    ) -> builtins.list[Job]:
         """The newest jobs, newest first, or the oldest ones, oldest first; `after` is the last id of the page before."""
-        page = select(jobs).order_by(jobs.c.id if oldest_first else jobs.c.id.desc()).limit(limit)
+        page = select(jobs).where(_belongs(of)).order_by(jobs.c.id if oldest_first else jobs.c.id.desc()).limit(limit)
         if after is not None:
             page = page.where(jobs.c.id > after if oldest_first else jobs.c.id < after)
         with read_transaction(self._engine) as connection:
             rows = connection.execute(page).all()
         return [_to_job(row) for row in rows]
 
-    def list_succeeded(self, *, limit: int, offset: int = 0) -> builtins.list[Job]:
+    def list_succeeded(self, *, limit: int, offset: int = 0, of: Caller | None = None) -> builtins.list[Job]:
         """The newest jobs that made a video, newest first, without the first `offset` of them."""
-        succeeded = select(jobs).where(has_status(JobStatus.SUCCEEDED)).order_by(jobs.c.id.desc())
+        succeeded = select(jobs).where(has_status(JobStatus.SUCCEEDED), _belongs(of)).order_by(jobs.c.id.desc())
         with read_transaction(self._engine) as connection:
             rows = connection.execute(succeeded.limit(limit).offset(offset)).all()
         return [_to_job(row) for row in rows]
 
-    def count(self, status: JobStatus) -> int:
+    def count(self, status: JobStatus, *, of: Caller | None = None) -> int:
         """How many jobs are in this state. Quick, whatever has ended, for those that wait, run or made a video."""
+        those = select(func.count()).select_from(jobs).where(has_status(status), _belongs(of))
         with read_transaction(self._engine) as connection:
-            return connection.execute(select(func.count()).select_from(jobs).where(has_status(status))).scalar_one()
+            return connection.execute(those).scalar_one()
 
     def queue_ahead(self, job: Job) -> Ahead:
         """What will be served before this job: the running jobs, then the queued ones in front of it.
@@ -215,26 +210,27 @@ class JobStore:
 
     # What others do to a job
 
-    def cancel(self, job_id: int) -> Job:
+    def cancel(self, job_id: int, *, of: Caller | None = None) -> Job:
         """A queued job ends at once; a running one is marked, and its worker stops it; one that has ended stays as it is.
 
         Raises JobNotFound.
         """
-        return self._group.run(lambda connection: self._cancel(connection, job_id))
+        return self._group.run(lambda connection: self._cancel(connection, job_id, of))
 
-    def _cancel(self, connection: Connection, job_id: int) -> Job:
-        running = and_(jobs.c.id == job_id, has_status(JobStatus.RUNNING))
+    def _cancel(self, connection: Connection, job_id: int, of: Caller | None) -> Job:
+        this_one = and_(jobs.c.id == job_id, _belongs(of))
+        running = and_(this_one, has_status(JobStatus.RUNNING))
         connection.execute(update(jobs).where(running).values(cancel_requested=True))
-        claims.cancel_queued(connection, job_id, now=self._now())
-        return _get(connection, job_id)
+        claims.cancel_queued(connection, this_one, now=self._now())
+        return _get(connection, job_id, of)
 
-    def delete(self, job_id: int) -> Job:
+    def delete(self, job_id: int, *, of: Caller | None = None) -> Job:
         """Removes the job and returns what it last was, so that its files can be deleted. Raises JobNotFound.
 
         The worker of a running one has lost it with that: it stops at its next call, and removes what it made.
         """
         with write_transaction(self._engine) as connection:
-            job = _get(connection, job_id)
+            job = _get(connection, job_id, of)
             connection.execute(delete(jobs).where(jobs.c.id == job_id))
         return job
 
@@ -276,8 +272,20 @@ class JobStore:
             return self._timings.read(connection, model_id)
 
 
-def _get(connection: Connection, job_id: int) -> Job:
-    row = connection.execute(_ONE, {"job_id": job_id}).one_or_none()
+def _belongs(of: Caller | None) -> ColumnElement[bool]:
+    """Whether a job is the caller's; with None, which no request can bring about, every job is."""
+    return true() if of is None else is_of(of.api_key_id)
+
+
+def _get(connection: Connection, job_id: int, of: Caller | None) -> Job:
+    """Reads with a statement that is built already, because nothing is asked for more often."""
+    if of is None:
+        found = connection.execute(_ONE, {"job_id": job_id})
+    elif of.api_key_id is None:
+        found = connection.execute(_ONE_WITHOUT_KEY, {"job_id": job_id})
+    else:
+        found = connection.execute(_ONE_OF_KEY, {"job_id": job_id, "api_key_id": of.api_key_id})
+    row = found.one_or_none()
     if row is None:
         raise _job_not_found(job_id)
     return _to_job(row)

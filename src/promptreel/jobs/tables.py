@@ -181,6 +181,11 @@ def has_status(status: JobStatus) -> ColumnElement[bool]:
     return jobs.c.status == literal_column(f"'{status.value}'")
 
 
+def is_of(api_key_id: int | None) -> ColumnElement[bool]:
+    """Whether a job was made with this API key; None: without any."""
+    return jobs.c.api_key_id.is_(None) if api_key_id is None else jobs.c.api_key_id == api_key_id
+
+
 def _index_while(status: JobStatus, name: str, *columns: str) -> Index:
     where = text(f"status = '{status.value}'")
     return Index(name, *(jobs.c[column] for column in columns), sqlite_where=where, postgresql_where=where)
@@ -188,8 +193,12 @@ def _index_while(status: JobStatus, name: str, *columns: str) -> Index:
 
 _index_while(JobStatus.QUEUED, "jobs_queued", "priority", "vt", "id")
 _index_while(JobStatus.QUEUED, "jobs_queued_by_batch", "batch_key", "priority", "vt", "id", "cost")
+_index_while(JobStatus.QUEUED, "jobs_queued_by_api_key", "api_key_id")
 _index_while(JobStatus.RUNNING, "jobs_running_by_lease", "lease_until")
 _index_while(JobStatus.RUNNING, "jobs_running_by_api_key", "api_key_id")
 _index_while(JobStatus.SUCCEEDED, "jobs_succeeded_by_model", "model_id", "finished_at")
+# The unique constraint of the table takes no two nulls for equal.
+_without_key = jobs.c.api_key_id.is_(None)
+Index("jobs_idem_key_without_key", jobs.c.idem_key, unique=True, sqlite_where=_without_key, postgresql_where=_without_key)
 Index("jobs_by_api_key", jobs.c.api_key_id, jobs.c.id.desc())
 Index("deliveries_open", deliveries.c.state, deliveries.c.next_at)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import secrets
 
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Engine, select
 
-from promptreel.jobs.database import read_transaction, write_transaction
-from promptreel.jobs.tables import api_keys, facts
+from promptreel.jobs.database import read_transaction
+from promptreel.jobs.facts import WEBHOOK_SECRET, read_or_make
+from promptreel.jobs.tables import api_keys
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - how every such secret begins, by Standard Webhooks
 SECRET_BYTES = 32
-_FACT = "webhook_secret"
 
 
 def new_webhook_secret() -> str:
@@ -37,13 +37,4 @@ class WebhookSecrets:
 
     def of_installation(self) -> str:
         """Made when it is first asked for, and the same ever after."""
-        known = select(facts.c.value).where(facts.c.name == _FACT)
-        with read_transaction(self._engine) as connection:
-            value = connection.execute(known).scalar()
-        if value is None:
-            with write_transaction(self._engine) as connection:
-                value = connection.execute(known).scalar()
-                if value is None:  # nobody was faster
-                    value = new_webhook_secret()
-                    connection.execute(insert(facts).values(name=_FACT, value=value))
-        return str(value)
+        return read_or_make(self._engine, WEBHOOK_SECRET, new_webhook_secret)

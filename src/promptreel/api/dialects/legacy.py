@@ -20,6 +20,7 @@ from promptreel.api.webhooks import read_webhook
 from promptreel.errors import ModelNotFound
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.job import Job, JobStatus, NewJob
+from promptreel.jobs.links import Links
 from promptreel.jobs.params import (
     DEFAULT_OUTPUT_TYPE,
     DEFAULT_SCHEDULER,
@@ -82,7 +83,7 @@ def read_text2video(
     Raises InvalidParams with all wrong fields, and ModelNotFound.
     """
     reader = FieldReader(fields)
-    reader.text("key", maximum=MAX_TEXT)  # any key will do so far, but it must be one
+    reader.text("key", maximum=MAX_TEXT)  # where no key is needed, any will do, but it must be one
     draft = _read_params(reader, dialect)
     negative_prompt = reader.text("negative_prompt", maximum=MAX_TEXT)
     enhance = reader.yes_no("enhance_prompt", default=dialect.defaults.enhance_prompt)
@@ -225,23 +226,23 @@ def dialect_of(job: Job) -> Dialect:
     return _DIALECTS.get(job.request.get("dialect", ""), V4)
 
 
-def to_answer(job: Job, *, base_url: str, eta: int) -> dict[str, Any]:
+def to_answer(job: Job, *, links: Links, eta: int) -> dict[str, Any]:
     """What a client is told of a job. `eta` is in whole seconds, and said only while the job is not done."""
     match job.status:
         case JobStatus.SUCCEEDED:
-            return _to_success(job, base_url)
+            return _to_success(job, links)
         case JobStatus.FAILED:
             return _to_failure(job, job.error_message or "The job failed, and its worker could not say why.")
         case JobStatus.CANCELLED:
             return _to_failure(job, "Cancelled")
         case _:
-            return _to_processing(job, base_url, eta)
+            return _to_processing(job, links, eta)
 
 
-def to_webhook(job: Job) -> dict[str, Any]:
+def to_webhook(job: Job, links: Links) -> dict[str, Any]:
     """What the job's webhook is told of its end. `track_id` is as it was sent."""
     track_id = job.request.get("track_id", job.track_id)
-    answer = to_answer(job, base_url=job.request.get("base_url", ""), eta=0)
+    answer = to_answer(job, links=links, eta=0)
     if job.status is JobStatus.SUCCEEDED:
         told = {name: answer[name] for name in ("id", "output", "generationTime", "meta")}
     else:
@@ -249,24 +250,25 @@ def to_webhook(job: Job) -> dict[str, Any]:
     return {"status": answer["status"], "track_id": track_id, **told, "webhook_type": WEBHOOK_TYPE}
 
 
-def _to_processing(job: Job, base_url: str, eta: int) -> dict[str, Any]:
+def _to_processing(job: Job, links: Links, eta: int) -> dict[str, Any]:
     return {
         "status": "processing",
         "tip": job.request.get("tip", TIP),
         "eta": eta,
         "messege": WAIT,
         "message": WAIT,
-        "fetch_result": f"{base_url}{dialect_of(job).fetch_path}/{job.id}",
+        "fetch_result": f"{links.base_url}{dialect_of(job).fetch_path}/{job.id}",
         "id": job.id,
         "output": [],
-        "future_links": [file_url(job, base_url)],
-        "preview": f"{base_url}/files/{job.preview_key}",
+        "future_links": [links.video(job)],
+        "preview": links.preview(job),
         "meta": dialect_of(job).to_meta(job),
+        **tell_expiry(links),
     }
 
 
-def _to_success(job: Job, base_url: str) -> dict[str, Any]:
-    url = file_url(job, base_url)
+def _to_success(job: Job, links: Links) -> dict[str, Any]:
+    url = links.video(job)
     spent = (job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else 0.0
     return {
         "status": "success",
@@ -275,6 +277,7 @@ def _to_success(job: Job, base_url: str) -> dict[str, Any]:
         "proxy_links": [url],
         "generationTime": round(max(0.0, spent), 2),
         "meta": dialect_of(job).to_meta(job),
+        **tell_expiry(links),
     }
 
 
@@ -282,6 +285,6 @@ def _to_failure(job: Job, why: str) -> dict[str, Any]:
     return {"status": "failed", "id": job.id, "message": why, "messege": why, "output": []}
 
 
-def file_url(job: Job, base_url: str) -> str:
-    """Where the job's file is, or will be."""
-    return f"{base_url}/files/{job.file_prefix}.{job.params.output_type}"
+def tell_expiry(links: Links) -> dict[str, str]:
+    """Until when the links of an answer work, if they are set to expire."""
+    return {} if links.expire_at is None else {"links_expire_at": links.expire_at.isoformat()}

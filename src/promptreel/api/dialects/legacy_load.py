@@ -21,7 +21,7 @@ def add_routes(router: APIRouter) -> None:
 
 def system_load(services: ServicesOfApp) -> JSONResponse:
     """How many jobs wait for a worker, and in how many seconds all jobs are done. `status` as in /health."""
-    waiting = services.jobs.count(JobStatus.QUEUED)
+    waiting = services.jobs.count_of_all(JobStatus.QUEUED)
     return JSONResponse({"queue_num": waiting, "queue_time": estimate_queue(services), "status": _status(services)})
 
 

@@ -11,7 +11,7 @@ from promptreel.api.dialects import listings_openapi as openapi
 from promptreel.api.dialects.legacy import MAX_TEXT
 from promptreel.api.paging import Page, read_page
 from promptreel.api.parsing import FieldReader, Fields
-from promptreel.api.services import ServicesOfApp
+from promptreel.api.services import CallerOfRequest, ServicesOfApp
 from promptreel.errors import NotAvailable
 from promptreel.jobs.params import SCHEDULERS
 from promptreel.models.registry import ModelCard
@@ -100,7 +100,7 @@ def reload_model(fields: Fields, services: ServicesOfApp) -> JSONResponse:
     return _succeed("model is ready", model_id=card.model_id)
 
 
-def list_schedulers() -> JSONResponse:
+def list_schedulers(_caller: CallerOfRequest) -> JSONResponse:
     """The names that a request's `scheduler` may have."""
     return JSONResponse({"status": "success", "schedulers": list(SCHEDULERS)})
 

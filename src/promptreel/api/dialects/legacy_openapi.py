@@ -102,7 +102,9 @@ def _init(name: str, description: str) -> dict[str, Any]:
 
 _TEXT = ["string", "null"]
 _NOT_YET = "Not available yet: leave it out."
-_KEY = {"key": _field(_TEXT, "API key. Not checked yet: any will do, or none.", default=None)}
+_KEY = {
+    "key": _field(_TEXT, "API key, if the service has any: also taken as a header `key` or as a Bearer token.", default=None)
+}
 
 
 def describe_create(dialect: Dialect) -> dict[str, Any]:
@@ -217,10 +219,12 @@ FILE_ANSWERS: dict[int | str, dict[str, Any]] = {
         "description": "The part of it that the Range header asks for.",
         "content": {media: {} for media in MEDIA_TYPES.values()},
     },
+    403: {"description": "The link has expired, or was cut, where links are set to expire."},
     404: {"description": "It is not there: not yet, not any more, or never."},
     416: {"description": "It has no such part.", "content": {"text/plain": {}}},
 }
 PREVIEW_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "An animated picture; never to be cached.", "content": {PREVIEW_MEDIA_TYPE: {}}},
+    403: {"description": "The link has expired, or was cut, where links are set to expire."},
     404: {"description": "There is none now: the job waits, has just begun, or has ended."},
 }

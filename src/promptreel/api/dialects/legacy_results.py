@@ -7,10 +7,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from promptreel.api.addresses import base_url
+from promptreel.api.addresses import links
 from promptreel.api.deletion import delete_job
 from promptreel.api.dialects import listings_openapi as openapi
-from promptreel.api.dialects.legacy import file_url, parse_job_id
+from promptreel.api.dialects.legacy import parse_job_id, tell_expiry
 from promptreel.api.paging import read_page
 from promptreel.api.parsing import FieldReader, Fields
 from promptreel.api.services import Services, ServicesOfApp
@@ -40,9 +40,10 @@ def list_assets(request: Request, fields: Fields, services: ServicesOfApp) -> JS
     if asset_type == "video":
         total = services.jobs.count(JobStatus.SUCCEEDED)
         jobs = services.jobs.list_succeeded(limit=page.per_page, offset=page.offset)
-    base = base_url(request, services)
-    data = [{"id": job.id, "output": [file_url(job, base)]} for job in jobs]
-    return JSONResponse({"status": "success", "type": asset_type, "data": data, "pagination": page.describe(total)})
+    made = links(request, services)
+    data = [{"id": job.id, "output": [made.video(job)]} for job in jobs]
+    answer = {"status": "success", "type": asset_type, "data": data, "pagination": page.describe(total)}
+    return JSONResponse(answer | tell_expiry(made))
 
 
 def delete_result(request: Request, fields: Fields, services: ServicesOfApp) -> JSONResponse:
@@ -50,7 +51,7 @@ def delete_result(request: Request, fields: Fields, services: ServicesOfApp) -> 
     request_id = _read_request_id(fields)
     if request_id is None:
         raise JobNotFound("There is neither a job nor an upload with this id. Check the id that was returned for it.")
-    if delete_upload(services.storage, request_id):
+    if delete_upload(services, request_id):
         return _succeed("image deleted")
     request.state.job_id = request_id
     return _succeed(_delete(services, request_id))

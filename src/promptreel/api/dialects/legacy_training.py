@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from promptreel.api.dialects import listings_openapi as openapi
+from promptreel.api.services import CallerOfRequest
 from promptreel.errors import NotAvailable
 
 PATHS = (
@@ -26,7 +27,7 @@ def add_routes(router: APIRouter) -> None:
         router.add_api_route(path, train, methods=["POST"], tags=["training"], openapi_extra=described)
 
 
-def train() -> JSONResponse:
+def train(_caller: CallerOfRequest) -> JSONResponse:
     """Not available yet."""
     raise NotAvailable(
         "Training is not available yet. Train elsewhere, and add the checkpoint's folder as docs/models.md shows."

@@ -8,11 +8,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from promptreel.api.addresses import base_url
+from promptreel.api.addresses import links
 from promptreel.api.dialects import listings_openapi as openapi
+from promptreel.api.dialects.legacy import tell_expiry
 from promptreel.api.inits import read_file
 from promptreel.api.parsing import FieldReader, FieldsWithInit, label
-from promptreel.api.services import ServicesOfApp
+from promptreel.api.services import OpenServicesOfApp, ServicesOfApp
 from promptreel.api.uploads import MAX_MEGABYTES, MEDIA_TYPES, read_upload, store_upload
 from promptreel.encoding.inits import crop_init
 from promptreel.errors import InitUnusable, InvalidParams
@@ -38,9 +39,10 @@ def upload_cropped(request: Request, fields: FieldsWithInit, services: ServicesO
     """A picture, cropped to the largest square around its centre if `crop` is yes."""
     reader = FieldReader(fields)
     crop = reader.yes_no("crop", default=False)
-    upload_id, path = store_upload(services.storage, _read(reader, "image", ["image"], crop=crop))
-    link = base_url(request, services) + path
-    return JSONResponse({"status": "success", "message": UPLOADED, "messege": UPLOADED, "link": link, "request_id": upload_id})
+    upload_id, path = store_upload(services, _read(reader, "image", ["image"], crop=crop))
+    made = links(request, services)
+    answer = {"status": "success", "message": UPLOADED, "messege": UPLOADED, "link": made.to(path), "request_id": upload_id}
+    return JSONResponse(answer | tell_expiry(made))
 
 
 def upload_base64_string(request: Request, fields: FieldsWithInit, services: ServicesOfApp) -> JSONResponse:
@@ -53,8 +55,9 @@ def upload_init_obj(request: Request, fields: FieldsWithInit, services: Services
     return _upload(request, fields, services, "init_obj")
 
 
-def send_upload(name: str, ending: str, services: ServicesOfApp) -> Response:
+def send_upload(request: Request, name: str, ending: str, services: OpenServicesOfApp) -> Response:
     """An uploaded file, as it was sent."""
+    services.link_maker.check(request.url.path, request.query_params)
     data = read_upload(services.storage, name, ending)
     if data is None:
         raise HTTPException(404, "There is no such file.")
@@ -62,8 +65,9 @@ def send_upload(name: str, ending: str, services: ServicesOfApp) -> Response:
 
 
 def _upload(request: Request, fields: FieldsWithInit, services: ServicesOfApp, name: str) -> JSONResponse:
-    upload_id, path = store_upload(services.storage, _read(FieldReader(fields), name, ["image", "video"]))
-    return JSONResponse({"status": "success", "id": upload_id, "output": [base_url(request, services) + path]})
+    upload_id, path = store_upload(services, _read(FieldReader(fields), name, ["image", "video"]))
+    made = links(request, services)
+    return JSONResponse({"status": "success", "id": upload_id, "output": [made.to(path)]} | tell_expiry(made))
 
 
 def _read(reader: FieldReader, name: str, kinds: list[InitKind], *, crop: bool = False) -> Init:

@@ -14,7 +14,11 @@ def _field(kind: str | list[str], description: str, **more: Any) -> dict[str, An
 
 
 _NULLABLE = ["string", "null"]
-_KEY: Properties = {"key": _field(_NULLABLE, "API key. Not checked yet: any will do, or none.", default=None)}
+_KEY: Properties = {
+    "key": _field(
+        _NULLABLE, "API key, if the service has any: also taken as a header `key` or as a Bearer token.", default=None
+    )
+}
 
 
 def body(*, properties: Properties, required: list[str] | None = None) -> dict[str, Any]:
@@ -71,6 +75,7 @@ BASE64_STRING: Properties = {"base64_string": _field("string", f"A picture or vi
 INIT_OBJ: Properties = {"init_obj": _field("string", f"A picture or video, {_DATA}", example=EXAMPLE_IMAGE)}
 UPLOAD_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", "content": {"image/*": {}, "video/*": {}}},
+    403: {"description": "The link has expired, or was cut, where links are set to expire."},
     404: {"description": "There is none, or it was deleted."},
 }
 TRAINING_ID: dict[str, Any] = {

@@ -11,6 +11,7 @@ down_revision = "0001"
 
 def upgrade() -> None:
     create_api_keys()
+    create_job_indexes()
     create_deliveries()
     create_delivery_attempts()
     widen_the_index_by_batch()
@@ -41,6 +42,15 @@ def create_api_keys() -> None:
         sa.Column("created_at", sa.Double, nullable=False),
         sa.Column("revoked_at", sa.Double),
         sqlite_autoincrement=True,
+    )
+
+
+def create_job_indexes() -> None:
+    queued = sa.text("status = 'queued'")
+    op.create_index("jobs_queued_by_api_key", "jobs", ["api_key_id"], sqlite_where=queued, postgresql_where=queued)
+    no_key = sa.text("api_key_id IS NULL")
+    op.create_index(
+        "jobs_idem_key_without_key", "jobs", ["idem_key"], unique=True, sqlite_where=no_key, postgresql_where=no_key
     )
 
 

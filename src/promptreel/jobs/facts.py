@@ -1,0 +1,46 @@
+"""Facts of the whole installation, by name: each a short text in the table `facts`."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+from sqlalchemy import Connection, Engine, bindparam, insert, select, update
+
+from promptreel.jobs.database import read_transaction, write_transaction
+from promptreel.jobs.tables import facts
+
+LINK_SECRET = "link_secret"  # noqa: S105 - its name, not the secret
+WEBHOOK_SECRET = "webhook_secret"  # noqa: S105 - likewise
+VIRTUAL_CLOCK = "virtual_clock"
+
+
+_ONE = select(facts.c.value).where(facts.c.name == bindparam("name"))
+
+
+def read_fact(connection: Connection, name: str) -> str | None:
+    return connection.execute(_ONE, {"name": name}).scalar()
+
+
+def write_fact(connection: Connection, name: str, value: str) -> None:
+    """Inside a write transaction."""
+    if connection.execute(update(facts).where(facts.c.name == name).values(value=value)).rowcount == 0:
+        connection.execute(insert(facts).values(name=name, value=value))
+
+
+def read_or_make(engine: Engine, name: str, make: Callable[[], str]) -> str:
+    """A fact that is made when it is first asked for, and the same ever after."""
+    with read_transaction(engine) as connection:
+        known = read_fact(connection, name)
+    if known is None:
+        with write_transaction(engine) as connection:
+            known = read_fact(connection, name)
+            if known is None:  # nobody was faster
+                known = make()
+                write_fact(connection, name, known)
+    return known
+
+
+def read_link_secret(engine: Engine) -> bytes:
+    """What links to files are signed with."""
+    return bytes.fromhex(read_or_make(engine, LINK_SECRET, lambda: secrets.token_hex(32)))

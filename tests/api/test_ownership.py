@@ -1,0 +1,197 @@
+"""Every endpoint there is: who must show a key, and what it answers of another caller's jobs and uploads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from fastapi.testclient import TestClient
+
+from promptreel.api.app import AppParts, create_app
+from promptreel.api.callers import Callers
+from promptreel.api.dialects.legacy import FETCH_BY_FIELD_PATHS
+from promptreel.api.parsing import read_fields, read_fields_with_files, read_fields_with_init
+from promptreel.api.problems import body_of, status_to_send
+from promptreel.api.routes import build_router
+from promptreel.api.services import find_caller
+from promptreel.errors import InvalidApiKey
+from promptreel.jobs.keys import KeyStore
+from promptreel.jobs.store import JobStore
+from tests.api.conftest import SUBMIT
+from tests.api.test_inits import PNG, data_uri
+from tests.api.test_openai import VIDEOS
+from tests.jobs.factories import make_new_job
+
+OPEN = {"/health", "/files/{file_prefix}.{output_type}", "/files/{file_prefix}/preview.webp", "/uploads/{name}.{ending}"}
+READERS = {read_fields, read_fields_with_init, read_fields_with_files}
+HISTORY = "/api/v6/assets_generated"
+DELETE = "/api/v3/delete_image"
+# How a job's id is written in a path, by the parameter's name.
+SPELLINGS = {"job_id": "{}", "video_id": "video_{}"}
+# Endpoints that take a job's id in the field `request_id`.
+BY_FIELD = {*FETCH_BY_FIELD_PATHS, DELETE}
+UNKNOWN_ID = 9999
+
+
+def routes() -> list[APIRoute]:
+    return [route for route in build_router().routes if isinstance(route, APIRoute)]
+
+
+def requests(closed: bool) -> Iterator[tuple[str, str]]:
+    return (
+        (method, route.path) for route in routes() if (route.path not in OPEN) is closed for method in sorted(route.methods)
+    )
+
+
+def calls_of(dependant: Dependant) -> list[Callable[..., Any]]:
+    """All dependencies, each before those that stand behind it among the parameters."""
+    return [call for each in dependant.dependencies for call in (*calls_of(each), each.call) if call is not None]
+
+
+def test_every_handler_finds_its_caller_or_is_known_to_be_open() -> None:
+    asking = {route.path for route in routes() if find_caller in calls_of(route.dependant)}
+
+    assert asking == {route.path for route in routes()} - OPEN
+    assert {route.path for route in routes()} >= OPEN
+
+
+def test_fields_are_read_before_the_caller_is_found() -> None:
+    """The first to read decides how large a body may be, and the key may be in it."""
+    for route in routes():
+        calls = calls_of(route.dependant)
+        read = [calls.index(reader) for reader in READERS if reader in calls]
+        assert not read or calls.index(find_caller) > max(read), route.path
+
+
+def test_nothing_is_answered_without_a_key(client: TestClient, keys: KeyStore) -> None:
+    keys.create("k")
+
+    for method, path in requests(closed=True):
+        for sent in ("", "pr_wrong"):
+            answer = client.request(method, path.format_map(Ones()), params={"key": sent})
+            status = status_to_send(path, 401, ())
+            assert status in {200, 401}, path
+            assert answer.status_code == status, path
+            assert answer.json() == body_of(InvalidApiKey("Invalid API key"), path, status), path
+            assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_what_is_open_needs_no_key(client: TestClient, keys: KeyStore) -> None:
+    keys.create("k")
+
+    for method, path in [*requests(closed=False), ("GET", "/docs"), ("GET", "/openapi.json")]:
+        assert client.request(method, path.format_map(Ones())).status_code == (404 if "{" in path else 200), path
+
+
+class Ones(dict[str, str]):
+    def __missing__(self, name: str) -> str:
+        return "1"
+
+
+@dataclass(frozen=True)
+class Company:
+    """Two callers; the first has a finished job, a waiting one and an upload, the second one job of its own."""
+
+    owner: dict[str, str]
+    other: dict[str, str]
+    finished: int
+    waiting: int
+    upload: dict[str, Any]
+
+
+@pytest.fixture
+def company(client: TestClient, keys: KeyStore, finish_next: Callable[[bytes], None]) -> Company:
+    owner, other = ({"key": keys.create(name)[1]} for name in ("owner", "other"))
+
+    def submit(headers: dict[str, str]) -> int:
+        return client.post(SUBMIT, json={"prompt": "a red cat"}, headers=headers).json()["id"]
+
+    finished = submit(owner)
+    finish_next(b"video")
+    uploaded = client.post("/api/v6/base64_to_url", json={"base64_string": data_uri("image/png", PNG)}, headers=owner)
+    waiting = submit(owner)
+    submit(other)
+    return Company(owner, other, finished, waiting, uploaded.json())
+
+
+def requests_for_a_job() -> Iterator[tuple[str, str]]:
+    for method, path in requests(closed=True):
+        if path in BY_FIELD or any(f"{{{name}}}" in path for name in SPELLINGS):
+            yield method, path
+
+
+def test_job_of_another_key_is_answered_as_an_id_that_nobody_has(client: TestClient, company: Company, jobs: JobStore) -> None:
+    before = jobs.list()
+    for method, path in requests_for_a_job():
+
+        def ask(job_id: int, headers: dict[str, str], method: str = method, path: str = path) -> tuple[object, ...]:
+            spelled = {name: spelling.format(job_id) for name, spelling in SPELLINGS.items()}
+            fields = {"request_id": str(job_id), "prompt": "a"}
+            answer = client.request(method, path.format_map(spelled), params=fields, headers=headers)
+            told = {name: value for name, value in answer.headers.items() if name != "x-request-id"}
+            return answer.status_code, answer.content, told
+
+        unknown = ask(UNKNOWN_ID, company.other)
+        assert ask(company.finished, company.other) == unknown, path
+        assert ask(company.waiting, company.other) == unknown, path
+        assert jobs.list() == before, path  # nothing was cancelled, deleted or made
+        if method == "GET" or "fetch" in path:
+            assert ask(company.finished, company.owner) != unknown, path
+
+
+def test_no_endpoint_takes_an_id_that_this_page_does_not_know() -> None:
+    names = {name for route in routes() for name in route.param_convertors}
+
+    assert names == {*SPELLINGS, "model_id", "training_id", "file_prefix", "output_type", "name", "ending"}
+    assert len(list(requests_for_a_job())) >= 10
+
+
+def test_lists_and_counts_are_of_the_callers_own_jobs(client: TestClient, company: Company) -> None:
+    own = client.post(HISTORY, headers=company.owner).json()
+    others = client.post(HISTORY, headers=company.other).json()
+
+    assert ([entry["id"] for entry in own["data"]], own["pagination"]["total"]) == ([company.finished], 1)
+    assert (others["data"], others["pagination"]["total"]) == ([], 0)
+
+    def ids(headers: dict[str, str], **query: str) -> list[str]:
+        return [video["id"] for video in client.get(VIDEOS, params=query, headers=headers).json()["data"]]
+
+    assert ids(company.owner) == ["video_2", "video_1"]
+    assert ids(company.other) == ids(company.other, order="asc", after="video_1") == ["video_3"]
+    assert ids(company.other, after="video_3") == []
+
+
+def test_upload_is_deleted_by_its_key_alone(client: TestClient, company: Company) -> None:
+    (link,) = company.upload["output"]
+
+    def delete(upload_id: int, headers: dict[str, str]) -> bytes:
+        return client.post(DELETE, json={"request_id": upload_id}, headers=headers).content
+
+    assert delete(company.upload["id"], company.other) == delete(2**53 - 1, company.other)
+    assert client.get(link).content == PNG
+    assert b"image deleted" in delete(company.upload["id"], company.owner)
+    assert client.get(link).status_code == 404
+
+
+def test_queue_of_everyone_counts_for_estimates_and_is_told_as_numbers_alone(
+    client: TestClient, company: Company, jobs: JobStore
+) -> None:
+    video = client.get(f"{VIDEOS}/video_3", headers=company.other).json()
+    load = client.post("/api/v3/system_load", headers=company.other).json()
+
+    assert (video["queue_position"], load["queue_num"]) == (2, 2)
+
+
+def test_local_callers_jobs_are_not_those_of_the_first_key(services: AppParts, keys: KeyStore, jobs: JobStore) -> None:
+    jobs.submit(make_new_job())
+    headers = {"key": keys.create("first")[1]}
+    client = TestClient(create_app(services))
+
+    assert client.get(f"{VIDEOS}/video_1", headers=headers).status_code == 404
+    keys.revoke("1")
+    afterwards = TestClient(create_app(replace(services, callers=Callers(keys, serves_local=True))))
+    assert afterwards.get(f"{VIDEOS}/video_1").status_code == 200
