@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from promptreel.generation.model_space import ModelSpace
+from promptreel.generation.samplers.sampler import Call
 from promptreel.jobs.params import SCHEDULERS
 from tests.generation.targets import SPACES, error_of, exact_network, sample, unit_noise
 
@@ -119,3 +120,25 @@ def test_distance_to_a_target_of_two_modes_is_the_methods_own(name: str) -> None
         latents, _ = sample(name, space, steps, exact_network(space, two_modes), noise=unit_noise((1, 4, 8, 24, 24)))
 
         assert distance_to_two_modes(latents) < expected + 0.008
+
+
+@pytest.mark.parametrize("space", ["epsilon", "v", "linear"])
+@pytest.mark.parametrize("name", ["PNDMScheduler", "LMSDiscreteScheduler", "IPNDMScheduler"])
+def test_guidance_does_not_throw_a_multistep_method_off(name: str, space: str) -> None:
+    """Two modes, guided away from a wide target: at their fourth order, all three end far from the solution."""
+    model = ModelSpace(SPACES[space])
+    prompt = exact_network(model, two_modes)
+    nothing = exact_network(model, lambda latents, sigma: latents / (1 + sigma**2))
+    noise = unit_noise((1, 4, 8, 12, 12))
+
+    def guided(call: Call) -> Tensor:
+        return nothing(call) + 7.5 * (prompt(call) - nothing(call))
+
+    solution, _ = sample("HeunDiscreteScheduler", model, 400, guided, noise=noise, guided=True)
+
+    def distance(*, falls_back: bool) -> float:
+        latents, _ = sample(name, model, 20, guided, noise=noise, guided=falls_back)
+        return float((latents - solution).norm() / solution.norm())
+
+    assert distance(falls_back=True) < 0.7
+    assert distance(falls_back=False) > 1.5

@@ -207,10 +207,10 @@ class Engine:
         shape = checkpoint.latent_shape(params.num_frames, *generated_size(checkpoint.card, params))
         noise = draw_noise(shape, checkpoint.card.max_frames, generator)
         if init is None:
-            return Start(noise, params.num_inference_steps, generator)
+            return Start(noise, params.num_inference_steps, generator, guided=is_guided(params))
         with self._decoding:  # a VAE too
             latents = checkpoint.encode(torch.from_numpy(init.frames))
-        return Start(noise, params.num_inference_steps, generator, latents, params.strength)
+        return Start(noise, params.num_inference_steps, generator, latents, params.strength, is_guided(params))
 
 
 def _load(card: ModelCard, device: Device, compute: ComputeThread) -> LoadedCheckpoint:

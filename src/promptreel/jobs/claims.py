@@ -117,7 +117,7 @@ def give_back(connection: Connection, claim: Claim, *, now: datetime) -> None:
     """running -> queued, or cancelled if somebody asked for that meanwhile."""
     row = write_held(connection, claim, **BACK_IN_QUEUE)
     if row.cancel_requested:
-        cancel_queued(connection, row.id, now=now)
+        cancel_queued(connection, jobs.c.id == row.id, now=now)
     _close_attempt(connection, claim, "given_back", now=now)
 
 

@@ -1,8 +1,9 @@
 """IPNDMScheduler: the improved pseudo linear multistep method, on the checkpoint's noise levels.
 
 Zhang and Chen 2022, "Fast Sampling of Diffusion Models with Exponential Integrator" (iPNDM), after Liu et al. 2022, "Pseudo
-Numerical Methods for Diffusion Models on Manifolds": epsilons of up to four steps are mixed as Adams and Bashforth do, and one
-DDIM step is made along the mixture. diffusers' class has noise levels of its own in place of the checkpoint's.
+Numerical Methods for Diffusion Models on Manifolds": epsilons of up to four steps, of two with guidance, are mixed as Adams and
+Bashforth do, and one DDIM step is made along the mixture. diffusers' class has noise levels of its own in place of the
+checkpoint's.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def sample_ipndm(space: ModelSpace, start: Start) -> Sampler:
     timesteps = timesteps[first_step(timesteps, space, start) :]
     sigmas = [*map(space.sigma_at, timesteps), 0.0]
     latents = vp_latents(start, sigmas[0])
-    recent: deque[Tensor] = deque(maxlen=4)
+    recent: deque[Tensor] = deque(maxlen=start.highest_order)
     for step, timestep in enumerate(timesteps):
         output = yield Call(latents, torch.tensor(timestep, dtype=torch.float32), step, len(timesteps))
         recent.appendleft(space.epsilon(output, latents, sigmas[step]))

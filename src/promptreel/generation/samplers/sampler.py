@@ -28,7 +28,8 @@ class Start:
 
     `noise` float32 [1, C, T, h, w], unit variance; `generator` the request's own, for all later randomness. `init` are the
     clean latents of an init clip, scaled as in training, of the same shape. `strength`, 0 to 1, is the noise level to start at,
-    as a share of the trained timesteps, and only matters with an init. At least one step is made, always.
+    as a share of the trained timesteps, and only matters with an init. At least one step is made, always. `guided` says whether
+    guidance is at work: methods of a higher order than the second then fall back to it.
     """
 
     noise: Tensor
@@ -36,6 +37,14 @@ class Start:
     generator: torch.Generator
     init: Tensor | None = None
     strength: float = 1.0
+    guided: bool = False
+
+    @property
+    def highest_order(self) -> int:
+        """Of a multistep method. Each order extrapolates further from the outputs so far, and guidance multiplies how much they
+        change from step to step: at scale 7.5, the fourth order of Adams and Bashforth ends far from the solution (ADR 10).
+        """
+        return 2 if self.guided else 4
 
     @property
     def kept_init(self) -> Tensor | None:

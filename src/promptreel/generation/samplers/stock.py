@@ -2,7 +2,8 @@
 
 Calls a step: one, but for Heun and the two KDPM2 (two, one at the last) and PNDM (one more in all). Papers: Ho et al. 2020
 (DDPM); Song et al. 2021 (DDIM); Liu et al. 2022 (PNDM); Karras et al. 2022 (Euler, Heun, KDPM2, LMS, as k-diffusion wrote them
-down); Lu et al. 2022 (DPM-Solver++, single and multistep); Zhao et al. 2023 (UniPC); Zhang and Chen 2022 (DEIS).
+down); Lu et al. 2022 (DPM-Solver++, single and multistep); Zhao et al. 2023 (UniPC); Zhang and Chen 2022 (DEIS). PNDM and LMS
+are of the fourth order, with guidance of the second, as the others are by themselves.
 """
 
 from __future__ import annotations
@@ -66,12 +67,14 @@ def sample_stock(name: str, space: ModelSpace, start: Start, **chosen: Any) -> S
     scheduler.set_timesteps(start.num_inference_steps)
     timesteps = _begin(scheduler, space, start)
     latents = _noisy_latents(scheduler, start, timesteps[:1])
-    extra = _random_source(scheduler.step, start.generator)
+    extra = _random_source(scheduler.step, start.generator) | _order_of(name, start)
     for number, timestep in enumerate(timesteps):
         seen = scheduler.scale_model_input(latents, timestep)
         output = yield Call(seen, timestep, number, len(timesteps))
         if gives_epsilon:
             output = space.epsilon(output, seen, space.sigma_at(timestep))
+        if isinstance(scheduler, diffusers.PNDMScheduler):  # its order is how many outputs it has kept, and one
+            scheduler.ets = scheduler.ets[1 - start.highest_order :]
         latents = scheduler.step(output, timestep, latents, **extra).prev_sample
     return latents
 
@@ -102,9 +105,14 @@ def _noisy_latents(scheduler: Any, start: Start, timestep: Tensor) -> Tensor:
     return noisy
 
 
-def _random_source(step: Any, generator: torch.Generator) -> dict[str, torch.Generator]:
+def _random_source(step: Any, generator: torch.Generator) -> dict[str, Any]:
     """Stochastic schedulers draw from the request's own generator; the others take none."""
     return {"generator": generator} if "generator" in inspect.signature(step).parameters else {}
+
+
+def _order_of(name: str, start: Start) -> dict[str, int]:
+    """LMS takes its order at each step."""
+    return {"order": start.highest_order} if name == "LMSDiscreteScheduler" else {}
 
 
 def stock_samplers() -> dict[str, Sample]:
