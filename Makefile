@@ -6,7 +6,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 
 
-.PHONY: help install demo serve test fuzz check fix bench bench-aiperf
+.PHONY: help install demo serve test fuzz check docs fix bench bench-aiperf
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,9 @@ check: .venv/installed ## check style, types and architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: .venv/installed ## write docs/api.md anew, from the code
+	$(BIN)/python -m tests.rules.api_page
 
 fix: .venv/installed ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .

@@ -56,6 +56,15 @@ _WELL: dict[Callable[..., Any], tuple[str, ...]] = {
 
 _ERROR = "An error."
 
+# Anyone may ask for these.
+_OPEN = {routes.health, routes.send_file, routes.send_preview, legacy_uploads.send_upload}
+_SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "key", "description": "`key` may be a field of the request too."},
+}
+# The last is for a service without keys, which serves its own machine alone.
+_SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"key": []}, {}]
+
 
 class DescribedApp(FastAPI):
     """An application whose OpenAPI document has the components that `describe_answers` refers to."""
@@ -63,15 +72,19 @@ class DescribedApp(FastAPI):
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             document = super().openapi()
-            document.setdefault("components", {}).setdefault("schemas", {}).update(SCHEMAS)
+            components = document.setdefault("components", {})
+            components.setdefault("schemas", {}).update(SCHEMAS)
+            components["securitySchemes"] = _SECURITY_SCHEMES
         return super().openapi()
 
 
 def describe_answers(router: APIRouter) -> None:
-    """Adds to every route what it answers. Raises KeyError for one that nobody has described."""
+    """Adds to every route what it answers, and that it takes a key. Raises KeyError for one that nobody has described."""
     for route in router.routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
             route.responses = _answers_of(route)
+            if route.endpoint not in _OPEN:
+                route.openapi_extra = {**(route.openapi_extra or {}), "security": _SECURITY}
 
 
 def _answers_of(route: APIRoute) -> Answers:
