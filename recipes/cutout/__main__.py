@@ -23,7 +23,7 @@ from recipes.cutout.loop import Budget
 from recipes.cutout.motion import train_motion
 from recipes.cutout.package import package, unpack
 from recipes.cutout.picture import train_picture
-from recipes.cutout.probes import train_probe
+from recipes.cutout.probes import package_probe, train_probe
 from recipes.cutout.schedulers import compare_schedulers
 from recipes.cutout.vae import train_vae
 
@@ -67,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 def _train(options: argparse.Namespace) -> None:
     if options.stage == "probe":
         train_probe(options.folder, Budget(minutes=options.minutes))
+        package_probe(options.folder)
         return
     for name, (train, share) in STAGES.items():
         if options.stage is None:

@@ -17,10 +17,11 @@ import torch.nn.functional as F  # noqa: N812 - torch's own name for it
 from torch import Tensor, nn
 
 from recipes.cutout.device import mixed_precision, pick_device
-from recipes.cutout.loop import Budget, Loop, load_into
+from recipes.cutout.loop import Budget, Loop, load_into, save_weights
 from recipes.cutout.things import THINGS
 from recipes.cutout.world import COLOURS, MOTIONS, PLACES, SIZE, Scene, draw_clip, pick_scene
 
+PACKAGED = Path(__file__).with_name("probe.safetensors")
 FRAMES = 16
 CLIPS_A_STEP = 12
 LABELS: Mapping[str, tuple[str, ...]] = {
@@ -116,9 +117,17 @@ def _spoil(frames: Tensor, rng: random.Random) -> Tensor:
 
 
 def load_probe(folder: Path) -> Probe:
+    """The folder's own, or else the one that is kept beside this file, so that a model is judged without training first."""
+    trained = folder / "probe" / "weights.safetensors"
     probe = Probe()
-    load_into({"probe": probe}, folder / "probe" / "weights.safetensors")
+    load_into({"probe": probe}, trained if trained.exists() else PACKAGED)
     return probe.eval()
+
+
+def package_probe(folder: Path, target: Path = PACKAGED) -> None:
+    """Keeps the folder's probe, in fp16."""
+    save_weights({"probe": load_probe(folder).half()}, target)
+    target.chmod(0o644)  # weights are written so that only their owner can read them
 
 
 @torch.no_grad()
