@@ -19,6 +19,7 @@ BY_HAND: dict[str, dict[str, Any]] = {
     "DDPMScheduler": {"timestep_spacing": "trailing", "clip_sample": False},
     "DDIMScheduler": {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": False},
     "PNDMScheduler": {"timestep_spacing": "trailing", "skip_prk_steps": True},
+    "KDPM2AncestralDiscreteScheduler": {"timestep_spacing": "trailing"},
 }
 
 
