@@ -34,15 +34,10 @@ class OnlyKey:
 def only(service: Service) -> Iterator[OnlyKey]:
     keys = KeyStore(service.database)
     made, key = keys.create("shop")
-    wait_for(lambda: is_closed(service))
+    wait_for(service.is_closed)
     yield OnlyKey(made.id, key)
     keys.revoke(str(made.id))
-    wait_for(lambda: not is_closed(service))
-
-
-def is_closed(service: Service) -> bool:
-    """Whether requests without a key are refused."""
-    return service.client.get(f"{service.url}/v1/models").status_code == 401
+    wait_for(lambda: not service.is_closed())
 
 
 def newest(service: Service) -> int:
