@@ -51,6 +51,13 @@ class Service:
         wait_for(self.is_closed)
         return made
 
+    def revoke_key(self, made: ApiKey) -> None:
+        """Serves everybody again."""
+        KeyStore(self.database).revoke(str(made.id))
+        self.key = "any"
+        del self.client.headers["key"]
+        wait_for(lambda: not self.is_closed())
+
     def is_closed(self) -> bool:
         """Whether requests without a key are refused."""
         return httpx.get(f"{self.url}/v1/models", trust_env=False).status_code == 401
