@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 from promptreel.demo import REQUEST, start_service, stop_service, wait_until_ready
 from promptreel.jobs.database import open_database
 from promptreel.jobs.job import Job, JobStatus
+from promptreel.jobs.keys import ApiKey, KeyLimits, KeyStore
 from promptreel.jobs.store import JobStore
 from tests.waiting import LONGEST_SECONDS, wait_for
 
@@ -35,12 +36,31 @@ class Service:
         self.log = folder / "service.log"
         self.settings = {"workers": 1, "threads": 1, **settings}
         self.client = httpx.Client(trust_env=False, timeout=60)
+        self.key = "any"
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         self._process = start_service(self.data_dir, self.log, **self.settings)
         self.url = wait_until_ready(self._process, self.log, seconds=LONGEST_SECONDS)
+
+    def need_key(self, limits: KeyLimits) -> ApiKey:
+        """Makes the service's first key, without which it serves nobody from now on, and sends it with every request."""
+        made, self.key = KeyStore(self.database).create("k", limits)
+        self.client.headers["key"] = self.key
+        wait_for(self.is_closed)
+        return made
+
+    def revoke_key(self, made: ApiKey) -> None:
+        """Serves everybody again."""
+        KeyStore(self.database).revoke(str(made.id))
+        self.key = "any"
+        del self.client.headers["key"]
+        wait_for(lambda: not self.is_closed())
+
+    def is_closed(self) -> bool:
+        """Whether requests without a key are refused."""
+        return httpx.get(f"{self.url}/v1/models", trust_env=False).status_code == 401
 
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
@@ -73,7 +93,7 @@ class Service:
     def fetch(self, answer: dict[str, Any]) -> dict[str, Any]:
         """The newest answer on the same job."""
         path = httpx.URL(answer["fetch_result"]).path  # the port may be another one after a restart
-        return self.client.post(self.url + path, json={"key": "any"}).raise_for_status().json()
+        return self.client.post(self.url + path, json={"key": self.key}).raise_for_status().json()
 
     def finish(self, answer: dict[str, Any]) -> dict[str, Any]:
         """Polls until the job has ended."""

@@ -1,18 +1,30 @@
-"""Whatever is killed, a job that was accepted ends in exactly one success, and nothing is left running."""
+"""Whatever is killed, a job that was accepted ends in exactly one success, its webhook hears of it, and nothing is left.
+
+The service needs an API key. All jobs are that key's, and one of them runs at a time.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import httpx
 import psutil
 import pytest
+from sqlalchemy import update
 
+from promptreel.jobs.database import write_transaction
+from promptreel.jobs.deliveries import LOST, Delivery, DeliveryState, DeliveryStore
 from promptreel.jobs.job import Job, JobStatus
+from promptreel.jobs.keys import ApiKey, KeyLimits
+from promptreel.jobs.store import utc_now
+from promptreel.jobs.tables import deliveries
 from tests.flows.service import SHORT, Service, decode
+from tests.notify.receiver import Receiver, receiving
 from tests.waiting import wait_for
 
 # Long enough to be caught half-way on a fast machine: 200 frames and calls a worker's thread.
@@ -20,16 +32,28 @@ CAUGHT = SHORT | {"num_frames": 20, "num_inference_steps": 50, "guidance_scale":
 
 
 @pytest.fixture(scope="module")
-def crashing_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service of this file alone. Its tests leave it running or ended, as it happens."""
-    service = Service(tmp_path_factory.mktemp("crashes"), lease_seconds=5)
+def receiver() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def crashing_service(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Service]:
+    """A service of this file alone, which may call loopback. Its tests leave it running or ended, as it happens."""
+    allowed = {"fetch_allow_networks": "127.0.0.0/8", "fetch_allow_ports": receiver.port}
+    service = Service(tmp_path_factory.mktemp("crashes"), lease_seconds=5, **allowed)
     service.start()
     yield service
     service.stop()
 
 
+@pytest.fixture(scope="module")
+def key(crashing_service: Service) -> ApiKey:
+    return crashing_service.need_key(KeyLimits(max_running=1))
+
+
 @pytest.fixture
-def service(crashing_service: Service) -> Service:
+def service(crashing_service: Service, key: ApiKey) -> Service:
     if crashing_service.process.poll() is not None:
         crashing_service.start()
     return crashing_service
@@ -117,18 +141,71 @@ def test_no_child_survives_a_killed_supervisor(service: Service) -> None:
     check_one_success(service, answer)
 
 
-def test_job_survives_the_death_of_every_process_at_once(service: Service) -> None:
-    answer = service.ask(**CAUGHT)
-    waiting = service.ask(**SHORT)
-    service.wait_until_running(answer)
+def kill_everything(service: Service) -> None:
     children = service.children()
     for process in (service.process.pid, *(child.pid for child in children)):
         os.kill(process, signal.SIGKILL)
     service.process.wait()
     wait_until_gone(children)
-    assert service.job(answer).status is JobStatus.RUNNING  # nobody was left to say otherwise
 
+
+def deliveries_of(service: Service, answers: Sequence[dict[str, Any]]) -> list[Delivery]:
+    store = DeliveryStore(service.database)
+    return [delivery for answer in answers for delivery, _ in store.list(answer["id"])]
+
+
+def make_hanging_deliveries(service: Service, receiver: Receiver) -> list[dict[str, Any]]:
+    """Jobs that have ended, two of whose webhooks wait for the receiver's answer, so that the third is due and waits too."""
+    receiver.behaviours["/hook"] = threading.Event()
+    told = [service.ask(**SHORT, webhook=receiver.url()) for _ in range(3)]
+    assert [service.finish(answer)["status"] for answer in told] == ["success"] * 3
+    wait_for(lambda: len(receiver.messages()) == 2)
+    return told
+
+
+def end_leases_of_deliveries(service: Service) -> None:
+    """As the minute and a half would, for which nobody wants to wait here."""
+    with write_transaction(service.database) as connection:
+        held = deliveries.c.state == DeliveryState.SENDING
+        connection.execute(update(deliveries).where(held).values(lease_until=utc_now()))
+
+
+def test_jobs_and_webhooks_of_a_key_survive_the_death_of_every_process_at_once(
+    service: Service, key: ApiKey, receiver: Receiver
+) -> None:
+    told = make_hanging_deliveries(service, receiver)
+    running, waiting = (service.ask(**asked, webhook=receiver.url()) for asked in (CAUGHT, SHORT))
+    service.wait_until_running(running)
+    kill_everything(service)
+
+    before = deliveries_of(service, told)
+    assert sorted(delivery.state for delivery in before) == ["pending", "sending", "sending"]
+    assert (service.job(running).status, service.job(waiting).status) == (JobStatus.RUNNING, JobStatus.QUEUED)
+
+    end_leases_of_deliveries(service)
+    del receiver.behaviours["/hook"]
     service.start()
-    check_one_success(service, answer)
+    check_one_success(service, running)
     assert service.finish(waiting)["status"] == "success"
+    every = [*told, running, waiting]
+    wait_for(lambda: all(delivery.state is DeliveryState.DELIVERED for delivery in deliveries_of(service, every)))
+    check_each_told_once(service, key, receiver, every, again={each.job_id for each in before if each.attempt == 1})
     assert not re.search("Traceback", service.log.read_text())
+
+
+def check_each_told_once(
+    service: Service, key: ApiKey, receiver: Receiver, answers: Sequence[dict[str, Any]], *, again: set[int]
+) -> None:
+    """Each job has one delivery; its message came once, or twice for those in `again`, the same each time and signed."""
+    messages = receiver.messages()
+    made = deliveries_of(service, answers)
+    assert [delivery.job_id for delivery in made] == [answer["id"] for answer in answers]
+    for delivery in made:
+        bodies = [message.verify(key.webhook_secret) for message in messages if message.id == delivery.id]
+        assert [(body["status"], body["id"]) for body in bodies] == [("success", delivery.job_id)] * len(bodies)
+        assert len(bodies) == (2 if delivery.job_id in again else 1)
+    assert {message.id for message in messages} == {delivery.id for delivery in made}
+    store = DeliveryStore(service.database)
+    for job_id in again:
+        ((_, attempts),) = store.list(job_id)
+        assert [(attempt.status, attempt.error) for attempt in attempts] == [(None, LOST), (200, None)]

@@ -42,9 +42,9 @@ def test_server_makes_the_same_bytes_as_this_machine(service: Service, tmp_path:
 
 
 def test_ctrl_c_cancels_the_video_on_the_server(service: Service, tmp_path: Path) -> None:
-    before = service.jobs.list(limit=1)
+    before = {job.id for job in service.jobs.list(limit=1)}
     process = start("a cat", "--steps", 50, "-o", tmp_path / "cat.mp4", "--server", service.url)
-    (job,) = wait_for(lambda: jobs if (jobs := service.jobs.list(limit=1)) != before else None)
+    job = wait_for(lambda: next((job for job in service.jobs.list(limit=1) if job.id not in before), None))
     wait_for(lambda: service.jobs.get(job.id).progress > 0)
 
     process.send_signal(signal.SIGINT)

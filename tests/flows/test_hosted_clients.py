@@ -40,21 +40,29 @@ def broken_model(service: Service) -> Iterator[str]:
 
 @pytest.fixture
 def sdk(service: Service) -> Client:
-    client = Client("any", fetch_retry=2000, fetch_timeout=0.1)  # a fetch every tenth of a second, instead of every minute
-    client.base_url = f"{service.url}/api/"
-    return client
+    return make_sdk(service, "any")
 
 
 @pytest.fixture
 def modelslab(service: Service, tmp_path: Path) -> CommandLine:
-    """Runs `modelslab generate` with these arguments."""
-    command = [str(Path(sys.executable).with_name("modelslab")), "--base-url", service.url, "--api-key", "any"]
-    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    return make_command_line(service, "any", tmp_path)
+
+
+def make_sdk(service: Service, key: str) -> Client:
+    client = Client(key, fetch_retry=2000, fetch_timeout=0.1)  # a fetch every tenth of a second, instead of every minute
+    client.base_url = f"{service.url}/api/"
+    return client
+
+
+def make_command_line(service: Service, key: str, folder: Path) -> CommandLine:
+    """Runs `modelslab generate` with these arguments, in this folder."""
+    command = [str(Path(sys.executable).with_name("modelslab")), "--base-url", service.url, "--api-key", key]
+    environment = {"HOME": str(folder), "PATH": os.environ["PATH"]}
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [*command, "--no-update-check", "generate", *arguments],
-            check=False, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=LONGEST_SECONDS,
+            check=False, cwd=folder, env=environment, capture_output=True, text=True, timeout=LONGEST_SECONDS,
         )  # fmt: skip
 
     return run

@@ -27,9 +27,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning"
 
 @pytest.fixture
 def client(service: Service) -> Iterator[openai.OpenAI]:
-    http_client = openai.DefaultHttpxClient(trust_env=False)
-    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="any", http_client=http_client) as client:
+    with make_client(service, "any") as client:
         yield client
+
+
+def make_client(service: Service, key: str) -> openai.OpenAI:
+    http_client = openai.DefaultHttpxClient(trust_env=False)
+    return openai.OpenAI(base_url=f"{service.url}/v1", api_key=key, http_client=http_client)
 
 
 def finish(client: openai.OpenAI, video: Any) -> Any:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,12 +21,6 @@ def long_job(service: Service) -> Iterator[dict[str, Any]]:
     yield answer
     service.jobs.cancel(answer["id"])
     service.finish(answer)
-
-
-def cancel(service: Service, answer: dict[str, Any]) -> str:
-    """What `promptreel jobs cancel` prints."""
-    command = [sys.executable, "-m", "promptreel.cli", "jobs", "cancel", str(answer["id"]), "--data-dir", str(service.data_dir)]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120, env=os.environ).stdout
 
 
 def test_eta_falls_as_the_job_goes_on(service: Service, long_job: dict[str, Any]) -> None:
@@ -89,22 +79,6 @@ def test_waiting_job_counts_the_one_in_front_of_it(service: Service, long_job: d
     assert waiting["eta"] >= service.fetch(long_job)["eta"]
     assert waiting["eta"] > 1
     service.jobs.cancel(waiting["id"])
-
-
-def test_running_and_waiting_jobs_can_be_cancelled(tmp_path: Path) -> None:
-    service = Service(tmp_path, jobs_at_once=1)
-    service.start()
-    running, waiting = service.ask(**LONG), service.ask(**SHORT)
-    service.wait_until_running(running)
-
-    assert "cancelled" in cancel(service, waiting)
-    assert "cancel asked" in cancel(service, running)
-    for answer in (waiting, running):
-        ended = service.finish(answer)
-        assert (ended["status"], ended["message"], ended["output"]) == ("failed", "Cancelled", [])
-        assert service.job(answer).status is JobStatus.CANCELLED
-        assert service.client.get(answer["future_links"][0]).status_code == 404
-    service.stop()
 
 
 def test_short_job_passes_a_long_one_and_its_bytes_are_those_it_has_alone(service: Service, long_job: dict[str, Any]) -> None:

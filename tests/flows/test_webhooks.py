@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 
@@ -12,6 +10,7 @@ import httpx
 import pytest
 
 from promptreel.jobs.deliveries import LOST, DeliveryState, DeliveryStore
+from tests.command_line import run_promptreel
 from tests.flows.service import SHORT, Service, decode
 from tests.notify.receiver import Message, Receiver, receiving
 from tests.waiting import wait_for
@@ -35,8 +34,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Ite
 
 @pytest.fixture(scope="module")
 def secret(service: Service) -> str:
-    command = [sys.executable, "-m", "promptreel.cli", "jobs", "webhook-secret", "--data-dir", str(service.data_dir)]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout.strip()
+    return run_promptreel("jobs", "webhook-secret", "--data-dir", service.data_dir).stdout.strip()
 
 
 def wait_for_message(receiver: Receiver, path: str, number: int = 1) -> Message:
