@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 
 from promptreel.api.app import AppParts, create_app
 from promptreel.api.callers import Callers
+from promptreel.jobs.callers import Idempotency
 from promptreel.jobs.keys import KeyLimits, KeyStore
 from promptreel.jobs.store import JobStore
 from tests.api.conftest import SUBMIT
@@ -210,6 +211,32 @@ def test_uploaded_file_is_a_part_of_the_request(client: TestClient) -> None:
     assert create(PNG).json()["id"] == create(PNG).json()["id"] == "video_1"
     assert create(another).status_code in {400, 409}
     assert client.post(f"{VIDEOS}/video_1/remix", json=PROMPT, headers={"Idempotency-Key": "a1"}).status_code == 409
+
+
+def test_repeated_request_needs_nothing_that_is_gone_by_now(client: TestClient, keys: KeyStore, jobs: JobStore) -> None:
+    """An upload that was deleted, a video that was remixed; and a queue that is full is no reason to forget a job."""
+    headers = {"key": keys.create("k", KeyLimits(max_queued=2))[1]}
+
+    def delete(request_id: object) -> None:
+        answer = client.post("/api/v3/delete_image", json={"request_id": request_id}, headers=headers)
+        assert answer.json()["status"] == "success"
+
+    upload = client.post("/api/v6/base64_to_url", json={"base64_string": data_uri("image/png", PNG)}, headers=headers).json()
+    from_upload = PROMPT | {"init_image": upload["output"][0]}
+    first = client.post(SUBMIT, json=from_upload, headers={**headers, "Idempotency-Key": "a"}).json()
+    remix = f"{VIDEOS}/video_{first['id']}/remix"
+    second = client.post(remix, json=PROMPT, headers={**headers, "Idempotency-Key": "b"}).json()
+    delete(upload["id"])
+
+    again = client.post(SUBMIT, json=from_upload, headers={**headers, "Idempotency-Key": "a"}).json()
+    assert (again["id"], again["meta"]) == (first["id"], first["meta"])
+    jobs.delete(first["id"])
+    assert client.post(remix, json=PROMPT, headers={**headers, "Idempotency-Key": "b"}).json()["id"] == second["id"]
+    assert client.post(remix, json=PROMPT, headers={**headers, "Idempotency-Key": "c"}).status_code == 404
+
+
+def test_fields_of_a_request_are_not_shown_where_its_idempotency_key_is() -> None:
+    assert "pr_secret" not in repr(Idempotency("a", SUBMIT, {"key": "pr_secret"}))
 
 
 def test_threads_that_repeat_a_request_at_once_get_one_job(client: TestClient, make_key: Callable[..., str]) -> None:

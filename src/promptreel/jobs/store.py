@@ -26,7 +26,7 @@ from promptreel.jobs.group_commit import GroupCommit
 from promptreel.jobs.job import Claim, Job, JobStage, JobStatus, NewJob, Result
 from promptreel.jobs.keys import Caller
 from promptreel.jobs.params import VideoParams
-from promptreel.jobs.submissions import insert_job
+from promptreel.jobs.submissions import find_first, insert_job
 from promptreel.jobs.tables import has_status, is_of, jobs, workers
 from promptreel.jobs.timings import RecentTimings
 from promptreel.jobs.workload import Ahead
@@ -89,6 +89,12 @@ class JobStore:
             return insert_job(connection, new, now=self._now(), max_attempts=self._max_attempts)
 
         return _to_job(self._group.run(insert_now))
+
+    def find_first(self, idem_key: str, request_hash: str, *, of: Caller) -> Job | None:
+        """The job that the same request of this caller made before. Raises IdempotencyConflict."""
+        with read_transaction(self._engine) as connection:
+            row = find_first(connection, of.api_key_id, idem_key, request_hash)
+        return None if row is None else _to_job(row)
 
     def get(self, job_id: int, *, of: Caller | None = None) -> Job:
         """Raises JobNotFound."""

@@ -1,7 +1,7 @@
 """Putting a job into the queue: once for each idempotency key, within the limits of its API key, in its fair place.
 
-Everything happens in `insert_job`, inside a write transaction that may hold other submissions too: what is refused is refused
-before anything is written, so that the others are none the worse.
+Everything happens in `insert_job`, inside a write transaction that may hold other submissions too (group_commit.py): each
+counts those before it against its limits, and what is refused takes none of them along.
 
 The fair place is start-time fair queueing in its self-clocked form (Golestani, "A self-clocked fair queueing scheme for
 broadband applications", INFOCOM 1994): each API key has a virtual time `last_vt`, which its jobs push on by cost / weight; the
@@ -35,7 +35,7 @@ def insert_job(connection: Connection, new: NewJob, *, now: datetime, max_attemp
 
     Raises IdempotencyConflict, RateLimitExceeded, and InvalidApiKey if the key has been revoked meanwhile.
     """
-    first = _first_with_its_key(connection, new)
+    first = find_first(connection, new.api_key_id, new.idem_key, new.request_hash)
     if first is not None:
         return first
     cost = work_units(new.params, new.max_frames)
@@ -60,22 +60,25 @@ def insert_job(connection: Connection, new: NewJob, *, now: datetime, max_attemp
     return connection.execute(_INSERT, row_values).one()
 
 
-def advance_clock(connection: Connection, vt: float) -> None:
-    """Says that a job of this virtual time is being served. Inside a write transaction."""
-    if vt > _read_clock(connection):
-        write_fact(connection, VIRTUAL_CLOCK, repr(vt))
-
-
-def _first_with_its_key(connection: Connection, new: NewJob) -> Row[Any] | None:
-    if new.idem_key is None:
+def find_first(
+    connection: Connection, api_key_id: int | None, idem_key: str | None, request_hash: str | None
+) -> Row[Any] | None:
+    """The row of the job that the same request made before, if it has an idempotency key. Raises IdempotencyConflict."""
+    if idem_key is None:
         return None
-    first = connection.execute(select(jobs).where(is_of(new.api_key_id), jobs.c.idem_key == new.idem_key)).one_or_none()
-    if first is not None and first.request_hash != new.request_hash:
+    first = connection.execute(select(jobs).where(is_of(api_key_id), jobs.c.idem_key == idem_key)).one_or_none()
+    if first is not None and first.request_hash != request_hash:
         raise IdempotencyConflict(
             "Another request was sent with this idempotency key before. Send a new key with each new request, "
             "and the same key only to repeat a request unchanged."
         )
     return first
+
+
+def advance_clock(connection: Connection, vt: float) -> None:
+    """Says that a job of this virtual time is being served. Inside a write transaction."""
+    if vt > _read_clock(connection):
+        write_fact(connection, VIRTUAL_CLOCK, repr(vt))
 
 
 def _take_place(connection: Connection, api_key_id: int | None, cost: float) -> float:
