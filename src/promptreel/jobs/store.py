@@ -13,7 +13,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, bindparam, delete, func, insert, select, true, update
@@ -27,7 +27,7 @@ from promptreel.jobs.job import Claim, Job, JobStage, JobStatus, NewJob, Result
 from promptreel.jobs.keys import Caller
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.submissions import find_first, insert_job
-from promptreel.jobs.tables import has_status, is_of, jobs, workers
+from promptreel.jobs.tables import has_status, is_of, jobs, utc_now, workers
 from promptreel.jobs.timings import RecentTimings
 from promptreel.jobs.workload import Ahead
 
@@ -36,10 +36,6 @@ _ONE = select(jobs).where(jobs.c.id == bindparam("job_id"))
 _ONE_OF_KEY = _ONE.where(jobs.c.api_key_id == bindparam("api_key_id"))
 _ONE_WITHOUT_KEY = _ONE.where(jobs.c.api_key_id.is_(None))
 _LIVE_WORKERS = select(workers).where(workers.c.last_seen >= bindparam("since")).order_by(workers.c.id)
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
