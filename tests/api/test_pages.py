@@ -56,6 +56,24 @@ def test_known_names_are_served(services: AppParts) -> None:
     assert ask(proxied, Host=name) == ask(public, Host="evil.com") == 403
 
 
+def test_named_sites_may_use_the_service_from_a_browser_and_no_others(services: AppParts) -> None:
+    site, other = "https://app.example.com", "https://evil.example"
+    client = TestClient(create_app(replace(services, cors_origins=(site,))), base_url=f"http://{HERE}")
+    plain = TestClient(create_app(services), base_url=f"http://{HERE}")
+    keys_sent = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type,key"}
+
+    def allowed(client: TestClient, origin: str) -> tuple[str | None, str | None]:
+        asked = client.options(VIDEOS, headers={"Origin": origin, **keys_sent})
+        answer = client.post(VIDEOS, json=PROMPT, headers={"Origin": origin})
+        assert asked.headers["X-Request-Id"] != answer.headers["X-Request-Id"]
+        name = "Access-Control-Allow-Origin"
+        return asked.headers.get(name), answer.headers.get(name)
+
+    assert allowed(client, site) == (site, site)
+    assert allowed(client, other) == allowed(plain, site) == (None, None)
+    assert client.post(VIDEOS, json=PROMPT, headers={"Origin": site}).status_code == 200
+
+
 def test_key_lets_every_page_in(services: AppParts, keys: KeyStore) -> None:
     _, key = keys.create("a web page")
 

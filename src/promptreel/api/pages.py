@@ -27,8 +27,9 @@ def refuse_foreign_pages(request: Request, services: Shared) -> None:
     """Raises ForeignPage. A trusted proxy knows which names are its own."""
     host = request.headers.get("host", "").lower()
     origin = request.headers.get("origin")
-    if origin is not None and _netloc(origin) not in {host, _netloc(base_url(request, services))}:
-        raise ForeignPage("Web pages of other sites are only served with an API key: `promptreel keys create NAME` makes one.")
+    is_own = origin is None or _netloc(origin) in {host, _netloc(base_url(request, services))}
+    if not is_own and origin not in services.cors_origins:
+        raise ForeignPage("Web pages of other sites are served with an API key, or if PROMPTREEL_CORS_ORIGINS names them.")
     is_known = host == _netloc(services.public_url or "") or is_from_proxy(request, services.trusted_proxies)
     if not is_known and _is_public_name(host):
         raise ForeignPage(

@@ -47,6 +47,7 @@ class Shared:
     link_maker: LinkMaker
     public_url: str | None = None
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    cors_origins: tuple[str, ...] = ()
     real_status_codes: tuple[str, ...] = ()
     track_id_is_idempotent: bool = False
     is_stopping: Callable[[], bool] = lambda: False
