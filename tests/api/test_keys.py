@@ -12,9 +12,11 @@ from fastapi.testclient import TestClient
 
 from promptreel.api.app import AppParts, create_app
 from promptreel.api.callers import Callers
+from promptreel.api.inits import read_file
 from promptreel.jobs.callers import Idempotency
 from promptreel.jobs.keys import KeyLimits, KeyStore
 from promptreel.jobs.store import JobStore
+from promptreel.storage.local import LocalStorage
 from tests.api.conftest import SUBMIT
 from tests.api.test_inits import PNG, data_uri
 from tests.api.test_openai import VIDEOS, error_of
@@ -182,6 +184,20 @@ def test_request_beyond_the_waiting_jobs_is_refused(client: TestClient, make_key
     assert old_client.json()["retry_after"] == int(refused.headers["Retry-After"]) == 30
     assert "may wait at once: 1" in error_of(refused, 429)["message"]
     assert len(jobs.list()) == 1
+
+
+def test_nothing_is_stored_for_a_request_beyond_the_limit(
+    client: TestClient, make_key: Callable[..., str], storage: LocalStorage
+) -> None:
+    headers = {"key": make_key(max_queued=1)}
+    with_init = PROMPT | {"init_image": data_uri("image/png", PNG)}
+    key = read_file("init_image", with_init["init_image"], ["image"], max_megabytes=5).key
+
+    client.post(SUBMIT, json=PROMPT, headers=headers)
+    assert "retry_after" in client.post(SUBMIT, json=with_init, headers=headers).json()
+    assert storage.path(key) is None
+    client.post(SUBMIT, json=with_init, headers={"key": make_key()})
+    assert storage.path(key) is not None
 
 
 def test_repeated_request_is_answered_with_its_first_job(client: TestClient, jobs: JobStore) -> None:

@@ -16,7 +16,8 @@ from promptreel.media import Init
 def submit(request: Request, services: Services, read: Callable[[], tuple[NewJob, Init | None]]) -> Job:
     """Queues the job that `read` makes of the request; a repeated request is not read again, but has its first job.
 
-    For what it names may be gone by now: a file behind a URL, a link that expired, the video of a remix.
+    For what it names may be gone by now: a file behind a URL, a link that expired, the video of a remix. Nor is a request
+    read whose caller has no room for another job: nothing is fetched or stored for it.
     A job with a webhook remembers where its client reached us, for the links that the webhook is told.
     """
     first = services.jobs.find_first()

@@ -62,10 +62,10 @@ class JobsOfCaller:
         self._idempotency = idempotency
 
     def find_first(self) -> Job | None:
-        """The job that the request made when it was first sent; None if this is the first time. Raises IdempotencyConflict."""
-        if self._idempotency is None:
-            return None
-        return self._store.find_first(self._idempotency.key_hash, self._idempotency.request_hash, of=self._caller)
+        """The job that the request made when it was first sent; None if this is the first time. Raises what `submit` raises."""
+        asked = self._idempotency
+        key_hash, request_hash = (asked.key_hash, asked.request_hash) if asked else (None, None)
+        return self._store.find_first(key_hash, request_hash, of=self._caller)
 
     def submit(self, new: NewJob) -> Job:
         """Queues a job of the caller's. Raises IdempotencyConflict, RateLimitExceeded and InvalidApiKey."""

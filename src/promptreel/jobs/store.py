@@ -26,7 +26,7 @@ from promptreel.jobs.group_commit import GroupCommit
 from promptreel.jobs.job import Claim, Job, JobStage, JobStatus, NewJob, Result
 from promptreel.jobs.keys import Caller
 from promptreel.jobs.params import VideoParams
-from promptreel.jobs.submissions import find_first, insert_job
+from promptreel.jobs.submissions import check_room, find_first, insert_job
 from promptreel.jobs.tables import has_status, is_of, jobs, utc_now, workers
 from promptreel.jobs.timings import RecentTimings
 from promptreel.jobs.workload import Ahead
@@ -86,10 +86,17 @@ class JobStore:
 
         return _to_job(self._group.run(insert_now))
 
-    def find_first(self, idem_key: str, request_hash: str, *, of: Caller) -> Job | None:
-        """The job that the same request of this caller made before. Raises IdempotencyConflict."""
+    def find_first(self, idem_key: str | None, request_hash: str | None, *, of: Caller) -> Job | None:
+        """The job that the same request of this caller made before; None if one that it makes now would be queued.
+
+        Raises what `submit` raises. Only that decides: others may submit at the same time.
+        """
+        if idem_key is None and of.api_key_id is None:
+            return None
         with read_transaction(self._engine) as connection:
             row = find_first(connection, of.api_key_id, idem_key, request_hash)
+            if row is None and of.api_key_id is not None:
+                check_room(connection, of.api_key_id)
         return None if row is None else _to_job(row)
 
     def get(self, job_id: int, *, of: Caller | None = None) -> Job:

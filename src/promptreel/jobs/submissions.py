@@ -75,6 +75,22 @@ def find_first(
     return first
 
 
+def check_room(connection: Connection, api_key_id: int) -> Row[Any]:
+    """The row of the API key, if it may have another job wait. Raises RateLimitExceeded and InvalidApiKey."""
+    this_one = api_keys.c.id == api_key_id
+    key = connection.execute(select(api_keys).where(this_one, api_keys.c.revoked_at.is_(None))).one_or_none()
+    if key is None:
+        raise InvalidApiKey("Invalid API key")
+    if key.max_queued is not None:
+        waiting = select(func.count()).where(has_status(JobStatus.QUEUED), is_of(api_key_id))
+        if connection.execute(waiting).scalar_one() >= key.max_queued:
+            raise RateLimitExceeded(
+                f"So many jobs of this API key may wait at once: {key.max_queued}. Try again when one of them has begun.",
+                retry_after=FULL_QUEUE_RETRY_SECONDS,
+            )
+    return key
+
+
 def advance_clock(connection: Connection, vt: float) -> None:
     """Says that a job of this virtual time is being served. Inside a write transaction."""
     if vt > _read_clock(connection):
@@ -86,25 +102,10 @@ def _take_place(connection: Connection, api_key_id: int | None, cost: float) -> 
     clock = _read_clock(connection)
     if api_key_id is None:
         return clock
-    this_one = api_keys.c.id == api_key_id
-    key = connection.execute(select(api_keys).where(this_one, api_keys.c.revoked_at.is_(None))).one_or_none()
-    if key is None:
-        raise InvalidApiKey("Invalid API key")
-    _check_queue(connection, api_key_id, key.max_queued)
+    key = check_room(connection, api_key_id)
     vt = float(max(clock, key.last_vt) + cost / key.weight)
-    connection.execute(update(api_keys).where(this_one).values(last_vt=vt))
+    connection.execute(update(api_keys).where(api_keys.c.id == api_key_id).values(last_vt=vt))
     return vt
-
-
-def _check_queue(connection: Connection, api_key_id: int, max_queued: int | None) -> None:
-    if max_queued is None:
-        return
-    waiting = select(func.count()).where(has_status(JobStatus.QUEUED), is_of(api_key_id))
-    if connection.execute(waiting).scalar_one() >= max_queued:
-        raise RateLimitExceeded(
-            f"So many jobs of this API key may wait at once: {max_queued}. Try again when one of them has begun.",
-            retry_after=FULL_QUEUE_RETRY_SECONDS,
-        )
 
 
 def _read_clock(connection: Connection) -> float:
