@@ -50,6 +50,7 @@ def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch,
         "WORKERS": "64",
         "PUBLIC_URL": "https://video.example.com/",
         "TRUSTED_PROXIES": "10.0.0.0/8, 127.0.0.1,::1",
+        "CORS_ORIGINS": "https://App.example.com, http://localhost:3000",
         "REAL_STATUS_CODES": "v4, enterprise",
         "LOG_LEVEL": "debug",
         "FETCH_ALLOW_HOSTS": "Media.internal., my_store",
@@ -66,6 +67,7 @@ def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch,
     assert settings.port == 9000
     assert settings.public_url == "https://video.example.com"
     assert settings.trusted_proxies == (ip_network("10.0.0.0/8"), ip_network("127.0.0.1/32"), ip_network("::1/128"))
+    assert settings.cors_origins == ("https://app.example.com", "http://localhost:3000")
     assert settings.real_status_codes == ("v4", "enterprise")
     assert settings.log_level == "debug"
     assert settings.fetch_allow_hosts == ("media.internal", "my_store")
@@ -86,6 +88,7 @@ def test_every_bad_value_is_listed_at_once(monkeypatch: pytest.MonkeyPatch) -> N
         "PORT": "70000",
         "WORKERS": "no",
         "PUBLIC_URL": "example.com",
+        "CORS_ORIGINS": "https://app.example.com/",
         "TRUSTED_PROXIES": "10.0.0.1/8",
         "FETCH_ALLOW_HOSTS": "a.test, http://b.test",
         "FETCH_ALLOW_PORTS": "0",

@@ -105,6 +105,7 @@ def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[
         link_maker=build_links(settings, database),
         public_url=settings.public_url,
         trusted_proxies=settings.trusted_proxies,
+        cors_origins=settings.cors_origins,
         real_status_codes=settings.real_status_codes,
         track_id_is_idempotent=settings.track_id_is_idempotent,
         is_stopping=is_stopping,

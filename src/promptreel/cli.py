@@ -111,8 +111,7 @@ def courier(owner: str) -> None:
 @app.command(hidden=True)
 def api(fd: int) -> None:
     """The api process, on a socket that the supervisor listens on already."""
-    import uvicorn
-
+    from promptreel.api.server import build_server
     from promptreel.service import is_loopback
     from promptreel.worker.supervisor import end_with_supervisor
 
@@ -127,7 +126,7 @@ def api(fd: int) -> None:
 
     listener = socket.socket(fileno=fd)
     application = build_app(settings, serves_local=is_loopback(listener), is_stopping=is_stopping)
-    server = uvicorn.Server(uvicorn.Config(application, log_config=None, access_log=False, server_header=False))
+    server = build_server(application)
 
     end_with_supervisor(stop)
     server.run(sockets=[listener])

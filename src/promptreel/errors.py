@@ -6,6 +6,7 @@
     ├── JobNotFound           job_not_found
     ├── DeliveryNotFound      delivery_not_found
     ├── InvalidApiKey         invalid_api_key       none was sent, or one that is unknown or revoked
+    ├── ForeignPage           foreign_page          another site's page, where no key says who asks
     ├── RateLimitExceeded     rate_limit_exceeded   what a key may do; `retry_after` says when to come back
     ├── IdempotencyConflict   idempotency_conflict  an Idempotency-Key that was used for another request
     ├── LinkUnusable          link_unusable         a link to a file that has expired, or is not signed as it must be
@@ -77,6 +78,12 @@ class InvalidApiKey(PromptreelError):
     """A request without a key, or with one that is unknown or revoked: the three are told apart by nobody."""
 
     code = "invalid_api_key"
+
+
+class ForeignPage(PromptreelError):
+    """A web page of another site asked, through a browser at this machine, and no key says that it may."""
+
+    code = "foreign_page"
 
 
 class RateLimitExceeded(PromptreelError):

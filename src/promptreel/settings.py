@@ -31,6 +31,18 @@ def _read_host(value: str) -> str:
     return value.lower().removesuffix(".")
 
 
+def _read_origin(value: str) -> str:
+    parts = urlsplit(value)
+    if (
+        parts.scheme not in {"http", "https"}
+        or not parts.hostname
+        or value.lower() != f"{parts.scheme}://{parts.netloc}".lower()
+    ):
+        raise ValueError("give scheme and host of each site, separated by commas, such as https://app.example.com")
+    return value.lower()
+
+
+Origins = Annotated[tuple[Annotated[str, AfterValidator(_read_origin)], ...], NoDecode, BeforeValidator(_split_list)]
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_read_host)], ...], NoDecode, BeforeValidator(_split_list)]
 Ports = Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], NoDecode, BeforeValidator(_split_list)]
 Generations = Annotated[tuple[Literal["v3", "v4", "v5", "v6", "enterprise"], ...], NoDecode, BeforeValidator(_split_list)]
@@ -66,6 +78,11 @@ class Settings(BaseSettings):
         default=(),
         description="Addresses or networks, separated by commas, of the proxies whose X-Forwarded-Proto and X-Forwarded-Host "
         "are believed.",
+    )
+    cors_origins: Origins = Field(
+        default=(),
+        description="Sites, separated by commas, whose web pages may use the service from a browser: https://app.example.com. "
+        "Left out: none.",
     )
     real_status_codes: Generations = Field(
         default=(),

@@ -12,8 +12,11 @@ from fastapi.testclient import TestClient
 
 from promptreel.api.app import AppParts, create_app
 from promptreel.api.callers import Callers
+from promptreel.api.inits import read_file
+from promptreel.jobs.callers import Idempotency
 from promptreel.jobs.keys import KeyLimits, KeyStore
 from promptreel.jobs.store import JobStore
+from promptreel.storage.local import LocalStorage
 from tests.api.conftest import SUBMIT
 from tests.api.test_inits import PNG, data_uri
 from tests.api.test_openai import VIDEOS, error_of
@@ -183,6 +186,20 @@ def test_request_beyond_the_waiting_jobs_is_refused(client: TestClient, make_key
     assert len(jobs.list()) == 1
 
 
+def test_nothing_is_stored_for_a_request_beyond_the_limit(
+    client: TestClient, make_key: Callable[..., str], storage: LocalStorage
+) -> None:
+    headers = {"key": make_key(max_queued=1)}
+    with_init = PROMPT | {"init_image": data_uri("image/png", PNG)}
+    key = read_file("init_image", with_init["init_image"], ["image"], max_megabytes=5).key
+
+    client.post(SUBMIT, json=PROMPT, headers=headers)
+    assert "retry_after" in client.post(SUBMIT, json=with_init, headers=headers).json()
+    assert storage.path(key) is None
+    client.post(SUBMIT, json=with_init, headers={"key": make_key()})
+    assert storage.path(key) is not None
+
+
 def test_repeated_request_is_answered_with_its_first_job(client: TestClient, jobs: JobStore) -> None:
     headers = {"Idempotency-Key": "a1"}
     fields = {"prompt": "a red cat", "init_image": data_uri("image/png", PNG)}
@@ -210,6 +227,32 @@ def test_uploaded_file_is_a_part_of_the_request(client: TestClient) -> None:
     assert create(PNG).json()["id"] == create(PNG).json()["id"] == "video_1"
     assert create(another).status_code in {400, 409}
     assert client.post(f"{VIDEOS}/video_1/remix", json=PROMPT, headers={"Idempotency-Key": "a1"}).status_code == 409
+
+
+def test_repeated_request_needs_nothing_that_is_gone_by_now(client: TestClient, keys: KeyStore, jobs: JobStore) -> None:
+    """An upload that was deleted, a video that was remixed; and a queue that is full is no reason to forget a job."""
+    headers = {"key": keys.create("k", KeyLimits(max_queued=2))[1]}
+
+    def delete(request_id: object) -> None:
+        answer = client.post("/api/v3/delete_image", json={"request_id": request_id}, headers=headers)
+        assert answer.json()["status"] == "success"
+
+    upload = client.post("/api/v6/base64_to_url", json={"base64_string": data_uri("image/png", PNG)}, headers=headers).json()
+    from_upload = PROMPT | {"init_image": upload["output"][0]}
+    first = client.post(SUBMIT, json=from_upload, headers={**headers, "Idempotency-Key": "a"}).json()
+    remix = f"{VIDEOS}/video_{first['id']}/remix"
+    second = client.post(remix, json=PROMPT, headers={**headers, "Idempotency-Key": "b"}).json()
+    delete(upload["id"])
+
+    again = client.post(SUBMIT, json=from_upload, headers={**headers, "Idempotency-Key": "a"}).json()
+    assert (again["id"], again["meta"]) == (first["id"], first["meta"])
+    jobs.delete(first["id"])
+    assert client.post(remix, json=PROMPT, headers={**headers, "Idempotency-Key": "b"}).json()["id"] == second["id"]
+    assert client.post(remix, json=PROMPT, headers={**headers, "Idempotency-Key": "c"}).status_code == 404
+
+
+def test_fields_of_a_request_are_not_shown_where_its_idempotency_key_is() -> None:
+    assert "pr_secret" not in repr(Idempotency("a", SUBMIT, {"key": "pr_secret"}))
 
 
 def test_threads_that_repeat_a_request_at_once_get_one_job(client: TestClient, make_key: Callable[..., str]) -> None:

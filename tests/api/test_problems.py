@@ -187,6 +187,13 @@ def test_every_answer_carries_a_request_id_and_nosniff(client: TestClient) -> No
     assert {answer.headers["X-Content-Type-Options"] for answer in answers} == {"nosniff"}
 
 
+def test_no_answer_but_the_documentation_can_run_anything(client: TestClient) -> None:
+    for path in ("/health", "/nowhere", "/files/a.mp4", "/uploads/a.png"):
+        policy = client.get(path).headers["Content-Security-Policy"]
+        assert policy.split("; ")[0::4] == ["default-src 'none'", "sandbox"], path
+    assert "Content-Security-Policy" not in client.get("/docs").headers
+
+
 def test_access_log_names_request_and_job_but_no_key_and_no_prompt(
     client: TestClient, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Engine, insert
+from sqlalchemy import Engine
 
 from promptreel.errors import DeliveryLost, DeliveryNotFound
-from promptreel.jobs.database import open_database, write_transaction
+from promptreel.jobs.database import open_database
 from promptreel.jobs.deliveries import LOST, Delivery, DeliveryState, DeliveryStore, Outcome
+from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.store import JobStore
-from promptreel.jobs.tables import api_keys
 from promptreel.jobs.webhook_secrets import WebhookSecrets
 from tests.jobs.factories import START, WEBHOOK, Clock, make_new_job
 
@@ -206,10 +206,10 @@ def test_secret_of_the_installation_is_made_once_even_by_many_at_once(database_u
 
 
 def test_api_key_has_a_secret_of_its_own(engine: Engine) -> None:
-    key = {"name": "shop", "hash": "0" * 64, "prefix": "pr_", "webhook_secret": "whsec_c2hvcA==", "created_at": START}
-    with write_transaction(engine) as connection:
-        (key_id,) = connection.execute(insert(api_keys).values(key).returning(api_keys.c.id)).one()
-    secrets = WebhookSecrets(engine)
+    keys, secrets = KeyStore(engine), WebhookSecrets(engine)
+    shop, other = (keys.create(name)[0] for name in ("shop", "other"))
+    keys.revoke(str(shop.id))  # its jobs go on
 
-    assert secrets.of(key_id) == "whsec_c2hvcA=="
-    assert secrets.of(None) == secrets.of(key_id + 1) == secrets.of_installation()
+    assert (secrets.of(shop.id), secrets.of(other.id)) == (shop.webhook_secret, other.webhook_secret)
+    assert secrets.of(None) == secrets.of_installation()
+    assert len({secrets.of(each) for each in (shop.id, other.id, None)}) == 3

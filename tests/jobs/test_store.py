@@ -14,8 +14,8 @@ from promptreel.errors import JobLost, JobNotFound
 from promptreel.jobs.database import read_transaction, write_transaction
 from promptreel.jobs.eta import Shape, Timing, Work
 from promptreel.jobs.job import JobStage, JobStatus
-from promptreel.jobs.store import JobStore, WorkerRecord, utc_now
-from promptreel.jobs.tables import jobs
+from promptreel.jobs.store import JobStore, WorkerRecord
+from promptreel.jobs.tables import jobs, utc_now
 from promptreel.jobs.workload import Ahead
 from tests.jobs.factories import START, Clock, make_new_job, make_result
 

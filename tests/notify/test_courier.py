@@ -11,15 +11,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine, insert
+from sqlalchemy import Engine
 from standardwebhooks import Webhook
 
 from promptreel.fetching.fetcher import SafeFetcher
-from promptreel.jobs.database import write_transaction
 from promptreel.jobs.deliveries import Attempt, Delivery, DeliveryState, DeliveryStore
 from promptreel.jobs.job import JobStatus
+from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.store import JobStore
-from promptreel.jobs.tables import api_keys
 from promptreel.notify.courier import AT_ONCE_A_HOST, Courier
 from tests.jobs.factories import START, Clock, make_new_job, make_result
 from tests.notify.receiver import Message, Receiver, receiving
@@ -274,16 +273,15 @@ def test_bug_in_the_body_is_no_end_of_the_delivery(courier: Courier, end_job: En
 def test_job_of_an_api_key_is_signed_with_the_keys_own_secret(
     courier: Courier, jobs: JobStore, engine: Engine, receiver: Receiver
 ) -> None:
-    own = "whsec_c2hvcCBzZWNyZXQ="
-    key = {"name": "shop", "hash": "0" * 64, "prefix": "pr_", "webhook_secret": own, "created_at": START}
-    with write_transaction(engine) as connection:
-        (key_id,) = connection.execute(insert(api_keys).values(key).returning(api_keys.c.id)).one()
-    new = replace(make_new_job(webhook_url=receiver.url()), api_key_id=key_id)
-    jobs.cancel(jobs.submit(new).id)
+    keys = KeyStore(engine)
+    key, _ = keys.create("shop")
+    job = jobs.submit(replace(make_new_job(webhook_url=receiver.url()), api_key_id=key.id))
+    keys.revoke(str(key.id))
+    jobs.cancel(job.id)
     deliver_due(courier)
 
     (message,) = receiver.received
-    check_signature(message, own, START)
+    check_signature(message, key.webhook_secret, START)
 
 
 def test_log_names_no_path_of_the_url(

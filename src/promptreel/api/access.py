@@ -13,6 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from promptreel.api.problems import answer_unknown_error
 
+NOTHING_RUNS = "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; sandbox"
+"""For a browser that opens an answer as a page: a file that somebody uploaded may be shown, and can do nothing."""
+
 log = logging.getLogger(__name__)
 
 
@@ -57,6 +60,8 @@ class AccessLog:
 def _add_headers(headers: MutableHeaders, request_id: str) -> None:
     headers["X-Request-Id"] = request_id
     headers["X-Content-Type-Options"] = "nosniff"
+    if not headers.get("content-type", "").startswith("text/html"):  # /docs alone, which is ours
+        headers["Content-Security-Policy"] = NOTHING_RUNS
     # A status or a 404 from before success must not be kept by a cache on the way.
     headers.setdefault("Cache-Control", "no-store")
 

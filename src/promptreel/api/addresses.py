@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import TYPE_CHECKING
 
 from fastapi import Request
 
-from promptreel.api.services import Shared
 from promptreel.jobs.links import Links
 
+if TYPE_CHECKING:
+    from promptreel.api.services import Shared
+
 # A name, an IPv4 address or an IPv6 address in brackets, with or without a port. Anything else stays out of our links.
-_HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
+HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 
 Network = IPv4Network | IPv6Network
 
@@ -30,14 +33,15 @@ def base_url(request: Request, services: Shared) -> str:
     if services.public_url is not None:
         return services.public_url
     scheme, host = request.url.scheme, request.headers.get("host", "")
-    if _is_trusted(request, services.trusted_proxies):
+    if is_from_proxy(request, services.trusted_proxies):
         forwarded_scheme = _first(request, "x-forwarded-proto").lower()
         scheme = forwarded_scheme if forwarded_scheme in {"http", "https"} else scheme
         host = _first(request, "x-forwarded-host") or host
-    return f"{scheme}://{host if _HOST.fullmatch(host) else _own_host(request)}"
+    return f"{scheme}://{host if HOST.fullmatch(host) else _own_host(request)}"
 
 
-def _is_trusted(request: Request, proxies: Sequence[Network]) -> bool:
+def is_from_proxy(request: Request, proxies: Sequence[Network]) -> bool:
+    """Whether one of the trusted proxies sent the request."""
     try:
         address = ip_address(request.client.host if request.client else "")
     except ValueError:  # a Unix socket has no address

@@ -18,8 +18,8 @@ from promptreel.api.services import Services, ServicesOfApp
 from promptreel.api.submission import submit
 from promptreel.encoding.poster import POSTER_MEDIA_TYPE, make_poster
 from promptreel.errors import JobNotFound
-from promptreel.jobs.job import Job, JobStatus
-from promptreel.media import MEDIA_TYPES
+from promptreel.jobs.job import Job, JobStatus, NewJob
+from promptreel.media import MEDIA_TYPES, Init
 
 Fields = Annotated[dict[str, Any], Depends(read_fields)]
 FieldsWithFiles = Annotated[dict[str, Any], Depends(read_fields_with_files)]
@@ -52,8 +52,11 @@ def add_routes(router: APIRouter) -> None:
 
 def create_video(request: Request, fields: FieldsWithFiles, services: ServicesOfApp) -> JSONResponse:
     """Queue a video. Ask for it again until its status is completed, then for its content."""
-    new_job, init = openai.read_create(fields, services.models, services.fetcher)
-    return _answer(request, services, submit(request, services, new_job, init))
+
+    def read() -> tuple[NewJob, Init | None]:
+        return openai.read_create(fields, services.models, services.fetcher)
+
+    return _answer(request, services, submit(request, services, read))
 
 
 def list_videos(request: Request, services: ServicesOfApp) -> JSONResponse:
@@ -83,9 +86,12 @@ def cancel_video(request: Request, video_id: str, services: ServicesOfApp) -> JS
 
 def remix_video(request: Request, video_id: str, fields: Fields, services: ServicesOfApp) -> JSONResponse:
     """Queue the same video with another prompt: same model, same settings, same seed."""
-    source = _find_job(request, services, video_id)
-    new_job = openai.read_remix(fields, source, services.models, services.fetcher)
-    return _answer(request, services, submit(request, services, new_job))
+
+    def read() -> tuple[NewJob, Init | None]:
+        source = _find_job(request, services, video_id)
+        return openai.read_remix(fields, source, services.models, services.fetcher), None
+
+    return _answer(request, services, submit(request, services, read))
 
 
 def send_content(request: Request, video_id: str, services: ServicesOfApp) -> Response:

@@ -24,8 +24,8 @@ from promptreel.api.services import CallerOfRequest, OpenServices, OpenServicesO
 from promptreel.api.submission import submit
 from promptreel.api.uploads import inline_uploads
 from promptreel.errors import JobNotFound
-from promptreel.jobs.job import Job, JobStatus
-from promptreel.media import MEDIA_TYPES, PREVIEW_MEDIA_TYPE
+from promptreel.jobs.job import Job, JobStatus, NewJob
+from promptreel.media import MEDIA_TYPES, PREVIEW_MEDIA_TYPE, Init
 
 
 def build_router() -> APIRouter:
@@ -63,10 +63,12 @@ def _add_legacy_routes(router: APIRouter) -> None:
 
 def text2video(request: Request, fields: FieldsWithInit, services: ServicesOfApp) -> JSONResponse:
     """Queue a video. The answer comes at once: it says when to look (`eta`, seconds) and where (`fetch_result`)."""
-    fields = inline_uploads(fields, services)
     dialect = legacy.CREATE_PATHS[request.scope["path"]]
-    new_job, init = legacy.read_text2video(fields, dialect, services.models, services.fetcher)
-    return _answer(request, services, submit(request, services, new_job, init))
+
+    def read() -> tuple[NewJob, Init | None]:
+        return legacy.read_text2video(inline_uploads(fields, services), dialect, services.models, services.fetcher)
+
+    return _answer(request, services, submit(request, services, read))
 
 
 def fetch(request: Request, job_id: str, services: ServicesOfApp) -> JSONResponse:

@@ -12,11 +12,12 @@ from typing import Annotated, Any, cast
 from fastapi import Depends, Request
 
 from promptreel.api.callers import Callers
+from promptreel.api.pages import refuse_foreign_pages
 from promptreel.api.parsing import read_any_fields
 from promptreel.errors import InvalidParams
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.callers import Idempotency, JobsForAnyone, JobsOfCaller
-from promptreel.jobs.keys import Caller
+from promptreel.jobs.keys import LOCAL_CALLER, Caller
 from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.store import JobStore
 from promptreel.models.registry import ModelRegistry
@@ -46,6 +47,7 @@ class Shared:
     link_maker: LinkMaker
     public_url: str | None = None
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    cors_origins: tuple[str, ...] = ()
     real_status_codes: tuple[str, ...] = ()
     track_id_is_idempotent: bool = False
     is_stopping: Callable[[], bool] = lambda: False
@@ -76,8 +78,12 @@ class OpenServices(Shared):
 
 
 async def find_caller(request: Request) -> Caller:
-    """Who asks. Raises InvalidApiKey and RateLimitExceeded."""
-    return await _parts_of(request).callers.find(request)
+    """Who asks. Raises InvalidApiKey, RateLimitExceeded and ForeignPage."""
+    parts = _parts_of(request)
+    caller = await parts.callers.find(request)
+    if caller == LOCAL_CALLER:
+        refuse_foreign_pages(request, parts)
+    return caller
 
 
 CallerOfRequest = Annotated[Caller, Depends(find_caller)]

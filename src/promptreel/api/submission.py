@@ -1,7 +1,8 @@
-"""What every request for a video ends with: the file that it starts from is stored, then its job is queued."""
+"""What every request for a video goes through: it is read, the file that it starts from is stored, then its job is queued."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from fastapi import Request
@@ -12,8 +13,17 @@ from promptreel.jobs.job import Job, NewJob
 from promptreel.media import Init
 
 
-def submit(request: Request, services: Services, new_job: NewJob, init: Init | None = None) -> Job:
-    """Queues the job. One with a webhook remembers where its client reached us, for the links that the webhook is told."""
+def submit(request: Request, services: Services, read: Callable[[], tuple[NewJob, Init | None]]) -> Job:
+    """Queues the job that `read` makes of the request; a repeated request is not read again, but has its first job.
+
+    For what it names may be gone by now: a file behind a URL, a link that expired, the video of a remix. Nor is a request
+    read whose caller has no room for another job: nothing is fetched or stored for it.
+    A job with a webhook remembers where its client reached us, for the links that the webhook is told.
+    """
+    first = services.jobs.find_first()
+    if first is not None:
+        return first
+    new_job, init = read()
     if init is not None:  # the file is there before the row names it
         services.storage.save_bytes(init.data, init.key)
     if new_job.webhook_url is not None:

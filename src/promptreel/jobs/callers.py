@@ -9,7 +9,8 @@ import builtins
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from promptreel.jobs.eta import Timing, Work
@@ -28,14 +29,14 @@ class Idempotency:
 
     key: str
     path: str
-    fields: Mapping[str, Any]
+    fields: Mapping[str, Any] = field(repr=False)  # the API key may be among them
 
     @property
     def key_hash(self) -> str:
         """Of fixed length, whatever clients choose."""
         return hashlib.sha256(self.key.encode(errors="surrogatepass")).hexdigest()
 
-    @property
+    @cached_property
     def request_hash(self) -> str:
         """The API key is left out: it may come in a header the next time."""
         fields = {name: value for name, value in self.fields.items() if name != "key"}
@@ -59,6 +60,12 @@ class JobsOfCaller:
         self._store = store
         self._caller = caller
         self._idempotency = idempotency
+
+    def find_first(self) -> Job | None:
+        """The job that the request made when it was first sent; None if this is the first time. Raises what `submit` raises."""
+        asked = self._idempotency
+        key_hash, request_hash = (asked.key_hash, asked.request_hash) if asked else (None, None)
+        return self._store.find_first(key_hash, request_hash, of=self._caller)
 
     def submit(self, new: NewJob) -> Job:
         """Queues a job of the caller's. Raises IdempotencyConflict, RateLimitExceeded and InvalidApiKey."""

@@ -22,8 +22,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, inser
 
 from promptreel.errors import DeliveryLost, DeliveryNotFound
 from promptreel.jobs.database import read_transaction, write_transaction
-from promptreel.jobs.store import utc_now
-from promptreel.jobs.tables import UtcTime, deliveries, delivery_attempts
+from promptreel.jobs.tables import UtcTime, deliveries, delivery_attempts, utc_now
 
 LOST = "The courier ended before an answer came."
 

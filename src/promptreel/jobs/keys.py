@@ -1,4 +1,6 @@
-"""KeyStore: the API keys, the only SQL that changes them. And Caller: who sent a request, whose the jobs are that it makes.
+"""KeyStore: the API keys. And Caller: who sent a request, whose the jobs are that it makes.
+
+Nothing else changes a key, but for its place in the queue (submissions.py).
 
 A key is 256 random bits, so its plain SHA-256 is enough to keep: nothing can be guessed from it, and it finds the row.
 """
@@ -10,14 +12,14 @@ import hashlib
 import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, Row, false, func, insert, select, update
 
 from promptreel.errors import ApiKeyNotFound
 from promptreel.jobs.database import read_transaction, write_transaction
-from promptreel.jobs.tables import api_keys
+from promptreel.jobs.tables import api_keys, utc_now
 from promptreel.jobs.webhook_secrets import new_webhook_secret
 
 KEY_PREFIX = "pr_"
@@ -58,10 +60,6 @@ class Caller:
 
 
 LOCAL_CALLER = Caller(api_key_id=None)
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class KeyStore:

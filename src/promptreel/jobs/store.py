@@ -13,7 +13,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, bindparam, delete, func, insert, select, true, update
@@ -26,8 +26,8 @@ from promptreel.jobs.group_commit import GroupCommit
 from promptreel.jobs.job import Claim, Job, JobStage, JobStatus, NewJob, Result
 from promptreel.jobs.keys import Caller
 from promptreel.jobs.params import VideoParams
-from promptreel.jobs.submissions import insert_job
-from promptreel.jobs.tables import has_status, is_of, jobs, workers
+from promptreel.jobs.submissions import check_room, find_first, insert_job
+from promptreel.jobs.tables import has_status, is_of, jobs, utc_now, workers
 from promptreel.jobs.timings import RecentTimings
 from promptreel.jobs.workload import Ahead
 
@@ -36,10 +36,6 @@ _ONE = select(jobs).where(jobs.c.id == bindparam("job_id"))
 _ONE_OF_KEY = _ONE.where(jobs.c.api_key_id == bindparam("api_key_id"))
 _ONE_WITHOUT_KEY = _ONE.where(jobs.c.api_key_id.is_(None))
 _LIVE_WORKERS = select(workers).where(workers.c.last_seen >= bindparam("since")).order_by(workers.c.id)
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +85,19 @@ class JobStore:
             return insert_job(connection, new, now=self._now(), max_attempts=self._max_attempts)
 
         return _to_job(self._group.run(insert_now))
+
+    def find_first(self, idem_key: str | None, request_hash: str | None, *, of: Caller) -> Job | None:
+        """The job that the same request of this caller made before; None if one that it makes now would be queued.
+
+        Raises what `submit` raises. Only that decides: others may submit at the same time.
+        """
+        if idem_key is None and of.api_key_id is None:
+            return None
+        with read_transaction(self._engine) as connection:
+            row = find_first(connection, of.api_key_id, idem_key, request_hash)
+            if row is None and of.api_key_id is not None:
+                check_room(connection, of.api_key_id)
+        return None if row is None else _to_job(row)
 
     def get(self, job_id: int, *, of: Caller | None = None) -> Job:
         """Raises JobNotFound."""

@@ -1,7 +1,7 @@
 """Putting a job into the queue: once for each idempotency key, within the limits of its API key, in its fair place.
 
-Everything happens in `insert_job`, inside a write transaction that may hold other submissions too: what is refused is refused
-before anything is written, so that the others are none the worse.
+Everything happens in `insert_job`, inside a write transaction that may hold other submissions too (group_commit.py): each
+counts those before it against its limits, and what is refused takes none of them along.
 
 The fair place is start-time fair queueing in its self-clocked form (Golestani, "A self-clocked fair queueing scheme for
 broadband applications", INFOCOM 1994): each API key has a virtual time `last_vt`, which its jobs push on by cost / weight; the
@@ -35,7 +35,7 @@ def insert_job(connection: Connection, new: NewJob, *, now: datetime, max_attemp
 
     Raises IdempotencyConflict, RateLimitExceeded, and InvalidApiKey if the key has been revoked meanwhile.
     """
-    first = _first_with_its_key(connection, new)
+    first = find_first(connection, new.api_key_id, new.idem_key, new.request_hash)
     if first is not None:
         return first
     cost = work_units(new.params, new.max_frames)
@@ -60,17 +60,14 @@ def insert_job(connection: Connection, new: NewJob, *, now: datetime, max_attemp
     return connection.execute(_INSERT, row_values).one()
 
 
-def advance_clock(connection: Connection, vt: float) -> None:
-    """Says that a job of this virtual time is being served. Inside a write transaction."""
-    if vt > _read_clock(connection):
-        write_fact(connection, VIRTUAL_CLOCK, repr(vt))
-
-
-def _first_with_its_key(connection: Connection, new: NewJob) -> Row[Any] | None:
-    if new.idem_key is None:
+def find_first(
+    connection: Connection, api_key_id: int | None, idem_key: str | None, request_hash: str | None
+) -> Row[Any] | None:
+    """The row of the job that the same request made before, if it has an idempotency key. Raises IdempotencyConflict."""
+    if idem_key is None:
         return None
-    first = connection.execute(select(jobs).where(is_of(new.api_key_id), jobs.c.idem_key == new.idem_key)).one_or_none()
-    if first is not None and first.request_hash != new.request_hash:
+    first = connection.execute(select(jobs).where(is_of(api_key_id), jobs.c.idem_key == idem_key)).one_or_none()
+    if first is not None and first.request_hash != request_hash:
         raise IdempotencyConflict(
             "Another request was sent with this idempotency key before. Send a new key with each new request, "
             "and the same key only to repeat a request unchanged."
@@ -78,30 +75,37 @@ def _first_with_its_key(connection: Connection, new: NewJob) -> Row[Any] | None:
     return first
 
 
+def check_room(connection: Connection, api_key_id: int) -> Row[Any]:
+    """The row of the API key, if it may have another job wait. Raises RateLimitExceeded and InvalidApiKey."""
+    this_one = api_keys.c.id == api_key_id
+    key = connection.execute(select(api_keys).where(this_one, api_keys.c.revoked_at.is_(None))).one_or_none()
+    if key is None:
+        raise InvalidApiKey("Invalid API key")
+    if key.max_queued is not None:
+        waiting = select(func.count()).where(has_status(JobStatus.QUEUED), is_of(api_key_id))
+        if connection.execute(waiting).scalar_one() >= key.max_queued:
+            raise RateLimitExceeded(
+                f"So many jobs of this API key may wait at once: {key.max_queued}. Try again when one of them has begun.",
+                retry_after=FULL_QUEUE_RETRY_SECONDS,
+            )
+    return key
+
+
+def advance_clock(connection: Connection, vt: float) -> None:
+    """Says that a job of this virtual time is being served. Inside a write transaction."""
+    if vt > _read_clock(connection):
+        write_fact(connection, VIRTUAL_CLOCK, repr(vt))
+
+
 def _take_place(connection: Connection, api_key_id: int | None, cost: float) -> float:
     """The job's virtual time. The one local caller's jobs are served in their order, as far as the clock has come."""
     clock = _read_clock(connection)
     if api_key_id is None:
         return clock
-    this_one = api_keys.c.id == api_key_id
-    key = connection.execute(select(api_keys).where(this_one, api_keys.c.revoked_at.is_(None))).one_or_none()
-    if key is None:
-        raise InvalidApiKey("Invalid API key")
-    _check_queue(connection, api_key_id, key.max_queued)
+    key = check_room(connection, api_key_id)
     vt = float(max(clock, key.last_vt) + cost / key.weight)
-    connection.execute(update(api_keys).where(this_one).values(last_vt=vt))
+    connection.execute(update(api_keys).where(api_keys.c.id == api_key_id).values(last_vt=vt))
     return vt
-
-
-def _check_queue(connection: Connection, api_key_id: int, max_queued: int | None) -> None:
-    if max_queued is None:
-        return
-    waiting = select(func.count()).where(has_status(JobStatus.QUEUED), is_of(api_key_id))
-    if connection.execute(waiting).scalar_one() >= max_queued:
-        raise RateLimitExceeded(
-            f"So many jobs of this API key may wait at once: {max_queued}. Try again when one of them has begun.",
-            retry_after=FULL_QUEUE_RETRY_SECONDS,
-        )
 
 
 def _read_clock(connection: Connection) -> float:

@@ -48,6 +48,11 @@ class UtcTime(TypeDecorator[datetime]):
         return None if value is None else datetime.fromtimestamp(value, UTC)
 
 
+def utc_now() -> datetime:
+    """The clock of every store, unless it is given another one."""
+    return datetime.now(UTC)
+
+
 metadata = MetaData()
 
 # SQLite only counts an INTEGER primary key up by itself.

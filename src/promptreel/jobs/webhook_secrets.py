@@ -28,12 +28,10 @@ class WebhookSecrets:
 
     def of(self, api_key_id: int | None) -> str:
         """The secret for the jobs of an API key; the installation's for those that have none."""
-        if api_key_id is not None:
-            with read_transaction(self._engine) as connection:
-                own = connection.execute(select(api_keys.c.webhook_secret).where(api_keys.c.id == api_key_id)).scalar()
-            if own is not None:
-                return str(own)
-        return self.of_installation()
+        if api_key_id is None:
+            return self.of_installation()
+        with read_transaction(self._engine) as connection:  # a revoked key still has its row, and its secret
+            return str(connection.execute(select(api_keys.c.webhook_secret).where(api_keys.c.id == api_key_id)).scalar_one())
 
     def of_installation(self) -> str:
         """Made when it is first asked for, and the same ever after."""

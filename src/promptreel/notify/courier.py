@@ -16,7 +16,8 @@ from promptreel.errors import DeliveryLost, JobNotFound, UrlUnusable
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.deliveries import Delivery, DeliveryClaim, DeliveryStore, Outcome
 from promptreel.jobs.job import Job
-from promptreel.jobs.store import JobStore, utc_now
+from promptreel.jobs.store import JobStore
+from promptreel.jobs.tables import utc_now
 from promptreel.jobs.webhook_secrets import WebhookSecrets
 from promptreel.notify.backoff import next_attempt
 from promptreel.notify.signing import sign

@@ -1,0 +1,62 @@
+"""What the server does before the application sees a request: over a real connection."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
+from ipaddress import ip_network
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from promptreel.api.app import AppParts, create_app
+from promptreel.api.server import MAX_HEADER_BYTES, build_server
+from tests.api.conftest import SUBMIT
+
+Serve = Callable[..., AbstractContextManager[httpx.Client]]
+FROM_A_PROXY = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "video.test"}
+
+
+@pytest.fixture
+def serve(services: AppParts) -> Serve:
+    @contextmanager
+    def run(**settings: object) -> Iterator[httpx.Client]:
+        server = build_server(create_app(replace(services, **settings)))
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+            thread.start()
+            try:
+                with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", trust_env=False) as client:
+                    yield client
+            finally:
+                server.should_exit = True
+                thread.join(10)
+
+    return run
+
+
+def start_of_links(client: httpx.Client) -> str:
+    link = urlsplit(client.post(SUBMIT, json={"prompt": "a red cat"}, headers=FROM_A_PROXY).json()["fetch_result"])
+    return f"{link.scheme}://{link.netloc}"
+
+
+def test_forwarded_headers_of_whoever_is_at_this_machine_are_not_believed(serve: Serve) -> None:
+    with serve() as client:
+        assert start_of_links(client) == str(client.base_url)
+
+
+def test_trusted_proxy_at_this_machine_is_known_though_it_tells_whom_it_speaks_for(serve: Serve) -> None:
+    with serve(trusted_proxies=(ip_network("127.0.0.0/8"),)) as client:
+        assert start_of_links(client) == "https://video.test"
+
+
+def test_headers_have_a_limit(serve: Serve) -> None:
+    with serve() as client:
+        assert client.get("/health", headers={"X-Long": "x" * (MAX_HEADER_BYTES // 2)}).status_code == 200
+        with suppress(httpx.TransportError):  # it may hang up before all is sent
+            assert client.get("/health", headers={"X-Long": "x" * (2 * MAX_HEADER_BYTES)}).status_code == 400
+        assert client.get("/health").status_code == 200
