@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -71,3 +75,43 @@ def test_networks_of_all_jobs_run_in_one_thread(engine: Engine) -> None:
         list(jobs.map(lambda seed: engine.generate(replace(PARAMS, seed=seed, prompt=f"cat {seed}"), go_on), [1, 2]))
 
     assert seen == {engine.compute.run(threading.get_ident)}
+
+
+HELPERS = """
+import os, threading, torch
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from pathlib import Path
+from promptreel.generation.compute import serial_arithmetic
+from promptreel.generation.devices import Device
+from promptreel.generation.engine import Engine
+from promptreel.jobs.params import VideoParams
+from promptreel.models.registry import ModelRegistry
+from promptreel.bootstrap import BUILT_IN_MODELS
+
+engine = Engine(ModelRegistry(built_in=BUILT_IN_MODELS, models_dir=Path("none")), Device("cpu", torch.float32), threads=3)
+
+def count_helpers():
+    # Of the threads that there are, those that Python does not know.
+    return len(os.listdir("/proc/self/task")) - threading.active_count()
+
+checkpoint = engine.load("cutout")
+with serial_arithmetic():
+    checkpoint.decode(torch.zeros(checkpoint.latent_shape(40, 96, 96)))
+checkpoint.encode_text("")  # the tokenizer has threads of its own
+before = count_helpers()
+engine.measure("cutout")
+params = VideoParams(model_id="cutout", prompt="a red cat", width=96, height=96, num_frames=40, num_inference_steps=1)
+with ThreadPoolExecutor(2) as jobs:
+    list(jobs.map(lambda seed: engine.generate(replace(params, seed=seed), lambda stage, share: None), [1, 2]))
+    print(before > 0, count_helpers() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted as Linux lists them")
+def test_only_the_compute_thread_has_helpers() -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "1"}
+    counted = subprocess.run([sys.executable, "-c", HELPERS], env=environment, capture_output=True, text=True, check=True)
+
+    assert counted.stdout.split() == ["True", "0"]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from promptreel.generation.compute import serial_arithmetic
 from promptreel.generation.families.animatediff import LoadedCheckpoint
 from promptreel.generation.row_plan import ROW_COUNTS, Forward, RowPlan, measure_row_plan
 
@@ -118,8 +119,9 @@ class StepBatcher:
         return self._plans[rows.shape]
 
     def _run(self) -> None:
-        while group := self._next_group():
-            self._forward(group)
+        with serial_arithmetic():  # the networks themselves run in the compute thread
+            while group := self._next_group():
+                self._forward(group)
 
     def _next_group(self) -> list[tuple[Seat, Rows]]:
         """Waits until all requests have asked, and picks those of the next forward; none when nobody is seated any more."""

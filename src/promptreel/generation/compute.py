@@ -41,7 +41,10 @@ class ComputeThread:
 
 @contextmanager
 def serial_arithmetic() -> Iterator[None]:
-    """Inside the block, this thread's own tensors are computed by it alone, so that it takes no helpers from OpenMP."""
+    """Inside the block, this thread's own tensors are computed by it alone, so that it takes no helpers from OpenMP.
+
+    Every thread that touches tensors needs it, but for the compute thread: even to put two rows together takes helpers.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

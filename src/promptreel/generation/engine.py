@@ -154,9 +154,10 @@ class Engine:
         checkpoint = self.load(model_id)
         card = checkpoint.card
         width, height = card.native_width or 256, card.native_height or 256
-        latents = torch.zeros(checkpoint.latent_shape(card.max_frames, width, height)).expand(2, -1, -1, -1, -1)
-        text = checkpoint.encode_text("").expand(2, -1, -1)
-        plan = self.batcher.plan(Rows(checkpoint, latents, torch.full((2,), 500.0), text, remaining=1))
+        with serial_arithmetic():
+            latents = torch.zeros(checkpoint.latent_shape(card.max_frames, width, height)).expand(2, -1, -1, -1, -1)
+            text = checkpoint.encode_text("").expand(2, -1, -1)
+            plan = self.batcher.plan(Rows(checkpoint, latents, torch.full((2,), 500.0), text, remaining=1))
         return plan.seconds_per_row[0] / card.max_frames
 
     def _encode_texts(self, checkpoint: LoadedCheckpoint, params: VideoParams) -> Tensor:
