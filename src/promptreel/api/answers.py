@@ -17,6 +17,7 @@ from promptreel.api.dialects import (
     legacy_training,
     legacy_uploads,
 )
+from promptreel.api.problems import speaks_openai, status_to_send
 
 Answers = dict[int | str, dict[str, Any]]
 
@@ -92,12 +93,12 @@ def _answers_of(route: APIRoute) -> Answers:
 
     Generations whose clients gate on it answer 200 for errors too.
     """
-    error = "OpenAIError" if route.path.startswith("/v1/") else "Error"
+    error = "OpenAIError" if speaks_openai(route.path) else "Error"
     answers: Answers = {"default": _json(_ERROR, error)}
     for status, described in route.responses.items():
         answers[status] = described if "content" in described else _json(described["description"], error)
     if 200 not in answers:
-        says_errors_with_200 = route.path.startswith("/api/") and not route.path.startswith("/api/agents/")
+        says_errors_with_200 = status_to_send(route.path, 400, ()) == 200
         names = [*_WELL[route.endpoint], *(["Error"] if says_errors_with_200 else [])]
         answers[200] = _json("The answer.", *names)
     return answers
