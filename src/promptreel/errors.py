@@ -12,6 +12,7 @@
     ├── LinkUnusable          link_unusable         a link to a file that has expired, or is not signed as it must be
     ├── ApiKeyNotFound        api_key_not_found     of the command line: no key that can be meant
     ├── UrlUnusable           url_unusable          a URL that the caller gave; the message says why
+    ├── DatabaseBusy          database_busy         the job table is locked; nothing was changed, and a later try may succeed
     ├── NotAvailable          not_available         what the hosted service did and this one does not
     ├── BadConfiguration      bad_configuration     this machine or its settings; start-up refuses
     ├── RemoteFailed          remote_failed         what a client asked of a server elsewhere did not come about
@@ -118,6 +119,13 @@ class UrlUnusable(PromptreelError):
     """A URL that a request names may not be fetched, or could not be."""
 
     code = "url_unusable"
+
+
+class DatabaseBusy(PromptreelError):
+    """Another process held the database's write lock for too long; nothing was changed."""
+
+    code = "database_busy"
+    retry_after = 5
 
 
 class NotAvailable(PromptreelError):

@@ -8,12 +8,13 @@ from pathlib import Path
 import anyio
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import Engine
 
 from promptreel.api.app import AppParts, create_app
 from promptreel.api.parsing import MAX_BODY_BYTES, MAX_INIT_BODY_BYTES
 from promptreel.api.problems import GENERATIONS, STATUSES, status_of
 from promptreel.errors import JobLost, PromptreelError, RemoteFailed
-from promptreel.jobs.database import open_database
+from promptreel.jobs.database import open_database, write_transaction
 from promptreel.jobs.store import JobStore
 from tests.api.conftest import SUBMIT
 
@@ -148,6 +149,21 @@ def test_unknown_error_shows_nothing_and_is_logged_with_the_request_id(
     event, _ = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert request_id in event.getMessage()
     assert event.exc_info is not None
+
+
+def test_locked_database_says_when_to_come_back(services: AppParts, engine: Engine) -> None:
+    impatient = open_database(engine.url.render_as_string(), busy_seconds=0.02)
+    client = TestClient(create_app(replace(services, jobs=JobStore(impatient))))
+    with write_transaction(engine):
+        hosted = client.post(SUBMIT, json={"prompt": "a"})
+        standard = client.post("/v1/videos", json={"prompt": "a"})
+    impatient.dispose()
+
+    assert (hosted.status_code, hosted.json()["status"], hosted.json()["retry_after"]) == (200, "error", 5)
+    assert (standard.status_code, standard.json()["error"]["code"]) == (503, "database_busy")
+    assert hosted.headers["Retry-After"] == standard.headers["Retry-After"] == "5"
+    assert services.jobs.list(limit=9) == []
+    assert client.post("/v1/videos", json={"prompt": "a"}).status_code == 200
 
 
 def test_client_that_hangs_up_while_it_sends_is_no_mistake_of_ours(

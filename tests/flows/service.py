@@ -15,7 +15,8 @@ import psutil
 from sqlalchemy import Engine
 
 from promptreel.demo import REQUEST, start_service, stop_service, wait_until_ready
-from promptreel.jobs.database import open_database
+from promptreel.errors import DatabaseBusy
+from promptreel.jobs.database import open_database, write_transaction
 from promptreel.jobs.job import Job, JobStatus
 from promptreel.jobs.keys import ApiKey, KeyLimits, KeyStore
 from promptreel.jobs.store import JobStore
@@ -110,9 +111,30 @@ class Service:
     def download(self, success: dict[str, Any]) -> bytes:
         return self.client.get(success["output"][0]).raise_for_status().content
 
+    def wait_until_claimed(self, answer: dict[str, Any]) -> Job:
+        """Returns once a worker has it, or has ended it."""
+        return wait_for(lambda: job if (job := self.job(answer)).status is not JobStatus.QUEUED else None)
+
     def wait_until_running(self, answer: dict[str, Any]) -> Job:
-        """Returns once the worker has reported the job's first progress."""
-        return wait_for(lambda: job if (job := self.job(answer)).status is JobStatus.RUNNING and job.progress > 0 else None)
+        """Returns once the worker has reported the job's first progress, a second after its start at the latest."""
+
+        def running() -> Job | None:
+            job = self.job(answer)
+            assert not job.is_final, f"job {job.id} ended before it could be seen running: it must take longer for this test"
+            return job if job.status is JobStatus.RUNNING and job.progress > 0 else None
+
+        return wait_for(running)
+
+    def freeze(self, process: psutil.Process) -> None:
+        """SIGSTOP at a moment when the process is not writing: the lock that it then held would hold up everybody."""
+        impatient = open_database(self.database.url.render_as_string(), busy_seconds=0.2)
+        while True:
+            process.suspend()
+            try:
+                with write_transaction(impatient):
+                    return
+            except DatabaseBusy:
+                process.resume()
 
     def job(self, answer: dict[str, Any]) -> Job:
         return self.jobs.get(answer["id"])

@@ -8,9 +8,9 @@ import pytest
 
 from promptreel.jobs.job import JobStatus
 from tests.flows.service import SHORT, Service
-from tests.waiting import wait_for
 
-FIRST = SHORT | {"num_inference_steps": 24}
+# Long enough for seven others to come while it runs.
+FIRST = SHORT | {"num_inference_steps": 50}
 MIXED: tuple[dict[str, Any], ...] = (
     SHORT | {"seed": 1, "num_inference_steps": 9, "negative_prompt": "snow"},
     SHORT | {"seed": 2, "num_inference_steps": 6, "scheduler": "HeunDiscreteScheduler", "guidance_scale": 3},
@@ -33,17 +33,18 @@ def alone(service: Service) -> list[bytes]:
 @pytest.mark.parametrize("company", [1, 4, 7])
 def test_bytes_are_the_same_alone_and_in_company(service: Service, alone: list[bytes], company: int) -> None:
     first = service.ask(**FIRST)
-    service.wait_until_running(first)
+    service.wait_until_claimed(first)
     others = []
     for request in MIXED[:company]:
         others.append(service.ask(**request))
-        # The next one joins at a later step.
-        wait_for(lambda answer=others[-1]: service.job(answer).progress > 0 or service.job(answer).is_final, every=0.02)
+        service.wait_until_claimed(others[-1])  # the next one joins at a later step
 
     made = [service.finish(answer) for answer in (first, *others)]
 
     assert [ended["status"] for ended in made] == ["success"] * (company + 1)
     assert [service.download(ended) for ended in made] == alone[: company + 1]
+    end_of_first = service.job(first).finished_at
+    assert all(service.job(answer).started_at < end_of_first for answer in others)
 
 
 def test_cancelled_and_failing_requests_leave_the_others_bytes_alone(service: Service, alone: list[bytes]) -> None:

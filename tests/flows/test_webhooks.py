@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Iterator
 
@@ -64,7 +63,7 @@ def test_courier_that_is_killed_between_end_and_delivery_is_replaced_and_it_is_d
     service: Service, receiver: Receiver, secret: str
 ) -> None:
     courier = service.child("courier")
-    courier.send_signal(signal.SIGSTOP)  # so that it cannot deliver before it is killed
+    service.freeze(courier)  # so that it cannot deliver before it is killed
     answer = service.ask(**SHORT, webhook=receiver.url("/killed-before"))
     service.finish(answer)
     assert receiver.messages("/killed-before") == []

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -68,10 +68,18 @@ def join_after(event: threading.Event) -> OnProgress:
     return on_progress
 
 
+@pytest.fixture(scope="module")
+def made_alone(models: ModelRegistry) -> Callable[[Device, VideoParams], np.ndarray]:
+    """The frames of a request that an engine on this device makes with nothing else running."""
+    engines = {device: new_engine(models, device, ALL_THAT_AGREE) for device in (CPU, BF16)}
+    return cache(lambda device, params: engines[device].generate(params, go_on).clip.frames)
+
+
 @pytest.mark.parametrize("device", [CPU, BF16], ids=str)
 @pytest.mark.parametrize("company", [1, 4, 8])
-def test_a_clip_has_the_same_bytes_alone_and_in_company(models: ModelRegistry, device: Device, company: int) -> None:
-    alone = new_engine(models, device, ALL_THAT_AGREE).generate(PARAMS, go_on).clip.frames
+def test_a_clip_has_the_same_bytes_alone_and_in_company(
+    models: ModelRegistry, made_alone: Callable[[Device, VideoParams], np.ndarray], device: Device, company: int
+) -> None:
     engine = new_engine(models, device, ALL_THAT_AGREE)
     started = threading.Event()
 
@@ -83,10 +91,8 @@ def test_a_clip_has_the_same_bytes_alone_and_in_company(models: ModelRegistry, d
     others = [(params, go_on if number % 2 else late) for number, params in enumerate(MIXED[:company])]
     first, *rest = generate_together(engine, [(PARAMS, tell_start), *others])
 
-    assert np.array_equal(first.result().clip.frames, alone)
-    for (params, _), made in zip(others, rest, strict=True):
-        by_itself = new_engine(models, device, ALL_THAT_AGREE).generate(params, go_on)
-        assert np.array_equal(made.result().clip.frames, by_itself.clip.frames), params
+    for params, made in zip([PARAMS, *MIXED], [first, *rest], strict=False):
+        assert np.array_equal(made.result().clip.frames, made_alone(device, params)), params
 
 
 def test_a_cancelled_and_a_failing_request_leave_the_others_alone(models: ModelRegistry) -> None:

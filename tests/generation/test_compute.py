@@ -82,7 +82,6 @@ import os, threading, torch
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from pathlib import Path
 from promptreel.generation.compute import serial_arithmetic
 from promptreel.generation.devices import Device
 from promptreel.generation.engine import Engine
@@ -98,11 +97,11 @@ def count_helpers():
 
 checkpoint = engine.load("cutout")
 with serial_arithmetic():
-    checkpoint.decode(torch.zeros(checkpoint.latent_shape(40, 96, 96)))
+    checkpoint.decode(torch.zeros(checkpoint.latent_shape(12, 96, 96)))
 checkpoint.encode_text("")  # the tokenizer has threads of its own
 before = count_helpers()
 engine.measure("cutout")
-params = VideoParams(model_id="cutout", prompt="a red cat", width=96, height=96, num_frames=40, num_inference_steps=1)
+params = VideoParams(model_id="cutout", prompt="a red cat", width=96, height=96, num_frames=12, num_inference_steps=1)
 with ThreadPoolExecutor(2) as jobs:
     list(jobs.map(lambda seed: engine.generate(replace(params, seed=seed), lambda stage, share: None), [1, 2]))
     print(before > 0, count_helpers() - before)

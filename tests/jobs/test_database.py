@@ -11,7 +11,7 @@ from pysqlite3 import dbapi2 as sqlite
 from sqlalchemy import Engine, event, insert, select, text
 from sqlalchemy.exc import OperationalError
 
-from promptreel.errors import BadConfiguration
+from promptreel.errors import BadConfiguration, DatabaseBusy
 from promptreel.jobs.database import migrate, open_database, read_transaction, refuse_affected_sqlite, write_transaction
 from promptreel.jobs.tables import metadata, workers
 from tests.jobs.factories import START
@@ -130,7 +130,7 @@ def test_second_writer_waits_for_the_first(engine: Engine) -> None:
 def test_writer_gives_up_when_the_lock_is_never_let_go(engine: Engine, database_url: str) -> None:
     impatient = open_database(database_url, busy_seconds=0.02)
 
-    with write_transaction(engine), pytest.raises(sqlite.OperationalError, match="locked"), write_transaction(impatient):
+    with write_transaction(engine), pytest.raises(DatabaseBusy, match="try again"), write_transaction(impatient):
         pass
 
     with write_transaction(impatient) as connection:

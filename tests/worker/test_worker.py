@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from promptreel.encoding.video import read_metadata
+from promptreel.jobs.database import open_database, write_transaction
 from promptreel.jobs.job import Job, JobStatus
 from promptreel.jobs.store import JobStore
 from promptreel.media import Init
@@ -112,6 +113,29 @@ def test_unexpected_error_fails_the_job_without_its_insides(
     assert failed.error_message == "Something went wrong inside the worker; its log says what."
     assert "KeyError: 'NoSuchScheduler'" in caplog.text
     assert next_one.status is JobStatus.SUCCEEDED
+
+
+def test_end_of_a_job_is_told_once_the_job_table_can_be_written_again(
+    worker: Worker, stop: threading.Event, jobs: JobStore, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker.jobs = JobStore(impatient := open_database(database_url, busy_seconds=0.05))
+    locking = open_database(database_url)
+    job_id = submit(jobs, num_inference_steps=50)
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    wait_until(jobs, job_id, JobStatus.RUNNING)
+    waiting = jobs.submit(make_new_job(**SMALL))
+    with write_transaction(locking):
+        wait_for(lambda: f"job {job_id} has ended, and the job table cannot be told yet" in caplog.text)
+
+    ended = [wait_until_ended(jobs, each) for each in (job_id, waiting.id)]
+    stop.set()
+    thread.join()
+    impatient.dispose()
+    locking.dispose()
+
+    assert [(job.status, job.attempt) for job in ended] == [(JobStatus.SUCCEEDED, 1)] * 2
+    assert "no job could be claimed" in caplog.text  # the second one, while the first was running
 
 
 def test_unusable_checkpoint_fails_the_job_by_name(running: threading.Thread, jobs: JobStore, tmp_path: Path) -> None:

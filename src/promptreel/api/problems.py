@@ -15,6 +15,7 @@ from promptreel.api.parsing import BodyTooLarge, MalformedRequest
 from promptreel.errors import (
     ApiKeyNotFound,
     BadConfiguration,
+    DatabaseBusy,
     DeliveryNotFound,
     ForeignPage,
     IdempotencyConflict,
@@ -54,6 +55,7 @@ STATUSES: dict[type[PromptreelError], int] = {
     LinkUnusable: 403,
     openai.ContentUnavailable: 404,
     UrlUnusable: 400,
+    DatabaseBusy: 503,
     NotAvailable: 501,
     JobFailed: 500,
     BadConfiguration: 500,
@@ -115,14 +117,14 @@ def body_of(error: PromptreelError, path: str, status: int) -> dict[str, Any]:
         case JobNotFound():
             return {"status": "failed", "id": "", "message": "Request not found", "messege": "Request not found", "output": []}
         case _:
-            when = {"retry_after": error.retry_after} if isinstance(error, RateLimitExceeded) else {}
+            when = {"retry_after": error.retry_after} if isinstance(error, (RateLimitExceeded, DatabaseBusy)) else {}
             return error_body(error.message, **when)
 
 
 def headers_of(error: PromptreelError) -> dict[str, str]:
     """What clients look for beside the body, with whatever status."""
     match error:
-        case RateLimitExceeded():
+        case RateLimitExceeded() | DatabaseBusy():
             return {"Retry-After": str(error.retry_after)}
         case InvalidApiKey():
             return {"WWW-Authenticate": "Bearer"}

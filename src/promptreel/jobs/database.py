@@ -19,10 +19,10 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from promptreel.errors import BadConfiguration
+from promptreel.errors import BadConfiguration, DatabaseBusy
 
 BUSY_SECONDS = 10.0
-"""How long a transaction waits for another process's write lock before it fails."""
+"""How long a transaction waits for another process's write lock before it raises DatabaseBusy."""
 
 RETRY_SECONDS = (0.0005, 0.003)
 """SQLite's own busy handler sleeps up to 100 ms; short random sleeps halve the time that a write waits under load."""
@@ -74,7 +74,10 @@ def migrate(engine: Engine) -> None:
 
 @contextmanager
 def write_transaction(engine: Engine) -> Iterator[Connection]:
-    """A transaction that holds the write lock from its first moment, and is flushed to disk when the block ends."""
+    """A transaction that holds the write lock from its first moment, and is flushed to disk when the block ends.
+
+    Raises DatabaseBusy when another process holds the lock for too long.
+    """
     with engine.connect() as connection:
         connection.execution_options(**{_BEGIN_MODE: "IMMEDIATE"})
         with connection.begin():
@@ -145,8 +148,12 @@ def _retry_while_locked(statement: Callable[[], object], busy_seconds: float) ->
         try:
             statement()
         except sqlite.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
+            if "locked" not in str(error):
                 raise
+            if time.monotonic() > deadline:
+                raise DatabaseBusy(
+                    f"Another process has locked the database for {busy_seconds:g} seconds. Nothing was changed: try again."
+                ) from error
             time.sleep(random.uniform(*RETRY_SECONDS))  # noqa: S311 - spreads the waiting processes, keeps no secret
         else:
             return

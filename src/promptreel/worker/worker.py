@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
-from promptreel.errors import GenerationFailed, JobCancelled, JobLost, PromptreelError
+from promptreel.errors import DatabaseBusy, GenerationFailed, JobCancelled, JobLost, PromptreelError
 from promptreel.generation.engine import Engine
 from promptreel.jobs.job import Claim, Job, Result
 from promptreel.jobs.store import JobStore, WorkerRecord
@@ -81,12 +82,17 @@ class Worker:
 
         A job that took a worker down with it before runs alone from then on, so that it cannot do so to others again.
         """
-        if not self.live:
-            return self.jobs.claim(self.owner)
-        job = self.live[0][0]
-        if len(self.live) == self.jobs_at_once or job.crashes:
+        beside = None
+        if self.live:
+            job = self.live[0][0]
+            if len(self.live) == self.jobs_at_once or job.crashes:
+                return None
+            beside = job.params.model_id
+        try:
+            return self.jobs.claim(self.owner, beside=beside)
+        except DatabaseBusy as busy:  # the jobs in hand go on
+            log.warning("no job could be claimed: %s", busy)
             return None
-        return self.jobs.claim(self.owner, beside=job.params.model_id)
 
     def shutdown(self) -> None:
         self.pulse.end()
@@ -124,29 +130,40 @@ class Worker:
                 on_progress=hold.on_progress,
             )
         except JobCancelled:
-            self.jobs.acknowledge_cancel(claim)
+            self._tell(claim, lambda: self.jobs.acknowledge_cancel(claim))
             log.info("job %d cancelled", job.id)
         except WorkerStopping:
-            self.jobs.give_back(claim)
+            self._tell(claim, lambda: self.jobs.give_back(claim))
             log.info("job %d given back to the queue", job.id)
         except PromptreelError as error:
-            self.jobs.fail(claim, code=error.code, message=error.message)
+            self._fail(claim, error.code, error.message)
             log.warning("job %d failed: %s", job.id, error)
         except JobLost:
             raise
         except Exception:  # one job's bug must not end the worker
             log.exception("job %d failed for a reason nobody expected", job.id)
-            self.jobs.fail(
-                claim, code=GenerationFailed.code, message="Something went wrong inside the worker; its log says what."
-            )
+            self._fail(claim, GenerationFailed.code, "Something went wrong inside the worker; its log says what.")
         else:
             self._publish(claim, job, result)
 
     def _publish(self, claim: Claim, job: Job, result: Result) -> None:
         """Makes the result visible; when another attempt has taken over, this one's file is removed again."""
         try:
-            self.jobs.finish(claim, result, busy_seconds=result.facts["busy_seconds"])
+            self._tell(claim, lambda: self.jobs.finish(claim, result, busy_seconds=result.facts["busy_seconds"]))
         except JobLost:
             self.storage.delete(result.key)
             raise
         log.info("job %d succeeded: %s", job.id, result.facts)
+
+    def _fail(self, claim: Claim, code: str, message: str) -> None:
+        self._tell(claim, lambda: self.jobs.fail(claim, code=code, message=message))
+
+    def _tell(self, claim: Claim, how_it_ended: Callable[[], object]) -> None:
+        """Writes a job's end down, however long the job table is locked. Raises JobLost once another worker has the job."""
+        while True:
+            try:
+                how_it_ended()
+            except DatabaseBusy as busy:
+                log.warning("job %d has ended, and the job table cannot be told yet: %s", claim.job_id, busy)
+            else:
+                return
