@@ -3,10 +3,31 @@
 from __future__ import annotations
 
 import os
+from pathlib import PurePosixPath
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 THREADS = "1"
+
+FLOWS = PurePosixPath("tests/flows")
+OF_THE_CALLING_SERVICE = {FLOWS / "test_crashes.py", FLOWS / "test_webhooks.py"}
+WITHOUT_SERVICE = {FLOWS / "test_demo.py"}
+
+
+class TestsOfAServiceTogether(LoadScopeScheduling):
+    """Any process takes the next test; but one takes all of those that share a service, which is started once then."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = PurePosixPath(nodeid.partition("::")[0])
+        if file in OF_THE_CALLING_SERVICE:
+            return "calling service"
+        return "service" if file.parent == FLOWS and file not in WITHOUT_SERVICE else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TestsOfAServiceTogether:
+    return TestsOfAServiceTogether(config, log)
 
 
 def pytest_configure(config: pytest.Config) -> None:

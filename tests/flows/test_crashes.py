@@ -24,7 +24,7 @@ from promptreel.jobs.keys import ApiKey, KeyLimits
 from promptreel.jobs.store import utc_now
 from promptreel.jobs.tables import deliveries
 from tests.flows.service import SHORT, Service, decode
-from tests.notify.receiver import Receiver, receiving
+from tests.notify.receiver import Receiver
 from tests.waiting import wait_for
 
 # Long enough to be caught half-way on a fast machine: 200 frames and calls a worker's thread.
@@ -32,31 +32,18 @@ CAUGHT = SHORT | {"num_frames": 20, "num_inference_steps": 50, "guidance_scale":
 
 
 @pytest.fixture(scope="module")
-def receiver() -> Iterator[Receiver]:
-    with receiving() as receiver:
-        yield receiver
-
-
-@pytest.fixture(scope="module")
-def crashing_service(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Service]:
-    """A service of this file alone, which may call loopback. Its tests leave it running or ended, as it happens."""
-    allowed = {"fetch_allow_networks": "127.0.0.0/8", "fetch_allow_ports": receiver.port}
-    service = Service(tmp_path_factory.mktemp("crashes"), lease_seconds=5, **allowed)
-    service.start()
-    yield service
-    service.stop()
-
-
-@pytest.fixture(scope="module")
-def key(crashing_service: Service) -> ApiKey:
-    return crashing_service.need_key(KeyLimits(max_running=1))
+def key(calling_service: Service) -> Iterator[ApiKey]:
+    key = calling_service.need_key(KeyLimits(max_running=1))
+    yield key
+    calling_service.revoke_key(key)
 
 
 @pytest.fixture
-def service(crashing_service: Service, key: ApiKey) -> Service:
-    if crashing_service.process.poll() is not None:
-        crashing_service.start()
-    return crashing_service
+def service(calling_service: Service, key: ApiKey) -> Service:
+    """Running, whatever the last test did to it."""
+    if calling_service.process.poll() is not None:
+        calling_service.start()
+    return calling_service
 
 
 def check_one_success(service: Service, answer: dict[str, object]) -> Job:

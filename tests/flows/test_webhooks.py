@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -11,24 +10,13 @@ import pytest
 from promptreel.jobs.deliveries import LOST, DeliveryState, DeliveryStore
 from tests.command_line import run_promptreel
 from tests.flows.service import SHORT, Service, decode
-from tests.notify.receiver import Message, Receiver, receiving
+from tests.notify.receiver import Message, Receiver
 from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
-def receiver() -> Iterator[Receiver]:
-    with receiving() as receiver:
-        yield receiver
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Service]:
-    """A service of this file alone, which may call loopback."""
-    allowed = {"fetch_allow_networks": "127.0.0.0/8", "fetch_allow_ports": receiver.port}
-    service = Service(tmp_path_factory.mktemp("webhooks"), **allowed)
-    service.start()
-    yield service
-    service.stop()
+def service(calling_service: Service) -> Service:
+    return calling_service
 
 
 @pytest.fixture(scope="module")
