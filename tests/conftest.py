@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -33,6 +34,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TestsOfAServ
 def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("PROMPTREEL_")]:
         del os.environ[name]
+    # What a shell starts in the background ignores Ctrl-C, and so would every program that a test starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Read when torch is imported, here and in the processes that tests start.
     os.environ["OMP_NUM_THREADS"] = THREADS
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
