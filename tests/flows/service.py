@@ -26,7 +26,8 @@ TEXT2VIDEO = "/api/v4/dreambooth/text2video"
 # As the hosted service's documentation has it, but for the two steps.
 DOCUMENTED = REQUEST | {"num_inference_steps": "2"}
 SHORT = {"prompt": "a red ball rolling", "width": 96, "height": 96, "num_frames": 4, "num_inference_steps": 2, "seed": 7}
-LONG = SHORT | {"num_frames": 40, "num_inference_steps": 50}
+# Most of a minute: for tests that cancel it.
+LONG = SHORT | {"num_frames": 120, "num_inference_steps": 50}
 
 
 class Service:

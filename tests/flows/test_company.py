@@ -49,7 +49,7 @@ def test_bytes_are_the_same_alone_and_in_company(service: Service, alone: list[b
 
 def test_cancelled_and_failing_requests_leave_the_others_bytes_alone(service: Service, alone: list[bytes]) -> None:
     first = service.ask(**FIRST)
-    cancelled = service.ask(**FIRST | {"seed": 8, "num_inference_steps": 50})
+    cancelled = service.ask(**FIRST | {"seed": 8, "scheduler": "HeunDiscreteScheduler"})
     service.wait_until_running(cancelled)
     failing, other = service.ask(**FAILING), service.ask(**MIXED[0])
     failed = service.finish(failing)
