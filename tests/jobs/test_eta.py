@@ -48,12 +48,20 @@ def make_job(
     )
 
 
-def estimate(job: Job, ahead: Sequence[Job] = (), live_workers: int = 1) -> int:
+def estimate(job: Job, ahead: Sequence[Job] = (), live_workers: int = 1, of_key: int = 0, at_once: int | None = None) -> int:
+    """The first `of_key` of those ahead are of the job's own API key."""
     work = [
         work_left(each.params.model_id, SHAPE, owner=each.owner, stage=each.stage, progress=each.progress, cost=each.cost)
         for each in ahead
     ]
-    return estimate_seconds(job, ahead=work, live_workers=live_workers, rate=lambda each: RATES[each.model_id])
+    return estimate_seconds(
+        job,
+        ahead=work,
+        ahead_of_key=work[:of_key],
+        at_once=at_once,
+        live_workers=live_workers,
+        rate=lambda each: RATES[each.model_id],
+    )
 
 
 @pytest.mark.parametrize(("guidance_scale", "units"), [(7.5, 1600), (1.1, 1600), (1.0, 800), (0.0, 800)])
@@ -98,6 +106,20 @@ def test_work_ahead_is_shared_by_the_live_workers_and_own_work_is_not() -> None:
 
     assert estimate(make_job(), ahead) == 50 + 10 + 10
     assert estimate(make_job(), ahead, live_workers=3) == 20 + 10
+
+
+def test_jobs_of_a_key_wait_for_each_other_although_there_are_workers() -> None:
+    """Ahead are two of its own and one that is not, 10 seconds each."""
+    ahead = [make_job(), make_job(), make_job()]
+
+    assert [estimate(make_job(), ahead, live_workers=3, of_key=2, at_once=limit) for limit in (1, 2, 3, 9, None)] == [
+        20 + 10,
+        10 + 10,
+        10 + 10,
+        10 + 10,
+        10 + 10,
+    ]
+    assert estimate(make_job(), ahead, live_workers=1, of_key=2, at_once=1) == 30 + 10
 
 
 def test_without_a_live_worker_the_estimate_is_for_one() -> None:

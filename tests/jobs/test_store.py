@@ -14,6 +14,7 @@ from promptreel.errors import JobLost, JobNotFound
 from promptreel.jobs.database import read_transaction, write_transaction
 from promptreel.jobs.eta import Shape, Timing, Work
 from promptreel.jobs.job import JobStage, JobStatus
+from promptreel.jobs.keys import KeyLimits, KeyStore
 from promptreel.jobs.store import JobStore, WorkerRecord
 from promptreel.jobs.tables import jobs, utc_now
 from promptreel.jobs.workload import Ahead
@@ -245,20 +246,25 @@ def test_work_ahead_is_summed_up_by_model_and_shape(store: JobStore) -> None:
     assert len(store.unfinished_work()) == 4
 
 
-def test_long_queue_is_summed_up_without_a_look_at_its_jobs(store: JobStore, engine: Engine) -> None:
+@pytest.mark.parametrize(("max_running", "sums"), [(None, 1), (1, 2)])
+def test_long_queue_is_summed_up_without_a_look_at_its_jobs(
+    store: JobStore, engine: Engine, max_running: int | None, sums: int
+) -> None:
+    key, _ = KeyStore(engine).create("k", KeyLimits(max_running=max_running))
     statements: list[tuple[str, object]] = []
 
     def remember(_connection: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
         statements.append((statement, parameters))
 
-    job = store.submit(make_new_job())
+    job = store.submit(replace(make_new_job(), api_key_id=key.id))
     event.listen(engine, "before_cursor_execute", remember)
     store.queue_ahead(job)
 
-    (summed,) = [each for each in statements if "sum(" in each[0]]
+    summed = [each for each in statements if "sum(" in each[0]]
     with read_transaction(engine) as connection:
-        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {summed[0]}", summed[1]).all()
-    assert [row[-1] for row in plan] == ["SCAN jobs USING COVERING INDEX jobs_queued_by_batch"]
+        plans = [connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", parameters).all() for sql, parameters in summed]
+    assert len(plans) == sums
+    assert all("USING COVERING INDEX" in step[-1] for plan in plans for step in plan)
 
 
 def test_queue_ahead_of_an_unknown_job_is_not_found(store: JobStore, engine: Engine) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -13,7 +13,8 @@ from sqlalchemy.exc import IntegrityError
 
 from promptreel.errors import IdempotencyConflict, InvalidApiKey, RateLimitExceeded
 from promptreel.jobs.database import read_transaction, write_transaction
-from promptreel.jobs.job import Claim, Job
+from promptreel.jobs.eta import Work
+from promptreel.jobs.job import Claim, Job, JobStatus
 from promptreel.jobs.keys import KeyLimits, KeyStore
 from promptreel.jobs.store import JobStore
 from promptreel.jobs.tables import jobs
@@ -60,6 +61,26 @@ def test_flood_of_one_key_does_not_hold_up_another(store: JobStore, submit: Subm
 
     assert wanted.id in [job.id for job in serve(store, 2)]
     assert store.queue_ahead(submit(modest)).waiting <= 2
+
+
+def test_own_jobs_are_told_from_others_where_a_key_may_run_few(
+    store: JobStore, submit: Submit, make_key: Callable[..., int]
+) -> None:
+    one_at_a_time, free = make_key(max_running=1), make_key()
+    first, _, last = (submit(key, num_frames=length) for key, length in ((one_at_a_time, 1), (free, 1), (one_at_a_time, 3)))
+    claim(store)  # the first
+    between = submit(one_at_a_time, num_frames=2)
+    after = submit(free)
+
+    def lengths(work: Iterable[Work]) -> list[int]:
+        return sorted(each.shape.num_frames for each in work)
+
+    ahead = store.queue_ahead(between)
+    assert store.get(first.id).status is JobStatus.RUNNING
+    assert (lengths(ahead.work), ahead.waiting) == ([1, 1, 3], 2)
+    assert (lengths(ahead.of_key), ahead.at_once) == ([1, 3], 1)
+    assert lengths(store.queue_ahead(last).of_key) == [1]
+    assert (store.queue_ahead(after).of_key, store.queue_ahead(after).at_once) == ((), None)
 
 
 def test_keys_get_shares_by_weight(store: JobStore, submit: Submit, make_key: Callable[..., int]) -> None:

@@ -198,7 +198,7 @@ def _index_while(status: JobStatus, name: str, *columns: str) -> Index:
 
 _index_while(JobStatus.QUEUED, "jobs_queued", "priority", "vt", "id")
 _index_while(JobStatus.QUEUED, "jobs_queued_by_batch", "batch_key", "priority", "vt", "id", "cost")
-_index_while(JobStatus.QUEUED, "jobs_queued_by_api_key", "api_key_id")
+_index_while(JobStatus.QUEUED, "jobs_queued_by_api_key", "api_key_id", "batch_key", "priority", "vt", "id", "cost")
 _index_while(JobStatus.RUNNING, "jobs_running_by_lease", "lease_until")
 _index_while(JobStatus.RUNNING, "jobs_running_by_api_key", "api_key_id")
 _index_while(JobStatus.SUCCEEDED, "jobs_succeeded_by_model", "model_id", "finished_at")

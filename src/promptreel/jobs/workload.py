@@ -1,7 +1,7 @@
 """How much there is to do, summed up by model and shape: what estimates need of a queue that may be long.
 
 Every answer about a job that waits holds an estimate. So the queue is added up by the database, from an index that has all it
-takes (`jobs_queued_by_batch`): a millisecond for ten thousand jobs.
+takes (`jobs_queued_by_batch`, and for one API key `jobs_queued_by_api_key`): a millisecond for ten thousand jobs.
 """
 
 from __future__ import annotations
@@ -15,15 +15,29 @@ from sqlalchemy import Connection, Row, bindparam, func, select, tuple_
 from promptreel.jobs.eta import Shape, Work, work_left
 from promptreel.jobs.job import JobStage, JobStatus
 from promptreel.jobs.params import VideoParams
-from promptreel.jobs.tables import has_status, jobs
+from promptreel.jobs.tables import api_keys, has_status, jobs
 
 # Built once: putting a statement together takes longer than running it.
-_OWN = select(jobs.c.id, jobs.c.status, jobs.c.priority, jobs.c.vt, jobs.c.owner, jobs.c.cost, jobs.c.progress).where(
-    jobs.c.id == bindparam("job_id")
+_OWN = (
+    select(
+        jobs.c.id,
+        jobs.c.status,
+        jobs.c.priority,
+        jobs.c.vt,
+        jobs.c.owner,
+        jobs.c.cost,
+        jobs.c.progress,
+        jobs.c.api_key_id,
+        api_keys.c.max_running,
+    )
+    .outerjoin(api_keys, jobs.c.api_key_id == api_keys.c.id)
+    .where(jobs.c.id == bindparam("job_id"))
 )
 _RUNNING = select(jobs.c.batch_key, jobs.c.owner, jobs.c.stage, jobs.c.progress, jobs.c.cost).where(
     has_status(JobStatus.RUNNING)
 )
+_OF_KEY = jobs.c.api_key_id == bindparam("api_key_id")
+_RUNNING_OF_KEY = _RUNNING.where(_OF_KEY)
 _RUNNING_BESIDE = _RUNNING.where(
     jobs.c.owner == bindparam("owner"),
     jobs.c.id != bindparam("job_id"),
@@ -37,14 +51,20 @@ _QUEUED = (
 _QUEUED_IN_FRONT = _QUEUED.where(
     tuple_(jobs.c.priority, jobs.c.vt, jobs.c.id) < tuple_(bindparam("priority"), bindparam("vt"), bindparam("job_id"))
 )
+_QUEUED_IN_FRONT_OF_KEY = _QUEUED_IN_FRONT.where(_OF_KEY)
 
 
 @dataclass(frozen=True)
 class Ahead:
-    """What is served before a job: the work, and how many jobs of it wait."""
+    """What is served before a job: the work, and how many jobs of it wait.
+
+    An API key that may have `at_once` jobs run (None: any number) holds its own up besides: `of_key` is their part of the work.
+    """
 
     work: tuple[Work, ...] = ()
     waiting: int = 0
+    of_key: tuple[Work, ...] = ()
+    at_once: int | None = None
 
 
 def batch_key(params: VideoParams) -> str:
@@ -62,7 +82,13 @@ def ahead_of(connection: Connection, job_id: int) -> Ahead | None:
             place = {"priority": own.priority, "vt": own.vt, "job_id": own.id}
             queued = connection.execute(_QUEUED_IN_FRONT, place).all()
             work = (*_running(connection.execute(_RUNNING)), *_queued(queued))
-            return Ahead(work, sum(row.waiting for row in queued))
+            waiting = sum(row.waiting for row in queued)
+            if own.max_running is None:
+                return Ahead(work, waiting)
+            key = {"api_key_id": own.api_key_id}
+            running_of_key = _running(connection.execute(_RUNNING_OF_KEY, key))
+            queued_of_key = _queued(connection.execute(_QUEUED_IN_FRONT_OF_KEY, place | key))
+            return Ahead(work, waiting, (*running_of_key, *queued_of_key), own.max_running)
         case JobStatus.RUNNING:
             left = {"owner": own.owner, "job_id": own.id, "units_left": own.cost * (1 - own.progress)}
             return Ahead(tuple(_running(connection.execute(_RUNNING_BESIDE, left))))

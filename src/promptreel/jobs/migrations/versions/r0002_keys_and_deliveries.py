@@ -47,7 +47,8 @@ def create_api_keys() -> None:
 
 def create_job_indexes() -> None:
     queued = sa.text("status = 'queued'")
-    op.create_index("jobs_queued_by_api_key", "jobs", ["api_key_id"], sqlite_where=queued, postgresql_where=queued)
+    columns = ["api_key_id", "batch_key", "priority", "vt", "id", "cost"]
+    op.create_index("jobs_queued_by_api_key", "jobs", columns, sqlite_where=queued, postgresql_where=queued)
     no_key = sa.text("api_key_id IS NULL")
     op.create_index(
         "jobs_idem_key_without_key", "jobs", ["idem_key"], unique=True, sqlite_where=no_key, postgresql_where=no_key
