@@ -13,7 +13,8 @@ from promptreel.encoding.video import read_metadata
 from promptreel.jobs.database import open_database, write_transaction
 from promptreel.jobs.job import Job, JobStatus
 from promptreel.jobs.store import JobStore
-from promptreel.media import Init
+from promptreel.media import Init, Video
+from promptreel.storage.local import LocalStorage
 from promptreel.worker.worker import Worker
 from tests.encoding.files import encode_image, make_bars
 from tests.generation.checkpoints import make_tiny_checkpoint
@@ -115,27 +116,47 @@ def test_unexpected_error_fails_the_job_without_its_insides(
     assert next_one.status is JobStatus.SUCCEEDED
 
 
-def test_end_of_a_job_is_told_once_the_job_table_can_be_written_again(
-    worker: Worker, stop: threading.Event, jobs: JobStore, database_url: str, caplog: pytest.LogCaptureFixture
+class GatedStorage(LocalStorage):
+    """Stores no video before `gate` is set."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.gate = threading.Event()
+
+    def save(self, video: Video, key: str) -> None:
+        assert self.gate.wait(60)
+        super().save(video, key)
+
+
+def test_claim_and_end_of_a_job_wait_for_a_locked_job_table(
+    worker: Worker,
+    stop: threading.Event,
+    jobs: JobStore,
+    database_url: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    worker.jobs = JobStore(impatient := open_database(database_url, busy_seconds=0.05))
-    locking = open_database(database_url)
-    job_id = submit(jobs, num_inference_steps=50)
-    thread = threading.Thread(target=worker.run)
-    thread.start()
-    wait_until(jobs, job_id, JobStatus.RUNNING)
-    waiting = jobs.submit(make_new_job(**SMALL))
+    locking, impatient = open_database(database_url), open_database(database_url, busy_seconds=0.05)
+    storage = GatedStorage(tmp_path / "results")
+    worker.jobs, worker.storage = JobStore(impatient), storage
+    worker.scratch.mkdir()
+    job_id = submit(jobs)
+    thread = threading.Thread(target=worker.main_loop, daemon=True)
     with write_transaction(locking):
+        thread.start()
+        wait_for(lambda: "no job could be claimed" in caplog.text)
+    wait_until(jobs, job_id, JobStatus.RUNNING)
+    with write_transaction(locking):
+        storage.gate.set()
         wait_for(lambda: f"job {job_id} has ended, and the job table cannot be told yet" in caplog.text)
 
-    ended = [wait_until_ended(jobs, each) for each in (job_id, waiting.id)]
+    job = wait_until_ended(jobs, job_id)
     stop.set()
     thread.join()
-    impatient.dispose()
-    locking.dispose()
+    for database in (locking, impatient):
+        database.dispose()
 
-    assert [(job.status, job.attempt) for job in ended] == [(JobStatus.SUCCEEDED, 1)] * 2
-    assert "no job could be claimed" in caplog.text  # the second one, while the first was running
+    assert (job.status, job.attempt) == (JobStatus.SUCCEEDED, 1)
 
 
 def test_unusable_checkpoint_fails_the_job_by_name(running: threading.Thread, jobs: JobStore, tmp_path: Path) -> None:
