@@ -75,7 +75,11 @@ class Service:
 
     @cached_property
     def database(self) -> Engine:
-        return open_database(f"sqlite:///{self.data_dir / 'promptreel.db'}")
+        return open_database(self.database_url)
+
+    @property
+    def database_url(self) -> str:
+        return f"sqlite:///{self.data_dir / 'promptreel.db'}"
 
     @cached_property
     def jobs(self) -> JobStore:
@@ -117,7 +121,7 @@ class Service:
         return wait_for(lambda: job if (job := self.job(answer)).status is not JobStatus.QUEUED else None)
 
     def wait_until_running(self, answer: dict[str, Any]) -> Job:
-        """Returns once the worker has reported the job's first progress, a second after its start at the latest."""
+        """Returns once the worker, which reports once a second, has told of progress. Fails if the job ends before."""
 
         def running() -> Job | None:
             job = self.job(answer)
@@ -128,14 +132,15 @@ class Service:
 
     def freeze(self, process: psutil.Process) -> None:
         """SIGSTOP at a moment when the process is not writing: the lock that it then held would hold up everybody."""
-        impatient = open_database(self.database.url.render_as_string(), busy_seconds=0.2)
+        impatient = open_database(self.database_url, busy_seconds=0.2)
         while True:
             process.suspend()
             try:
                 with write_transaction(impatient):
-                    return
+                    break
             except DatabaseBusy:
                 process.resume()
+        impatient.dispose()
 
     def job(self, answer: dict[str, Any]) -> Job:
         return self.jobs.get(answer["id"])

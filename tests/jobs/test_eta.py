@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from promptreel.jobs.eta import Rate, Shape, Timing, estimate_seconds, learn_rate, work_left, work_units
+from promptreel.jobs.eta import Ahead, Rate, Shape, Timing, estimate_seconds, learn_rate, work_left, work_units
 from promptreel.jobs.job import Job, JobStage, JobStatus
 from promptreel.jobs.params import VideoParams
 from tests.jobs.factories import START
@@ -50,18 +50,12 @@ def make_job(
 
 def estimate(job: Job, ahead: Sequence[Job] = (), live_workers: int = 1, of_key: int = 0, at_once: int | None = None) -> int:
     """The first `of_key` of those ahead are of the job's own API key."""
-    work = [
+    work = tuple(
         work_left(each.params.model_id, SHAPE, owner=each.owner, stage=each.stage, progress=each.progress, cost=each.cost)
         for each in ahead
-    ]
-    return estimate_seconds(
-        job,
-        ahead=work,
-        ahead_of_key=work[:of_key],
-        at_once=at_once,
-        live_workers=live_workers,
-        rate=lambda each: RATES[each.model_id],
     )
+    in_front = Ahead(work, of_key=work[:of_key], at_once=at_once)
+    return estimate_seconds(job, ahead=in_front, live_workers=live_workers, rate=lambda each: RATES[each.model_id])
 
 
 @pytest.mark.parametrize(("guidance_scale", "units"), [(7.5, 1600), (1.1, 1600), (1.0, 800), (0.0, 800)])

@@ -44,14 +44,7 @@ def look_ahead(services: Services, job: Job) -> Outlook:
     workers = services.jobs.live_workers()
     ahead = services.jobs.queue_ahead(job)
     return Outlook(
-        eta=estimate_seconds(
-            job,
-            ahead=ahead.work,
-            ahead_of_key=ahead.of_key,
-            at_once=ahead.at_once,
-            live_workers=len(workers),
-            rate=_rates(services, workers),
-        ),
+        eta=estimate_seconds(job, ahead=ahead, live_workers=len(workers), rate=_rates(services, workers)),
         queue_position=ahead.waiting + 1 if job.status is JobStatus.QUEUED else 0,
     )
 

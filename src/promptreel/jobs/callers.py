@@ -13,11 +13,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from promptreel.jobs.eta import Timing, Work
+from promptreel.jobs.eta import Ahead, Timing, Work
 from promptreel.jobs.job import Job, JobStatus, NewJob
 from promptreel.jobs.keys import Caller
 from promptreel.jobs.store import JobStore, WorkerRecord
-from promptreel.jobs.workload import Ahead
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,8 @@ _BEGIN_MODE = "promptreel_begin_mode"
 def open_database(url: str, *, busy_seconds: float = BUSY_SECONDS) -> Engine:
     """Opens `sqlite:////absolute/path.db`, and creates the file if there is none; its folder must exist.
 
-    Raises BadConfiguration when the address, the file or the SQLite library cannot be used.
+    Raises BadConfiguration when the address, the file or the SQLite library cannot be used, and DatabaseBusy when another
+    process keeps the file locked.
     """
     address = _parse_url(url)
     refuse_affected_sqlite(sqlite.sqlite_version_info)

@@ -70,6 +70,19 @@ class Work:
     fixed_times: float
 
 
+@dataclass(frozen=True)
+class Ahead:
+    """What is served before a job: the work, and how many jobs of it wait.
+
+    An API key that may have `at_once` jobs run (None: any number) holds its own up besides: `of_key` is their part of the work.
+    """
+
+    work: tuple[Work, ...] = ()
+    waiting: int = 0
+    of_key: tuple[Work, ...] = ()
+    at_once: int | None = None
+
+
 def work_units(params: VideoParams, max_frames: int) -> float:
     """Calls to the model times frames computed; `max_frames` is what the model carries at once.
 
@@ -108,20 +121,11 @@ def work_left(model_id: str, shape: Shape, *, owner: str | None, stage: JobStage
     return Work(model_id=model_id, shape=shape, owner=owner, units=cost * (1.0 - progress), fixed_times=1.0)
 
 
-def estimate_seconds(
-    job: Job,
-    *,
-    ahead: Sequence[Work],
-    ahead_of_key: Sequence[Work] = (),
-    at_once: int | None = None,
-    live_workers: int,
-    rate: Callable[[Work], Rate],
-) -> int:
+def estimate_seconds(job: Job, *, ahead: Ahead, live_workers: int, rate: Callable[[Work], Rate]) -> int:
     """Whole seconds until `job` is done: at least 1 while it is not, 0 once it is.
 
-    `ahead` is what `JobStore.queue_ahead` returned: of a running job's worker alone, else of all workers. `ahead_of_key` is the
-    part of it that is of the job's own API key, and `at_once` how many jobs of it may run. Without a live worker the estimate
-    is for one: a dead worker is restarted at once.
+    `ahead` is what `JobStore.queue_ahead` returned: of a running job's worker alone, else of all workers. Without a live
+    worker the estimate is for one: a dead worker is restarted at once.
     """
     if job.is_final:
         return 0
@@ -134,7 +138,10 @@ def estimate_seconds(
         cost=job.cost,
     )
     workers = 1 if job.status is JobStatus.RUNNING else max(1, live_workers)
-    wait = max(_seconds(ahead, rate) / workers, _seconds(ahead_of_key, rate) / min(workers, at_once or workers))
+    wait = max(
+        _seconds(ahead.work, rate) / workers,
+        _seconds(ahead.of_key, rate) / min(workers, ahead.at_once or workers),
+    )
     return max(1, math.ceil(wait + _seconds([own], rate)))
 
 

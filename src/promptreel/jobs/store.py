@@ -21,7 +21,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, bindparam, 
 from promptreel.errors import JobNotFound
 from promptreel.jobs import claims, workload
 from promptreel.jobs.database import read_transaction, write_transaction
-from promptreel.jobs.eta import Timing, Work
+from promptreel.jobs.eta import Ahead, Timing, Work
 from promptreel.jobs.group_commit import GroupCommit
 from promptreel.jobs.job import Claim, Job, JobStage, JobStatus, NewJob, Result
 from promptreel.jobs.keys import Caller
@@ -29,7 +29,6 @@ from promptreel.jobs.params import VideoParams
 from promptreel.jobs.submissions import check_room, find_first, insert_job
 from promptreel.jobs.tables import has_status, is_of, jobs, utc_now, workers
 from promptreel.jobs.timings import RecentTimings
-from promptreel.jobs.workload import Ahead
 
 # Built once: putting a statement together takes longer than running it.
 _ONE = select(jobs).where(jobs.c.id == bindparam("job_id"))

@@ -7,12 +7,11 @@ takes (`jobs_queued_by_batch`, and for one API key `jobs_queued_by_api_key`): a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, func, select, tuple_
 
-from promptreel.jobs.eta import Shape, Work, work_left
+from promptreel.jobs.eta import Ahead, Shape, Work, work_left
 from promptreel.jobs.job import JobStage, JobStatus
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.tables import api_keys, has_status, jobs
@@ -52,19 +51,6 @@ _QUEUED_IN_FRONT = _QUEUED.where(
     tuple_(jobs.c.priority, jobs.c.vt, jobs.c.id) < tuple_(bindparam("priority"), bindparam("vt"), bindparam("job_id"))
 )
 _QUEUED_IN_FRONT_OF_KEY = _QUEUED_IN_FRONT.where(_OF_KEY)
-
-
-@dataclass(frozen=True)
-class Ahead:
-    """What is served before a job: the work, and how many jobs of it wait.
-
-    An API key that may have `at_once` jobs run (None: any number) holds its own up besides: `of_key` is their part of the work.
-    """
-
-    work: tuple[Work, ...] = ()
-    waiting: int = 0
-    of_key: tuple[Work, ...] = ()
-    at_once: int | None = None
 
 
 def batch_key(params: VideoParams) -> str:
