@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -144,24 +145,30 @@ def test_kill_among_many_submits_loses_none_that_returned(database_url: str, eng
     assert set(acknowledged) <= {job.id for job in JobStore(engine).list(limit=100_000)}
 
 
-def claim_all(url: str, owner: str) -> list[int]:
-    engine = open_database(url)
-    store = JobStore(engine)
-    taken: list[int] = []
-    while claimed := store.claim(owner):
-        taken.append(claimed[1].id)
-    engine.dispose()
-    return taken
+def claim_in_step(url: str, owner: str, start: Barrier, taken: SimpleQueue[tuple[str, list[int]]]) -> None:
+    store = JobStore(open_database(url))
+    ids: list[int] = []
+    for _ in range(100):
+        start.wait(timeout=60)  # every claim meets another: neither process can take all before the other has begun
+        claimed = store.claim(owner)
+        assert claimed is not None
+        ids.append(claimed[1].id)
+    taken.put((owner, ids))
 
 
 def test_processes_never_claim_the_same_job(database_url: str, engine: Engine) -> None:
     store = JobStore(engine)
     submitted = [store.submit(make_new_job()).id for _ in range(200)]
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(2, mp_context=spawn, initializer=spawn.Barrier(2).wait) as pool:
-        taken = list(pool.map(claim_all, [database_url] * 2, ["w1", "w2"]))
+    start, taken = spawn.Barrier(2), spawn.SimpleQueue()
+    processes = [spawn.Process(target=claim_in_step, args=(database_url, owner, start, taken)) for owner in ("w1", "w2")]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
 
-    assert sorted(taken[0] + taken[1]) == submitted
-    assert all(taken)  # or the two did not race
+    ids_of = dict(taken.get() for _ in processes)
+    assert sorted(ids_of["w1"] + ids_of["w2"]) == submitted
     owners = {job.id: job.owner for job in store.list(limit=200)}
-    assert owners == {job_id: owner for owner, ids in zip(("w1", "w2"), taken, strict=True) for job_id in ids}
+    assert owners == {job_id: owner for owner, ids in ids_of.items() for job_id in ids}
