@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
 THREADS = "1"
@@ -34,6 +35,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TestsOfAServ
 def pytest_configure(config: pytest.Config) -> None:
     for name in [name for name in os.environ if name.startswith("PROMPTREEL_")]:
         del os.environ[name]
+    # A machine that stalls for a moment is no failure; whatever else the profile for CI says stays as it is.
+    settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("patient")
     # What a shell starts in the background ignores Ctrl-C, and so would every program that a test starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # Read when torch is imported, here and in the processes that tests start.

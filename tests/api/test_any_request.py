@@ -15,9 +15,7 @@ from promptreel.api.problems import speaks_openai
 from tests.api.conftest import SUBMIT
 from tests.api.test_openai import VIDEOS
 
-RUN = settings(
-    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+RUN = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 # All others answer 200 to everything.
 REAL_STATUSES = ("/api/v7/", "/v1/")
 KINDS = [
@@ -105,7 +103,7 @@ def test_every_endpoint_that_takes_a_post_is_among_them(posts: dict[str, list[st
     assert "init_image" in posts[SUBMIT]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(query=st.dictionaries(st.sampled_from(["after", "limit", "order"]), TEXTS))
 def test_any_page_is_answered_in_the_open_standards_shape(client: TestClient, query: dict[str, str]) -> None:
     answer = client.get(VIDEOS, params=query)

@@ -39,7 +39,7 @@ def path(tmp_path: Path) -> Path:
 def run_elsewhere(program: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
     """In another process, with another hash seed and time zone."""
     environment = {"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
-    command = [sys.executable, "-c", PREPARE_ELSEWHERE + program, *map(str, arguments)]
+    command = [sys.executable, "-B", "-c", PREPARE_ELSEWHERE + program, *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, **options)
 
 

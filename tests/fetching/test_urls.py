@@ -67,7 +67,7 @@ def test_other_spellings_of_ipv4_are_refused(host: str) -> None:
         read_url(f"http://{host}/", ports=PORTS)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.text(st.characters(exclude_categories=()), max_size=40), st.sampled_from(["", "http://", "https://[", "http://a:"]))
 def test_any_text_is_a_target_or_refused(text: str, start: str) -> None:
     try:

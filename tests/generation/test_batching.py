@@ -58,6 +58,19 @@ def generate_together(engine: Engine, requests: Sequence[tuple[VideoParams, OnPr
         return [threads.submit(engine.generate, params, on_progress) for params, on_progress in requests]
 
 
+def meet_before_the_first_step(barrier: threading.Barrier) -> OnProgress:
+    """Waits until as many requests as the barrier counts are seated: from then on no forward begins without them."""
+    met = False
+
+    def on_progress(stage: JobStage, _share: float) -> None:
+        nonlocal met
+        if stage is JobStage.DENOISING and not met:
+            met = True
+            barrier.wait(60)
+
+    return on_progress
+
+
 def join_after(event: threading.Event) -> OnProgress:
     """Waits with the first step until the event is set."""
 
@@ -154,7 +167,9 @@ def test_requests_share_forwards_up_to_the_planned_number_of_rows(models: ModelR
     rows = rows_of_forwards(engine)
     steps = PARAMS.num_inference_steps
 
-    generate_together(engine, [(replace(PARAMS, seed=seed), go_on) for seed in range(4)])
+    together = threading.Barrier(4)
+
+    generate_together(engine, [(replace(PARAMS, seed=seed), meet_before_the_first_step(together)) for seed in range(4)])
 
     assert max(rows) == 4
     assert sum(rows) == 4 * 2 * steps  # four requests fill their forwards: no row is padding
@@ -163,49 +178,59 @@ def test_requests_share_forwards_up_to_the_planned_number_of_rows(models: ModelR
 
 def test_short_request_passes_a_long_one(models: ModelRegistry) -> None:
     engine = new_engine(models, CPU, lambda _forward: RowPlan())
-    under_way, calls = threading.Event(), []
+    under_way, seated, calls = threading.Event(), threading.Event(), []
 
     def long_one(stage: JobStage, share: float) -> None:
         if stage is JobStage.DENOISING:
             calls.append(share)
             if len(calls) == 5:
                 under_way.set()
+                assert seated.wait(60)
 
     def short_one(stage: JobStage, share: float) -> None:
         if stage is JobStage.LOADING:
             assert under_way.wait(60)
-        if stage is JobStage.DECODING:
-            calls.append("short one done")
+        if stage is JobStage.DENOISING:
+            seated.set()
+            if share == 3 / 4:
+                calls.append("the short one's last")
 
     long = replace(PARAMS, num_inference_steps=50)
     generate_together(engine, [(long, long_one), (replace(PARAMS, num_inference_steps=4), short_one)])
 
-    assert calls.index("short one done") < 15
+    assert calls.index("the short one's last") == 5
     assert len(calls) == 51
 
 
 def test_short_requests_hold_a_long_one_up_no_longer_than_its_own_length(models: ModelRegistry) -> None:
     engine = new_engine(models, CPU, lambda _forward: RowPlan())
-    ended: list[str] = []
+    together = threading.Barrier(3)
+    ended: list[Generated] = []
+    ended_at_calls: list[int] = []
     done = threading.Event()
 
     def long_one() -> None:
-        engine.generate(replace(PARAMS, num_inference_steps=12), go_on)
-        ended.append("long")
+        meet = meet_before_the_first_step(together)
+
+        def on_progress(stage: JobStage, share: float) -> None:
+            meet(stage, share)
+            if stage is JobStage.DENOISING:
+                ended_at_calls.append(len(ended))
+
+        engine.generate(replace(PARAMS, num_inference_steps=12), on_progress)
         done.set()
 
     def short_ones() -> None:
-        while not done.is_set() and len(ended) < 200:
-            engine.generate(replace(PARAMS, num_inference_steps=1), go_on)
-            ended.append("short")
+        on_progress = meet_before_the_first_step(together)
+        while not done.is_set():
+            ended.append(engine.generate(replace(PARAMS, num_inference_steps=1), on_progress))
 
-    threads = [threading.Thread(target=target) for target in (long_one, short_ones, short_ones)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(3) as threads:
+        for future in [threads.submit(target) for target in (long_one, short_ones, short_ones)]:
+            future.result()
 
-    assert ended.index("long") < 100
+    assert len(ended_at_calls) == 12
+    assert 0 < ended_at_calls[-1] <= 12
 
 
 def test_plan_stops_where_bits_differ() -> None:
@@ -229,6 +254,25 @@ def test_plan_notices_rows_that_depend_on_their_place() -> None:
     assert measure_row_plan(depends_on_place, worth=float("inf")).row_counts == (2,)
 
 
+@pytest.mark.parametrize("place", range(8))
+def test_plan_notices_one_place_where_rows_have_other_bits(place: int) -> None:
+    rows = torch.randn(8, 4)
+
+    def differs_in_place(chosen: list[int]) -> Tensor:
+        return rows[chosen] + 1e-3 * (torch.arange(len(chosen)) == place)[:, None] * (len(chosen) > 2)
+
+    assert measure_row_plan(differs_in_place, worth=float("inf")).row_counts == ((2,) if place < 4 else (2, 4))
+
+
+def test_plan_notices_rows_that_depend_on_those_beside_them() -> None:
+    rows = torch.randn(8, 4)
+
+    def depends_on_the_largest(chosen: list[int]) -> Tensor:
+        return rows[chosen] * (1 if set(chosen) <= {0, 1} else 1.001)
+
+    assert measure_row_plan(depends_on_the_largest, worth=float("inf")).row_counts == (2,)
+
+
 def test_plan_notices_a_single_row_with_other_bits() -> None:
     rows = torch.randn(8, 4)
     plan = measure_row_plan(lambda chosen: rows[chosen] * (1 if len(chosen) > 1 else 1.001), worth=float("inf"))
@@ -247,4 +291,4 @@ def test_plan_stops_where_memory_ends_and_where_more_rows_do_not_pay() -> None:
         return rows[chosen]
 
     assert measure_row_plan(out_of_memory_at_eight, worth=float("inf")).row_counts == (2, 4)
-    assert measure_row_plan(lambda chosen: rows[chosen], worth=0.0).row_counts == (2,)
+    assert measure_row_plan(lambda chosen: rows[chosen], worth=-1.0).row_counts == (2,)

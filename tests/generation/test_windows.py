@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -25,6 +26,7 @@ from promptreel.jobs.windows import SPREAD_SHARE, frames_computed
 from promptreel.models.registry import ModelRegistry
 from tests.generation.checkpoints import MAX_FRAMES
 from tests.generation.test_animatediff import PARAMS, go_on
+from tests.generation.test_batching import meet_before_the_first_step
 
 BUILT_IN_MODELS = Path(promptreel.__file__).parent / "models" / "built_in"
 LENGTHS = [(41, 40), (88, 40), (120, 40), (240, 40), (240, 16), (239, 7), (3, 2), (240, 1)]
@@ -153,12 +155,13 @@ def test_windows_of_a_long_clip_share_forwards_with_a_clip_of_their_length(engin
     """That both keep their bytes is seen in test_batching.py."""
     engine.batcher = StepBatcher(lambda _forward: RowPlan((2, 4)))
     requests = [replace(PARAMS, num_frames=LONG), replace(PARAMS, num_frames=MAX_FRAMES, num_inference_steps=14)]
+    together = threading.Barrier(2)
     rows: list[int] = []
     engine.load("tiny").unet.register_forward_pre_hook(lambda _unet, args: rows.append(len(args[0])))
     with ThreadPoolExecutor(2) as threads:
-        list(threads.map(lambda params: engine.generate(params, go_on), requests))
+        list(threads.map(lambda params: engine.generate(params, meet_before_the_first_step(together)), requests))
 
-    assert rows.count(4) > 7
+    assert rows.count(4) == 14
 
 
 def test_long_clip_has_no_jump_where_windows_meet_and_stays_in_one_place() -> None:

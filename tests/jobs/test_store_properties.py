@@ -173,5 +173,5 @@ def test_queue_keeps_its_promises_in_any_order_of_events(migrated_file: Path) ->
     QueueMachine.migrated_file = migrated_file
     run_state_machine_as_test(
         QueueMachine,
-        settings=settings(max_examples=20, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)),
+        settings=settings(max_examples=20, stateful_step_count=30, suppress_health_check=list(HealthCheck)),
     )

@@ -66,10 +66,12 @@ def measure_row_plan(forward: Forward, *, worth: float = WORTH) -> RowPlan:
 
 
 def _agrees(forward: Forward, count: int, expected: Tensor) -> bool:
-    """Whether a pair of rows has the same bits among `count`, in the first places and in the last."""
-    rows = list(range(count))
-    moved = [*rows[len(expected) :], *rows[: len(expected)]]
-    return torch.equal(forward(rows)[: len(expected)], expected) and torch.equal(forward(moved)[-len(expected) :], expected)
+    """Whether each row of a pair has the same bits among `count` rows: beside others, and in every place."""
+    beside_others = forward(list(range(count)))[:2]
+    in_order = forward([0, 1] * (count // 2))
+    turned = forward([1, 0] * (count // 2))
+    pairs = [beside_others, *in_order.split(2), *(pair.flip(0) for pair in turned.split(2))]
+    return all(torch.equal(pair, expected) for pair in pairs)
 
 
 def _time_a_row(forward: Forward, rows: list[int]) -> float:
