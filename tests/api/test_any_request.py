@@ -103,7 +103,7 @@ def test_every_endpoint_that_takes_a_post_is_among_them(posts: dict[str, list[st
     assert "init_image" in posts[SUBMIT]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(RUN, max_examples=60)
 @given(query=st.dictionaries(st.sampled_from(["after", "limit", "order"]), TEXTS))
 def test_any_page_is_answered_in_the_open_standards_shape(client: TestClient, query: dict[str, str]) -> None:
     answer = client.get(VIDEOS, params=query)

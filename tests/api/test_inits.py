@@ -24,6 +24,7 @@ from promptreel.storage.local import LocalStorage
 from tests.api.conftest import SUBMIT
 from tests.api.test_text2video import errors, submit
 from tests.encoding.files import encode_image, encode_video, make_bars, make_greys
+from tests.waiting import LONGEST_SECONDS
 
 PNG = encode_image(make_bars())
 MP4 = encode_video(make_greys(3))
@@ -165,7 +166,7 @@ def site(tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def fetching_client(services: AppParts, site: str) -> TestClient:
     """A service that is allowed to fetch from `site`."""
-    fetcher = SafeFetcher(allow_hosts=["127.0.0.1"], allow_ports=[int(site.rpartition(":")[2])])
+    fetcher = SafeFetcher(allow_hosts=["127.0.0.1"], allow_ports=[int(site.rpartition(":")[2])], seconds=LONGEST_SECONDS)
     return TestClient(create_app(replace(services, fetcher=fetcher)), base_url="http://video.test:8000")
 
 

@@ -35,7 +35,8 @@ def test_load_counts_waiting_jobs_and_the_seconds_until_all_are_done(client: Tes
 
     load = client.post("/api/v3/system_load").json()
     jobs.report(claimed[0], stage=JobStage.DENOISING, progress=0.5)
-    record_worker(jobs, "worker-2")
+    for name in ("worker-1", "worker-2"):
+        record_worker(jobs, name)
     shared = client.post("/api/v3/system_load").json()
 
     assert load == {"queue_num": 2, "queue_time": etas[-1], "status": "ok"}
