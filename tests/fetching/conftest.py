@@ -64,8 +64,8 @@ class Pages(BaseHTTPRequestHandler):
             self.wfile.write(PICTURE)
 
     def do_drip(self) -> None:
-        """Headers, a byte at a time: no single wait is long."""
-        for byte in b"HTTP/1.1 200 OK\r\nX: " + b"x" * 400:
+        """Headers, a byte at a time, for minutes: no single wait is long."""
+        for byte in b"HTTP/1.1 200 OK\r\nX: " + b"x" * 10_000:
             self.wfile.write(bytes([byte]))
             if self.server.over.wait(0.02):
                 return

@@ -28,7 +28,7 @@ from promptreel.jobs.database import open_database
 from promptreel.jobs.store import JobStore
 from tests.jobs.factories import make_new_job, make_result
 
-store = JobStore(open_database(sys.argv[1]))
+store = JobStore(open_database(sys.argv[1]), lease_seconds=3600)
 while True:
     print("submitted", store.submit(make_new_job()).id, flush=True)
     claim, job = store.claim("victim")
@@ -146,7 +146,7 @@ def test_kill_among_many_submits_loses_none_that_returned(database_url: str, eng
 
 
 def claim_in_step(url: str, owner: str, start: Barrier, taken: SimpleQueue[tuple[str, list[int]]]) -> None:
-    store = JobStore(open_database(url))
+    store = JobStore(open_database(url), lease_seconds=3600)
     ids: list[int] = []
     for _ in range(100):
         start.wait(timeout=60)  # every claim meets another: neither process can take all before the other has begun

@@ -122,7 +122,7 @@ def test_second_writer_waits_for_the_first(engine: Engine) -> None:
         thread.start()
         thread.join(timeout=0.05)
         order.append("first")
-    thread.join(timeout=5)
+    thread.join()
 
     assert order == ["first", "second"]
 

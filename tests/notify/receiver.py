@@ -62,13 +62,17 @@ class _Hook(BaseHTTPRequestHandler):
 
 
 class Receiver(ThreadingHTTPServer):
-    """`behaviours`: for a path, the status to answer, a text to redirect to, or an event to wait for. All others get 200."""
+    """Has its port at once, and refuses every call until `receiving` starts it.
+
+    `behaviours`: for a path, the status to answer, a text to redirect to, or an event to wait for. All others get 200.
+    """
 
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, port: int = 0) -> None:
-        super().__init__(("127.0.0.1", port), _Hook)
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Hook, bind_and_activate=False)
+        self.server_bind()
         self.received: list[Message] = []
         self.behaviours: dict[str, int | str | threading.Event] = {}
 
@@ -84,8 +88,9 @@ class Receiver(ThreadingHTTPServer):
 
 
 @contextmanager
-def receiving(port: int = 0) -> Iterator[Receiver]:
-    receiver = Receiver(port)
+def receiving(receiver: Receiver | None = None) -> Iterator[Receiver]:
+    receiver = receiver or Receiver()
+    receiver.server_activate()
     threading.Thread(target=receiver.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:
         yield receiver

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from httpcore2 import NetworkStream, SyncBackend
 from sqlalchemy import Engine
 from standardwebhooks import Webhook
 
@@ -78,17 +78,34 @@ def test_end_of_a_job_is_told_once_and_signed(
     assert (delivery.id, delivery.state, attempt.status) == (message.id, DeliveryState.DELIVERED, 200)
 
 
+class WaitingNetwork(SyncBackend):
+    """Waits `seconds` for an answer, whatever the fetcher says; and with few of them, a request still arrives in peace."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def connect_tcp(self, *where: object) -> NetworkStream:
+        stream = super().connect_tcp(*where)
+        read = stream.read
+        stream.read = lambda max_bytes, _timeout: read(max_bytes, self._seconds)
+        return stream
+
+
 def test_receiver_that_fails_hangs_redirects_and_comes_back_hears_of_it(
     courier: Courier, end_job: EndJob, receiver: Receiver, secret: str, clock: Clock
 ) -> None:
+    patient = courier.fetcher
+    impatient = SafeFetcher(allow_hosts=["127.0.0.1"], allow_ports=[receiver.port], seconds=60, network=WaitingNetwork(0.1))
     job_id = end_job(receiver.url())
     told_at = []
     behaviours = [500, 429, threading.Event(), receiver.url("/elsewhere"), "http://169.254.169.254/latest/", 200]
     for behaviour in behaviours:
         receiver.behaviours["/hook"] = behaviour
         told_at.append(clock.time)
+        courier.fetcher = impatient if isinstance(behaviour, threading.Event) else patient
         deliver_due(courier)
         if isinstance(behaviour, threading.Event):
+            wait_for(lambda: len(receiver.messages()) == len(told_at))
             behaviour.set()
         delivery, _ = log_of(courier, job_id)
         if behaviour != 200:
@@ -111,17 +128,16 @@ def test_receiver_that_fails_hangs_redirects_and_comes_back_hears_of_it(
 
 
 def test_receiver_that_was_down_hears_of_it_when_it_is_back(courier: Courier, jobs: JobStore, clock: Clock) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    courier.fetcher = SafeFetcher(allow_hosts=["127.0.0.1"], allow_ports=[port])
-    job_id = jobs.cancel(jobs.submit(make_new_job(webhook_url=f"http://127.0.0.1:{port}/hook")).id).id
+    down = Receiver()
+    courier.fetcher = SafeFetcher(allow_hosts=["127.0.0.1"], allow_ports=[down.port], seconds=60)
+    job_id = jobs.cancel(jobs.submit(make_new_job(webhook_url=down.url())).id).id
     deliver_due(courier)
     delivery, (attempt,) = log_of(courier, job_id)
     assert (attempt.status, attempt.error) == (
         None, "127.0.0.1 could not be connected to, or broke off. Try again, or use another host."
     )  # fmt: skip
 
-    with receiving(port) as receiver:
+    with receiving(down) as receiver:
         clock.time = delivery.next_at - timedelta(seconds=0.1)
         deliver_due(courier)
         assert receiver.received == []
@@ -192,12 +208,13 @@ def test_address_that_is_not_public_at_delivery_is_not_called(
 def test_receiver_that_hangs_does_not_hold_up_others(
     courier: Courier, end_job: EndJob, receiver: Receiver, deliveries: DeliveryStore
 ) -> None:
-    courier.fetcher = SafeFetcher(allow_hosts=["localhost", "127.0.0.1"], allow_ports=[receiver.port], seconds=60)
+    hosts, waiting = ["localhost", "127.0.0.1"], WaitingNetwork(60)
+    courier.fetcher = SafeFetcher(allow_hosts=hosts, allow_ports=[receiver.port], seconds=60, network=waiting)
     receiver.behaviours["/hangs"] = hanging = threading.Event()
     hung = [end_job(receiver.url("/hangs", host="localhost")) for _ in range(20)]
     quick = [end_job(receiver.url()) for _ in range(20)]
     with running(courier):
-        wait_for(lambda: len(receiver.messages()) == len(quick))
+        wait_for(lambda: len(receiver.messages()) == len(quick) and len(receiver.messages("/hangs")) >= AT_ONCE_A_HOST)
         assert len(receiver.messages("/hangs")) == AT_ONCE_A_HOST
         hanging.set()
         wait_for(lambda: all(log_of(courier, job_id)[0].state is DeliveryState.DELIVERED for job_id in hung + quick))

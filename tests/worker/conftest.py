@@ -16,6 +16,8 @@ from promptreel.storage.local import LocalStorage
 from promptreel.worker.worker import Worker
 from tests.generation.checkpoints import make_tiny_checkpoint
 
+LEASE_SECONDS = 3600  # no job is lost because the machine stalls
+
 
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
@@ -29,7 +31,7 @@ def database_url(tmp_path: Path) -> str:
 @pytest.fixture
 def jobs(database_url: str) -> Iterator[JobStore]:
     engine = open_database(database_url)
-    yield JobStore(engine)
+    yield JobStore(engine, lease_seconds=LEASE_SECONDS)
     engine.dispose()
 
 
@@ -56,7 +58,7 @@ def worker(jobs: JobStore, built_in: Path, tmp_path: Path, stop: threading.Event
         engine=Engine(models, Device("cpu", torch.float32)),
         storage=LocalStorage(tmp_path / "results"),
         scratch=tmp_path / "scratch",
-        lease_seconds=30,
+        lease_seconds=LEASE_SECONDS,
         jobs_at_once=4,
         stop=stop,
     )

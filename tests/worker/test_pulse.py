@@ -12,10 +12,24 @@ from promptreel.jobs.database import open_database, write_transaction
 from promptreel.jobs.job import Claim, JobStage
 from promptreel.jobs.store import JobStore
 from promptreel.worker.pulse import Hold, Pulse, WorkerStopping
-from tests.jobs.factories import make_new_job
+from tests.jobs.factories import Clock, make_new_job
 from tests.waiting import wait_for
 
-StartPulse = Callable[..., Hold]
+StartPulse = Callable[[], Hold]
+
+LEASE_SECONDS = 60.0  # of real time: a machine that stalls for a while must not look silent
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def jobs(database_url: str, clock: Clock) -> Iterator[JobStore]:
+    engine = open_database(database_url)
+    yield JobStore(engine, lease_seconds=30, now=clock)
+    engine.dispose()
 
 
 @pytest.fixture
@@ -28,11 +42,11 @@ def claim(jobs: JobStore) -> Claim:
 
 @pytest.fixture
 def start_pulse(jobs: JobStore, claim: Claim, stop: threading.Event) -> Iterator[StartPulse]:
-    """Starts a pulse that beats six times a lease, and holds the claim until the test ends."""
+    """Starts a pulse, and holds the claim until the test ends."""
     with ExitStack() as stack:
 
-        def start(lease_seconds: float = 0.6) -> Hold:
-            pulse = Pulse(jobs, lease_seconds=lease_seconds, stop=stop, announce=lambda: None)
+        def start() -> Hold:
+            pulse = Pulse(jobs, lease_seconds=LEASE_SECONDS, stop=stop, announce=lambda: None)
             pulse.start()
             stack.callback(pulse.end)
             return stack.enter_context(pulse.hold(claim))
@@ -77,19 +91,28 @@ def test_worker_that_must_stop_says_so(start_pulse: StartPulse, stop: threading.
 
 
 def test_worker_that_cannot_prove_itself_alive_stops_by_itself(jobs: JobStore, claim: Claim, stop: threading.Event) -> None:
-    silent = Pulse(jobs, lease_seconds=0.3, stop=stop, announce=lambda: None)  # never started: no heartbeat goes out
+    silent = Pulse(jobs, lease_seconds=LEASE_SECONDS, stop=stop, announce=lambda: None)  # never started: no heartbeat goes out
     with silent.hold(claim) as hold:
         hold.on_progress(JobStage.LOADING, 0.0)
+        hold.proven_at -= LEASE_SECONDS * 2 / 3
 
         assert raised_by(hold) is JobLost
 
 
-def test_heartbeats_keep_a_job_for_longer_than_its_lease(jobs: JobStore, start_pulse: StartPulse) -> None:
-    hold = start_pulse(lease_seconds=3)  # a busy disk may well hold a heartbeat up for half a second
-    for _ in range(20):
-        threading.Event().wait(0.18)
-        hold.on_progress(JobStage.DENOISING, 0.5)
+def wait_for_heartbeat(hold: Hold) -> None:
+    before = hold.proven_at
+    wait_for(lambda: hold.proven_at > before)
 
+
+def test_heartbeats_keep_a_job_for_longer_than_its_lease(jobs: JobStore, clock: Clock, start_pulse: StartPulse) -> None:
+    hold = start_pulse()
+    hold.proven_at -= LEASE_SECONDS
+    clock.advance(29)
+    for _ in range(2):  # the first one may have begun before the clock went on
+        wait_for_heartbeat(hold)
+    clock.advance(29)
+
+    hold.on_progress(JobStage.DENOISING, 0.5)
     assert jobs.requeue_expired() == 0
 
 
@@ -105,7 +128,7 @@ def test_progress_is_reported_and_never_goes_back(jobs: JobStore, claim: Claim, 
 
 
 def test_released_job_is_left_alone(jobs: JobStore, claim: Claim, stop: threading.Event) -> None:
-    pulse = Pulse(jobs, lease_seconds=0.6, stop=stop, announce=lambda: None)
+    pulse = Pulse(jobs, lease_seconds=LEASE_SECONDS, stop=stop, announce=lambda: None)
     pulse.start()
     with pulse.hold(claim):
         pass
@@ -122,7 +145,7 @@ def test_several_jobs_are_held_and_told_apart(jobs: JobStore, claim: Claim, stop
     jobs.submit(make_new_job())
     other = jobs.claim("worker-1")
     assert other is not None
-    pulse = Pulse(jobs, lease_seconds=0.6, stop=stop, announce=lambda: None)
+    pulse = Pulse(jobs, lease_seconds=LEASE_SECONDS, stop=stop, announce=lambda: None)
     pulse.start()
     with pulse.hold(claim) as first, pulse.hold(other[0]) as second:
         jobs.cancel(claim.job_id)
@@ -136,7 +159,7 @@ def test_several_jobs_are_held_and_told_apart(jobs: JobStore, claim: Claim, stop
 def test_pulse_outlives_an_absent_job_table(
     jobs: JobStore, claim: Claim, stop: threading.Event, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pulse = Pulse(jobs, lease_seconds=6, stop=stop, announce=lambda: None)
+    pulse = Pulse(jobs, lease_seconds=LEASE_SECONDS, stop=stop, announce=lambda: None)
     database = open_database(database_url)
     with write_transaction(database) as connection:
         connection.execute(text("ALTER TABLE jobs RENAME TO away"))

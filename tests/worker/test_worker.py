@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from promptreel.encoding.video import read_metadata
 from promptreel.jobs.database import open_database, write_transaction
 from promptreel.jobs.job import Job, JobStatus
 from promptreel.jobs.store import JobStore
+from promptreel.jobs.tables import utc_now
 from promptreel.media import Init, Video
 from promptreel.storage.local import LocalStorage
 from promptreel.worker.worker import Worker
@@ -20,6 +22,7 @@ from tests.encoding.files import encode_image, make_bars
 from tests.generation.checkpoints import make_tiny_checkpoint
 from tests.jobs.factories import make_new_job
 from tests.waiting import wait_for
+from tests.worker.conftest import LEASE_SECONDS
 
 SMALL = {"width": 32, "height": 32, "num_frames": 2, "num_inference_steps": 2, "seed": 5}
 ENDLESS = SMALL | {"num_inference_steps": 1000, "scheduler": "DDIMScheduler", "num_frames": 16}
@@ -138,7 +141,7 @@ def test_claim_and_end_of_a_job_wait_for_a_locked_job_table(
 ) -> None:
     locking, impatient = open_database(database_url), open_database(database_url, busy_seconds=0.05)
     storage = GatedStorage(tmp_path / "results")
-    worker.jobs, worker.storage = JobStore(impatient), storage
+    worker.jobs, worker.storage = JobStore(impatient, lease_seconds=LEASE_SECONDS), storage
     worker.scratch.mkdir()
     job_id = submit(jobs)
     thread = threading.Thread(target=worker.main_loop, daemon=True)
@@ -220,12 +223,15 @@ def test_stopped_worker_gives_its_job_back(running: threading.Thread, jobs: JobS
     assert jobs.claim("worker-2") is not None
 
 
-def test_job_that_went_to_another_worker_is_left_to_it(running: threading.Thread, jobs: JobStore, tmp_path: Path) -> None:
+def test_job_that_went_to_another_worker_is_left_to_it(
+    running: threading.Thread, jobs: JobStore, database_url: str, tmp_path: Path
+) -> None:
     """As when this worker's machine slept: its lease was given to another, and it wakes in mid-job."""
     job_id = submit(jobs, **ENDLESS)
     wait_until(jobs, job_id, JobStatus.RUNNING)
-    jobs.free_owner("worker-1")
-    taken = jobs.claim("worker-2")
+    database = open_database(database_url)
+    taken = JobStore(database, now=lambda: utc_now() + timedelta(seconds=2 * LEASE_SECONDS)).claim("worker-2")
+    database.dispose()
     next_id = submit(jobs)
 
     assert taken is not None
