@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -46,10 +46,9 @@ Finish = Callable[[bytes], None]
 class Server:
     """The application in a thread, on a port that it keeps when it is stopped and started again."""
 
-    def __init__(self, services: AppParts) -> None:
+    def __init__(self, services: AppParts, port: int) -> None:
         self._services = services
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port = port
         self.url = f"http://127.0.0.1:{self._port}"
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
@@ -70,10 +69,13 @@ class Server:
 
 @pytest.fixture
 def server(services: AppParts) -> Iterator[Server]:
-    server = Server(services)
-    server.start()
-    yield server
-    server.stop()
+    with socket.socket() as held:  # while nobody listens on the port, nobody else is given it
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        server = Server(services, held.getsockname()[1])
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture
@@ -186,6 +188,41 @@ def test_wait_that_takes_too_long_says_where_the_video_is(client: Client, jobs: 
     with pytest.raises(NotDoneInTime, match=r"video_1 is not done yet \(queued, 0 %\)"):
         client.wait(video, timeout=0.3)
     assert not jobs.get(1).is_final
+
+
+class Silent(BaseHTTPRequestHandler):
+    """Says once that a video is queued, and then nothing more."""
+
+    def do_GET(self) -> None:
+        self.server.seen.append(self.path)
+        if len(self.server.seen) > 1:
+            self.server.is_over.wait(60)
+            return
+        body = b'{"id": "video_1", "status": "queued"}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+def test_server_that_falls_silent_does_not_keep_a_wait_from_ending_in_time() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server, Client(f"http://127.0.0.1:{server.server_port}") as client:
+        server.seen, server.is_over = [], threading.Event()
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            video = client.get("video_1")
+            with pytest.raises(NotDoneInTime, match=r"video_1 is not done yet \(queued, 0 %\)"):
+                client.wait(video, timeout=0.1)
+            with pytest.raises(ServerUnreachable):  # how it is was never told
+                client.wait(video.id, timeout=0.1)
+        finally:
+            server.is_over.set()
+            server.shutdown()
+            thread.join()
 
 
 def test_errors_are_those_of_the_server(client: Client, jobs: JobStore, tmp_path: Path) -> None:
@@ -303,6 +340,8 @@ def test_create_is_sent_again_under_the_same_idempotency_key_and_with_the_api_ke
         thread.start()
         try:
             with Client(f"http://127.0.0.1:{server.server_port}/v1/", "sesame\n") as client:
+                with pytest.raises(RequestRefused):  # there is no GET; a server that has answered is given a minute, not 3 s
+                    client.models()
                 for reference in (PNG, None):
                     with pytest.raises(RequestRefused, match="Wrong key") as caught:
                         client.create("a cat", input_reference=reference)

@@ -117,7 +117,8 @@ class Client:
         """Returns once the video is done; `on_progress` is told meanwhile, whenever something has changed.
 
         Raises JobFailed, or the class of it that the server's code names, when there will be no video (code `cancelled` after
-        a cancel); JobNotFound when it was deleted; NotDoneInTime after `timeout` seconds.
+        a cancel); JobNotFound when it was deleted; NotDoneInTime after `timeout` seconds, even if the server has fallen silent
+        meanwhile, so long as something was heard of the video before.
         """
         until = math.inf if timeout is None else time.monotonic() + timeout
         tell = _tell_changes(on_progress)
@@ -171,7 +172,13 @@ class Client:
     # One request
 
     def _look(self, video: str | RemoteVideo, until: float) -> RemoteVideo:
-        return read_video(self._ask("GET", _path_of(video), until=until))
+        """Raises NotDoneInTime when no answer came before `until`, and `video` says how it was before."""
+        try:
+            return read_video(self._ask("GET", _path_of(video), until=until))
+        except ServerUnreachable:
+            if isinstance(video, RemoteVideo) and not video.is_done:
+                _check_time(video, until)
+            raise
 
     def _ask(
         self, method: str, path: str, *, retried: frozenset[int] = _AWAY | _BUSY, until: float = math.inf, **content: Any

@@ -30,7 +30,7 @@ def receiver() -> Iterator[Receiver]:
 def calling_service(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Service]:
     """A service that may call the receiver. Its tests kill parts of it, or all."""
     allowed = {"fetch_allow_networks": "127.0.0.0/8", "fetch_allow_ports": receiver.port}
-    service = Service(tmp_path_factory.mktemp("calling_service"), lease_seconds=5, **allowed)
+    service = Service(tmp_path_factory.mktemp("calling_service"), **allowed)
     service.start()
     yield service
     service.stop()

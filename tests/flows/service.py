@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,9 @@ DOCUMENTED = REQUEST | {"num_inference_steps": "2"}
 SHORT = {"prompt": "a red ball rolling", "width": 96, "height": 96, "num_frames": 4, "num_inference_steps": 2, "seed": 7}
 # Most of a minute: for tests that cancel it.
 LONG = SHORT | {"num_frames": 120, "num_inference_steps": 50}
+# The first preview comes after 1.5 s. Tests that must see one ask for the next length if the job had ended by then.
+STEPS_OF_PREVIEWED = {"num_inference_steps": 50, "scheduler": "HeunDiscreteScheduler"}
+LENGTHS_OF_PREVIEWED = (4, 16, 64)
 
 
 class Service:
@@ -62,7 +67,7 @@ class Service:
 
     def is_closed(self) -> bool:
         """Whether requests without a key are refused."""
-        return httpx.get(f"{self.url}/v1/models", trust_env=False).status_code == 401
+        return httpx.get(f"{self.url}/v1/models", trust_env=False, timeout=60).status_code == 401
 
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
@@ -129,6 +134,29 @@ class Service:
             return job if job.status is JobStatus.RUNNING and job.progress > 0 else None
 
         return wait_for(running)
+
+    def catch(self, **fields: object) -> list[dict[str, Any]]:
+        """Freezes the worker while the job of the last answer is half-way. Those before it had ended before that was done."""
+        answers = []
+        for _ in range(10):
+            answers.append(self.ask(**fields))
+            wait_for(lambda: (job := self.job(answers[-1])).progress > 0 or job.is_final)
+            worker = self.child("worker")
+            self.freeze(worker)
+            if self.job(answers[-1]).status is JobStatus.RUNNING:
+                return answers
+            worker.resume()
+        raise AssertionError(f"no job could be caught before it ended: {fields} must take longer for this test")
+
+    @contextmanager
+    def no_job_begins(self) -> Iterator[None]:
+        """Inside the block the worker stands still."""
+        worker = self.child("worker")
+        self.freeze(worker)
+        try:
+            yield
+        finally:
+            worker.resume()
 
     def freeze(self, process: psutil.Process) -> None:
         """SIGSTOP at a moment when the process is not writing: the lock that it then held would hold up everybody."""

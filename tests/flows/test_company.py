@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from promptreel.jobs.job import JobStatus
-from tests.flows.service import SHORT, Service
+from tests.flows.service import LONG, SHORT, Service
 
 # Long enough for seven others to come while it runs.
 FIRST = SHORT | {"num_inference_steps": 50}
@@ -32,6 +32,12 @@ def alone(service: Service) -> list[bytes]:
 
 @pytest.mark.parametrize("company", [1, 4, 7])
 def test_bytes_are_the_same_alone_and_in_company(service: Service, alone: list[bytes], company: int) -> None:
+    tries = (check_company(service, alone, company) for _ in range(5))
+    assert any(tries)  # mostly the first
+
+
+def check_company(service: Service, alone: list[bytes], company: int) -> bool:
+    """Checks the bytes, and returns whether all others began while the first one ran, however long this test was held up."""
     first = service.ask(**FIRST)
     service.wait_until_claimed(first)
     others = []
@@ -44,12 +50,12 @@ def test_bytes_are_the_same_alone_and_in_company(service: Service, alone: list[b
     assert [ended["status"] for ended in made] == ["success"] * (company + 1)
     assert [service.download(ended) for ended in made] == alone[: company + 1]
     end_of_first = service.job(first).finished_at
-    assert all(service.job(answer).started_at < end_of_first for answer in others)
+    return all(service.job(answer).started_at < end_of_first for answer in others)
 
 
 def test_cancelled_and_failing_requests_leave_the_others_bytes_alone(service: Service, alone: list[bytes]) -> None:
     first = service.ask(**FIRST)
-    cancelled = service.ask(**FIRST | {"seed": 8, "scheduler": "HeunDiscreteScheduler"})
+    cancelled = service.ask(**LONG | {"seed": 8, "scheduler": "HeunDiscreteScheduler"})
     service.wait_until_running(cancelled)
     failing, other = service.ask(**FAILING), service.ask(**MIXED[0])
     failed = service.finish(failing)

@@ -5,7 +5,6 @@ The service needs an API key. All jobs are that key's, and one of them runs at a
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import threading
@@ -22,7 +21,7 @@ from promptreel.jobs.deliveries import LOST, Delivery, DeliveryState, DeliverySt
 from promptreel.jobs.job import Job, JobStatus
 from promptreel.jobs.keys import ApiKey, KeyLimits
 from promptreel.jobs.store import utc_now
-from promptreel.jobs.tables import deliveries
+from promptreel.jobs.tables import deliveries, jobs
 from tests.flows.service import SHORT, Service, decode
 from tests.notify.receiver import Receiver
 from tests.waiting import wait_for
@@ -53,7 +52,7 @@ def check_one_success(service: Service, answer: dict[str, object]) -> Job:
     job = service.job(answer)
     assert job.attempt == 2
     assert service.files_of(job) == ["2.mp4"]
-    frames, _ = decode(httpx.get(f"{service.url}/files/{job.file_prefix}.mp4", trust_env=False).content)
+    frames, _ = decode(httpx.get(f"{service.url}/files/{job.file_prefix}.mp4", trust_env=False, timeout=60).content)
     assert len(frames) == CAUGHT["num_frames"]
     return job
 
@@ -71,8 +70,8 @@ def is_running(process: psutil.Process) -> bool:
 
 
 def test_job_of_a_killed_worker_is_made_by_the_next_one(service: Service) -> None:
-    answer = service.ask(**CAUGHT)
-    lost = service.wait_until_running(answer)
+    answer = service.catch(**CAUGHT)[-1]
+    lost = service.job(answer)
     worker = service.child("worker")
     worker.kill()
 
@@ -98,12 +97,15 @@ def test_killed_api_comes_back_on_its_port_and_no_job_is_lost(service: Service) 
 
 
 def test_stopped_service_gives_its_job_back_and_finishes_it_after_a_restart(service: Service) -> None:
-    answer = service.ask(**CAUGHT)
-    service.wait_until_running(answer)
-    children = service.children()
+    answer = service.catch(**CAUGHT)[-1]
+    children, worker = service.children(), service.child("worker")
     with service.client.stream("GET", f"{service.url}/v1/videos/video_{answer['id']}/events") as events:
-        next(events.iter_lines())
-        code = service.stop()
+        lines = events.iter_lines()
+        next(lines)
+        service.process.terminate()
+        list(lines)  # they end once the api is to stop, and the worker is told so before it
+        worker.resume()
+    code = service.stop()
 
     assert code == 0
     assert "api did not stop" not in service.log.read_text()
@@ -115,12 +117,12 @@ def test_stopped_service_gives_its_job_back_and_finishes_it_after_a_restart(serv
 
 
 def test_no_child_survives_a_killed_supervisor(service: Service) -> None:
-    answer = service.ask(**CAUGHT)
-    service.wait_until_running(answer)
-    children = service.children()
+    answer = service.catch(**CAUGHT)[-1]
+    children, worker = service.children(), service.child("worker")
     assert len(children) == 3  # api, courier and worker
     service.process.send_signal(signal.SIGKILL)
     service.process.wait()
+    worker.resume()
 
     wait_until_gone(children)
     assert service.job(answer).status is JobStatus.QUEUED  # the worker gave it back before it ended
@@ -130,8 +132,10 @@ def test_no_child_survives_a_killed_supervisor(service: Service) -> None:
 
 def kill_everything(service: Service) -> None:
     children = service.children()
-    for process in (service.process.pid, *(child.pid for child in children)):
-        os.kill(process, signal.SIGKILL)
+    service.process.send_signal(signal.SIGSTOP)  # so that nobody sees the others die, or that one is left without it
+    for child in children:
+        child.kill()
+    service.process.kill()
     service.process.wait()
     wait_until_gone(children)
 
@@ -142,39 +146,47 @@ def deliveries_of(service: Service, answers: Sequence[dict[str, Any]]) -> list[D
 
 
 def make_hanging_deliveries(service: Service, receiver: Receiver) -> list[dict[str, Any]]:
-    """Jobs that have ended, two of whose webhooks wait for the receiver's answer, so that the third is due and waits too."""
+    """Jobs that have ended, two of whose webhooks wait for the receiver's answer, so that the third is due and waits too.
+
+    The courier that sends them stands still.
+    """
     receiver.behaviours["/hook"] = threading.Event()
+    courier = service.child("courier")
+    service.freeze(courier)
     told = [service.ask(**SHORT, webhook=receiver.url()) for _ in range(3)]
     assert [service.finish(answer)["status"] for answer in told] == ["success"] * 3
+    courier.resume()
     wait_for(lambda: len(receiver.messages()) == 2)
+    service.freeze(courier)  # it would wait for ten seconds only
     return told
 
 
-def end_leases_of_deliveries(service: Service) -> None:
-    """As the minute and a half would, for which nobody wants to wait here."""
+def end_leases(service: Service) -> None:
+    """As the half minute of a job and the minute and a half of a delivery would, for which nobody wants to wait here."""
     with write_transaction(service.database) as connection:
-        held = deliveries.c.state == DeliveryState.SENDING
-        connection.execute(update(deliveries).where(held).values(lease_until=utc_now()))
+        running, sending = jobs.c.status == JobStatus.RUNNING, deliveries.c.state == DeliveryState.SENDING
+        for table, held in ((jobs, running), (deliveries, sending)):
+            connection.execute(update(table).where(held).values(lease_until=utc_now()))
 
 
 def test_jobs_and_webhooks_of_a_key_survive_the_death_of_every_process_at_once(
     service: Service, key: ApiKey, receiver: Receiver
 ) -> None:
     told = make_hanging_deliveries(service, receiver)
-    running, waiting = (service.ask(**asked, webhook=receiver.url()) for asked in (CAUGHT, SHORT))
-    service.wait_until_running(running)
+    *ended, running = service.catch(**CAUGHT, webhook=receiver.url())
+    waiting = service.ask(**SHORT, webhook=receiver.url())
     kill_everything(service)
 
     before = deliveries_of(service, told)
     assert sorted(delivery.state for delivery in before) == ["pending", "sending", "sending"]
     assert (service.job(running).status, service.job(waiting).status) == (JobStatus.RUNNING, JobStatus.QUEUED)
 
-    end_leases_of_deliveries(service)
+    end_leases(service)
     del receiver.behaviours["/hook"]
     service.start()
     check_one_success(service, running)
     assert service.finish(waiting)["status"] == "success"
-    every = [*told, running, waiting]
+    every = [*told, *ended, running, waiting]
     wait_for(lambda: all(delivery.state is DeliveryState.DELIVERED for delivery in deliveries_of(service, every)))
     check_each_told_once(service, key, receiver, every, again={each.job_id for each in before if each.attempt == 1})
     assert not re.search("Traceback", service.log.read_text())

@@ -46,6 +46,7 @@ def test_ctrl_c_cancels_the_video_on_the_server(service: Service, tmp_path: Path
     process = start("a cat", "--steps", 50, "-o", tmp_path / "cat.mp4", "--server", service.url)
     job = wait_for(lambda: next((job for job in service.jobs.list(limit=1) if job.id not in before), None))
     wait_for(lambda: service.jobs.get(job.id).progress > 0)
+    wait_for(lambda: f"GET /v1/videos/video_{job.id} 200" in service.log.read_text())  # what is created is known as its own now
 
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)

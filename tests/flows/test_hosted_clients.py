@@ -97,10 +97,11 @@ def test_command_line_stops_on_what_is_refused(modelslab: CommandLine) -> None:
 
 
 def test_command_line_starts_from_a_picture_and_asks_later(service: Service, modelslab: CommandLine) -> None:
-    queued = modelslab("image-to-video", "--prompt", PROMPT, "--init-image", PICTURE, "--no-wait")
-    (job,) = service.jobs.list(limit=1)
-    running = modelslab("fetch", "--id", str(job.id), "--type", "video")
-    service.jobs.cancel(job.id)
+    with service.no_job_begins():
+        queued = modelslab("image-to-video", "--prompt", PROMPT, "--init-image", PICTURE, "--no-wait")
+        (job,) = service.jobs.list(limit=1)
+        running = modelslab("fetch", "--id", str(job.id), "--type", "video")
+        service.jobs.cancel(job.id)
 
     assert f"Job queued: {job.id}" in queued.stdout
     assert job.params.init_key is not None

@@ -98,6 +98,7 @@ def test_generate_on_a_server_says_in_one_line_that_the_key_is_unknown(service: 
 
 
 def test_running_and_waiting_jobs_of_a_key_can_be_cancelled(service: Service, only: ApiKey) -> None:
+    run_promptreel("jobs", "list", "--data-dir", service.data_dir)  # the first one takes seconds, which may be the long job's
     running = service.ask(**LONG)
     service.wait_until_running(running)
     waiting = service.ask(**SHORT)

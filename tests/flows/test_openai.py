@@ -15,7 +15,7 @@ from PIL import Image
 
 from promptreel.jobs.job import JobStatus
 from tests.encoding.files import encode_image
-from tests.flows.service import LONG, SHORT, Service, decode
+from tests.flows.service import LENGTHS_OF_PREVIEWED, LONG, SHORT, STEPS_OF_PREVIEWED, Service, decode
 from tests.waiting import wait_for
 
 PROMPT = SHORT["prompt"]
@@ -83,14 +83,12 @@ def test_sdk_uploads_what_a_video_starts_from_and_hears_what_is_wrong(service: S
 
 
 def test_events_tell_of_a_job_until_its_end(service: Service) -> None:
-    asked = {"prompt": PROMPT, "size": "96x96", **MORE, "num_inference_steps": 50, "scheduler": "HeunDiscreteScheduler"}
-    video = service.client.post(f"{service.url}/v1/videos", json=asked).raise_for_status().json()
-    with service.client.stream("GET", f"{service.url}/v1/videos/{video['id']}/events") as answer:
-        lines = [line for line in answer.iter_lines() if line and not line.startswith(":")]
-    events = [
-        (name.removeprefix("event: "), json.loads(data.removeprefix("data: ")))
-        for name, data in zip(lines[::2], lines[1::2], strict=True)
-    ]
+    for num_frames in LENGTHS_OF_PREVIEWED:
+        asked = {"prompt": PROMPT, "size": "96x96", **MORE, **STEPS_OF_PREVIEWED, "num_frames": num_frames}
+        video = service.client.post(f"{service.url}/v1/videos", json=asked).raise_for_status().json()
+        events = read_events(service, video)
+        if [name for name, _ in events].count("progress") > 2 and "preview" in dict(events):
+            break
 
     statuses = [data["status"] for name, data in events if name == "stage"]
     shares = [data["progress"] for name, data in events if name == "progress"]
@@ -103,13 +101,23 @@ def test_events_tell_of_a_job_until_its_end(service: Service) -> None:
     assert events[-1][1] == service.client.get(f"{service.url}/v1/videos/{video['id']}").json()
 
 
+def read_events(service: Service, video: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """All until the video's end: their names and what they say."""
+    with service.client.stream("GET", f"{service.url}/v1/videos/{video['id']}/events") as answer:
+        lines = [line for line in answer.iter_lines() if line and not line.startswith(":")]
+    return [
+        (name.removeprefix("event: "), json.loads(data.removeprefix("data: ")))
+        for name, data in zip(lines[::2], lines[1::2], strict=True)
+    ]
+
+
 def test_stream_of_a_client_that_leaves_ends(service: Service) -> None:
     answer = service.ask(**LONG)
     path = f"/v1/videos/video_{answer['id']}/events"
     with service.client.stream("GET", service.url + path) as events:
         assert next(events.iter_lines()) == "event: stage"
 
-    wait_for(lambda: f"GET {path} 200" in service.log.read_text(), seconds=20)
+    wait_for(lambda: f"GET {path} 200" in service.log.read_text())
     assert not service.job(answer).is_final
     service.jobs.cancel(answer["id"])
     service.finish(answer)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from promptreel.jobs.job import JobStage, JobStatus
-from tests.flows.service import LONG, SHORT, Service, decode
+from tests.flows.service import LENGTHS_OF_PREVIEWED, LONG, SHORT, STEPS_OF_PREVIEWED, Service, decode
 from tests.waiting import wait_for
 
 
@@ -39,7 +39,22 @@ def test_eta_falls_as_the_job_goes_on(service: Service, long_job: dict[str, Any]
 
 
 def test_preview_shows_what_the_clip_will_be_until_the_job_ends(service: Service) -> None:
-    answer = service.ask(**SHORT | {"num_inference_steps": 50}, scheduler="HeunDiscreteScheduler")
+    for num_frames in LENGTHS_OF_PREVIEWED:
+        answer = service.ask(**SHORT | STEPS_OF_PREVIEWED | {"num_frames": num_frames})
+        if seen := watch_previews(service, answer):
+            break
+    success = service.finish(answer)
+    frames, _ = decode(service.download(success))
+    with Image.open(io.BytesIO(seen[-1])) as preview:
+        assert preview.size == (96, 96)
+        assert np.corrcoef(np.asarray(preview.convert("RGB")).ravel(), frames[0].ravel())[0, 1] > 0.6
+    assert "preview" not in success
+    assert service.client.get(answer["preview"]).status_code == 404
+    assert service.files_of(service.job(answer)) == ["1.mp4"]
+
+
+def watch_previews(service: Service, answer: dict[str, Any]) -> list[bytes]:
+    """What the preview's address serves until the job ends."""
     seen = []
 
     def has_ended() -> bool:
@@ -49,14 +64,7 @@ def test_preview_shows_what_the_clip_will_be_until_the_job_ends(service: Service
         return service.fetch(answer)["status"] != "processing"
 
     wait_for(has_ended, every=0.05)
-    success = service.finish(answer)
-    frames, _ = decode(service.download(success))
-    with Image.open(io.BytesIO(seen[-1])) as preview:
-        assert preview.size == (96, 96)
-        assert np.corrcoef(np.asarray(preview.convert("RGB")).ravel(), frames[0].ravel())[0, 1] > 0.6
-    assert "preview" not in success
-    assert service.client.get(answer["preview"]).status_code == 404
-    assert service.files_of(service.job(answer)) == ["1.mp4"]
+    return seen
 
 
 def test_first_estimate_for_a_shape_is_what_one_took_before(service: Service) -> None:

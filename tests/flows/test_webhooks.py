@@ -35,7 +35,7 @@ def test_success_is_told_signed_with_a_video_that_is_there(service: Service, rec
     assert (told["status"], told["id"], told["track_id"]) == ("success", answer["id"], 17)
     (link,) = told["output"]
     assert link == answer["future_links"][0]
-    frames, _ = decode(httpx.get(link, trust_env=False).raise_for_status().content)
+    frames, _ = decode(httpx.get(link, trust_env=False, timeout=60).raise_for_status().content)
     assert len(frames) == SHORT["num_frames"]
 
 

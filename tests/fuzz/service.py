@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from weakref import WeakSet
 
 import uvicorn
 
@@ -41,6 +43,7 @@ def running_api(folder: Path) -> Iterator[str]:
         fetcher=SafeFetcher(),
         callers=Callers(KeyStore(database), serves_local=True),
         link_maker=LinkMaker(secret=b"not told"),
+        is_stopping=make_brief(),
     )
     make_jobs(services, folder)
     server = uvicorn.Server(uvicorn.Config(create_app(services), port=0, log_config=None, access_log=False))
@@ -54,6 +57,21 @@ def running_api(folder: Path) -> Iterator[str]:
         server.should_exit = True
         thread.join()
         database.dispose()
+
+
+def make_brief() -> Callable[[], bool]:
+    """What ends a stream of events after its first look: the events of a job that nobody makes would have no end."""
+    begun = WeakSet[asyncio.Task[None]]()
+
+    def has_looked() -> bool:
+        stream = asyncio.current_task()
+        assert stream is not None
+        if stream in begun:
+            return True
+        begun.add(stream)
+        return False
+
+    return has_looked
 
 
 def make_jobs(services: AppParts, folder: Path) -> None:

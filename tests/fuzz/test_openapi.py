@@ -21,6 +21,7 @@ CONFIG = Path(__file__).with_name("schemathesis.toml")
 def test_every_answer_is_one_that_the_document_describes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run"]
     options = ["--checks=all", "--max-examples=5", "--suppress-health-check=all", "--seed=1", "--no-color"]
+    options.append("--request-timeout=60")
     with running_api(tmp_path) as url:
         arguments = [*command, f"{url}/openapi.json", *options]
         done = subprocess.run(arguments, check=False, capture_output=True, text=True, cwd=tmp_path)

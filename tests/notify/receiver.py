@@ -39,8 +39,8 @@ class _Hook(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
+        behaviour = self.server.behaviours.get(self.path, 200)  # first: who sees the message may change it
         self.server.received.append(Message(self.path, headers, body))
-        behaviour = self.server.behaviours.get(self.path, 200)
         if isinstance(behaviour, threading.Event):
             behaviour.wait(60)
             behaviour = 200
