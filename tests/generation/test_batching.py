@@ -282,6 +282,14 @@ def test_plan_notices_a_single_row_with_other_bits() -> None:
     assert [plan.row_count_for(rows) for rows in (1, 2, 3, 5, 8)] == [1, 2, 4, 8, 8]
 
 
+def test_plan_notices_a_row_that_agrees_with_itself_alone_in_the_first_place_only() -> None:
+    rows = torch.randn(8, 4)
+    plan = measure_row_plan(lambda chosen: rows[chosen] + 1e-3 * (torch.arange(len(chosen)) % 2)[:, None], worth=float("inf"))
+
+    assert not plan.single_agrees
+    assert plan.row_counts == (2, 4, 8)  # for pairs, which stand in such places alone and in company
+
+
 def test_plan_stops_where_memory_ends_and_where_more_rows_do_not_pay() -> None:
     rows = torch.randn(8, 4)
 

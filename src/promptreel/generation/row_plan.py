@@ -49,7 +49,7 @@ def measure_row_plan(forward: Forward, *, worth: float = WORTH) -> RowPlan:
     """Tries the row counts from few to many, until one has other bits, does not pay, or does not fit into memory."""
     pair = list(range(ROW_COUNTS[0]))
     expected = forward(pair)
-    single_agrees = torch.equal(forward(pair[:1]), expected[:1])
+    single_agrees = all(torch.equal(forward([row]), expected[row : row + 1]) for row in pair)
     counts, seconds = [ROW_COUNTS[0]], [_time_a_row(forward, pair)]
     for count in ROW_COUNTS[1:]:
         try:
@@ -66,11 +66,12 @@ def measure_row_plan(forward: Forward, *, worth: float = WORTH) -> RowPlan:
 
 
 def _agrees(forward: Forward, count: int, expected: Tensor) -> bool:
-    """Whether each row of a pair has the same bits among `count` rows: beside others, and in every place."""
-    beside_others = forward(list(range(count)))[:2]
-    in_order = forward([0, 1] * (count // 2))
-    turned = forward([1, 0] * (count // 2))
-    pairs = [beside_others, *in_order.split(2), *(pair.flip(0) for pair in turned.split(2))]
+    """Whether a pair of rows has the same bits among `count` rows: beside others, and in every pair of places.
+
+    Guided calls stand in such places, because an unguided one shares only where a row has the same bits by itself: there the
+    two places of a pair are alike, and so all places are.
+    """
+    pairs = [forward(list(range(count)))[:2], *forward([0, 1] * (count // 2)).split(2)]
     return all(torch.equal(pair, expected) for pair in pairs)
 
 
