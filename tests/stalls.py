@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import sys
 import time
+from contextlib import suppress
 
 import psutil
 
@@ -21,10 +22,8 @@ def main() -> int:
     suite = psutil.Popen([sys.executable, "-m", "pytest", *sys.argv[1:]])
     while suite.poll() is None:
         time.sleep(random.uniform(0.1, 1.0))
-        try:
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
             stall_one_of(suite.children(recursive=True))
-        except psutil.NoSuchProcess:  # it has ended meanwhile
-            continue
     return suite.wait()
 
 
@@ -34,8 +33,10 @@ def stall_one_of(processes: list[psutil.Process]) -> None:
         return
     process = random.choice(moving)
     process.suspend()
-    time.sleep(random.uniform(0.2, LONGEST_SECONDS))
-    process.resume()
+    try:
+        time.sleep(random.uniform(0.2, LONGEST_SECONDS))
+    finally:  # after Ctrl-C too
+        process.resume()
 
 
 if __name__ == "__main__":

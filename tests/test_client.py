@@ -11,8 +11,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -190,16 +191,11 @@ def test_wait_that_takes_too_long_says_where_the_video_is(client: Client, jobs: 
     assert not jobs.get(1).is_final
 
 
-class Silent(BaseHTTPRequestHandler):
-    """Says once that a video is queued, and then nothing more."""
+class Odd(BaseHTTPRequestHandler):
+    """What a server answers that is not ours; its `seen` holds what it was asked."""
 
-    def do_GET(self) -> None:
-        self.server.seen.append(self.path)
-        if len(self.server.seen) > 1:
-            self.server.is_over.wait(60)
-            return
-        body = b'{"id": "video_1", "status": "queued"}'
-        self.send_response(200)
+    def answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -208,21 +204,37 @@ class Silent(BaseHTTPRequestHandler):
         pass
 
 
-def test_server_that_falls_silent_does_not_keep_a_wait_from_ending_in_time() -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server, Client(f"http://127.0.0.1:{server.server_port}") as client:
-        server.seen, server.is_over = [], threading.Event()
+@contextmanager
+def serving(handler: type[Odd]) -> Iterator[ThreadingHTTPServer]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.seen = []
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            video = client.get("video_1")
-            with pytest.raises(NotDoneInTime, match=r"video_1 is not done yet \(queued, 0 %\)"):
-                client.wait(video, timeout=0.1)
-            with pytest.raises(ServerUnreachable):  # how it is was never told
-                client.wait(video.id, timeout=0.1)
+            yield server
         finally:
-            server.is_over.set()
             server.shutdown()
             thread.join()
+
+
+class Silent(Odd):
+    """Says once that a video is queued, and then nothing more."""
+
+    def do_GET(self) -> None:
+        self.server.seen.append(self.path)
+        if len(self.server.seen) == 1:
+            self.answer(200, b'{"id": "video_1", "status": "queued"}')
+        else:
+            self.rfile.read(1)  # there is nothing to read until the client hangs up
+
+
+def test_server_that_falls_silent_does_not_keep_a_wait_from_ending_in_time() -> None:
+    with serving(Silent) as server, Client(f"http://127.0.0.1:{server.server_port}") as client:
+        video = client.get("video_1")
+        with pytest.raises(NotDoneInTime, match=r"video_1 is not done yet \(queued, 0 %\)"):
+            client.wait(video, timeout=0.1)
+        with pytest.raises(ServerUnreachable):  # how it is was never told
+            client.wait(video.id, timeout=0.1)
 
 
 def test_errors_are_those_of_the_server(client: Client, jobs: JobStore, tmp_path: Path) -> None:
@@ -312,7 +324,7 @@ def test_server_understands_the_command_line_as_this_machine_does(
     assert jobs.get(1).params == complete_params(wanted, services.models.get(wanted.model))
 
 
-class Unreliable(BaseHTTPRequestHandler):
+class Unreliable(Odd):
     """Hangs up on the first request, is busy for the second, and answers the third with an error."""
 
     def do_POST(self) -> None:
@@ -323,31 +335,16 @@ class Unreliable(BaseHTTPRequestHandler):
             case 2:
                 self.send_error(503)
             case _:
-                body = b'{"error": {"message": "Wrong key.", "type": "a", "param": null, "code": "key_of_tomorrow"}}'
-                self.send_response(401)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
+                self.answer(401, b'{"error": {"message": "Wrong key.", "type": "a", "param": null, "code": "key_of_tomorrow"}}')
 
 
 def test_create_is_sent_again_under_the_same_idempotency_key_and_with_the_api_key() -> None:
-    with HTTPServer(("127.0.0.1", 0), Unreliable) as server:
-        server.seen = []
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            with Client(f"http://127.0.0.1:{server.server_port}/v1/", "sesame\n") as client:
-                with pytest.raises(RequestRefused):  # there is no GET; a server that has answered is given a minute, not 3 s
-                    client.models()
-                for reference in (PNG, None):
-                    with pytest.raises(RequestRefused, match="Wrong key") as caught:
-                        client.create("a cat", input_reference=reference)
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Unreliable) as server, Client(f"http://127.0.0.1:{server.server_port}/v1/", "sesame\n") as client:
+        with pytest.raises(RequestRefused):  # there is no GET; a server that has answered is given a minute, not 3 s
+            client.models()
+        for reference in (PNG, None):
+            with pytest.raises(RequestRefused, match="Wrong key") as caught:
+                client.create("a cat", input_reference=reference)
 
     assert caught.value.code == "key_of_tomorrow"
     sent, other = server.seen[:3], server.seen[3:]
