@@ -14,6 +14,7 @@ from xdist.scheduler import LoadScopeScheduling
 THREADS = "1"
 
 FLOWS = PurePosixPath("tests/flows")
+HOSTILE = PurePosixPath("tests/hostile")
 OF_THE_CALLING_SERVICE = {FLOWS / "test_crashes.py", FLOWS / "test_webhooks.py"}
 WITHOUT_SERVICE = {FLOWS / "test_demo.py"}
 
@@ -25,6 +26,8 @@ class TestsOfAServiceTogether(LoadScopeScheduling):
         file = PurePosixPath(nodeid.partition("::")[0])
         if file in OF_THE_CALLING_SERVICE:
             return "calling service"
+        if file.parent == HOSTILE:
+            return "hostile service"
         return "service" if file.parent == FLOWS and file not in WITHOUT_SERVICE else nodeid
 
 
