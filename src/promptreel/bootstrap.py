@@ -18,6 +18,7 @@ from promptreel.api.app import create_app
 from promptreel.api.callers import Callers
 from promptreel.api.dialects.webhooks import to_webhook
 from promptreel.api.services import AppParts
+from promptreel.encoding.decoder import Decoder
 from promptreel.errors import BadConfiguration
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.database import migrate, open_database
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from promptreel.generation.engine import Engine
     from promptreel.worker.worker import Worker
 
+# Each request that waits for the decoder holds one of the api's threads (api/app.py), and sends its client away when it has
+# waited too long.
+MOST_WAITING_FOR_DECODER = 48
+DECODER_PATIENCE_SECONDS = 30.0
 BUILT_IN_MODELS = Path(__file__).parent / "models" / "built_in"
 
 
@@ -102,6 +107,7 @@ def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[
         models=build_models(settings),
         storage=build_storage(settings),
         fetcher=build_fetcher(settings),
+        decoder=Decoder(most_waiting=MOST_WAITING_FOR_DECODER, patience_seconds=DECODER_PATIENCE_SECONDS),
         link_maker=build_links(settings, database),
         public_url=settings.public_url,
         trusted_proxies=settings.trusted_proxies,
@@ -149,6 +155,7 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
         jobs=jobs,
         engine=build_engine(settings),
         storage=build_storage(settings),
+        decoder=Decoder(),
         scratch=settings.data_dir / "scratch",
         lease_seconds=settings.lease_seconds,
         jobs_at_once=settings.jobs_at_once,

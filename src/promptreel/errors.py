@@ -13,6 +13,7 @@
     ├── ApiKeyNotFound        api_key_not_found     of the command line: no key that can be meant
     ├── UrlUnusable           url_unusable          a URL that the caller gave; the message says why
     ├── DatabaseBusy          database_busy         the job table is locked; nothing was changed, and a later try may succeed
+    ├── DecoderBusy           decoder_busy          too many pictures and videos wait to be checked; a later try may succeed
     ├── NotAvailable          not_available         what the hosted service did and this one does not
     ├── BadConfiguration      bad_configuration     this machine or its settings; start-up refuses
     ├── RemoteFailed          remote_failed         what a client asked of a server elsewhere did not come about
@@ -125,6 +126,13 @@ class DatabaseBusy(PromptreelError):
     """Another process held the database's write lock for too long; nothing was changed."""
 
     code = "database_busy"
+    retry_after = 5
+
+
+class DecoderBusy(PromptreelError):
+    """Pictures and videos are checked one after the other, and too many wait already."""
+
+    code = "decoder_busy"
     retry_after = 5
 
 

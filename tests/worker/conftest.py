@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from promptreel.encoding.decoder import Decoder
 from promptreel.generation.devices import Device
 from promptreel.generation.engine import Engine
 from promptreel.jobs.database import migrate, open_database
@@ -57,6 +58,7 @@ def worker(jobs: JobStore, built_in: Path, tmp_path: Path, stop: threading.Event
         jobs=jobs,
         engine=Engine(models, Device("cpu", torch.float32)),
         storage=LocalStorage(tmp_path / "results"),
+        decoder=Decoder(),
         scratch=tmp_path / "scratch",
         lease_seconds=LEASE_SECONDS,
         jobs_at_once=4,

@@ -54,7 +54,7 @@ def create_video(request: Request, fields: FieldsWithFiles, services: ServicesOf
     """Queue a video. Ask for it again until its status is completed, then for its content."""
 
     def read() -> tuple[NewJob, Init | None]:
-        return openai.read_create(fields, services.models, services.fetcher)
+        return openai.read_create(fields, services.models, services.fetcher, services.decoder)
 
     return _answer(request, services, submit(request, services, read))
 

@@ -16,6 +16,7 @@ from promptreel.errors import (
     ApiKeyNotFound,
     BadConfiguration,
     DatabaseBusy,
+    DecoderBusy,
     DeliveryNotFound,
     ForeignPage,
     IdempotencyConflict,
@@ -56,6 +57,7 @@ STATUSES: dict[type[PromptreelError], int] = {
     openai.ContentUnavailable: 404,
     UrlUnusable: 400,
     DatabaseBusy: 503,
+    DecoderBusy: 503,
     NotAvailable: 501,
     JobFailed: 500,
     BadConfiguration: 500,
@@ -117,14 +119,16 @@ def body_of(error: PromptreelError, path: str, status: int) -> dict[str, Any]:
         case JobNotFound():
             return {"status": "failed", "id": "", "message": "Request not found", "messege": "Request not found", "output": []}
         case _:
-            when = {"retry_after": error.retry_after} if isinstance(error, (RateLimitExceeded, DatabaseBusy)) else {}
+            when = (
+                {"retry_after": error.retry_after} if isinstance(error, (RateLimitExceeded, DatabaseBusy, DecoderBusy)) else {}
+            )
             return error_body(error.message, **when)
 
 
 def headers_of(error: PromptreelError) -> dict[str, str]:
     """What clients look for beside the body, with whatever status."""
     match error:
-        case RateLimitExceeded() | DatabaseBusy():
+        case RateLimitExceeded() | DatabaseBusy() | DecoderBusy():
             return {"Retry-After": str(error.retry_after)}
         case InvalidApiKey():
             return {"WWW-Authenticate": "Bearer"}

@@ -66,7 +66,8 @@ def text2video(request: Request, fields: FieldsWithInit, services: ServicesOfApp
     dialect = legacy.CREATE_PATHS[request.scope["path"]]
 
     def read() -> tuple[NewJob, Init | None]:
-        return legacy.read_text2video(inline_uploads(fields, services), dialect, services.models, services.fetcher)
+        inlined = inline_uploads(fields, services)
+        return legacy.read_text2video(inlined, dialect, services.models, services.fetcher, services.decoder)
 
     return _answer(request, services, submit(request, services, read))
 

@@ -14,6 +14,7 @@ from fastapi import Depends, Request
 from promptreel.api.callers import Callers
 from promptreel.api.pages import refuse_foreign_pages
 from promptreel.api.parsing import read_any_fields
+from promptreel.encoding.decoder import Decoder
 from promptreel.errors import InvalidParams
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.callers import Idempotency, JobsForAnyone, JobsOfCaller
@@ -44,6 +45,7 @@ class Shared:
     models: ModelRegistry
     storage: LocalStorage
     fetcher: SafeFetcher
+    decoder: Decoder
     link_maker: LinkMaker
     public_url: str | None = None
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()

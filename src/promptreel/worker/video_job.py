@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from promptreel.encoding.inits import decode_init
+from promptreel.encoding.decoder import Decoder
 from promptreel.encoding.scaling import scale_clip
 from promptreel.encoding.video import encode
 from promptreel.errors import StorageFailed
@@ -23,7 +23,14 @@ from promptreel.worker.preview import keep_preview
 
 
 def run_video_job(
-    job: Job, claim: Claim, *, engine: Engine, storage: LocalStorage, scratch: Path, on_progress: OnProgress
+    job: Job,
+    claim: Claim,
+    *,
+    engine: Engine,
+    storage: LocalStorage,
+    decoder: Decoder,
+    scratch: Path,
+    on_progress: OnProgress,
 ) -> Result:
     """Generates, encodes and stores; the key names the attempt, so that no two attempts ever share a file."""
     clock = StageClock(on_progress)
@@ -31,7 +38,15 @@ def run_video_job(
     try:
         init = _load_init(job.params.init_key, storage)
         with keep_preview(job, claim, storage=storage, scratch=scratch) as on_preview:
-            made = make_video(job.params, path, engine=engine, on_progress=clock.on_progress, init=init, on_preview=on_preview)
+            made = make_video(
+                job.params,
+                path,
+                engine=engine,
+                decoder=decoder,
+                on_progress=clock.on_progress,
+                init=init,
+                on_preview=on_preview,
+            )
         clock.on_progress(JobStage.STORING, 0.0)
         key = f"{job.file_prefix}/{claim.attempt}.{job.params.output_type}"
         storage.save(made.video, key)
@@ -65,6 +80,7 @@ def make_video(
     path: Path,
     *,
     engine: Engine,
+    decoder: Decoder,
     on_progress: OnProgress,
     init: Init | None = None,
     on_preview: OnPreview | None = None,
@@ -74,7 +90,7 @@ def make_video(
     `init` is the file that `params.init_key` names.
     """
     on_progress(JobStage.LOADING, 0.0)
-    start = _decode_init(init, params, engine)
+    start = _decode_init(init, params, engine=engine, decoder=decoder)
     made = engine.generate(params, on_progress, init=start, on_preview=on_preview)
     on_progress(JobStage.ENCODING, 0.0)
     scaled = scale_clip(made.clip, params.width, params.height)
@@ -92,12 +108,12 @@ def _load_init(key: str | None, storage: LocalStorage) -> Init | None:
     return init
 
 
-def _decode_init(init: Init | None, params: VideoParams, engine: Engine) -> Clip | None:
+def _decode_init(init: Init | None, params: VideoParams, *, engine: Engine, decoder: Decoder) -> Clip | None:
     """In the size at which the clip is generated."""
     if init is None:
         return None
     width, height = generated_size(engine.models.get(params.model_id), params)
-    return decode_init(init, num_frames=params.num_frames, fps=params.fps, width=width, height=height)
+    return decoder.decode(init, num_frames=params.num_frames, fps=params.fps, width=width, height=height)
 
 
 def provenance(params: VideoParams, model_hash: str) -> dict[str, object]:

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
+from promptreel.encoding.decoder import Decoder
 from promptreel.errors import DatabaseBusy, GenerationFailed, JobCancelled, JobLost, PromptreelError
 from promptreel.generation.engine import Engine
 from promptreel.jobs.job import Claim, Job, Result
@@ -29,13 +30,14 @@ class Worker:
     Each job runs in its own thread, from its parameters to its file; the engine shares the model's calls between them.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each part that it works with
         self,
         *,
         owner: str,
         jobs: JobStore,
         engine: Engine,
         storage: LocalStorage,
+        decoder: Decoder,
         scratch: Path,
         lease_seconds: float,
         jobs_at_once: int,
@@ -45,6 +47,7 @@ class Worker:
         self.jobs = jobs
         self.engine = engine
         self.storage = storage
+        self.decoder = decoder
         self.scratch = scratch
         self.jobs_at_once = jobs_at_once
         self.stop = stop
@@ -126,6 +129,7 @@ class Worker:
                 claim,
                 engine=self.engine,
                 storage=self.storage,
+                decoder=self.decoder,
                 scratch=self.scratch,
                 on_progress=hold.on_progress,
             )
