@@ -26,12 +26,14 @@ class Costs:
 
     api_mb: float
     worker_mb: float
+    log_kb: float
     seconds: float
     slowest_health: float
 
-    def beyond(self, *, most_mb: float, most_seconds: float, most_health_seconds: float) -> list[str]:
+    def beyond(self, *, most_mb: float, most_log_kb: float, most_seconds: float, most_health_seconds: float) -> list[str]:
         """Which bounds were broken, in words."""
         bounds = {
+            f"the log grew by {self.log_kb:.0f} kB": self.log_kb <= most_log_kb,
             f"the api's memory grew by {self.api_mb:.0f} MB": self.api_mb <= most_mb,
             f"the worker's memory grew by {self.worker_mb:.0f} MB": self.worker_mb <= most_mb,
             f"it took {self.seconds:.1f} s": self.seconds <= most_seconds,
@@ -59,20 +61,23 @@ class Watch:
     def measure(self, attack: Callable[[Service], None], *, rest_seconds: float = 0.0) -> Costs:
         """What the attack costs until it returns and no job is left. Fails when a process of the service ended meanwhile."""
         watched = [_Process(self._service.child(name).pid) for name in ("api", "worker")]
+        logged = self._service.log.stat().st_size
         began = time.monotonic()
         with _sampling(watched):
             attack(self._service)
-            wait_for(lambda: not any(not job.is_final for job in self._service.jobs.list(limit=50)))
+            wait_for(lambda: all(job.is_final for job in self._service.jobs.list(limit=50)))
         ended = time.monotonic()
         pids = [self._service.child(name).pid for name in ("api", "worker")]
         assert pids == [each.pid for each in watched], "the api or the worker ended and was started again"
         polls = self._polls_between(began, ended)
         assert all(status == 200 for _, _, status, _ in polls), "/health did not answer 200"
         stopped = max(each.stopped_seconds for each in watched)
-        lost = sum(standstill for *_, standstill in polls) + stopped
+        in_line = max(each.seconds_in_line() for each in watched)
+        lost = stopped + max(in_line, sum(standstill for *_, standstill in polls))
         return Costs(
             api_mb=watched[0].growth_mb(),
             worker_mb=watched[1].growth_mb(),
+            log_kb=(self._service.log.stat().st_size - logged) / 1024,
             seconds=ended - began - rest_seconds - lost,
             slowest_health=max(seconds - standstill for _, seconds, _, standstill in polls) - stopped,
         )
@@ -97,15 +102,22 @@ class _Process:
         (PROC / str(pid) / "clear_refs").write_text("5")
         self._rest = _status_mb(pid, "VmRSS") + self._below_mb()
         self._most_below = 0.0
+        self._in_line: dict[int, list[float]] = {}
 
     def sample(self, seconds: float) -> None:
         """To be called every few `seconds`."""
         self._most_below = max(self._most_below, self._below_mb())
+        for each in [self.pid, *_below(self.pid)]:
+            self._in_line.setdefault(each, []).append(_seconds_in_line(each))
         if _is_stopped(self.pid):
             self.stopped_seconds += seconds
 
     def growth_mb(self) -> float:
         return _status_mb(self.pid, "VmHWM") + self._most_below - self._rest
+
+    def seconds_in_line(self) -> float:
+        """How long one of its processes could have run, had other programs left it a processor."""
+        return max((max(told) - told[0] for told in self._in_line.values()), default=0.0)
 
     def _below_mb(self) -> float:
         return sum(_status_mb(pid, "RssAnon") for pid in _below(self.pid))
@@ -125,6 +137,12 @@ def _status_mb(pid: int, name: str) -> float:
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) / 1024
     return 0.0
+
+
+def _seconds_in_line(pid: int) -> float:
+    """Of a process's main thread, since its start; 0 when it has ended, or where the kernel does not count them."""
+    told = _read(PROC / str(pid) / "schedstat").split()
+    return int(told[1]) / 1e9 if told else 0.0
 
 
 def _is_stopped(pid: int) -> bool:

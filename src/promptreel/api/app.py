@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -16,6 +20,15 @@ from promptreel.errors import PromptreelError
 
 __all__ = ["AppParts", "create_app"]
 
+THREADS = 100
+"""Of them 16 may wait for slow hosts (fetching/fetcher.py) and 48 for the decoder (bootstrap.py): others serve the rest."""
+
+
+@asynccontextmanager
+async def _with_threads(_app: FastAPI) -> AsyncIterator[None]:
+    current_default_thread_limiter().total_tokens = THREADS
+    yield
+
 
 def create_app(parts: AppParts) -> FastAPI:
     """The application over these parts; it starts nothing and holds no state of its own."""
@@ -28,6 +41,7 @@ def create_app(parts: AppParts) -> FastAPI:
         'numbers as strings; yes/no and true/false; null for "the default"; unknown fields are ignored.',
         redirect_slashes=False,
         redoc_url=None,
+        lifespan=_with_threads,
     )
     app.state.parts = parts
     app.state.router = router

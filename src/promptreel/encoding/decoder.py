@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 8
 """Of a processor. Whoever checks a file decodes all of it, so that what was accepted can be decoded later."""
-DECODE_SECONDS = 5 * CHECK_SECONDS
-"""A busy processor takes longer over the same work; and frames are brought to a size besides."""
+SLACK = 5
+"""How many times as long what was accepted may take: a busy processor is slower, and frames are brought to a size besides."""
 STANDSTILL_SECONDS = 180.0
 """By the clock, should a decoder wait for something that never comes."""
 LONGEST_LINE = 4096
@@ -44,10 +44,18 @@ class Decoder:
     """Does one task at a time, for all threads of this process, each in its turn.
 
     At most `most_waiting` threads wait, for `patience_seconds` each: others are told DecoderBusy. None: as many, and as long,
-    as there are. Its process starts with the first task, and ends with this one, however this one ends.
+    as there are. `check_seconds` are a processor's. Its process starts with the first task, and ends with this one, however
+    this one ends.
     """
 
-    def __init__(self, *, most_waiting: int | None = None, patience_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        most_waiting: int | None = None,
+        patience_seconds: float | None = None,
+        check_seconds: int = CHECK_SECONDS,
+    ) -> None:
+        self._check_seconds = check_seconds
         self._most_waiting = most_waiting
         self._patience = -1 if patience_seconds is None else patience_seconds
         self._waiting = 0
@@ -55,16 +63,23 @@ class Decoder:
         self._turn = threading.Lock()
         self._process: _Process | None = None
 
+    def close(self) -> None:
+        """Ends its process; the next task starts another."""
+        with self._turn:
+            if self._process is not None:
+                self._process.end()
+                self._process = None
+
     def check(self, init: Init) -> None:
         """Decodes all of the file. Raises InitUnusable when that cannot be done within bounds, and DecoderBusy."""
-        self._do("check", init, CHECK_SECONDS, lambda answer: answer.read_line())
+        self._do("check", init, self._check_seconds, lambda answer: answer.read_line())
 
     def crop(self, init: Init) -> Init:
         """The largest square around a picture's centre, upright; of a gif, its first frame as a PNG.
 
         Raises InitUnusable and DecoderBusy.
         """
-        data = self._do("crop", init, CHECK_SECONDS, lambda answer: answer.read(answer.read_line()["size"]))
+        data = self._do("crop", init, self._check_seconds, lambda answer: answer.read(answer.read_line()["size"]))
         return Init(init.kind, "png" if init.ending == "gif" else init.ending, data)
 
     def decode(self, init: Init, *, num_frames: int, fps: int, width: int, height: int) -> Clip:
@@ -83,7 +98,7 @@ class Decoder:
                 filled += times
 
         wanted = {"num_frames": num_frames, "fps": fps, "width": width, "height": height}
-        self._do("decode", init, DECODE_SECONDS, read_frames, wanted=wanted)
+        self._do("decode", init, SLACK * self._check_seconds, read_frames, wanted=wanted)
         return Clip(frames, fps)
 
     def _do(self, task: str, init: Init, cpu_seconds: int, read: Callable[[_Process], T], **more: Any) -> T:
@@ -114,7 +129,7 @@ class Decoder:
             raise InitUnusable(str(refused)) from None
         except OSError as error:  # it has ended, or closed its pipe and will
             self._process = None
-            raise _explain_end(process.end(), init, request["cpu_seconds"]) from error
+            raise _explain_end(process.wait_and_end(), init, request["cpu_seconds"]) from error
         except BaseException:  # an answer that is none, or Ctrl-C amid one: nobody knows what it will say next
             self._process = None
             process.end()
@@ -151,7 +166,8 @@ class _Process:
     """One decoder process and the pipes to it. Reading and writing raise OSError once it has ended."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-m", "promptreel.encoding.decoder_process"]
+        # Pillow warns of each tag that is wrong: a file must not fill the log.
+        command = [sys.executable, "-W", "ignore", "-m", "promptreel.encoding.decoder_process"]
         self._process = subprocess.Popen(  # noqa: S603 - the command is our own
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | _ENVIRONMENT, start_new_session=True
         )
@@ -211,11 +227,14 @@ class _Process:
         finally:
             timer.cancel()
 
-    def end(self) -> int:
-        """Its exit code; SIGXCPU's if it had to be killed because it stood still."""
-        with suppress(subprocess.TimeoutExpired):  # it closed its pipe, so it is about to end
-            self._process.wait(5)
+    def end(self) -> None:
         self._end()
+
+    def wait_and_end(self) -> int:
+        """The exit code of one that has closed its pipe, and so is about to end; SIGXCPU's if it was killed for its delay."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        self.end()
         return BY_SIGNAL + signal.SIGXCPU if self._stood_still else self._process.returncode
 
 

@@ -28,7 +28,7 @@ from promptreel.encoding.inits import check_init, crop_init, decode_init
 from promptreel.errors import InitUnusable
 from promptreel.media import Init
 
-MEGABYTES = 240
+MEGABYTES = 250
 """Of memory for one request, its file included, beside what the libraries take."""
 BY_SIGNAL = 128
 """An exit code above it names the signal that ended a fork, as in a shell."""

@@ -23,6 +23,7 @@ MAX_SCANS = 64
 """Of a progressive JPEG, all of which is gone through for each of them. Programs write about ten."""
 MAX_CROP_PIXELS = 16_000_000
 CHECK_SIZE = (64, 64)
+_WEBP_BYTES_A_PIXEL = 17  # Pillow plays it, on two canvases and with a copy
 _ORIENTATION = 0x0112  # of EXIF: the pictures that lie on their side have
 _LYING = frozenset({5, 6, 7, 8})
 _FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "gif": "GIF"}
@@ -78,8 +79,10 @@ def _open(data: bytes, ending: str, *, for_copy: int = 0) -> Iterator[Image.Imag
     `for_copy`: how many bytes a pixel the block needs besides.
     """
     try:
+        if ending == "webp":  # Pillow makes room for it before it tells of its size
+            _check_size(_size_of_webp(data), _WEBP_BYTES_A_PIXEL + for_copy)
         with Image.open(io.BytesIO(data), formats=[_FORMATS[ending]]) as picture:
-            _check_size(picture, for_copy)
+            _check_size(picture.size, _bytes_a_pixel(picture) + for_copy)
             if isinstance(picture, JpegImageFile):
                 _check_scans(data)
             yield picture
@@ -91,17 +94,30 @@ def _open(data: bytes, ending: str, *, for_copy: int = 0) -> Iterator[Image.Imag
         raise InitUnusable("The init image cannot be decoded: check the file, or save it again.") from error
 
 
-def _check_size(picture: Image.Image, for_copy: int) -> None:
-    most = min(MAX_PIXELS, MAX_BYTES // (_bytes_a_pixel(picture) + for_copy))
-    if picture.width * picture.height > most or max(picture.size) > MAX_SIDE:
+def _check_size(size: tuple[int, int], bytes_a_pixel: int) -> None:
+    most = min(MAX_PIXELS, MAX_BYTES // bytes_a_pixel)
+    if size[0] * size[1] > most or max(size) > MAX_SIDE:
         raise InitUnusable(_too_large(most))
+
+
+def _size_of_webp(data: bytes) -> tuple[int, int]:
+    """As its first chunk says, which is one of three. Raises ValueError for another, or for less than its header."""
+    match data[12:16], data[20:30]:
+        case b"VP8X", head if len(head) == 10:
+            return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
+        case b"VP8L", head if len(head) >= 5:
+            sides = int.from_bytes(head[1:5], "little")
+            return 1 + (sides & 0x3FFF), 1 + (sides >> 14 & 0x3FFF)
+        case b"VP8 ", head if len(head) == 10:
+            return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
+    raise ValueError("this is no WebP")
 
 
 def _bytes_a_pixel(picture: Image.Image) -> int:
     """Of memory, at the most, from the file to a picture that is small."""
     match picture:
-        case WebPImageFile():  # which Pillow plays, on two canvases and with a copy
-            return 17
+        case WebPImageFile():
+            return _WEBP_BYTES_A_PIXEL
         case JpegImageFile() if picture.info.get("progressive"):
             return 4 + 2 * len(picture.getbands())  # the coefficients of all scans
         case _ if picture.has_transparency_data:

@@ -59,7 +59,7 @@ def _decode_all(data: bytes, ending: str) -> None:
         for _, frame in _timed_frames(container, stream):
             form = (frame.format.name, frame.width, frame.height)
             if form not in forms:
-                fit(_to_rgb(frame, reformatter), CHECK_SIZE)
+                fit(_to_rgb(frame, reformatter, CHECK_SIZE), CHECK_SIZE)
             forms.add(form)
     if not forms:
         raise InitUnusable("The init video holds no frame that can be decoded: check the file, or save it again.")
@@ -77,7 +77,7 @@ def decode_video(
     with _open(data, ending) as (container, stream):
         for frame, times in pick_nearest(_timed_frames(container, stream), num_frames=num_frames, fps=fps):
             found = True
-            yield fit(_to_rgb(frame, reformatter), size), times
+            yield fit(_to_rgb(frame, reformatter, size), size), times
     if not found:
         raise InitUnusable("The init video holds no frame that can be decoded: check the file, or save it again.")
 
@@ -154,7 +154,10 @@ def _timed_frames(container: InputContainer, stream: VideoStream) -> Iterator[tu
             yield frame.pts * frame.time_base, frame
 
 
-def _to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3], turned upright."""
-    rgb = reformatter.reformat(frame, format="rgb24", interpolation=CONVERSION, threads=1).to_ndarray()
+def _to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """uint8 [H, W, 3], turned upright; brought near to `size` (width, height) if it is far greater, which takes a third."""
+    width, height = size if frame.rotation % 180 == 0 else size[::-1]
+    share = max(1, min(frame.width // width, frame.height // height) // 2)
+    wanted = {"width": frame.width // share, "height": frame.height // share}
+    rgb = reformatter.reformat(frame, **wanted, format="rgb24", interpolation=CONVERSION, threads=1).to_ndarray()
     return np.ascontiguousarray(np.rot90(rgb, frame.rotation // 90).astype(np.uint8, copy=False))
