@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
+
+if TYPE_CHECKING:
+    from promptreel.encoding.decoder import Decoder
 
 THREADS = "1"
 
@@ -29,6 +32,14 @@ class TestsOfAServiceTogether(LoadScopeScheduling):
         if file.parent == HOSTILE:
             return "hostile service"
         return "service" if file.parent == FLOWS and file not in WITHOUT_SERVICE else nodeid
+
+
+@pytest.fixture(scope="session")
+def decoder() -> Decoder:
+    """Its process takes half a second to start."""
+    from promptreel.encoding.decoder import Decoder  # noqa: PLC0415 - numpy too reads the variables below when it is imported
+
+    return Decoder()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TestsOfAServiceTogether:

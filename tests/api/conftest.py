@@ -87,12 +87,6 @@ def storage(tmp_path: Path) -> LocalStorage:
     return LocalStorage(tmp_path / "videos")
 
 
-@pytest.fixture(scope="session")
-def decoder() -> Decoder:
-    """Its process takes half a second to start."""
-    return Decoder()
-
-
 @pytest.fixture
 def services(tmp_path: Path, jobs: JobStore, keys: KeyStore, storage: LocalStorage, decoder: Decoder) -> AppParts:
     write_card(tmp_path / "models" / "cutout", CARD)

@@ -24,11 +24,6 @@ PICTURE = Init("image", "png", encode_image(make_bars()))
 VIDEO = Init("video", "mp4", encode_video(make_greys(6)))
 
 
-@pytest.fixture(scope="module")
-def decoder() -> Decoder:
-    return Decoder()
-
-
 def processes() -> list[psutil.Process]:
     """The decoders of this process; their forks come and go."""
     return [child for child in psutil.Process().children() if "promptreel.encoding.decoder_process" in child.cmdline()]
@@ -56,6 +51,7 @@ def test_it_gives_what_the_same_functions_give_here(decoder: Decoder) -> None:
 
 
 def test_refusal_is_told_and_ends_nothing(decoder: Decoder) -> None:
+    decoder.check(PICTURE)
     before = processes()
     for _ in range(2):
         with pytest.raises(InitUnusable, match="cannot be decoded: check the file"):

@@ -51,14 +51,14 @@ def built_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def worker(jobs: JobStore, built_in: Path, tmp_path: Path, stop: threading.Event) -> Worker:
+def worker(jobs: JobStore, built_in: Path, tmp_path: Path, decoder: Decoder, stop: threading.Event) -> Worker:
     models = ModelRegistry(built_in=built_in, models_dir=tmp_path / "models")
     return Worker(
         owner="worker-1",
         jobs=jobs,
         engine=Engine(models, Device("cpu", torch.float32)),
         storage=LocalStorage(tmp_path / "results"),
-        decoder=Decoder(),
+        decoder=decoder,
         scratch=tmp_path / "scratch",
         lease_seconds=LEASE_SECONDS,
         jobs_at_once=4,

@@ -52,17 +52,7 @@ def run_video_job(
         storage.save(made.video, key)
     finally:
         path.unlink(missing_ok=True)
-    stages = clock.seconds()
-    waiting = stages[JobStage.DENOISING] - made.device_seconds
-    busy_seconds = round(sum(stages.values()) - max(0.0, waiting), 3)
-    facts: dict[str, Any] = {
-        "stages": stages,
-        "busy_seconds": busy_seconds,
-        "device_seconds": round(made.device_seconds, 3),
-        "device": str(engine.device),
-    }
-    if made.peak_memory_mb is not None:
-        facts["peak_memory_mb"] = made.peak_memory_mb
+    facts = _to_facts(made, clock.seconds(), device=str(engine.device))
     return Result(key=key, size_bytes=made.video.size_bytes, sha256=made.video.sha256, facts=facts)
 
 
@@ -73,6 +63,20 @@ class MadeVideo:
     video: Video
     device_seconds: float
     peak_memory_mb: float | None
+
+
+def _to_facts(made: MadeVideo, stages: dict[str, float], *, device: str) -> dict[str, Any]:
+    """What the job keeps of how it was made; estimates are learned from it (jobs/eta.py)."""
+    waiting = stages[JobStage.DENOISING] - made.device_seconds
+    facts: dict[str, Any] = {
+        "stages": stages,
+        "busy_seconds": round(sum(stages.values()) - max(0.0, waiting), 3),
+        "device_seconds": round(made.device_seconds, 3),
+        "device": device,
+    }
+    if made.peak_memory_mb is not None:
+        facts["peak_memory_mb"] = made.peak_memory_mb
+    return facts
 
 
 def make_video(
