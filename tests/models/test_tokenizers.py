@@ -146,3 +146,10 @@ def test_merges_file_that_is_no_list_of_pairs_is_refused(folder, content):
     (folder / "merges.txt").write_bytes(content)
 
     refuse(folder, "^tokenizer/")
+
+
+def test_file_of_very_many_lists_is_refused_unparsed(folder):
+    """Six megabytes of them take seconds to parse, and the process answers nobody meanwhile."""
+    (folder / "tokenizer.json").write_bytes(b"[" + b"[]," * 100_000 + b"[]]")
+
+    refuse(folder, "more than 100000 lists in lists")

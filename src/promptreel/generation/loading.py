@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, UNetMotionModel
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -61,6 +62,15 @@ def _build(network: Network) -> Any:
     return built
 
 
+def _open(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointUnusable(
+            f"{file.parent.name}/{file.name} changed while it was loaded. Send the request again."
+        ) from error
+
+
 def _read_weights(network: Network, dtype: torch.dtype) -> dict[str, Tensor]:
     """By name. Copied out of the files, so that they lie in memory as every tensor does."""
     names = defaultdict(list)
@@ -68,7 +78,7 @@ def _read_weights(network: Network, dtype: torch.dtype) -> dict[str, Tensor]:
         names[stored.file].append((name, stored.name))
     weights = {}
     for file, pairs in names.items():
-        with safe_open(file, framework="pt") as content:
+        with _open(file) as content:
             for name, name_there in pairs:
                 weights[name] = content.get_tensor(name_there).to(dtype, copy=True)
                 if dtype is torch.float16 and not weights[name].isfinite().all():

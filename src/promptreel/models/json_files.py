@@ -13,6 +13,9 @@ from promptreel.errors import CheckpointUnusable
 MAX_CONFIG_BYTES = 256 << 10
 """For cards and configs: Stable Diffusion's largest has 2 kB. Parsed, JSON may take a hundred times its size in memory."""
 
+MAX_CONTAINERS = 100_000
+"""Lists and objects in one file. CLIP's tokenizer.json has half as many; two million empty lists take seconds to read."""
+
 _File = TypeVar("_File", bound=BaseModel)
 _MAX_PROBLEMS = 3
 
@@ -34,6 +37,10 @@ def read_file(file: Path, name: str, *, most: int = MAX_CONFIG_BYTES) -> bytes:
 def read_object(file: Path, name: str, *, most: int = MAX_CONFIG_BYTES) -> dict[str, Any]:
     """A JSON object of any shape. Raises CheckpointUnusable."""
     content = read_file(file, name, most=most)
+    if has_many_containers(content):
+        raise CheckpointUnusable(
+            f"{name} is not as it was saved: it has more than {MAX_CONTAINERS} lists in lists. Save it again."
+        )
     try:
         read = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -41,6 +48,11 @@ def read_object(file: Path, name: str, *, most: int = MAX_CONFIG_BYTES) -> dict[
     if not isinstance(read, dict):
         raise CheckpointUnusable(f"{name} is not a JSON object. Save it again.")
     return read
+
+
+def has_many_containers(content: bytes) -> bool:
+    """What takes long to parse, and much memory, told from the bytes."""
+    return content.count(b"[") + content.count(b"{") > MAX_CONTAINERS
 
 
 def read_model(file: Path, name: str, model: type[_File]) -> _File:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from promptreel.errors import CheckpointUnusable
-from promptreel.models.json_files import read_object, shorten
+from promptreel.models.json_files import has_many_containers, read_object, shorten
 
 MAX_HEADER_BYTES = 2 << 20  # Stable Diffusion's largest is 0.2 MB; parsed JSON takes many times its size in memory
 MAX_SHARDS = 100
@@ -135,7 +135,7 @@ def _parse_header(file: Path, name: str) -> tuple[int, int, dict[str, Any]]:
             raise CheckpointUnusable(f"{name} is no safetensors file: its header has a wrong length. {AGAIN}")
         text = content.read(length)
     try:
-        header = json.loads(text.decode())
+        header = None if has_many_containers(text) else json.loads(text.decode())
     except (ValueError, RecursionError) as error:
         raise CheckpointUnusable(f"{name} is no safetensors file: its header is not JSON. {AGAIN}") from error
     if not isinstance(header, dict):
