@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 
 from promptreel.errors import CheckpointUnusable
+from promptreel.models.configs import ImageUNet, MotionAdapter, TextEncoder, VaeKL, give_motion
 from promptreel.models.gate import check_checkpoint, check_weights, hash_checkpoint
+from promptreel.models.layouts import MOTION, lay_out
 from tests.models.checkpoints import (
     CONFIGS,
     INDEX,
@@ -134,7 +137,7 @@ def test_unknown_component_class_is_refused(tmp_path, component, named):
     assert repr(component)[:100] in message
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'"text"', b"{", b"\xff\xfe", b"[" * 200_000])
+@pytest.mark.parametrize("content", [b"", b"[]", b'"text"', b"{", b"\xff\xfe", b"[" * 90_000])
 def test_index_that_is_no_json_object_is_refused(checkpoint, content):
     (checkpoint / "model_index.json").write_bytes(content)
 
@@ -399,6 +402,91 @@ def test_older_names_of_a_text_encoder_and_a_vae_are_known(checkpoint):
     assert stored.vae.tensors.keys() == new.vae.tensors.keys()
     assert stored.text_encoder.tensors.keys() == new.text_encoder.tensors.keys()
     assert stored.vae.tensors["encoder.mid_block.attentions.0.to_q.weight"].name.endswith(".query.weight")
+
+
+def test_tensor_under_its_old_and_its_new_name_is_refused(checkpoint):
+    change_tensors(
+        checkpoint / WEIGHTS["text_encoder"],
+        lambda tensors: tensors | {"text_model.final_layer_norm.bias": tensors["final_layer_norm.bias"]},
+    )
+
+    refuse(checkpoint, "^text_encoder/ holds a tensor twice")
+
+
+def test_configs_of_stable_diffusion_and_of_animatediff_ask_for_their_tensors():
+    """As their public checkpoints have them; the numbers of tensors are those of their files."""
+    unet = {
+        "_class_name": "UNet2DConditionModel",
+        "_diffusers_version": "0.6.0",
+        "act_fn": "silu",
+        "attention_head_dim": 8,
+        "block_out_channels": [320, 640, 1280, 1280],
+        "center_input_sample": False,
+        "cross_attention_dim": 768,
+        "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
+        "downsample_padding": 1,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "in_channels": 4,
+        "layers_per_block": 2,
+        "mid_block_scale_factor": 1,
+        "norm_eps": 1e-05,
+        "norm_num_groups": 32,
+        "out_channels": 4,
+        "sample_size": 64,
+        "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
+    }
+    adapter = {
+        "_class_name": "MotionAdapter",
+        "block_out_channels": [320, 640, 1280, 1280],
+        "motion_layers_per_block": 2,
+        "motion_max_seq_length": 32,
+        "motion_mid_block_layers_per_block": 1,
+        "motion_norm_num_groups": 32,
+        "motion_num_attention_heads": 8,
+        "use_motion_mid_block": False,
+    }
+    vae = {
+        "_class_name": "AutoencoderKL",
+        "act_fn": "silu",
+        "block_out_channels": [128, 256, 512, 512],
+        "down_block_types": ["DownEncoderBlock2D"] * 4,
+        "in_channels": 3,
+        "latent_channels": 4,
+        "layers_per_block": 2,
+        "norm_num_groups": 32,
+        "out_channels": 3,
+        "sample_size": 512,
+        "up_block_types": ["UpDecoderBlock2D"] * 4,
+    }
+    text = {
+        "architectures": ["CLIPTextModel"],
+        "attention_dropout": 0.0,
+        "bos_token_id": 0,
+        "dropout": 0.0,
+        "eos_token_id": 2,
+        "hidden_act": "quick_gelu",
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "layer_norm_eps": 1e-05,
+        "max_position_embeddings": 77,
+        "model_type": "clip_text_model",
+        "num_attention_heads": 12,
+        "num_hidden_layers": 12,
+        "pad_token_id": 1,
+        "torch_dtype": "float32",
+        "vocab_size": 49408,
+    }
+    read = [
+        kind.model_validate_json(json.dumps(config))
+        for kind, config in ((ImageUNet, unet), (MotionAdapter, adapter), (VaeKL, vae), (TextEncoder, text))
+    ]
+    both = lay_out(give_motion(read[0], read[1]))
+
+    assert len([name for name in both if MOTION not in name]) == 686
+    assert sum(math.prod(shape) for name, shape in both.items() if MOTION not in name) == 859_520_964
+    assert len(lay_out(read[2])) == 248
+    assert len(lay_out(read[3])) == 196
 
 
 def test_files_that_are_not_loaded_are_not_looked_into(checkpoint):

@@ -105,6 +105,22 @@ def test_folder_with_very_many_files_is_not_walked_to_its_end(checkpoint):
         check_folder(checkpoint)
 
 
+@pytest.mark.parametrize("folders", ["x/" * 900, "a/b/c/d/e/f/g/h/i"])
+def test_folders_in_folders_are_not_followed_to_their_end(checkpoint, folders):
+    (checkpoint / folders).mkdir(parents=True)
+
+    with pytest.raises(CheckpointUnusable, match="folders in folders"):
+        check_folder(checkpoint)
+
+
+def test_name_that_is_no_text_can_still_be_told(checkpoint):
+    (checkpoint / os.fsdecode(b"\xff\n.bin")).touch()
+
+    with pytest.raises(CheckpointUnusable, match=r"\\udcff\\n\.bin is refused") as caught:
+        check_folder(checkpoint)
+    assert caught.value.message.encode()
+
+
 def test_equal_files_have_equal_hashes_wherever_they_lie(tmp_path):
     first, second = make_checkpoint(tmp_path / "a"), make_checkpoint(tmp_path / "elsewhere" / "b")
 

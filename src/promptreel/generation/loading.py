@@ -42,8 +42,12 @@ def load_network(network: Network, device: Device) -> Any:
 
 
 def load_tokenizer(parts: TokenizerParts) -> CLIPTokenizer:
+    """Raises CheckpointUnusable."""
     window = {} if parts.window is None else {"model_max_length": parts.window}
-    return CLIPTokenizer(vocab=dict(parts.vocab), merges=list(parts.merges), **parts.special_tokens, **window)
+    try:
+        return CLIPTokenizer(vocab=dict(parts.vocab), merges=list(parts.merges), **parts.special_tokens, **window)
+    except Exception as error:
+        raise _not_built("CLIPTokenizer", error) from error
 
 
 def _build(network: Network) -> Any:
@@ -51,24 +55,24 @@ def _build(network: Network) -> Any:
         with torch.device("meta"):
             built = _CLASSES[network.class_name](**network.arguments)
     except Exception as error:
-        # The gate lets no arguments through that it knows to be wrong; these are, and the class says so in words of its own.
-        logging.getLogger(__name__).warning("%s cannot be built of %s", network.class_name, network.arguments, exc_info=True)
-        raise CheckpointUnusable(
-            f"A {network.class_name} cannot be built as its config.json says; the log says why."
-        ) from error
+        raise _not_built(network.class_name, error) from error
     needed = {name: tuple(tensor.shape) for name, tensor in built.state_dict().items()}
     if needed != {name: tensor.shape for name, tensor in network.tensors.items()}:
         raise CheckpointUnusable(f"The weights of the {network.class_name} do not fit what its config.json says.")
     return built
 
 
+def _not_built(class_name: str, error: Exception) -> CheckpointUnusable:
+    """For what the gate let through although the class refuses it, in words of its own that are for the log."""
+    logging.getLogger(__name__).warning("%s cannot be built", class_name, exc_info=error)
+    return CheckpointUnusable(f"A {class_name} cannot be built of the checkpoint's files; the worker's log says why.")
+
+
 def _open(file: Path) -> Any:
     try:
         return safe_open(file, framework="pt")
     except (OSError, SafetensorError) as error:
-        raise CheckpointUnusable(
-            f"{file.parent.name}/{file.name} changed while it was loaded. Send the request again."
-        ) from error
+        raise CheckpointUnusable(f"{file.parent.name}/{file.name} cannot be opened. Download it again.") from error
 
 
 def _read_weights(network: Network, dtype: torch.dtype) -> dict[str, Tensor]:

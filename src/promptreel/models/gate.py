@@ -24,7 +24,7 @@ from promptreel.models.noise import read_noise_table
 from promptreel.models.registry import CARD_NAME, ModelCard
 from promptreel.models.safety import check_folder, hash_files
 from promptreel.models.tokenizers import TokenizerParts, read_tokenizer
-from promptreel.models.weights import StoredTensor, check_dtypes, check_finite, find_weights, read_tensors
+from promptreel.models.weights import AGAIN, StoredTensor, check_dtypes, check_finite, find_weights, read_tensors
 
 FAMILY = "animatediff"
 PIPELINES = ("AnimateDiffPipeline", "StableDiffusionPipeline")
@@ -181,7 +181,10 @@ def _read_config(root: Path, component: str, class_name: str) -> Config:
 
 def _read_tensors(root: Path, component: str, files: Iterable[Path]) -> dict[str, StoredTensor]:
     """Under the names that they have today, without what every file of this kind may hold besides."""
-    tensors = {_new_name(component, name): tensor for name, tensor in read_tensors(files, root).items()}
+    stored = read_tensors(files, root)
+    tensors = {_new_name(component, name): tensor for name, tensor in stored.items()}
+    if len(tensors) != len(stored):
+        raise CheckpointUnusable(f"{component}/ holds a tensor twice, under its old and its new name. {AGAIN}")
     if component == "text_encoder":
         tensors.pop("embeddings.position_ids", None)  # 0, 1, 2...: older files hold them, today's network knows them
     check_dtypes(tensors, component)

@@ -73,6 +73,7 @@ def explain(error: ValidationError) -> str:
 
 
 def shorten(text: object, most: int = 200) -> str:
-    """What somebody else wrote, as far as a message has room for it."""
-    words = str(text)
+    """What somebody else wrote, as far as a message has room for it, and without what cannot be shown or sent."""
+    words = str(text)[: most + 1]
+    words = words if words.isprintable() else repr(words)[1:-1]
     return words if len(words) <= most else words[:most] + "..."

@@ -12,6 +12,7 @@ from promptreel.models.json_files import shorten
 
 SUFFIXES = (".safetensors", ".json", ".txt", ".md")
 MAX_FILES = 1000
+MAX_DEPTH = 8
 
 
 def check_folder(path: Path) -> Path:
@@ -25,12 +26,14 @@ def check_folder(path: Path) -> Path:
             f"{path.name} is not a folder. Put the checkpoint there in diffusers' layout, see docs/models.md."
         )
     try:
-        for number, file in enumerate(_files(root)):
-            if number == MAX_FILES:
+        for number, entry in enumerate(_entries(root)):
+            if number == MAX_FILES or len(entry.relative_to(root).parts) > MAX_DEPTH:
                 raise CheckpointUnusable(
-                    f"{path.name} holds more than {MAX_FILES} files. Remove what is no part of the checkpoint."
+                    f"{path.name} holds more than {MAX_FILES} files, or folders in folders. "
+                    "Remove what is no part of the checkpoint."
                 )
-            _check_file(file, root)
+            if entry.is_symlink() or not entry.is_dir():
+                _check_file(entry, root)
     except OSError as error:
         raise CheckpointUnusable(f"A file of the checkpoint cannot be read: {error.strerror}. Check its rights.") from error
     return root
@@ -51,13 +54,11 @@ def hash_files(root: Path, files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """Everything under `root` but plain folders: links to folders are not followed and come out as they are."""
+def _entries(root: Path) -> Iterator[Path]:
+    """Everything under `root`; links to folders are not followed."""
     for folder, folders, files in os.walk(root):
         for name in (*folders, *files):
-            entry = Path(folder, name)
-            if entry.is_symlink() or not entry.is_dir():
-                yield entry
+            yield Path(folder, name)
 
 
 def _check_file(file: Path, root: Path) -> None:

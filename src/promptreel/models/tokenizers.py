@@ -142,8 +142,10 @@ def _check(vocab: Any, merges: list[tuple[str, str]], needed: list[str]) -> None
         raise CheckpointUnusable(f"tokenizer/ has no vocabulary that gives each token its number. {AGAIN}")
     if len(set(vocab.values())) != len(vocab):
         raise CheckpointUnusable(f"tokenizer/ gives two tokens the same number. {AGAIN}")
+    if not all(map(_is_unicode, vocab)):
+        raise CheckpointUnusable(f"tokenizer/ has a token that is no text. {AGAIN}")
     for token in needed:
-        if token not in vocab:
+        if not token or token not in vocab:
             raise CheckpointUnusable(
                 f"tokenizer/ adds the token {shorten(repr(token), 60)}, which its vocabulary does not have. {AGAIN}"
             )
@@ -151,3 +153,8 @@ def _check(vocab: Any, merges: list[tuple[str, str]], needed: list[str]) -> None
         if not (left in vocab and right in vocab and left + right in vocab):
             merge = shorten(f"{left} {right}", 60)
             raise CheckpointUnusable(f"tokenizer/ lacks a token of the merge {merge!r}. {AGAIN}")
+
+
+def _is_unicode(token: str) -> bool:
+    """JSON may hold halves of characters, which no library takes."""
+    return not any("\ud800" <= character <= "\udfff" for character in token)

@@ -9,7 +9,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,10 @@ AGAIN = "Download it again, or convert the checkpoint to safetensors again."
 
 # Bytes a number, and the bits of the exponent, which are all set in what is not finite.
 _FORMATS = {"F64": (8, 0x7FF << 52), "F32": (4, 0xFF << 23), "F16": (2, 0x1F << 10), "BF16": (2, 0xFF << 7)}
+# Of other formats, the bytes alone are known: nothing of theirs is loaded.
+_OTHER_FORMATS = dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1) | dict.fromkeys(("I16", "U16"), 2)
+_OTHER_FORMATS |= dict.fromkeys(("I32", "U32"), 4) | dict.fromkeys(("I64", "U64"), 8)
+_SIZES = _OTHER_FORMATS | {dtype: size for dtype, (size, _) in _FORMATS.items()}
 _BYTES_AT_ONCE = 4 << 20
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.safetensors", re.ASCII)
 
@@ -135,12 +139,19 @@ def _parse_header(file: Path, name: str) -> tuple[int, int, dict[str, Any]]:
             raise CheckpointUnusable(f"{name} is no safetensors file: its header has a wrong length. {AGAIN}")
         text = content.read(length)
     try:
-        header = None if has_many_containers(text) else json.loads(text.decode())
+        header = None if has_many_containers(text) else json.loads(text.decode(), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise CheckpointUnusable(f"{name} is no safetensors file: its header is not JSON. {AGAIN}") from error
-    if not isinstance(header, dict):
+    if not isinstance(header, dict) or not text.startswith(b"{"):
         raise CheckpointUnusable(f"{name} is no safetensors file: its header is not an object. {AGAIN}")
+    metadata = header.get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointUnusable(f"{name} is no safetensors file: its __metadata__ holds more than texts. {AGAIN}")
     return size, 8 + length, header
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
 
 
 def _describe(file: Path, name: str, told: Any, start: int) -> StoredTensor | None:
@@ -150,7 +161,7 @@ def _describe(file: Path, name: str, told: Any, start: int) -> StoredTensor | No
     if not isinstance(dtype, str) or not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
         return None
     begin, end = offsets
-    if dtype in _FORMATS and end - begin != math.prod(shape) * _FORMATS[dtype][0]:
+    if dtype not in _SIZES or end - begin != math.prod(shape) * _SIZES[dtype]:
         return None
     return StoredTensor(file=file, name=name, dtype=dtype, shape=tuple(shape), begin=start + begin, end=start + end)
 
@@ -166,30 +177,34 @@ def check_dtypes(tensors: Mapping[str, StoredTensor], component: str) -> None:
     for name, tensor in tensors.items():
         if tensor.dtype not in _FORMATS:
             raise CheckpointUnusable(
-                f"{component}/ stores {name} as {shorten(tensor.dtype, 20)}. Save the weights as float16, bfloat16 or float32."
+                f"{component}/ stores {shorten(name)} as {tensor.dtype}. Save the weights as float16, bfloat16 or float32."
             )
 
 
 def check_finite(tensors: Iterable[StoredTensor], root: Path) -> None:
     """Reads the tensors' bytes. Raises CheckpointUnusable for the first that holds an infinity, or what is no number."""
+    part = np.empty(_BYTES_AT_ONCE, np.uint8)
     for tensor in sorted(tensors, key=lambda each: (each.file, each.begin)):
-        size, exponent = _FORMATS[tensor.dtype]
-        for numbers in _read_bits(tensor, size):
-            if bool(((numbers & exponent) == exponent).any()):
-                raise CheckpointUnusable(
-                    f"{tensor.file.relative_to(root).as_posix()} holds numbers that are not finite, in {tensor.name}: "
-                    "all that is made with them would be black. Convert the original weights again, to float32 if float16 "
-                    "is too narrow for them."
-                )
+        if not _is_finite(tensor, part):
+            raise CheckpointUnusable(
+                f"{tensor.file.relative_to(root).as_posix()} holds numbers that are not finite, in {shorten(tensor.name)}: "
+                "all that is made with them would be black. Convert the original weights again, to float32 if float16 "
+                "is too narrow for them."
+            )
 
 
-def _read_bits(tensor: StoredTensor, size: int) -> Iterator[np.ndarray[Any, np.dtype[Any]]]:
-    with tensor.file.open("rb") as content:
+def _is_finite(tensor: StoredTensor, part: np.ndarray[Any, np.dtype[np.uint8]]) -> bool:
+    """`part` is room for some of the bytes, used again and again."""
+    size, exponent = _FORMATS[tensor.dtype]
+    left = tensor.end - tensor.begin
+    with tensor.file.open("rb", buffering=0) as content:
         content.seek(tensor.begin)
-        left = tensor.end - tensor.begin
         while left > 0:
-            read = content.read(min(left, _BYTES_AT_ONCE))
-            if not read or len(read) % size:
+            count = min(left, len(part))
+            if content.readinto(part[:count].data) != count:
                 raise CheckpointUnusable(f"{tensor.file.name} became shorter while it was read. {AGAIN}")
-            left -= len(read)
-            yield np.frombuffer(read, f"<u{size}")
+            bits = part[:count].view(f"<u{size}")
+            if int(np.bitwise_and(bits, exponent, out=bits).max()) == exponent:
+                return False
+            left -= count
+    return True
