@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from promptreel.errors import CheckpointUnusable, GenerationFailed, JobCancelled, ModelNotFound
+from promptreel.errors import CheckpointUnusable, JobCancelled, ModelNotFound
 from promptreel.generation.devices import pick_device
 from promptreel.generation.engine import Engine
 from promptreel.jobs.job import JobStage
@@ -104,7 +104,9 @@ def test_clip_has_the_models_native_size(engine: Engine) -> None:
 
 
 def test_card_that_claims_more_frames_than_the_motion_modules_carry_fails_by_name(engine: Engine) -> None:
-    with pytest.raises(GenerationFailed, match="could not make this clip"):
+    with pytest.raises(
+        CheckpointUnusable, match=f"says {MAX_FRAMES + 1} max_frames, and the motion adapter carries {MAX_FRAMES}"
+    ):
         engine.generate(replace(PARAMS, model_id="tiny-wrong", num_frames=MAX_FRAMES + 1), go_on)
 
 

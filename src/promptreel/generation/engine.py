@@ -123,11 +123,7 @@ class Engine:
 
     @contextmanager
     def _use(self, model_id: str, on_progress: OnProgress) -> Iterator[LoadedCheckpoint]:
-        """The checkpoint, which stays loaded while it is used. Another one is loaded when none is in use.
-
-        Two may not fit. And while a network is loaded, the number format of every new tensor of this process is the network's:
-        a clip that is made meanwhile would have other bits.
-        """
+        """The checkpoint, which stays loaded while it is used. Another one is loaded when none is in use: two may not fit."""
         with self._changed:
             card = self.models.get(model_id)
             while self._in_use and not self._holds(card):
