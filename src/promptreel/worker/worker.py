@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
-from promptreel.errors import DatabaseBusy, GenerationFailed, JobCancelled, JobLost, PromptreelError
+from promptreel.errors import DatabaseBusy, DeviceLost, GenerationFailed, JobCancelled, JobLost, PromptreelError
 from promptreel.generation.engine import Engine
 from promptreel.jobs.job import Claim, Job, Result
 from promptreel.jobs.store import JobStore, WorkerRecord
@@ -25,6 +25,9 @@ POLL_SECONDS = 0.05
 
 class Worker:
     """Runs until `stop` is set; jobs that are running then go back to the queue, between two calls to the model.
+
+    A device that answers no more ends it too, with DeviceLost: the jobs that met it stay its own, as those of any worker that
+    dies, until the supervisor or their leases free them, and so lose one of their lives.
 
     Each job runs in its own thread, from its parameters to its file; the engine shares the model's calls between them.
     """
@@ -49,6 +52,7 @@ class Worker:
         self.jobs_at_once = jobs_at_once
         self.stop = stop
         self.live: list[tuple[Job, Future[None]]] = []
+        self.device_lost: DeviceLost | None = None
         self.seconds_per_unit: float | None = None
         self.pulse = Pulse(jobs, lease_seconds=lease_seconds, stop=stop, announce=self.announce)
 
@@ -58,6 +62,8 @@ class Worker:
             self.main_loop()
         finally:
             self.shutdown()
+        if self.device_lost is not None:
+            raise self.device_lost
 
     def startup(self) -> None:
         """Loads the built-in model and times one call, so that the first request finds it warm and its ETA measured."""
@@ -135,6 +141,10 @@ class Worker:
         except WorkerStopping:
             self._tell(claim, lambda: self.jobs.give_back(claim))
             log.info("job %d given back to the queue", job.id)
+        except DeviceLost as lost:
+            log.error("job %d: %s", job.id, lost, exc_info=lost)  # noqa: TRY400 - with what the device said
+            self.device_lost = lost
+            self.stop.set()  # what does not need the device ends as it does at any stop
         except PromptreelError as error:
             self._fail(claim, error.code, error.message)
             log.warning("job %d failed: %s", job.id, error)
