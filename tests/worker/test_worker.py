@@ -21,6 +21,7 @@ from promptreel.jobs.tables import utc_now
 from promptreel.media import Init, Video
 from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.storage.local import LocalStorage
+from promptreel.worker.footprint import Room, estimate_bytes
 from promptreel.worker.worker import Worker
 from tests.encoding.files import encode_image, make_bars
 from tests.generation.checkpoints import make_tiny_checkpoint
@@ -200,6 +201,26 @@ def test_jobs_of_one_model_run_side_by_side(running: threading.Thread, jobs: Job
     assert wait_until_ended(jobs, submit(jobs)).status is JobStatus.SUCCEEDED
     assert jobs.get(long_id).status is JobStatus.RUNNING
     jobs.cancel(long_id)
+
+
+def test_job_that_does_not_fit_beside_those_in_hand_waits_for_them(
+    worker: Worker, running: threading.Thread, jobs: JobStore
+) -> None:
+    """And keeps its place: a smaller one does not overtake it. Alone, each runs, whatever it takes."""
+    small = estimate_bytes(make_new_job(**SMALL).params, worker.engine.models.get(DEFAULT_MODEL_ID))
+    worker.room = Room(jobs=4, memory=4 * small)
+    first = submit(jobs, **ENDLESS)  # of eight times as many frames
+    wait_until(jobs, first, JobStatus.RUNNING)
+    second, third = submit(jobs, **ENDLESS), submit(jobs)
+    threading.Event().wait(0.5)
+    waited = [jobs.get(job_id).status for job_id in (second, third)]
+    jobs.cancel(first)
+    wait_until(jobs, second, JobStatus.RUNNING)
+    jobs.cancel(second)
+    ended = [wait_until_ended(jobs, job_id) for job_id in (first, second, third)]
+
+    assert waited == [JobStatus.QUEUED] * 2
+    assert [job.status for job in ended] == [JobStatus.CANCELLED, JobStatus.CANCELLED, JobStatus.SUCCEEDED]
 
 
 def test_job_that_took_a_worker_down_runs_alone(running: threading.Thread, jobs: JobStore) -> None:
