@@ -148,8 +148,11 @@ def build_engine(settings: Settings) -> Engine:
 
 def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Worker:
     jobs = build_jobs(settings)  # before torch's seconds: what is wrong with the data directory is told at once
+    from promptreel.worker.footprint import Room, machine_memory
     from promptreel.worker.worker import Worker
 
+    megabytes = settings.memory_per_worker
+    memory = machine_memory() // 4 // settings.workers if megabytes is None else megabytes * 1024 * 1024
     return Worker(
         owner=owner,
         jobs=jobs,
@@ -158,7 +161,7 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
         decoder=Decoder(),
         scratch=settings.data_dir / "scratch",
         lease_seconds=settings.lease_seconds,
-        jobs_at_once=settings.jobs_at_once,
+        room=Room(settings.jobs_at_once, memory),
         stop=stop,
     )
 

@@ -16,6 +16,7 @@
     ├── DecoderBusy           decoder_busy          too many pictures and videos wait to be checked; a later try may succeed
     ├── NotAvailable          not_available         what the hosted service did and this one does not
     ├── BadConfiguration      bad_configuration     this machine or its settings; start-up refuses
+    ├── DeviceLost            device_lost           a worker's device answers no more; its process ends, and its jobs do not
     ├── RemoteFailed          remote_failed         what a client asked of a server elsewhere did not come about
     │   ├── ServerUnreachable     server_unreachable
     │   ├── RequestRefused        request_refused       or whatever code the server gave
@@ -148,6 +149,12 @@ class BadConfiguration(PromptreelError):
     code = "bad_configuration"
 
 
+class DeviceLost(PromptreelError):
+    """The device failed in a way that only a new process gets over. A worker ends with it; its jobs keep their other lives."""
+
+    code = "device_lost"
+
+
 class RemoteFailed(PromptreelError):
     """What a client asked of a server elsewhere did not come about (client.py)."""
 
@@ -193,7 +200,7 @@ class CheckpointUnusable(JobFailed):
 
 
 class OutOfMemory(JobFailed):
-    """The device has too little memory for a clip of this size and length."""
+    """The device or the machine has too little memory for a clip of this size and length, or for the model."""
 
     code = "out_of_memory"
 

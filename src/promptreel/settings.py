@@ -118,6 +118,13 @@ class Settings(BaseSettings):
         le=64,
         description="How many jobs of the same model a worker has in hand at once; they share the model's calls.",
     )
+    memory_per_worker: int | None = Field(
+        default=None,
+        ge=1,
+        description="Megabytes that the jobs which a worker has in hand at once may take together, by estimate, beside the "
+        "model; a job alone always runs. Left out: a quarter of the machine's memory, or its container's, shared between the "
+        "workers.",
+    )
     threads: int | None = Field(
         default=None,
         ge=1,

@@ -14,6 +14,7 @@ from promptreel.jobs.database import migrate, open_database
 from promptreel.jobs.store import JobStore
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelRegistry
 from promptreel.storage.local import LocalStorage
+from promptreel.worker.footprint import Room
 from promptreel.worker.worker import Worker
 from tests.generation.checkpoints import make_tiny_checkpoint
 
@@ -61,6 +62,6 @@ def worker(jobs: JobStore, built_in: Path, tmp_path: Path, decoder: Decoder, sto
         decoder=decoder,
         scratch=tmp_path / "scratch",
         lease_seconds=LEASE_SECONDS,
-        jobs_at_once=4,
+        room=Room(jobs=4, memory=1 << 30),
         stop=stop,
     )

@@ -6,7 +6,7 @@ running under all three. Whoever lost the job to another worker changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any
@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, inser
 from promptreel.errors import JobLost, WorkerLost
 from promptreel.jobs.job import Claim, JobStatus
 from promptreel.jobs.outbox import change_jobs
+from promptreel.jobs.params import VideoParams
 from promptreel.jobs.submissions import advance_clock
 from promptreel.jobs.tables import api_keys, attempts, has_status, jobs
 
@@ -51,6 +52,12 @@ def next_to_take(now: datetime, beside: str | None) -> ColumnElement[bool]:
     """The first job in line, if it may run beside jobs of the model `beside` (None: beside no job)."""
     first = and_(jobs.c.id == first_in_line(now).scalar_subquery(), has_status(JobStatus.QUEUED))
     return first if beside is None else and_(first, jobs.c.model_id == beside, jobs.c.crashes == 0)
+
+
+def next_fits(connection: Connection, which: ColumnElement[bool], fits: Callable[[VideoParams], bool]) -> bool:
+    """Whether the job that matches `which`, if there is one, is one that the worker has room for."""
+    params = connection.execute(select(jobs.c.params).where(which)).scalar_one_or_none()
+    return params is None or fits(VideoParams.from_json(params))
 
 
 def anything_to_take(now: datetime, *, beside: str | None) -> ColumnElement[bool]:

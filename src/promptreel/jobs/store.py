@@ -153,20 +153,27 @@ class JobStore:
 
     # What a worker does
 
-    def claim(self, owner: str, *, beside: str | None = None) -> tuple[Claim, Job] | None:
+    def claim(
+        self, owner: str, *, beside: str | None = None, fits: Callable[[VideoParams], bool] = lambda _params: True
+    ) -> tuple[Claim, Job] | None:
         """Takes the next job, or returns None. Jobs whose lease ran out go back to the queue first, in the same transaction.
 
         `beside` is the model that the worker has jobs of already: then the next job is only taken if it is of that model too,
-        and never took a worker down with it. Nothing overtakes it: the worker comes to it when it has no job in hand.
+        and never took a worker down with it, and if it `fits`. Nothing overtakes it: the worker comes to it when it has no job
+        in hand, or room.
 
         Idle workers call this many times a second, so that a look without the write lock comes first.
         """
         with read_transaction(self._engine) as connection:
             if not connection.execute(select(claims.anything_to_take(self._now(), beside=beside))).scalar():
                 return None
+            if not claims.next_fits(connection, claims.next_to_take(self._now(), beside), fits):
+                return None
         with write_transaction(self._engine) as connection:
             now = self._now()  # read under the lock: waiting for it must not eat into the lease
             claims.take_from_workers(connection, jobs.c.lease_until <= now, now=now)
+            if not claims.next_fits(connection, claims.next_to_take(now, beside), fits):  # another one may be first by now
+                return None
             row = claims.take_next(connection, owner, beside=beside, now=now, lease=self._lease)
         if row is None:
             return None

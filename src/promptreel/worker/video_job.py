@@ -14,6 +14,7 @@ from promptreel.encoding.scaling import scale_clip
 from promptreel.encoding.video import encode
 from promptreel.errors import StorageFailed
 from promptreel.generation.engine import Engine, OnProgress, generated_size
+from promptreel.generation.failures import named_failures
 from promptreel.generation.preview import OnPreview
 from promptreel.jobs.job import Claim, Job, JobStage, Result
 from promptreel.jobs.params import VideoParams
@@ -36,7 +37,8 @@ def run_video_job(
     clock = StageClock(on_progress)
     path = scratch / f"{job.file_prefix}.{claim.attempt}.{job.params.output_type}"
     try:
-        init = _load_init(job.params.init_key, storage)
+        with named_failures(job.params):
+            init = _load_init(job.params.init_key, storage)
         with keep_preview(job, claim, storage=storage, scratch=scratch) as on_preview:
             made = make_video(
                 job.params,
@@ -93,12 +95,13 @@ def make_video(
 
     `init` is the file that `params.init_key` names.
     """
-    on_progress(JobStage.LOADING, 0.0)
-    start = _decode_init(init, params, engine=engine, decoder=decoder)
-    made = engine.generate(params, on_progress, init=start, on_preview=on_preview)
-    on_progress(JobStage.ENCODING, 0.0)
-    scaled = scale_clip(made.clip, params.width, params.height)
-    video = encode(scaled, path, output_type=params.output_type, metadata=provenance(params, made.model_hash))
+    with named_failures(params):
+        on_progress(JobStage.LOADING, 0.0)
+        start = _decode_init(init, params, engine=engine, decoder=decoder)
+        made = engine.generate(params, on_progress, init=start, on_preview=on_preview)
+        on_progress(JobStage.ENCODING, 0.0)
+        scaled = scale_clip(made.clip, params.width, params.height)
+        video = encode(scaled, path, output_type=params.output_type, metadata=provenance(params, made.model_hash))
     return MadeVideo(video, made.device_seconds, made.peak_memory_mb)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from promptreel.errors import CheckpointUnusable
 from promptreel.generation.compute import ComputeThread
 from promptreel.generation.devices import Device
+from promptreel.generation.finite import Stage, check_finite
 from promptreel.generation.loading import load_network, load_tokenizer
 from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.preview import fit_colors
@@ -52,7 +53,8 @@ class LoadedCheckpoint:
 
         Raises GenerationFailed when the text encoder has fewer layers than `clip_skip` leaves out.
         """
-        return self._run(lambda: self.prompts.encode(text, clip_skip=clip_skip, chunks=chunks))
+        embeddings = self._run(lambda: self.prompts.encode(text, clip_skip=clip_skip, chunks=chunks))
+        return self._check(embeddings, "encoding the prompt")
 
     def count_chunks(self, text: str) -> int:
         """How many of the text encoder's windows the text takes."""
@@ -102,6 +104,9 @@ class LoadedCheckpoint:
         latents = (encoded - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
         return latents[places].transpose(0, 1)[None]
 
+    def _check(self, numbers: Tensor, stage: Stage) -> Tensor:
+        return check_finite(numbers, stage, model_id=self.card.model_id, device=self.device)
+
     def _run(self, work: Callable[[], Tensor]) -> Tensor:
         return self.compute.run(torch.inference_mode()(work))
 
@@ -115,14 +120,14 @@ class LoadedCheckpoint:
                 latents = encoded.latents
             case _:
                 latents = encoded.latent
-        return latents.float().cpu()
+        return self._check(latents.float().cpu(), "encoding the init")
 
     def _frames_at_once(self, height: int, width: int) -> int:
         """How many frames of this size, in pixels, go through the VAE together."""
         return max(1, _PIXELS_AT_ONCE[self.device.name.split(":")[0]] // (height * width))
 
     def _decode_some(self, latents: Tensor) -> Tensor:
-        pictures = self.vae.decode(latents.to(self.device.name, self.device.dtype)).sample.float()
+        pictures = self._check(self.vae.decode(latents.to(self.device.name, self.device.dtype)).sample.float(), "decoding")
         return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 
