@@ -43,8 +43,8 @@ class Crowd(ServerState):
         super().__init__()
         self.most = most
         self.now = now
-        self._told_at = float("-inf")
-        self._untold = 0
+        self._told_at: dict[str, float] = {}
+        self._untold: Counter[str] = Counter()
 
     def admit(self, newcomer: Connection) -> bool:
         """Whether there is room for it, which is made if need be."""
@@ -65,10 +65,10 @@ class Crowd(ServerState):
 
     def tell(self, count: int, message: str) -> None:
         """Logs it once a minute: what a stranger causes must not fill the log. The message has a %d for how often."""
-        self._untold += count
-        if self.now() - self._told_at > _SILENCE_SECONDS:
-            log.warning(message, self._untold)
-            self._told_at, self._untold = self.now(), 0
+        self._untold[message] += count
+        if self.now() - self._told_at.get(message, float("-inf")) > _SILENCE_SECONDS:
+            log.warning(message, self._untold.pop(message))
+            self._told_at[message] = self.now()
 
     def _all(self) -> list[Connection]:
         return [each for each in self.connections if isinstance(each, Connection)]

@@ -83,6 +83,6 @@ class _Server(uvicorn.Server):
 
     def _tell_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if "accept()" in context["message"]:  # asyncio tries again in a second
-            self.server_state.tell(1, f"no connection could be accepted: {context.get('exception')} (%d times)")
+            self.server_state.tell(1, "%d connections could not be accepted yet: the system has no files or memory for them")
         else:
             loop.default_exception_handler(context)
