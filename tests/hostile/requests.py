@@ -54,6 +54,10 @@ def in_prompt(text: bytes) -> bytes:
     return b'{"prompt": "' + text + b'"}'
 
 
+def foreign_picture() -> bytes:
+    return b'{"prompt": "a", "input_reference": "data:image/png;base64,' + WIDE + fill(b"A") + b'"}'
+
+
 JSON_BODIES = [
     body_case("body of empty lists", lambda: b"[" + fill(b"[],") + b"[]]", "more than 50000 values"),
     body_case("body of numbers", lambda: b'{"prompt": [' + fill(b"1,") + b"1]}", "more than 50000 values"),
@@ -64,7 +68,7 @@ JSON_BODIES = [
     body_case("fraction of 33 million digits", lambda: b'{"prompt": 0.' + fill(b"7") + b"}", "must be a string"),
     body_case("text that takes four bytes for each of its own", lambda: in_prompt(WIDE + fill(b"a")), "not be greater than"),
     body_case("text of escapes", lambda: in_prompt(fill(rb"\u00e9")), "not be greater than"),
-    body_case("picture that takes four bytes for each of its own", _foreign_picture, "must be a URL or a data"),
+    body_case("picture that takes four bytes for each of its own", foreign_picture, "must be a URL or a data"),
     body_case("body of spaces", lambda: fill(b" "), "The prompt field is required"),
     body_case("body of bytes that are no text", lambda: in_prompt(fill(b"\xff")), "not a valid JSON object"),
     body_case("body of nulls", lambda: fill(b"\x00"), "not a valid JSON object"),
@@ -73,10 +77,6 @@ JSON_BODIES = [
     ),
     body_case("body with an unknown compression", lambda: gzip.compress(fill(b"a")), "not"),
 ]
-
-
-def _foreign_picture() -> bytes:
-    return b'{"prompt": "a", "input_reference": "data:image/png;base64,' + WIDE + fill(b"A") + b'"}'
 
 
 FORM_BODIES = [
@@ -125,11 +125,10 @@ def connections(service: Service, number: int, first_words: bytes) -> Iterator[l
 def ask_raw(service: Service, request: bytes) -> bytes:
     """The answer to these bytes, as far as it is there before the service closes the connection."""
     answer = b""
-    with socket.create_connection(address_of(service), timeout=LONGEST_SECONDS) as connection:
-        with suppress(ConnectionError):
-            connection.sendall(request)
-            while not _is_whole(answer) and (more := connection.recv(65536)):
-                answer += more
+    with socket.create_connection(address_of(service), timeout=LONGEST_SECONDS) as connection, suppress(ConnectionError):
+        connection.sendall(request)
+        while not _is_whole(answer) and (more := connection.recv(65536)):
+            answer += more
     return answer
 
 
