@@ -40,9 +40,13 @@ from collections.abc import Mapping
 
 
 class PromptreelError(Exception):
-    """Base of all errors that Promptreel raises on purpose; the message says what to do about it."""
+    """Base of all errors that Promptreel raises on purpose; the message says what to do about it.
+
+    `retry_after` is in how many seconds the same request is worth another try, where that helps.
+    """
 
     code: str = "error"
+    retry_after: float | None = None
 
     @property
     def message(self) -> str:
@@ -90,7 +94,7 @@ class ForeignPage(PromptreelError):
 
 
 class RateLimitExceeded(PromptreelError):
-    """A key has used up what its limits allow; in `retry_after` seconds it is worth another try."""
+    """A key has used up what its limits allow."""
 
     code = "rate_limit_exceeded"
 
@@ -170,7 +174,7 @@ class ServerUnreachable(RemoteFailed):
 class RequestRefused(RemoteFailed):
     """The server's answer is an error with no class of its own here; `code` is the server's, if it gave one.
 
-    `retry_after` is in how many seconds it is worth another try, if the server said so.
+    `retry_after` is what the server said, if it did.
     """
 
     code = "request_refused"
