@@ -20,6 +20,7 @@ from promptreel.api.dialects.webhooks import to_webhook
 from promptreel.api.services import AppParts
 from promptreel.errors import BadConfiguration
 from promptreel.fetching.fetcher import SafeFetcher
+from promptreel.jobs.clock import SteadyClock
 from promptreel.jobs.database import migrate, open_database
 from promptreel.jobs.deliveries import DeliveryStore
 from promptreel.jobs.facts import read_link_secret
@@ -43,7 +44,7 @@ BUILT_IN_MODELS = Path(__file__).parent / "models" / "built_in"
 
 
 def build_database(settings: Settings) -> Database:
-    """The tables, created or migrated if need be."""
+    """The tables, created or migrated if need be. Waits for no writer if there is no need."""
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -55,9 +56,20 @@ def build_database(settings: Settings) -> Database:
     return database
 
 
+def build_database_of_service(settings: Settings) -> Database:
+    """For the processes that wait for what is in the tables: they agree on the time."""
+    database = build_database(settings)
+    SteadyClock(database).begin()
+    return database
+
+
 def build_jobs(settings: Settings, database: Database | None = None) -> JobStore:
+    database = database or build_database(settings)
     return JobStore(
-        database or build_database(settings), lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts
+        database,
+        lease_seconds=settings.lease_seconds,
+        max_attempts=settings.max_attempts,
+        steady=SteadyClock(database),
     )
 
 
@@ -66,7 +78,8 @@ def build_keys(settings: Settings, database: Database | None = None) -> KeyStore
 
 
 def build_deliveries(settings: Settings, database: Database | None = None) -> DeliveryStore:
-    return DeliveryStore(database or build_database(settings))
+    database = database or build_database(settings)
+    return DeliveryStore(database, steady=SteadyClock(database))
 
 
 def build_webhook_secrets(settings: Settings) -> WebhookSecrets:
@@ -95,7 +108,7 @@ def build_fetcher(settings: Settings) -> SafeFetcher:
 
 def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[], bool] = lambda: False) -> FastAPI:
     """`serves_local`: whether only this machine reaches the api, which then needs no key until one is made."""
-    database = build_database(settings)
+    database = build_database_of_service(settings)
     parts = AppParts(
         jobs=build_jobs(settings, database),
         callers=Callers(build_keys(settings, database), serves_local=serves_local),
@@ -141,7 +154,9 @@ def build_engine(settings: Settings) -> Engine:
 
 
 def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Worker:
-    jobs = build_jobs(settings)  # before torch's seconds: what is wrong with the data directory is told at once
+    jobs = build_jobs(
+        settings, build_database_of_service(settings)
+    )  # before torch's seconds: what is wrong with the data directory is told at once
     from promptreel.worker.worker import Worker
 
     return Worker(
@@ -157,7 +172,7 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
 
 
 def build_courier(settings: Settings, *, owner: str, stop: threading.Event) -> Courier:
-    database = build_database(settings)
+    database = build_database_of_service(settings)
     links = build_links(settings, database)
     return Courier(
         owner=owner,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 
@@ -44,3 +46,22 @@ def set_up_logging(level: str) -> None:
         library.propagate = True
     logging.getLogger("uvicorn").setLevel(logging.INFO)
     logging.getLogger("uvicorn.access").disabled = True
+
+
+class Seldom:
+    """A log for what may go wrong many times a second, for hours: it passes one warning a minute on."""
+
+    def __init__(self, log: logging.Logger, *, seconds: float = 60.0, now: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
+        self._seconds = seconds
+        self._now = now
+        self._told_at = float("-inf")
+        self._kept_back = 0
+
+    def warning(self, message: str, *arguments: object) -> None:
+        if self._now() - self._told_at < self._seconds:
+            self._kept_back += 1
+            return
+        more = f" ({self._kept_back} more since the last such line)" if self._kept_back else ""
+        self._told_at, self._kept_back = self._now(), 0
+        self._log.warning(message + more, *arguments)

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
-from promptreel.bootstrap import build_database, build_deliveries, build_jobs, build_keys, environment_of, new_owner
-from promptreel.errors import BadConfiguration
+from promptreel.bootstrap import build_database_of_service, build_deliveries, build_jobs, build_keys, environment_of, new_owner
+from promptreel.errors import PASSING, BadConfiguration
 from promptreel.settings import Settings
 from promptreel.worker.supervisor import ChildSpec, Supervisor
 
@@ -22,7 +22,7 @@ _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 def run_service(settings: Settings, *, stop: threading.Event) -> None:
     """Runs until `stop` is set. One line on stdout says where the service is, once it can make a video."""
-    database = build_database(settings)
+    database = build_database_of_service(settings)
     jobs, deliveries = build_jobs(settings, database), build_deliveries(settings, database)
     listener = _listen(settings.host, settings.port)
     url = _url_of(listener)
@@ -41,7 +41,10 @@ def run_service(settings: Settings, *, stop: threading.Event) -> None:
             log.warning("%d delivery of a courier that ended is due again", freed)
 
     def is_ready(owners: set[str]) -> bool:
-        return sum(worker.id in owners for worker in jobs.live_workers()) == settings.workers
+        try:
+            return sum(worker.id in owners for worker in jobs.live_workers()) == settings.workers
+        except PASSING:  # whatever keeps the job table from being read, the children must be kept alive
+            return False
 
     def announce() -> None:
         print(f"Promptreel is ready on {url} (documentation: {url}/docs, data: {settings.data_dir})", flush=True)  # noqa: T201

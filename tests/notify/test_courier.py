@@ -227,7 +227,7 @@ def test_two_couriers_tell_each_end_once(
 ) -> None:
     other = Courier(
         owner="courier-2", jobs=courier.jobs, deliveries=DeliveryStore(engine, now=clock), secrets=courier.secrets,
-        fetcher=courier.fetcher, to_body=courier.to_body, stop=threading.Event(), now=clock,
+        fetcher=courier.fetcher, to_body=courier.to_body, stop=threading.Event(),
     )  # fmt: skip
     ended = [end_job(receiver.url()) for _ in range(20)]
     with running(courier), running(other):

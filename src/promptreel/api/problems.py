@@ -13,10 +13,12 @@ from starlette.routing import Match
 from promptreel.api.dialects import openai
 from promptreel.api.parsing import BodyTooLarge, MalformedRequest
 from promptreel.errors import (
+    PASSING,
     ApiKeyNotFound,
     BadConfiguration,
     DatabaseBusy,
     DeliveryNotFound,
+    DiskFull,
     ForeignPage,
     IdempotencyConflict,
     InvalidApiKey,
@@ -56,6 +58,7 @@ STATUSES: dict[type[PromptreelError], int] = {
     openai.ContentUnavailable: 404,
     UrlUnusable: 400,
     DatabaseBusy: 503,
+    DiskFull: 503,
     NotAvailable: 501,
     JobFailed: 500,
     BadConfiguration: 500,
@@ -117,14 +120,14 @@ def body_of(error: PromptreelError, path: str, status: int) -> dict[str, Any]:
         case JobNotFound():
             return {"status": "failed", "id": "", "message": "Request not found", "messege": "Request not found", "output": []}
         case _:
-            when = {"retry_after": error.retry_after} if isinstance(error, (RateLimitExceeded, DatabaseBusy)) else {}
+            when = {"retry_after": error.retry_after} if isinstance(error, (RateLimitExceeded, *PASSING)) else {}
             return error_body(error.message, **when)
 
 
 def headers_of(error: PromptreelError) -> dict[str, str]:
     """What clients look for beside the body, with whatever status."""
     match error:
-        case RateLimitExceeded() | DatabaseBusy():
+        case RateLimitExceeded() | DatabaseBusy() | DiskFull():
             return {"Retry-After": str(error.retry_after)}
         case InvalidApiKey():
             return {"WWW-Authenticate": "Bearer"}

@@ -21,6 +21,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, insert, literal, select, update
 
 from promptreel.errors import DeliveryLost, DeliveryNotFound
+from promptreel.jobs.clock import Moment, moments
 from promptreel.jobs.database import read_transaction, write_transaction
 from promptreel.jobs.tables import UtcTime, deliveries, delivery_attempts, utc_now
 
@@ -52,7 +53,7 @@ class Delivery:
     """A job's end that its webhook is to hear of. `id` is the same in every attempt.
 
     `attempt` counts claims, and is the fence. `tried_since` is when the first attempt was made, or the first since somebody
-    asked for a redelivery.
+    asked for a redelivery: by the steady clock (clock.py), all others by the wall clock. `next_at` is what that comes to now.
     """
 
     id: str
@@ -87,12 +88,22 @@ class Outcome:
 
 
 class DeliveryStore:
-    """Safe to use from several threads and processes at once. `lease_seconds` must be longer than an attempt can take."""
+    """Safe to use from several threads and processes at once. `lease_seconds` must be longer than an attempt can take.
 
-    def __init__(self, engine: Engine, *, lease_seconds: float = 90.0, now: Callable[[], datetime] = utc_now) -> None:
+    `now` is the wall clock, `steady` the one by which is waited (clock.py).
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        lease_seconds: float = 90.0,
+        now: Callable[[], datetime] = utc_now,
+        steady: Callable[[], datetime] | None = None,
+    ) -> None:
         self._engine = engine
         self._lease = timedelta(seconds=lease_seconds)
-        self._now = now
+        self.now = moments(now, steady)
 
     # What a courier does
 
@@ -102,44 +113,47 @@ class DeliveryStore:
         Idle couriers call this twice a second, so that a look without the write lock comes first.
         """
         with read_transaction(self._engine) as connection:
-            now = self._now()
-            if connection.execute(_next_due(now, except_hosts)).first() is None and not _has_expired(connection, now):
+            steady = self.now().steady
+            if connection.execute(_next_due(steady, except_hosts)).first() is None and not _has_expired(connection, steady):
                 return None
         with write_transaction(self._engine) as connection:
-            now = self._now()  # read under the lock: waiting for it must not eat into the lease
-            _free(connection, deliveries.c.lease_until <= now, now=now)
+            now = self.now()  # read under the lock: waiting for it must not eat into the lease
+            _free(connection, deliveries.c.lease_until <= now.steady, now=now)
             row = self._take(connection, owner, except_hosts, now)
         if row is None:
             return None
-        return DeliveryClaim(row.id, row.attempt, owner), _to_delivery(row)
+        return DeliveryClaim(row.id, row.attempt, owner), _to_delivery(row, now)
 
-    def _take(self, connection: Connection, owner: str, except_hosts: Collection[str], now: datetime) -> Row[Any] | None:
+    def _take(self, connection: Connection, owner: str, except_hosts: Collection[str], now: Moment) -> Row[Any] | None:
         """pending -> sending."""
         row = connection.execute(
             update(deliveries)
-            .where(deliveries.c.id == _next_due(now, except_hosts).scalar_subquery())
+            .where(deliveries.c.id == _next_due(now.steady, except_hosts).scalar_subquery())
             .values(
                 state=DeliveryState.SENDING,
                 attempt=deliveries.c.attempt + 1,
                 owner=owner,
-                lease_until=now + self._lease,
-                tried_since=func.coalesce(deliveries.c.tried_since, literal(now, UtcTime())),
+                lease_until=now.steady + self._lease,
+                tried_since=func.coalesce(deliveries.c.tried_since, literal(now.steady, UtcTime())),
             )
             .returning(deliveries)
         ).one_or_none()
         if row is not None:
-            attempt = {"delivery_id": row.id, "attempt": row.attempt, "started_at": now}
+            attempt = {"delivery_id": row.id, "attempt": row.attempt, "started_at": now.wall}
             connection.execute(insert(delivery_attempts).values(attempt))
         return row
 
     def record_delivered(self, claim: DeliveryClaim, outcome: Outcome) -> None:
         """sending -> delivered. Raises DeliveryLost."""
-        self._record(claim, outcome, state=DeliveryState.DELIVERED, ended_at=self._now())
+        self._record(claim, outcome, state=DeliveryState.DELIVERED, ended_at=self.now().wall)
 
     def record_failed(self, claim: DeliveryClaim, outcome: Outcome, *, next_at: datetime | None) -> None:
-        """sending -> pending, to be tried again at `next_at`; to dead if that is None. Raises DeliveryLost."""
+        """sending -> pending, to be tried again at `next_at`, by the steady clock; to dead if that is None.
+
+        Raises DeliveryLost.
+        """
         if next_at is None:
-            self._record(claim, outcome, state=DeliveryState.DEAD, ended_at=self._now())
+            self._record(claim, outcome, state=DeliveryState.DEAD, ended_at=self.now().wall)
         else:
             self._record(claim, outcome, state=DeliveryState.PENDING, next_at=next_at)
 
@@ -161,7 +175,7 @@ class DeliveryStore:
     def free_owner(self, owner: str) -> int:
         """Takes all deliveries from a courier that is known to be dead, without waiting for its leases. Returns how many."""
         with write_transaction(self._engine) as connection:
-            return _free(connection, deliveries.c.owner == owner, now=self._now())
+            return _free(connection, deliveries.c.owner == owner, now=self.now())
 
     # What people do
 
@@ -171,7 +185,8 @@ class DeliveryStore:
             rows = connection.execute(
                 select(deliveries).where(deliveries.c.job_id == job_id).order_by(deliveries.c.created_at)
             ).all()
-            return [(_to_delivery(row), _list_attempts(connection, row.id)) for row in rows]
+            now = self.now()
+            return [(_to_delivery(row, now), _list_attempts(connection, row.id)) for row in rows]
 
     def redeliver(self, job_id: int) -> None:
         """Has a job's deliveries made now, and again for a day if they fail, whatever has become of them so far.
@@ -179,8 +194,7 @@ class DeliveryStore:
         One that is being sent at this moment is left alone. Raises DeliveryNotFound.
         """
         of_job = deliveries.c.job_id == job_id
-        now = self._now()
-        again = {"state": DeliveryState.PENDING, "tried_since": None, "next_at": now, "ended_at": None}
+        again = {"state": DeliveryState.PENDING, "tried_since": None, "next_at": self.now().steady, "ended_at": None}
         with write_transaction(self._engine) as connection:
             connection.execute(update(deliveries).where(of_job, deliveries.c.state != DeliveryState.SENDING).values(again))
             if connection.execute(select(deliveries.c.id).where(of_job)).first() is None:
@@ -205,12 +219,12 @@ def _has_expired(connection: Connection, now: datetime) -> bool:
     return connection.execute(expired.limit(1)).first() is not None
 
 
-def _free(connection: Connection, which: ColumnElement[bool], *, now: datetime) -> int:
+def _free(connection: Connection, which: ColumnElement[bool], *, now: Moment) -> int:
     """sending -> pending and due at once, for a courier that is gone. Nobody knows whether the receiver has heard of it."""
     lost = connection.execute(
         update(deliveries)
         .where(_is(DeliveryState.SENDING), which)
-        .values(state=DeliveryState.PENDING, owner=None, lease_until=None, next_at=now)
+        .values(state=DeliveryState.PENDING, owner=None, lease_until=None, next_at=now.steady)
         .returning(deliveries.c.id, deliveries.c.attempt)
     ).all()
     for row in lost:
@@ -232,7 +246,7 @@ def _list_attempts(connection: Connection, delivery_id: str) -> Sequence[Attempt
     ]
 
 
-def _to_delivery(row: Row[Any]) -> Delivery:
+def _to_delivery(row: Row[Any], now: Moment) -> Delivery:
     return Delivery(
         id=row.id,
         job_id=row.job_id,
@@ -242,7 +256,7 @@ def _to_delivery(row: Row[Any]) -> Delivery:
         state=DeliveryState(row.state),
         attempt=row.attempt,
         tried_since=row.tried_since,
-        next_at=row.next_at,
+        next_at=now.wall + (row.next_at - now.steady),
         created_at=row.created_at,
         ended_at=row.ended_at,
     )

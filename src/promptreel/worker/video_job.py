@@ -12,7 +12,7 @@ from typing import Any
 from promptreel.encoding.inits import decode_init
 from promptreel.encoding.scaling import scale_clip
 from promptreel.encoding.video import encode
-from promptreel.errors import StorageFailed
+from promptreel.errors import DiskFull, StorageFailed, is_full
 from promptreel.generation.engine import Engine, OnProgress, generated_size
 from promptreel.generation.preview import OnPreview
 from promptreel.jobs.job import Claim, Job, JobStage, Result
@@ -29,6 +29,7 @@ def run_video_job(
     clock = StageClock(on_progress)
     path = scratch / f"{job.file_prefix}.{claim.attempt}.{job.params.output_type}"
     try:
+        _make_folder(scratch)
         init = _load_init(job.params.init_key, storage)
         with keep_preview(job, claim, storage=storage, scratch=scratch) as on_preview:
             made = make_video(job.params, path, engine=engine, on_progress=clock.on_progress, init=init, on_preview=on_preview)
@@ -49,6 +50,18 @@ def run_video_job(
     if made.peak_memory_mb is not None:
         facts["peak_memory_mb"] = made.peak_memory_mb
     return Result(key=key, size_bytes=made.video.size_bytes, sha256=made.video.sha256, facts=facts)
+
+
+def _make_folder(scratch: Path) -> None:
+    """Raises StorageFailed and DiskFull."""
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if is_full(error):
+            raise DiskFull("There is no room for the video: the disk is full. Make room on it.") from error
+        raise StorageFailed(
+            f"There is no folder for the video: {error.strerror}. Check the rights of the data directory."
+        ) from error
 
 
 @dataclass(frozen=True)
