@@ -19,6 +19,7 @@ from promptreel.api.callers import Callers
 from promptreel.api.dialects.webhooks import to_webhook
 from promptreel.api.services import AppParts
 from promptreel.errors import BadConfiguration
+from promptreel.fetching.fetcher import AT_ONCE as FETCHES_AT_ONCE
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.clock import SteadyClock
 from promptreel.jobs.database import migrate, open_database
@@ -29,6 +30,7 @@ from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.store import JobStore
 from promptreel.jobs.webhook_secrets import WebhookSecrets
 from promptreel.models.registry import ModelRegistry
+from promptreel.notify.courier import AT_ONCE as DELIVERIES_AT_ONCE
 from promptreel.notify.courier import Courier
 from promptreel.settings import PREFIX, Settings
 from promptreel.storage.local import LocalStorage
@@ -98,8 +100,9 @@ def build_storage(settings: Settings) -> LocalStorage:
     return LocalStorage(settings.data_dir / "results")
 
 
-def build_fetcher(settings: Settings) -> SafeFetcher:
+def build_fetcher(settings: Settings, *, at_once: int = FETCHES_AT_ONCE) -> SafeFetcher:
     return SafeFetcher(
+        at_once=at_once,
         allow_hosts=settings.fetch_allow_hosts,
         allow_networks=settings.fetch_allow_networks,
         allow_ports=settings.fetch_allow_ports,
@@ -179,7 +182,7 @@ def build_courier(settings: Settings, *, owner: str, stop: threading.Event) -> C
         jobs=build_jobs(settings, database),
         deliveries=build_deliveries(settings, database),
         secrets=WebhookSecrets(database),
-        fetcher=build_fetcher(settings),
+        fetcher=build_fetcher(settings, at_once=2 * DELIVERIES_AT_ONCE),  # one holder gets half
         to_body=lambda job, delivery_id: to_webhook(job, delivery_id, links),
         stop=stop,
     )

@@ -89,7 +89,7 @@ def _workers(settings: Settings, free_leases: Callable[[str], None]) -> list[Chi
 
 
 def _promptreel(*arguments: str) -> Sequence[str]:
-    return [sys.executable, "-m", "promptreel.cli", *arguments]
+    return [sys.executable, "-m", "promptreel.child", *arguments]
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -32,7 +32,7 @@ TIDIES = SAY_START + (
 )
 WATCHES = SAY_START + (
     "from promptreel.worker.supervisor import end_with_supervisor\n"
-    "end_with_supervisor(lambda: os._exit(0))\n"
+    "end_with_supervisor()\n"
     "say(owner, os.getpid(), time.monotonic()); time.sleep(600)"
 )
 SUPERVISES = """

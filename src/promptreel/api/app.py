@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -13,8 +17,19 @@ from promptreel.api.problems import answer_disconnect, answer_error, answer_http
 from promptreel.api.routes import build_router
 from promptreel.api.services import AppParts
 from promptreel.errors import PromptreelError
+from promptreel.fetching.fetcher import AT_ONCE as FETCHES_AT_ONCE
 
 __all__ = ["AppParts", "create_app"]
+
+
+THREADS = 40 + FETCHES_AT_ONCE
+"""Each request holds one while it is answered: those that fetch URLs cannot take them all."""
+
+
+@asynccontextmanager
+async def _with_threads(_app: FastAPI) -> AsyncIterator[None]:
+    current_default_thread_limiter().total_tokens = THREADS
+    yield
 
 
 def create_app(parts: AppParts) -> FastAPI:
@@ -28,6 +43,7 @@ def create_app(parts: AppParts) -> FastAPI:
         'numbers as strings; yes/no and true/false; null for "the default"; unknown fields are ignored.',
         redirect_slashes=False,
         redoc_url=None,
+        lifespan=_with_threads,
     )
     app.state.parts = parts
     app.state.router = router

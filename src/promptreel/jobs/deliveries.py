@@ -18,14 +18,22 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, insert, literal, or_, select, tuple_, update
 
 from promptreel.errors import DeliveryLost, DeliveryNotFound
 from promptreel.jobs.clock import Moment, moments
 from promptreel.jobs.database import read_transaction, write_transaction
-from promptreel.jobs.tables import UtcTime, deliveries, delivery_attempts, utc_now
+from promptreel.jobs.tables import UtcTime, deliveries, delivery_attempts, jobs, utc_now
 
 LOST = "The courier ended before an answer came."
+
+_NO_KEY = 0  # ids begin at 1, and SQL compares no nulls
+_KEY = (
+    select(func.coalesce(jobs.c.api_key_id, _NO_KEY))
+    .where(jobs.c.id == deliveries.c.job_id)
+    .correlate(deliveries)
+    .scalar_subquery()
+)
 
 
 class DeliveryState(StrEnum):
@@ -61,12 +69,22 @@ class Delivery:
     event: str
     url: str
     host: str
+    api_key_id: int | None
     state: DeliveryState
     attempt: int
     tried_since: datetime | None
     next_at: datetime
     created_at: datetime
     ended_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Full:
+    """Whose deliveries are not begun now: those of API keys to receivers, those of API keys, and retries of API keys."""
+
+    receivers: Collection[tuple[int | None, str]] = ()
+    keys: Collection[int | None] = ()
+    retries_of: Collection[int | None] = ()
 
 
 @dataclass(frozen=True)
@@ -107,28 +125,26 @@ class DeliveryStore:
 
     # What a courier does
 
-    def claim(self, owner: str, *, except_hosts: Collection[str] = ()) -> tuple[DeliveryClaim, Delivery] | None:
+    def claim(self, owner: str, *, passing_over: Full = Full()) -> tuple[DeliveryClaim, Delivery] | None:
         """Takes the delivery that has been due for longest, or returns None. Those whose lease ran out are due again.
 
         Idle couriers call this twice a second, so that a look without the write lock comes first.
         """
         with read_transaction(self._engine) as connection:
             steady = self.now().steady
-            if connection.execute(_next_due(steady, except_hosts)).first() is None and not _has_expired(connection, steady):
+            if connection.execute(_next_due(steady, passing_over)).first() is None and not _has_expired(connection, steady):
                 return None
         with write_transaction(self._engine) as connection:
             now = self.now()  # read under the lock: waiting for it must not eat into the lease
             _free(connection, deliveries.c.lease_until <= now.steady, now=now)
-            row = self._take(connection, owner, except_hosts, now)
-        if row is None:
-            return None
-        return DeliveryClaim(row.id, row.attempt, owner), _to_delivery(row, now)
+            taken = self._take(connection, owner, passing_over, now)
+        return None if taken is None else (DeliveryClaim(taken.id, taken.attempt, owner), taken)
 
-    def _take(self, connection: Connection, owner: str, except_hosts: Collection[str], now: Moment) -> Row[Any] | None:
+    def _take(self, connection: Connection, owner: str, passing_over: Full, now: Moment) -> Delivery | None:
         """pending -> sending."""
         row = connection.execute(
             update(deliveries)
-            .where(deliveries.c.id == _next_due(now.steady, except_hosts).scalar_subquery())
+            .where(deliveries.c.id == _next_due(now.steady, passing_over).scalar_subquery())
             .values(
                 state=DeliveryState.SENDING,
                 attempt=deliveries.c.attempt + 1,
@@ -138,10 +154,12 @@ class DeliveryStore:
             )
             .returning(deliveries)
         ).one_or_none()
-        if row is not None:
-            attempt = {"delivery_id": row.id, "attempt": row.attempt, "started_at": now.wall}
-            connection.execute(insert(delivery_attempts).values(attempt))
-        return row
+        if row is None:
+            return None
+        attempt = {"delivery_id": row.id, "attempt": row.attempt, "started_at": now.wall}
+        connection.execute(insert(delivery_attempts).values(attempt))
+        api_key_id = connection.execute(select(jobs.c.api_key_id).where(jobs.c.id == row.job_id)).scalar_one()
+        return _to_delivery(row, api_key_id, now)
 
     def record_delivered(self, claim: DeliveryClaim, outcome: Outcome) -> None:
         """sending -> delivered. Raises DeliveryLost."""
@@ -182,11 +200,10 @@ class DeliveryStore:
     def list(self, job_id: int) -> builtins.list[tuple[Delivery, Sequence[Attempt]]]:
         """A job's deliveries, each with its attempts, oldest first."""
         with read_transaction(self._engine) as connection:
-            rows = connection.execute(
-                select(deliveries).where(deliveries.c.job_id == job_id).order_by(deliveries.c.created_at)
-            ).all()
+            of_job = select(deliveries, jobs.c.api_key_id).join(jobs, jobs.c.id == deliveries.c.job_id)
+            rows = connection.execute(of_job.where(jobs.c.id == job_id).order_by(deliveries.c.created_at)).all()
             now = self.now()
-            return [(_to_delivery(row, now), _list_attempts(connection, row.id)) for row in rows]
+            return [(_to_delivery(row, row.api_key_id, now), _list_attempts(connection, row.id)) for row in rows]
 
     def redeliver(self, job_id: int) -> None:
         """Has a job's deliveries made now, and again for a day if they fail, whatever has become of them so far.
@@ -207,10 +224,16 @@ def _is(state: DeliveryState) -> ColumnElement[bool]:
     return deliveries.c.state == state
 
 
-def _next_due(now: datetime, except_hosts: Collection[str]) -> Any:
+def _next_due(now: datetime, passing_over: Full) -> Any:
     due = select(deliveries.c.id).where(_is(DeliveryState.PENDING), deliveries.c.next_at <= now)
-    if except_hosts:
-        due = due.where(deliveries.c.host.not_in(sorted(except_hosts)))
+    if passing_over.receivers:
+        receivers = [(key or _NO_KEY, host) for key, host in passing_over.receivers]
+        due = due.where(tuple_(_KEY, deliveries.c.host).not_in(receivers))
+    if passing_over.keys:
+        due = due.where(_KEY.not_in([key or _NO_KEY for key in passing_over.keys]))
+    if passing_over.retries_of:
+        is_first = deliveries.c.attempt == 0
+        due = due.where(or_(is_first, _KEY.not_in([key or _NO_KEY for key in passing_over.retries_of])))
     return due.order_by(deliveries.c.next_at).limit(1)
 
 
@@ -246,13 +269,14 @@ def _list_attempts(connection: Connection, delivery_id: str) -> Sequence[Attempt
     ]
 
 
-def _to_delivery(row: Row[Any], now: Moment) -> Delivery:
+def _to_delivery(row: Row[Any], api_key_id: int | None, now: Moment) -> Delivery:
     return Delivery(
         id=row.id,
         job_id=row.job_id,
         event=row.event,
         url=row.url,
         host=row.host,
+        api_key_id=api_key_id,
         state=DeliveryState(row.state),
         attempt=row.attempt,
         tried_since=row.tried_since,

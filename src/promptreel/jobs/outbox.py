@@ -45,8 +45,9 @@ def _write_delivery(connection: Connection, job: Row[Any], now: Moment) -> None:
 
 
 def host_of(url: str) -> str:
-    """Whom a delivery waits for. Never raises: a URL that nobody can read must not keep its job from ending."""
+    """Whom a delivery waits for: the host, with the port if one is named. Never raises, for the job must end all the same."""
     try:
-        return (urlsplit(url).hostname or "")[:255]
+        parts = urlsplit(url)
+        return f"{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"[:255]
     except ValueError:
         return ""

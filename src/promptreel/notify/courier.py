@@ -13,7 +13,7 @@ from typing import Any
 
 from promptreel.errors import PASSING, DeliveryLost, JobNotFound, UrlUnusable
 from promptreel.fetching.fetcher import SafeFetcher
-from promptreel.jobs.deliveries import Delivery, DeliveryClaim, DeliveryStore, Outcome
+from promptreel.jobs.deliveries import Delivery, DeliveryClaim, DeliveryStore, Full, Outcome
 from promptreel.jobs.job import Job
 from promptreel.jobs.store import JobStore
 from promptreel.jobs.webhook_secrets import WebhookSecrets
@@ -26,9 +26,10 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 SWEEP_SECONDS = 5.0
 RETRY_SECONDS = 1.0
-AT_ONCE = 16
-AT_ONCE_A_HOST = 2
-"""A receiver that hangs holds as many threads as these, and no other receiver waits for it."""
+AT_ONCE = 256
+AT_ONCE_A_RECEIVER = 2
+RETRIES_SHARE = 4
+"""Of the attempts at once, those that are no first ones are a fourth for each API key: what failed waits for what may not."""
 
 GONE = 410
 """The receiver wants no more of it."""
@@ -50,6 +51,7 @@ class Courier:
         fetcher: SafeFetcher,
         to_body: ToBody,
         stop: threading.Event,
+        at_once: int = AT_ONCE,
     ) -> None:
         self.owner = owner
         self.jobs = jobs
@@ -59,13 +61,14 @@ class Courier:
         self.to_body = to_body
         self.stop = stop
         self.seldom = Seldom(log)
-        self.live: list[tuple[str, Future[None]]] = []
+        self.at_once = at_once
+        self.live: list[tuple[Delivery, Future[None]]] = []
         self.has_room = threading.Event()
         self.swept_at = float("-inf")
 
     def run(self) -> None:
         log.info("courier %s is ready", self.owner)
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="delivery") as threads:
+        with ThreadPoolExecutor(self.at_once, thread_name_prefix="delivery") as threads:
             while not self.stop.is_set():
                 try:
                     self.sweep()
@@ -88,18 +91,31 @@ class Courier:
     def send_due(self, threads: ThreadPoolExecutor) -> None:
         """Begins all attempts that are due, as far as there are threads for them."""
         while not self.stop.is_set():
-            self.live = [(host, future) for host, future in self.live if not future.done()]
-            if len(self.live) == AT_ONCE:
+            self.live = [(delivery, future) for delivery, future in self.live if not future.done()]
+            if len(self.live) == self.at_once:
                 return
-            taken = self.deliveries.claim(self.owner, except_hosts=self._busy_hosts())
+            taken = self.deliveries.claim(self.owner, passing_over=self._find_full())
             if taken is None:
                 return
             future = threads.submit(self.deliver, *taken)
-            self.live.append((taken[1].host, future))
+            self.live.append((taken[1], future))
             future.add_done_callback(lambda _: self.has_room.set())
 
-    def _busy_hosts(self) -> set[str]:
-        return {host for host, count in Counter(host for host, _ in self.live).items() if count >= AT_ONCE_A_HOST}
+    def _find_full(self) -> Full:
+        """Whose deliveries must wait: nobody's receivers that hang hold up those of others.
+
+        An API key gets more while it has fewer at once than are free, so that some always are (fetching/shares.py).
+        """
+        live = [delivery for delivery, _ in self.live]
+        free = self.at_once - len(live)
+        receivers = Counter((delivery.api_key_id, delivery.host) for delivery in live)
+        keys = Counter(delivery.api_key_id for delivery in live)
+        retries = Counter(delivery.api_key_id for delivery in live if delivery.attempt > 1)
+        return Full(
+            receivers=frozenset(receiver for receiver, count in receivers.items() if count >= AT_ONCE_A_RECEIVER),
+            keys=frozenset(key for key, count in keys.items() if count >= free),
+            retries_of=frozenset(key for key, count in retries.items() if count >= self.at_once // RETRIES_SHARE),
+        )
 
     def deliver(self, claim: DeliveryClaim, delivery: Delivery) -> None:
         """Makes one attempt and records it, whatever comes of it; no receiver ends the courier."""
@@ -142,7 +158,9 @@ class Courier:
         job = self.jobs.get(delivery.job_id)
         body = json.dumps(self.to_body(job, delivery.id), ensure_ascii=False, allow_nan=False).encode()
         signed = sign(self.secrets.of(job.api_key_id), delivery.id, sent_at=self.deliveries.now().wall, body=body)
-        return self.fetcher.post(delivery.url, body, headers={"Content-Type": "application/json", **signed})
+        return self.fetcher.of(delivery.api_key_id).post(
+            delivery.url, body, headers={"Content-Type": "application/json", **signed}
+        )
 
     def _record(self, claim: DeliveryClaim, delivery: Delivery, outcome: Outcome) -> None:
         """2xx is delivered and 410 is dead; all else is tried again, for a day."""
