@@ -172,8 +172,8 @@ def test_full_disk_says_when_to_come_back(services: AppParts, engine: Engine, jo
     waiting = jobs.submit(make_new_job())
     full = full_database(engine.url.render_as_string())
     client = TestClient(create_app(replace(services, jobs=JobStore(full))))
-    asked = {"prompt": "a cat", "track_id": "t" * 3000}  # a page of the file has 4096 bytes
-    wait_for(lambda: "retry_after" in client.post(SUBMIT, json=asked).json())
+    asked = {"prompt": "a" * 2000}  # a page of the file has 4096 bytes
+    wait_for(lambda: client.post("/v1/videos", json=asked).status_code != 200)
     kept = len(jobs.list(limit=99))
     hosted = client.post(SUBMIT, json=asked)
     standard = client.post("/v1/videos", json=asked)
