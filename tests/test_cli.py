@@ -16,7 +16,7 @@ import pytest
 
 from promptreel.demo import decode
 from promptreel.encoding.video import read_metadata
-from promptreel.jobs.database import migrate, open_database
+from promptreel.jobs.database import migrate, open_database, write_transaction
 from promptreel.jobs.deliveries import DeliveryStore, Outcome
 from promptreel.jobs.store import JobStore
 from tests.command_line import run_promptreel as run
@@ -190,3 +190,14 @@ def test_data_directory_that_cannot_be_made_is_one_line(tmp_path: Path, command:
 
 def test_bad_setting_is_named(tmp_path: Path) -> None:
     check_refused(run("jobs", "list", "--data-dir", tmp_path, workers="many"), "PROMPTREEL_WORKERS=many")
+
+
+def test_commands_that_only_read_wait_for_no_writer(jobs: JobStore, tmp_path: Path) -> None:
+    job_id = jobs.submit(make_new_job(webhook_url=WEBHOOK)).id
+    jobs.cancel(job_id)
+    database = open_database(f"sqlite:///{tmp_path / 'promptreel.db'}")
+    with write_transaction(database):
+        for words in (["jobs", "list"], ["jobs", "show", job_id], ["jobs", "deliveries", job_id], ["keys", "list"]):
+            ran = run(*words, data_dir=str(tmp_path))
+            assert (ran.returncode, ran.stderr) == (0, "")
+    database.dispose()

@@ -4,7 +4,9 @@ import logging
 import subprocess
 import sys
 
-from promptreel.logs import EventFormatter
+import pytest
+
+from promptreel.logs import EventFormatter, Seldom
 
 
 def make_event(message: str, *arguments: object, error: BaseException | None = None) -> str:
@@ -45,3 +47,14 @@ logging.getLogger("library").warning("library")
 
     assert done.stdout == ""
     assert [line.rsplit(": ")[-1] for line in done.stderr.splitlines()] == ["own", "uvicorn", "library"]
+
+
+def test_warning_that_comes_all_the_time_is_passed_on_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    seconds = [0.0]
+    seldom = Seldom(logging.getLogger("promptreel.test"), now=lambda: seconds[0])
+    for second in (0, 1, 59, 60, 61):
+        seconds[0] = second
+        seldom.warning("no room for %s", "it")
+    seldom.warning("no time for %s", "it")
+
+    assert caplog.messages == ["no room for it", "no room for it (2 more since the last such line)", "no time for it"]

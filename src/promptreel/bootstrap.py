@@ -18,9 +18,11 @@ from promptreel.api.app import create_app
 from promptreel.api.callers import Callers
 from promptreel.api.dialects.webhooks import to_webhook
 from promptreel.api.services import AppParts
-from promptreel.encoding.decoder import Decoder
+from promptreel.encoding.decoder import MOST_WAITING, PATIENCE_SECONDS, Decoder
 from promptreel.errors import BadConfiguration
+from promptreel.fetching.fetcher import AT_ONCE as FETCHES_AT_ONCE
 from promptreel.fetching.fetcher import SafeFetcher
+from promptreel.jobs.clock import SteadyClock
 from promptreel.jobs.database import migrate, open_database
 from promptreel.jobs.deliveries import DeliveryStore
 from promptreel.jobs.facts import read_link_secret
@@ -29,6 +31,7 @@ from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.store import JobStore
 from promptreel.jobs.webhook_secrets import WebhookSecrets
 from promptreel.models.registry import ModelRegistry
+from promptreel.notify.courier import AT_ONCE as DELIVERIES_AT_ONCE
 from promptreel.notify.courier import Courier
 from promptreel.settings import PREFIX, Settings
 from promptreel.storage.local import LocalStorage
@@ -40,15 +43,11 @@ if TYPE_CHECKING:
     from promptreel.generation.engine import Engine
     from promptreel.worker.worker import Worker
 
-# Each request that waits for the decoder holds one of the api's threads (api/app.py), and sends its client away when it has
-# waited too long.
-MOST_WAITING_FOR_DECODER = 48
-DECODER_PATIENCE_SECONDS = 30.0
 BUILT_IN_MODELS = Path(__file__).parent / "models" / "built_in"
 
 
 def build_database(settings: Settings) -> Database:
-    """The tables, created or migrated if need be."""
+    """The tables, created or migrated if need be. Waits for no writer if there is no need."""
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -60,9 +59,20 @@ def build_database(settings: Settings) -> Database:
     return database
 
 
+def build_database_of_service(settings: Settings) -> Database:
+    """For the processes that wait for what is in the tables: they agree on the time."""
+    database = build_database(settings)
+    SteadyClock(database).begin()
+    return database
+
+
 def build_jobs(settings: Settings, database: Database | None = None) -> JobStore:
+    database = database or build_database(settings)
     return JobStore(
-        database or build_database(settings), lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts
+        database,
+        lease_seconds=settings.lease_seconds,
+        max_attempts=settings.max_attempts,
+        steady=SteadyClock(database),
     )
 
 
@@ -71,7 +81,8 @@ def build_keys(settings: Settings, database: Database | None = None) -> KeyStore
 
 
 def build_deliveries(settings: Settings, database: Database | None = None) -> DeliveryStore:
-    return DeliveryStore(database or build_database(settings))
+    database = database or build_database(settings)
+    return DeliveryStore(database, steady=SteadyClock(database))
 
 
 def build_webhook_secrets(settings: Settings) -> WebhookSecrets:
@@ -90,8 +101,9 @@ def build_storage(settings: Settings) -> LocalStorage:
     return LocalStorage(settings.data_dir / "results")
 
 
-def build_fetcher(settings: Settings) -> SafeFetcher:
+def build_fetcher(settings: Settings, *, at_once: int = FETCHES_AT_ONCE) -> SafeFetcher:
     return SafeFetcher(
+        at_once=at_once,
         allow_hosts=settings.fetch_allow_hosts,
         allow_networks=settings.fetch_allow_networks,
         allow_ports=settings.fetch_allow_ports,
@@ -100,14 +112,14 @@ def build_fetcher(settings: Settings) -> SafeFetcher:
 
 def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[], bool] = lambda: False) -> FastAPI:
     """`serves_local`: whether only this machine reaches the api, which then needs no key until one is made."""
-    database = build_database(settings)
+    database = build_database_of_service(settings)
     parts = AppParts(
         jobs=build_jobs(settings, database),
         callers=Callers(build_keys(settings, database), serves_local=serves_local),
         models=build_models(settings),
         storage=build_storage(settings),
         fetcher=build_fetcher(settings),
-        decoder=Decoder(most_waiting=MOST_WAITING_FOR_DECODER, patience_seconds=DECODER_PATIENCE_SECONDS),
+        decoder=Decoder(most_waiting=MOST_WAITING, patience_seconds=PATIENCE_SECONDS),
         link_maker=build_links(settings, database),
         public_url=settings.public_url,
         trusted_proxies=settings.trusted_proxies,
@@ -147,7 +159,8 @@ def build_engine(settings: Settings) -> Engine:
 
 
 def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Worker:
-    jobs = build_jobs(settings)  # before torch's seconds: what is wrong with the data directory is told at once
+    # before torch's seconds: what is wrong with the data directory is told at once
+    jobs = build_jobs(settings, build_database_of_service(settings))
     from promptreel.worker.footprint import Room, machine_memory
     from promptreel.worker.worker import Worker
 
@@ -167,14 +180,14 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
 
 
 def build_courier(settings: Settings, *, owner: str, stop: threading.Event) -> Courier:
-    database = build_database(settings)
+    database = build_database_of_service(settings)
     links = build_links(settings, database)
     return Courier(
         owner=owner,
         jobs=build_jobs(settings, database),
         deliveries=build_deliveries(settings, database),
         secrets=WebhookSecrets(database),
-        fetcher=build_fetcher(settings),
+        fetcher=build_fetcher(settings, at_once=2 * DELIVERIES_AT_ONCE),  # one holder gets half
         to_body=lambda job, delivery_id: to_webhook(job, delivery_id, links),
         stop=stop,
     )

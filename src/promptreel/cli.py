@@ -87,25 +87,20 @@ def serve(
 @app.command()
 def worker(data_dir: DataDir = None, owner: Annotated[str | None, typer.Option(hidden=True)] = None) -> None:
     """Run one worker alone, on the same data directory or database as a service elsewhere."""
-    from promptreel.worker.supervisor import end_with_supervisor
-
     settings = load_settings(data_dir=data_dir)
     set_up_logging(settings.log_level)
-    stop = _stop_on_signals()
-    if owner is not None:  # a supervisor started us
-        end_with_supervisor(stop.set)
-    build_worker(settings, owner=owner or new_owner(), stop=stop).run()
+    stop = threading.Event()
+    built = build_worker(settings, owner=owner or new_owner(), stop=stop)  # takes seconds, in which a signal ends it at once
+    _set_on_signals(stop)
+    built.run()
 
 
 @app.command(hidden=True)
 def courier(owner: str) -> None:
     """The courier process: delivers webhooks, and ends jobs whose workers are gone."""
-    from promptreel.worker.supervisor import end_with_supervisor
-
     settings = load_settings()
     set_up_logging(settings.log_level)
     stop = _stop_on_signals()
-    end_with_supervisor(stop.set)
     build_courier(settings, owner=owner, stop=stop).run()
 
 
@@ -114,7 +109,6 @@ def api(fd: int) -> None:
     """The api process, on a socket that the supervisor listens on already."""
     from promptreel.api.server import build_server
     from promptreel.service import is_loopback
-    from promptreel.worker.supervisor import end_with_supervisor
 
     settings = load_settings()
     set_up_logging(settings.log_level)
@@ -122,14 +116,9 @@ def api(fd: int) -> None:
     def is_stopping() -> bool:
         return server.should_exit
 
-    def stop() -> None:
-        server.should_exit = True
-
     listener = socket.socket(fileno=fd)
     application = build_app(settings, serves_local=is_loopback(listener), is_stopping=is_stopping)
     server = build_server(application)
-
-    end_with_supervisor(stop)
     server.run(sockets=[listener])
 
 
@@ -279,13 +268,16 @@ def _spell(time: datetime) -> str:
 def _stop_on_signals() -> threading.Event:
     """An event that SIGTERM and SIGINT set."""
     stop = threading.Event()
+    _set_on_signals(stop)
+    return stop
 
+
+def _set_on_signals(stop: threading.Event) -> None:
     def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
     signal.signal(signal.SIGTERM, ask_to_stop)
     signal.signal(signal.SIGINT, ask_to_stop)
-    return stop
 
 
 @contextmanager

@@ -12,7 +12,7 @@
     ├── LinkUnusable          link_unusable         a link to a file that has expired, or is not signed as it must be
     ├── ApiKeyNotFound        api_key_not_found     of the command line: no key that can be meant
     ├── UrlUnusable           url_unusable          a URL that the caller gave; the message says why
-    ├── DatabaseBusy          database_busy         the job table is locked; nothing was changed, and a later try may succeed
+    ├── DatabaseBusy          database_busy         the job table cannot be used now; a later try may succeed
     ├── DecoderBusy           decoder_busy          too many pictures and videos wait to be checked; a later try may succeed
     ├── NotAvailable          not_available         what the hosted service did and this one does not
     ├── BadConfiguration      bad_configuration     this machine or its settings; start-up refuses
@@ -28,6 +28,7 @@
         ├── InitUnusable          init_unusable
         ├── EncodingFailed        encoding_failed
         ├── StorageFailed         storage_failed
+        │   └── DiskFull              disk_full             of a request too; a later try may succeed
         └── WorkerLost            worker_lost
 
 `code` is a promise and may be compared; a message may change. Foreign exceptions become one of these where they enter.
@@ -36,6 +37,7 @@ HTTP is not known here: `api/problems.py` maps the tree to answers.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 
 
@@ -128,7 +130,7 @@ class UrlUnusable(PromptreelError):
 
 
 class DatabaseBusy(PromptreelError):
-    """Another process held the database's write lock for too long; nothing was changed."""
+    """The database cannot be used now, as when another process holds its write lock for too long."""
 
     code = "database_busy"
     retry_after = 5
@@ -233,10 +235,26 @@ class StorageFailed(JobFailed):
     code = "storage_failed"
 
 
+class DiskFull(StorageFailed):
+    """A file, or the job table, has no room on its disk. A job that meets this is tried again for most of a day."""
+
+    code = "disk_full"
+    retry_after = 30
+
+
 class WorkerLost(JobFailed):
     """The worker died with this job too many times."""
 
     code = "worker_lost"
+
+
+def is_full(error: Exception) -> bool:
+    """Whether an error of the system says that a disk, or somebody's share of it, has no room left."""
+    return getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT}
+
+
+PASSING = (DatabaseBusy, DiskFull)
+"""What passes by itself, or once somebody has made room: what met it is worth another try, after `retry_after` seconds."""
 
 
 class JobCancelled(Exception):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 
@@ -44,3 +47,24 @@ def set_up_logging(level: str) -> None:
         library.propagate = True
     logging.getLogger("uvicorn").setLevel(logging.INFO)
     logging.getLogger("uvicorn.access").disabled = True
+
+
+class Seldom:
+    """A log for what may go wrong many times a second, for hours: it passes on one warning of a kind a minute."""
+
+    def __init__(self, log: logging.Logger, *, seconds: float = 60.0, now: Callable[[], float] = time.monotonic) -> None:
+        self._log = log
+        self._seconds = seconds
+        self._now = now
+        self._told_at: dict[str, float] = {}
+        self._kept_back: Counter[str] = Counter()
+
+    def warning(self, message: str, *arguments: object) -> None:
+        """`message` is a constant with places for the arguments, by which warnings of a kind are known."""
+        if self._now() - self._told_at.get(message, float("-inf")) < self._seconds:
+            self._kept_back[message] += 1
+            return
+        kept_back = self._kept_back.pop(message, 0)
+        more = f" ({kept_back} more since the last such line)" if kept_back else ""
+        self._told_at[message] = self._now()
+        self._log.warning(message + more, *arguments)

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
-from promptreel.bootstrap import build_database, build_deliveries, build_jobs, build_keys, environment_of, new_owner
-from promptreel.errors import BadConfiguration
+from promptreel.bootstrap import build_database_of_service, build_deliveries, build_jobs, build_keys, environment_of, new_owner
+from promptreel.errors import PASSING, BadConfiguration
 from promptreel.settings import Settings, name_links
 from promptreel.worker.supervisor import ChildSpec, Supervisor
 
@@ -32,7 +32,7 @@ def run_service(settings: Settings, *, stop: threading.Event) -> None:
     """Runs until `stop` is set. One line on stdout says where the service is, once it can make a video."""
     if links := name_links():
         log.info("these variables are Kubernetes' own, and are not taken for settings: %s", ", ".join(links))
-    database = build_database(settings)
+    database = build_database_of_service(settings)
     jobs, deliveries = build_jobs(settings, database), build_deliveries(settings, database)
     listener = _listen(settings.host, settings.port)
     url = _url_of(listener)
@@ -51,7 +51,10 @@ def run_service(settings: Settings, *, stop: threading.Event) -> None:
             log.warning("%d delivery of a courier that ended is due again", freed)
 
     def is_ready(owners: set[str]) -> bool:
-        return sum(worker.id in owners for worker in jobs.live_workers()) == settings.workers
+        try:
+            return sum(worker.id in owners for worker in jobs.live_workers()) == settings.workers
+        except PASSING:  # whatever keeps the job table from being read, the children must be kept alive
+            return False
 
     def announce() -> None:
         print(f"Promptreel is ready on {url} (documentation: {url}/docs, data: {settings.data_dir})", flush=True)  # noqa: T201
@@ -96,7 +99,7 @@ def _workers(settings: Settings, free_leases: Callable[[str], None]) -> list[Chi
 
 
 def _promptreel(*arguments: str) -> Sequence[str]:
-    return [sys.executable, "-m", "promptreel.cli", *arguments]
+    return [sys.executable, "-m", "promptreel.child", *arguments]
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from fastapi.testclient import TestClient
 
 from promptreel.jobs.store import JobStore, WorkerRecord
@@ -12,7 +10,7 @@ def test_health_counts_workers_and_jobs(client: TestClient, jobs: JobStore) -> N
     for _ in range(3):
         client.post(SUBMIT, json={"prompt": "a red cat"})
     jobs.claim("worker-1")
-    jobs.record_worker(WorkerRecord(id="worker-1", device="cpu", seconds_per_unit=None, last_seen=datetime.now(UTC)))
+    jobs.record_worker(WorkerRecord(id="worker-1", device="cpu", seconds_per_unit=None))
 
     answer = client.get("/health")
 

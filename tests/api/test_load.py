@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
 from fastapi.testclient import TestClient
 
@@ -13,7 +11,7 @@ from tests.api.conftest import SUBMIT
 
 
 def record_worker(jobs: JobStore, name: str = "worker-1") -> None:
-    jobs.record_worker(WorkerRecord(id=name, device="cpu", seconds_per_unit=None, last_seen=datetime.now(UTC)))
+    jobs.record_worker(WorkerRecord(id=name, device="cpu", seconds_per_unit=None))
 
 
 @pytest.mark.parametrize("generation", ["v3", "v1/enterprise"])

@@ -17,6 +17,8 @@ from promptreel.errors import JobLost, PromptreelError, RemoteFailed
 from promptreel.jobs.database import open_database, write_transaction
 from promptreel.jobs.store import JobStore
 from tests.api.conftest import SUBMIT
+from tests.jobs.factories import full_database, make_new_job
+from tests.waiting import wait_for
 
 FETCH = "/api/v4/dreambooth/fetch"
 ERRORS_PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
@@ -164,6 +166,26 @@ def test_locked_database_says_when_to_come_back(services: AppParts, engine: Engi
     assert hosted.headers["Retry-After"] == standard.headers["Retry-After"] == "5"
     assert services.jobs.list(limit=9) == []
     assert client.post("/v1/videos", json={"prompt": "a"}).status_code == 200
+
+
+def test_full_disk_says_when_to_come_back(services: AppParts, engine: Engine, jobs: JobStore) -> None:
+    waiting = jobs.submit(make_new_job())
+    full = full_database(engine.url.render_as_string())
+    client = TestClient(create_app(replace(services, jobs=JobStore(full))))
+    asked = {"prompt": "a" * 2000}  # a page of the file has 4096 bytes
+    wait_for(lambda: client.post("/v1/videos", json=asked).status_code != 200)
+    kept = len(jobs.list(limit=99))
+    hosted = client.post(SUBMIT, json=asked)
+    standard = client.post("/v1/videos", json=asked)
+    seen = client.get(f"/v1/videos/video_{waiting.id}")
+    full.dispose()
+
+    assert (hosted.status_code, hosted.json()["status"], hosted.json()["retry_after"]) == (200, "error", 30)
+    assert (standard.status_code, standard.json()["error"]["code"]) == (503, "disk_full")
+    assert hosted.headers["Retry-After"] == standard.headers["Retry-After"] == "30"
+    assert "Make room" in standard.json()["error"]["message"]
+    assert (seen.status_code, seen.json()["status"]) == (200, "queued")
+    assert len(jobs.list(limit=99)) == kept
 
 
 def test_client_that_hangs_up_while_it_sends_is_no_mistake_of_ours(

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from promptreel.encoding.video import WRITERS, encode, read_metadata
-from promptreel.errors import EncodingFailed
+from promptreel.errors import DiskFull, EncodingFailed
 from promptreel.jobs.params import OUTPUT_TYPES
 from promptreel.media import MEDIA_TYPES, Clip, Video
 from tests.encoding.clips import make_flat, make_gradient, make_noise, make_scene, measure_psnr, play
@@ -203,6 +203,16 @@ def test_disk_that_fills_up_leaves_no_partial_file(tmp_path: Path, output_type: 
     )
 
     assert ran.stdout.strip() == "EncodingFailed"
+    assert list(tmp_path.iterdir()) == []
+
+
+@each_type
+def test_full_disk_is_told_as_such(tmp_path: Path, output_type: str) -> None:
+    path = tmp_path / "a"
+    path.symlink_to("/dev/full")  # every write to it fails as on a full disk
+
+    with pytest.raises(DiskFull, match="Make room"):
+        encode(make_noise(4, 64, 64), path, output_type=output_type, metadata={})
     assert list(tmp_path.iterdir()) == []
 
 

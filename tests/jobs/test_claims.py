@@ -12,7 +12,7 @@ from promptreel.errors import JobLost
 from promptreel.jobs.claims import first_in_line
 from promptreel.jobs.database import read_transaction, write_transaction
 from promptreel.jobs.job import Claim, Job, JobStage, JobStatus
-from promptreel.jobs.store import JobStore
+from promptreel.jobs.store import JobStore, WorkerRecord
 from promptreel.jobs.tables import attempts, jobs
 from tests.jobs.factories import START, Clock, make_new_job, make_result
 
@@ -23,6 +23,7 @@ WORKER_WRITES: dict[str, Callable[[JobStore, Claim], object]] = {
     "fail": lambda store, claim: store.fail(claim, code="generation_failed", message="stale"),
     "acknowledge_cancel": lambda store, claim: store.acknowledge_cancel(claim),
     "give_back": lambda store, claim: store.give_back(claim),
+    "put_off": lambda store, claim: store.put_off(claim, code="disk_full", message="stale"),
 }
 ENDINGS = {
     "succeeded": WORKER_WRITES["finish"],
@@ -376,3 +377,99 @@ def test_job_that_took_a_worker_down_is_not_run_beside_others(store: JobStore) -
     assert joined is not None
     assert joined[1].id == healthy
     assert joined[1].crashes == 0
+
+
+def introduce(store: JobStore, *names: str) -> None:
+    for name in names:
+        store.record_worker(WorkerRecord(id=name, device="cpu", seconds_per_unit=None))
+
+
+def test_second_job_is_left_to_a_worker_that_has_none(store: JobStore) -> None:
+    introduce(store, "w1", "w2")
+    first, second, third = (store.submit(make_new_job()).id for _ in range(3))
+    assert claim_next(store, "w1")[1].id == first
+
+    assert store.claim("w1", beside="cutout") is None
+    assert claim_next(store, "w2")[1].id == second
+    joined = store.claim("w1", beside="cutout")  # now both have one
+    assert joined is not None
+    assert joined[1].id == third
+
+
+def test_job_waits_no_more_than_a_moment_for_an_idle_worker_that_is_stuck(store: JobStore, clock: Clock) -> None:
+    introduce(store, "w1", "stuck")
+    for _ in range(3):
+        store.submit(make_new_job())
+    claim_next(store, "w1")
+    clock.advance(0.9)
+    assert store.claim("w1", beside="cutout") is None
+    clock.advance(0.1)
+
+    assert store.claim("w1", beside="cutout") is not None
+    assert store.claim("w1", beside="cutout") is not None  # they have waited together
+
+
+def test_nothing_is_left_to_a_worker_that_was_not_seen_lately(store: JobStore, clock: Clock) -> None:
+    introduce(store, "gone")
+    clock.advance(31)
+    introduce(store, "w1")
+    for _ in range(2):
+        store.submit(make_new_job())
+    claim_next(store, "w1")
+
+    assert store.claim("w1", beside="cutout") is not None
+
+
+@pytest.mark.parametrize("let_go", ["give_back", "free_owner"])
+def test_job_that_comes_back_is_left_to_idle_workers_too(store: JobStore, clock: Clock, let_go: str) -> None:
+    introduce(store, "w1", "w2", "w3")
+    for _ in range(2):
+        store.submit(make_new_job())
+    claim, _ = claim_next(store, "w1")
+    claim_next(store, "w2")
+    clock.advance(5)
+    store.give_back(claim) if let_go == "give_back" else store.free_owner("w1")
+
+    assert store.claim("w2", beside="cutout") is None
+    assert store.claim("w3") is not None
+
+
+def test_job_that_is_put_off_waits_twice_as_long_each_time(store: JobStore, clock: Clock) -> None:
+    job = store.submit(make_new_job()).id
+    for wait in (60, 120, 240):
+        store.put_off(claim_next(store)[0], code="disk_full", message="No room.")
+        assert store.get(job).status is JobStatus.QUEUED
+        clock.advance(wait - 1)
+        assert store.claim("w") is None
+        clock.advance(1)
+
+    assert claim_next(store)[1].id == job
+    assert store.get(job).crashes == 0
+
+
+def test_job_that_is_put_off_lets_others_pass(store: JobStore) -> None:
+    _, other = (store.submit(make_new_job()).id for _ in range(2))
+    store.put_off(claim_next(store)[0], code="disk_full", message="No room.")
+
+    assert claim_next(store)[1].id == other
+
+
+def test_job_that_was_put_off_for_most_of_a_day_fails_with_the_reason(store: JobStore, clock: Clock) -> None:
+    job = store.submit(make_new_job())
+    for _ in range(24):
+        store.put_off(claim_next(store)[0], code="disk_full", message="No room.")
+        clock.advance(3600)
+    assert store.get(job.id).status is JobStatus.QUEUED
+    store.put_off(claim_next(store)[0], code="disk_full", message="No room.")
+
+    failed = store.get(job.id)
+    assert (failed.status, failed.error_code, failed.error_message) == (JobStatus.FAILED, "disk_full", "No room.")
+
+
+def test_job_to_be_cancelled_is_not_put_off(store: JobStore) -> None:
+    job = store.submit(make_new_job())
+    claim, _ = claim_next(store)
+    store.cancel(job.id)
+    store.put_off(claim, code="disk_full", message="No room.")
+
+    assert store.get(job.id).status is JobStatus.CANCELLED

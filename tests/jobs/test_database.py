@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import multiprocessing
+import resource
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,11 @@ from pysqlite3 import dbapi2 as sqlite
 from sqlalchemy import Engine, event, insert, select, text
 from sqlalchemy.exc import OperationalError
 
-from promptreel.errors import BadConfiguration, DatabaseBusy
+from promptreel.errors import BadConfiguration, DatabaseBusy, DiskFull
 from promptreel.jobs.database import migrate, open_database, read_transaction, refuse_affected_sqlite, write_transaction
+from promptreel.jobs.store import JobStore
 from promptreel.jobs.tables import metadata, workers
-from tests.jobs.factories import START
+from tests.jobs.factories import START, full_database, make_new_job
 
 WORKER = {"id": "w", "device": "cpu", "seconds_per_unit": None, "last_seen": START}
 
@@ -184,3 +187,109 @@ def test_processes_that_start_at_once_migrate_once(engine: Engine, tmp_path: Pat
         schemas = list(pool.map(open_and_migrate, [urls, urls]))
 
     assert schemas == [[schema_of(engine)] * 5] * 2
+
+
+def read_one(engine: Engine) -> object:
+    with read_transaction(engine) as connection:
+        return connection.execute(select(workers)).all()
+
+
+def write_much(engine: Engine, *, name: str = "w") -> None:
+    with write_transaction(engine) as connection:
+        connection.execute(insert(workers).values(WORKER | {"id": name, "device": "x" * 100_000}))
+
+
+def test_schema_that_is_new_enough_is_known_without_the_write_lock(engine: Engine, database_url: str) -> None:
+    with write_transaction(engine):
+        impatient = open_database(database_url, busy_seconds=0)
+        migrate(impatient)
+        assert read_one(impatient) == []
+    impatient.dispose()
+
+
+def test_full_disk_is_told_as_such_and_changes_nothing(engine: Engine) -> None:
+    """SQLite's own limit on the file's size makes the error of a full disk."""
+    full = full_database(engine.url.render_as_string())
+    with pytest.raises(DiskFull, match="Make room"):
+        write_much(full)
+    assert read_one(full) == []
+    full.dispose()
+
+    write_much(engine)
+    assert len(read_one(engine)) == 1
+
+
+@contextmanager
+def file_size_limited(limit: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_disk_that_reports_errors_is_worth_another_try(engine: Engine) -> None:
+    with file_size_limited(4096), pytest.raises(DatabaseBusy, match=r"disk I/O error\. Try again later"):
+        write_much(engine)
+
+    write_much(engine)
+    assert len(read_one(engine)) == 1
+
+
+def test_file_that_cannot_be_opened_for_a_while_is_worth_another_try(engine: Engine, database_url: str) -> None:
+    path = Path(database_url.removeprefix("sqlite:///"))
+    away = path.rename(path.with_name("away.db"))
+    path.mkdir()
+    with ExitStack() as at_once:
+        at_once.enter_context(read_transaction(engine))  # the one connection that is open
+        with pytest.raises(DatabaseBusy, match="unable to open database file"), read_transaction(engine):
+            pass
+    path.rmdir()
+    away.rename(path)
+
+    assert read_one(engine) == []
+
+
+def test_file_that_cannot_be_written_for_a_while_is_worth_another_try(engine: Engine, database_url: str) -> None:
+    read_only = open_database(f"{database_url}?mode=ro&uri=true".replace("sqlite:///", "sqlite:///file:"))
+    with pytest.raises(DatabaseBusy, match="readonly database"):
+        write_much(read_only)
+    assert read_one(read_only) == []
+    read_only.dispose()
+
+
+@pytest.mark.parametrize("moment", ["locked", "full"])
+def test_start_meets_what_passes_with_the_same_words(engine: Engine, database_url: str, moment: str) -> None:
+    new = f"{database_url}.new"
+    with ExitStack() as at_once:
+        if moment == "locked":
+            holder = sqlite.connect(new.removeprefix("sqlite:///"), isolation_level=None)
+            at_once.callback(holder.close)
+            holder.execute("BEGIN EXCLUSIVE")
+        else:
+            at_once.enter_context(file_size_limited(0))
+        with pytest.raises(DatabaseBusy):
+            open_database(new, busy_seconds=0.02)
+
+
+def downgrade_to_0002(engine: Engine) -> None:
+    with write_transaction(engine) as connection:
+        connection.execute(text("DROP INDEX jobs_succeeded_by_model"))
+        connection.execute(
+            text("CREATE INDEX jobs_succeeded_by_model ON jobs (model_id, finished_at) WHERE status = 'succeeded'")
+        )
+        connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
+
+
+def test_older_database_with_waiting_jobs_is_brought_up_to_date(engine: Engine, store: JobStore) -> None:
+    newest = schema_of(engine)
+    waiting = [store.submit(make_new_job()).id for _ in range(2)]
+    downgrade_to_0002(engine)
+    assert schema_of(engine) != newest
+
+    migrate(engine)
+
+    assert schema_of(engine) == newest
+    claimed = [store.claim("w") for _ in waiting]
+    assert [job.id for _, job in claimed] == waiting

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -11,7 +12,7 @@ from sqlalchemy import Engine
 
 from promptreel.errors import DeliveryLost, DeliveryNotFound
 from promptreel.jobs.database import open_database
-from promptreel.jobs.deliveries import LOST, Delivery, DeliveryState, DeliveryStore, Outcome
+from promptreel.jobs.deliveries import LOST, Delivery, DeliveryState, DeliveryStore, Full, Outcome
 from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.store import JobStore
 from promptreel.jobs.webhook_secrets import WebhookSecrets
@@ -54,16 +55,48 @@ def test_delivery_that_is_due_is_taken_once_and_the_oldest_first(
     assert [each[1].attempt for each in taken if each] == [1, 1]
 
 
-def test_host_that_is_busy_is_passed_over(deliveries: DeliveryStore, end_job: Callable[[str], int]) -> None:
+def test_receiver_that_is_busy_is_passed_over(deliveries: DeliveryStore, end_job: Callable[[str], int]) -> None:
     end_job("http://slow.test/a")
     other = end_job("http://quick.test/a")
+    busy = Full(receivers=[(None, "slow.test"), (7, "quick.test")])
 
-    taken = deliveries.claim("c", except_hosts={"slow.test"})
+    taken = deliveries.claim("c", passing_over=busy)
 
     assert taken is not None
     assert taken[1].job_id == other
-    assert deliveries.claim("c", except_hosts={"slow.test"}) is None
+    assert deliveries.claim("c", passing_over=busy) is None
     assert deliveries.claim("c") is not None
+
+
+def test_key_that_has_enough_is_passed_over(
+    store: JobStore, engine: Engine, deliveries: DeliveryStore, end_job: Callable[[str], int]
+) -> None:
+    end_job("http://a.test/")
+    key, _ = KeyStore(engine).create("shop")
+    keys_job = store.submit(replace(make_new_job(webhook_url="http://a.test/"), api_key_id=key.id))
+    store.cancel(keys_job.id)
+
+    assert deliveries.claim("c", passing_over=Full(keys=[None, key.id])) is None
+    taken = deliveries.claim("c", passing_over=Full(keys=[None]))
+    assert taken is not None
+    assert (taken[1].job_id, taken[1].api_key_id) == (keys_job.id, key.id)
+
+
+def test_what_failed_before_waits_for_first_attempts_where_a_key_has_enough_of_it(
+    deliveries: DeliveryStore, end_job: Callable[[str], int], clock: Clock
+) -> None:
+    end_job("http://a.test/")
+    claim, _ = deliveries.claim("c")
+    deliveries.record_failed(claim, FAILED, next_at=clock())
+    clock.advance(1)
+    first = end_job("http://b.test/")
+
+    enough = Full(retries_of=[None])
+    taken = deliveries.claim("c", passing_over=enough)
+    assert taken is not None
+    assert taken[1].job_id == first
+    assert deliveries.claim("c", passing_over=enough) is None
+    assert deliveries.claim("c", passing_over=Full(retries_of=[7])) is not None
 
 
 def test_failed_attempt_is_kept_and_the_next_one_is_due_when_it_says(

@@ -9,13 +9,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 from sqlalchemy import Connection, Engine, event, insert, select, text
 
-from promptreel.errors import JobNotFound
+from promptreel.errors import DiskFull, JobNotFound
 from promptreel.jobs.database import read_transaction, write_transaction
 from promptreel.jobs.group_commit import GroupCommit
 from promptreel.jobs.job import Job, JobStatus
 from promptreel.jobs.store import JobStore
 from promptreel.jobs.tables import facts
-from tests.jobs.factories import make_new_job
+from tests.jobs.factories import full_database, make_new_job
 from tests.waiting import wait_for
 
 Write = Callable[[Connection], object]
@@ -157,3 +157,16 @@ def test_job_that_is_cancelled_in_company_is_its_own(store: JobStore) -> None:
     assert [outcomes[i].result().id for i in (0, 2)] == [first.id, second.id]
     assert isinstance(outcomes[1].exception(), JobNotFound)
     assert {job.status for job in store.list()} == {JobStatus.CANCELLED}
+
+
+def test_full_disk_is_told_to_everyone_in_the_group_and_nothing_is_kept(engine: Engine) -> None:
+    """SQLite has undone the whole transaction by then: what came after must not be written on its own."""
+    full = full_database(engine.url.render_as_string())
+    outcomes = run_at_once(GroupCommit(full), [write_fact("a"), write_fact("b" * 10_000), write_fact("c")])
+
+    for outcome in outcomes:
+        with pytest.raises(DiskFull):
+            outcome.result(60)
+    assert found_facts(engine) == []
+    full.dispose()
+    assert GroupCommit(engine).run(write_fact("d")) == "wrote d"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine, delete, event, update
+from sqlalchemy import Engine, delete, event, select, update
 from sqlalchemy.exc import StatementError
 
 from promptreel.errors import JobLost, JobNotFound
@@ -16,7 +16,7 @@ from promptreel.jobs.eta import Ahead, Shape, Timing, Work
 from promptreel.jobs.job import JobStage, JobStatus
 from promptreel.jobs.keys import KeyLimits, KeyStore
 from promptreel.jobs.store import JobStore, WorkerRecord
-from promptreel.jobs.tables import jobs, utc_now
+from promptreel.jobs.tables import jobs, utc_now, workers
 from tests.jobs.factories import START, Clock, make_new_job, make_result
 
 
@@ -278,10 +278,10 @@ def test_queue_ahead_of_an_unknown_job_is_not_found(store: JobStore, engine: Eng
         store.queue_ahead(job)
 
 
-def test_newest_record_of_each_worker_is_kept(store: JobStore, clock: Clock) -> None:
-    first = WorkerRecord(id="w1", device="cpu", seconds_per_unit=None, last_seen=clock())
-    other = WorkerRecord(id="w2", device="cuda:0", seconds_per_unit=0.1, last_seen=clock())
-    newer = WorkerRecord(id="w1", device="cpu", seconds_per_unit=0.25, last_seen=clock() + timedelta(seconds=5))
+def test_newest_record_of_each_worker_is_kept(store: JobStore) -> None:
+    first = WorkerRecord(id="w1", device="cpu", seconds_per_unit=None)
+    other = WorkerRecord(id="w2", device="cuda:0", seconds_per_unit=0.1)
+    newer = WorkerRecord(id="w1", device="cpu", seconds_per_unit=0.25)
     for record in (other, first, newer):
         store.record_worker(record)
 
@@ -289,13 +289,23 @@ def test_newest_record_of_each_worker_is_kept(store: JobStore, clock: Clock) -> 
 
 
 def test_worker_that_was_not_seen_lately_is_not_live(store: JobStore, clock: Clock) -> None:
-    store.record_worker(WorkerRecord(id="w", device="cpu", seconds_per_unit=None, last_seen=clock()))
+    store.record_worker(WorkerRecord(id="w", device="cpu", seconds_per_unit=None))
 
     clock.advance(30)
     assert len(store.live_workers()) == 1
     clock.advance(0.1)
     assert store.live_workers() == []
-    assert len(store.live_workers(within_seconds=60)) == 1
+
+
+def test_worker_that_was_not_seen_for_minutes_is_forgotten(store: JobStore, engine: Engine, clock: Clock) -> None:
+    for name in ("dead", "alive"):
+        store.record_worker(WorkerRecord(id=name, device="cpu", seconds_per_unit=None))
+    clock.advance(301)
+    store.record_worker(WorkerRecord(id="alive", device="cpu", seconds_per_unit=None))
+    store.requeue_expired()
+
+    with read_transaction(engine) as connection:
+        assert connection.execute(select(workers.c.id)).scalars().all() == ["alive"]
 
 
 def run_one(store: JobStore, clock: Clock, *, seconds: float, busy_seconds: float | None = None, **params: object) -> None:

@@ -64,7 +64,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def courier(engine: Engine, jobs: JobStore, deliveries: DeliveryStore, clock: Clock, receiver: Receiver) -> Courier:
+def courier(engine: Engine, jobs: JobStore, deliveries: DeliveryStore, receiver: Receiver) -> Courier:
     """Allowed to call the receiver, and patient with it."""
     return Courier(
         owner="courier-1",
@@ -74,7 +74,6 @@ def courier(engine: Engine, jobs: JobStore, deliveries: DeliveryStore, clock: Cl
         fetcher=SafeFetcher(allow_networks=[ip_network("127.0.0.0/8")], allow_ports=[receiver.port], seconds=60),
         to_body=lambda job, delivery_id: to_webhook(job, delivery_id, LinkMaker(secret=b"not told")),
         stop=threading.Event(),
-        now=clock,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
 
 import pytest
 from httpcore2 import NetworkStream, SyncBackend
@@ -15,11 +16,12 @@ from sqlalchemy import Engine
 from standardwebhooks import Webhook
 
 from promptreel.fetching.fetcher import SafeFetcher
+from promptreel.jobs.database import open_database, write_transaction
 from promptreel.jobs.deliveries import Attempt, Delivery, DeliveryState, DeliveryStore
 from promptreel.jobs.job import JobStatus
 from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.store import JobStore
-from promptreel.notify.courier import AT_ONCE_A_HOST, Courier
+from promptreel.notify.courier import AT_ONCE_A_RECEIVER, Courier
 from tests.jobs.factories import START, Clock, make_new_job, make_result
 from tests.notify.receiver import Message, Receiver, receiving
 from tests.waiting import wait_for
@@ -214,12 +216,69 @@ def test_receiver_that_hangs_does_not_hold_up_others(
     hung = [end_job(receiver.url("/hangs", host="localhost")) for _ in range(20)]
     quick = [end_job(receiver.url()) for _ in range(20)]
     with running(courier):
-        wait_for(lambda: len(receiver.messages()) == len(quick) and len(receiver.messages("/hangs")) >= AT_ONCE_A_HOST)
-        assert len(receiver.messages("/hangs")) == AT_ONCE_A_HOST
+        wait_for(lambda: len(receiver.messages()) == len(quick) and len(receiver.messages("/hangs")) >= AT_ONCE_A_RECEIVER)
+        assert len(receiver.messages("/hangs")) == AT_ONCE_A_RECEIVER
         hanging.set()
         wait_for(lambda: all(log_of(courier, job_id)[0].state is DeliveryState.DELIVERED for job_id in hung + quick))
 
     assert len({message.id for message in receiver.received}) == len(receiver.received) == 40
+
+
+def hang_on_many_hosts(courier: Courier, receiver: Receiver, submit: Callable[[str], object], *, hosts: int) -> threading.Event:
+    """Jobs have ended whose webhooks are at as many hosts, all of which hang once they are called. Returns what lets go."""
+    courier.fetcher = SafeFetcher(
+        allow_networks=[ip_network("127.0.0.0/8")], allow_ports=[receiver.port], seconds=60, resolve=lambda *_: ["127.0.0.1"]
+    )
+    receiver.behaviours["/hangs"] = hanging = threading.Event()
+    for number in range(hosts):
+        submit(receiver.url("/hangs", host=f"host{number}.test"))
+    return hanging
+
+
+def test_many_hosts_that_hang_do_not_hold_up_another_one(courier: Courier, end_job: EndJob, receiver: Receiver) -> None:
+    hanging = hang_on_many_hosts(courier, receiver, end_job, hosts=40)
+    end_job(receiver.url(host="good.test"))
+    with running(courier):
+        wait_for(receiver.messages)
+        wait_for(lambda: len(receiver.messages("/hangs")) == 40)
+        hanging.set()
+
+
+def test_receivers_of_one_key_that_hang_leave_places_to_the_other_keys(
+    courier: Courier, jobs: JobStore, end_job: EndJob, engine: Engine, receiver: Receiver
+) -> None:
+    courier.at_once = 4
+    key, _ = KeyStore(engine).create("shop")
+    hanging = hang_on_many_hosts(courier, receiver, end_job, hosts=4)
+    waiting = end_job(receiver.url(host="good.test"))
+    keys_job = jobs.submit(replace(make_new_job(webhook_url=receiver.url(host="good.test")), api_key_id=key.id))
+    jobs.cancel(keys_job.id)
+    with running(courier):
+        (message,) = wait_for(receiver.messages)
+        assert message.json()["id"] == keys_job.id
+        wait_for(lambda: len(receiver.messages("/hangs")) == 2)
+        assert log_of(courier, waiting)[0].attempt == 0  # of the same caller as those that hang
+        hanging.set()
+        wait_for(lambda: log_of(courier, waiting)[0].state is DeliveryState.DELIVERED)
+
+
+def test_receiver_hears_of_a_job_once_though_the_job_table_was_locked_when_it_answered(
+    courier: Courier, end_job: EndJob, receiver: Receiver, engine: Engine, clock: Clock, secret: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    job_id = end_job(receiver.url())
+    claim, delivery = courier.deliveries.claim(courier.owner)
+    impatient = open_database(engine.url.render_as_string(), busy_seconds=0.02)
+    courier.deliveries = DeliveryStore(impatient, now=clock)
+    with write_transaction(engine):
+        delivering = threading.Thread(target=courier.deliver, args=[claim, delivery])
+        delivering.start()
+        wait_for(lambda: "cannot be recorded yet" in caplog.text)
+    delivering.join()
+    impatient.dispose()
+
+    delivery, (attempt,) = log_of(courier, job_id)
+    assert (delivery.state, attempt.status, len(receiver.received)) == (DeliveryState.DELIVERED, 200, 1)
 
 
 def test_two_couriers_tell_each_end_once(
@@ -227,7 +286,7 @@ def test_two_couriers_tell_each_end_once(
 ) -> None:
     other = Courier(
         owner="courier-2", jobs=courier.jobs, deliveries=DeliveryStore(engine, now=clock), secrets=courier.secrets,
-        fetcher=courier.fetcher, to_body=courier.to_body, stop=threading.Event(), now=clock,
+        fetcher=courier.fetcher, to_body=courier.to_body, stop=threading.Event(),
     )  # fmt: skip
     ended = [end_job(receiver.url()) for _ in range(20)]
     with running(courier), running(other):

@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from promptreel.errors import StorageFailed
+from promptreel.errors import DiskFull, StorageFailed
 from promptreel.media import Video
 from promptreel.storage.local import LocalStorage
 
@@ -228,3 +230,50 @@ def test_key_of_a_folder_is_a_storage_failure_and_leaves_no_copy(storage, tmp_pa
     with pytest.raises(StorageFailed, match="could not be deleted"):
         storage.delete("7")
     assert files_below(tmp_path / "files") == ["7/a.mp4"]
+
+
+def test_folders_that_are_empty_without_a_file_go_with_it(storage, tmp_path):
+    for key in ("7/a.mp4", "7/b.mp4", "inits/image/c.png"):
+        storage.save_bytes(b"x", key)
+    storage.delete("7/a.mp4")
+    assert (tmp_path / "files" / "7").is_dir()
+
+    storage.delete("7/b.mp4")
+    storage.delete("inits/image/c.png")
+    assert [path.name for path in (tmp_path / "files").iterdir()] == [".incoming"]
+    storage.save_bytes(b"x", "7/a.mp4")
+    assert storage.read("7/a.mp4") == b"x"
+
+
+def test_folder_that_others_empty_all_the_time_takes_every_file(storage):
+    """Whoever deletes the last file of a folder removes it, maybe between two steps of somebody who stores one there."""
+
+    def store_and_delete(name):
+        for _ in range(50):
+            storage.save_bytes(b"x", f"7/{name}")
+            storage.delete(f"7/{name}")
+
+    with ThreadPoolExecutor(4) as threads:
+        for future in [threads.submit(store_and_delete, str(number)) for number in range(4)]:
+            future.result()
+
+
+def test_full_disk_is_told_as_such_and_leaves_no_part_of_a_file(small_disk):
+    storage = LocalStorage(small_disk / "files")
+    with pytest.raises(DiskFull, match="Make room"):
+        storage.save_bytes(bytes(2_000_000), "7/a.mp4")
+    assert [path for path in small_disk.rglob("*") if path.is_file()] == []
+
+    storage.save_bytes(bytes(100_000), "7/a.mp4")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 1 MB, where this may be mounted. Elsewhere test_video.py and test_worker.py alone see the same error."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder]
+    if shutil.which("mount") is None or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
+        pytest.skip("no disk may be mounted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import subprocess
 import sys
 import threading
@@ -32,7 +33,7 @@ TIDIES = SAY_START + (
 )
 WATCHES = SAY_START + (
     "from promptreel.worker.supervisor import end_with_supervisor\n"
-    "end_with_supervisor(lambda: os._exit(0))\n"
+    "end_with_supervisor()\n"
     "say(owner, os.getpid(), time.monotonic()); time.sleep(600)"
 )
 SUPERVISES = """
@@ -146,6 +147,29 @@ def test_children_end_when_the_supervisor_is_killed(out: Path) -> None:
     supervisor.wait()
 
     wait_for(lambda: not any(is_running(child) for child in children), seconds=60)
+
+
+def test_worker_that_still_starts_ends_with_its_supervisor(tmp_path: Path) -> None:
+    """The pipe is closed before the worker has imported anything: its supervisor was killed as soon as it had started it."""
+    command = [sys.executable, "-m", "promptreel.child", "worker", "--owner", "o", "--data-dir", str(tmp_path)]
+    worker = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    _, errors = worker.communicate(timeout=240)  # closes its stdin at once
+
+    assert worker.returncode == -signal.SIGTERM
+    assert errors == b""
+
+
+def test_child_that_does_not_stop_in_time_is_killed_though_its_supervisor_is_gone() -> None:
+    """It ignores what it is told to."""
+    program = (
+        "import signal, time; from promptreel.worker import supervisor\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); supervisor.STOP_SECONDS = 0.1\n"
+        "supervisor.end_with_supervisor(); time.sleep(600)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
+    child.communicate(timeout=240)
+
+    assert child.returncode == -signal.SIGKILL
 
 
 def is_running(process: psutil.Process) -> bool:

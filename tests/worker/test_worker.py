@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from sqlalchemy import update
 
 from promptreel.encoding.video import read_metadata
 from promptreel.errors import DeviceLost
 from promptreel.jobs.database import open_database, write_transaction
 from promptreel.jobs.job import Job, JobStatus
 from promptreel.jobs.store import JobStore
+from promptreel.jobs.tables import jobs as job_table
 from promptreel.jobs.tables import utc_now
 from promptreel.media import Init, Video
 from promptreel.models.registry import DEFAULT_MODEL_ID
@@ -300,3 +302,43 @@ def test_result_of_a_lost_job_is_removed_again(worker: Worker, jobs: JobStore, t
     job = jobs.get(job_id)
     assert job.status is JobStatus.QUEUED
     assert list((tmp_path / "results").rglob("*.mp4")) == []
+
+
+def test_job_without_room_for_its_file_is_put_off_and_made_later(
+    worker: Worker, stop: threading.Event, jobs: JobStore, database_url: str
+) -> None:
+    job_id = submit(jobs)
+    worker.scratch.mkdir()
+    (worker.scratch / f"{jobs.get(job_id).file_prefix}.1.mp4").symlink_to("/dev/full")  # the first attempt's: a full disk
+    thread = threading.Thread(target=worker.run)
+    thread.start()
+    wait_for(lambda: (job := jobs.get(job_id)).attempt == 1 and job.status is JobStatus.QUEUED)
+    database = open_database(database_url)
+    with write_transaction(database) as connection:
+        connection.execute(update(job_table).values(run_at=utc_now()))  # nobody wants to wait a minute here
+    database.dispose()
+    job = wait_until_ended(jobs, job_id)
+    stop.set()
+    thread.join()
+
+    assert (job.status, job.attempt, job.crashes) == (JobStatus.SUCCEEDED, 2, 0)
+    assert list(worker.scratch.iterdir()) == []
+
+
+def test_worker_waits_a_locked_job_table_out(worker: Worker, stop: threading.Event, jobs: JobStore, database_url: str) -> None:
+    """From its start on: nobody can say that it is there, or take a job, while another process has the lock."""
+    job_id = submit(jobs)
+    impatient, holder = open_database(database_url, busy_seconds=0.02), open_database(database_url)
+    worker.jobs = worker.pulse._jobs = JobStore(impatient, lease_seconds=LEASE_SECONDS)
+    with write_transaction(holder):
+        worker.startup()
+        assert worker._take_next() is None
+    thread = threading.Thread(target=worker.main_loop)
+    thread.start()
+    assert wait_until_ended(jobs, job_id).status is JobStatus.SUCCEEDED
+    wait_for(jobs.live_workers)
+    stop.set()
+    thread.join()
+    worker.shutdown()
+    impatient.dispose()
+    holder.dispose()

@@ -96,7 +96,8 @@ CallerOfRequest = Annotated[Caller, Depends(find_caller)]
 async def get_services(request: Request, caller: CallerOfRequest) -> Services:
     parts = _parts_of(request)
     jobs = JobsOfCaller(parts.jobs, caller, await _read_idempotency(request, parts))
-    return Services(**_shared(parts), jobs=jobs, caller=caller)
+    own = {**_shared(parts), "fetcher": parts.fetcher.of(caller.api_key_id)}
+    return Services(**own, jobs=jobs, caller=caller)
 
 
 async def get_open_services(request: Request) -> OpenServices:

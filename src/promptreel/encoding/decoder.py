@@ -28,6 +28,9 @@ SLACK = 5
 """How many times as long what was accepted may take: a busy processor is slower, and frames are brought to a size besides."""
 STANDSTILL_SECONDS = 180.0
 """By the clock, should a decoder wait for something that never comes."""
+MOST_WAITING = 48
+PATIENCE_SECONDS = 30.0
+"""For the api, each of whose requests that waits holds one of its threads: how many may, and how long."""
 LONGEST_LINE = 4096
 # A thread of its own for each task would only take memory. One heap, whose large blocks go back at once.
 _ENVIRONMENT = {

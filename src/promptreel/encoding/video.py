@@ -13,7 +13,7 @@ import av
 from promptreel.encoding.gif import write_gif
 from promptreel.encoding.mp4 import write_mp4
 from promptreel.encoding.webm import write_webm
-from promptreel.errors import EncodingFailed
+from promptreel.errors import DiskFull, EncodingFailed, is_full
 from promptreel.media import MEDIA_TYPES, Footage, Video
 
 WRITERS: Mapping[str, Callable[[Footage, Path, str], None]] = {"mp4": write_mp4, "webm": write_webm, "gif": write_gif}
@@ -22,7 +22,7 @@ WRITERS: Mapping[str, Callable[[Footage, Path, str], None]] = {"mp4": write_mp4,
 def encode(clip: Footage, path: Path, *, output_type: str, metadata: Mapping[str, object]) -> Video:
     """Writes the clip to `path` as one of WRITERS, with `metadata` as JSON in the file's comment.
 
-    Equal frames, fps and metadata give equal bytes. Raises EncodingFailed, and then leaves no file behind.
+    Equal frames, fps and metadata give equal bytes. Raises EncodingFailed and DiskFull, and then leaves no file behind.
     """
     if clip.num_frames < 1 or clip.fps < 1:
         raise EncodingFailed(f"A video needs a frame and a frame a second at least, not {clip.num_frames} at {clip.fps} fps.")
@@ -33,7 +33,9 @@ def encode(clip: Footage, path: Path, *, output_type: str, metadata: Mapping[str
         return describe(path, MEDIA_TYPES[output_type])
     except (av.error.FFmpegError, OSError) as error:
         _remove(path)
-        raise EncodingFailed(f"The video could not be written: {error.strerror}. Check the disk's space and rights.") from error
+        if is_full(error):
+            raise DiskFull("The video could not be written: the disk is full. Make room on it.") from error
+        raise EncodingFailed(f"The video could not be written: {error.strerror}. Check the disk's rights.") from error
     except BaseException:
         _remove(path)
         raise

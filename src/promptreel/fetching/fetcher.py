@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import ssl
-import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +17,12 @@ import httpcore2
 from promptreel.errors import UrlUnusable
 from promptreel.fetching.addresses import Network, Resolve, refused_addresses, resolve
 from promptreel.fetching.connections import Deadline, PinnedBackend
+from promptreel.fetching.shares import Shares
 from promptreel.fetching.urls import DEFAULT_PORTS, Target, follow_redirect, read_url
+
+AT_ONCE = 64
+BYTES_A_FETCH = 4 * 1024 * 1024
+"""On average, of those that run at once: most files are small, and large ones come in moments."""
 
 MAX_REDIRECTS = 3
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
@@ -39,8 +44,9 @@ class Fetched:
 class SafeFetcher:
     """Fetches and calls URLs of the public internet, and those of the hosts, networks and ports that are allowed besides.
 
-    `seconds` is how long one request may take in all, redirects and names included. At most `at_once` run at a time: each
-    holds a thread of its caller's, of which the api has 40, and slow hosts must not take them all.
+    `seconds` is how long one request may take in all, redirects and names included. At most `at_once` fetches run at a time,
+    for each holds a thread of its caller's, and as many names are looked up. Those for whom it is fetched (`of`) have shares of
+    these and of the memory, and a host has a few for each of them: nobody's slow hosts keep others out (shares.py).
     `resolve` gives the addresses of a name, `network` opens the connections, `ssl_context` says who is trusted.
     """
 
@@ -51,7 +57,7 @@ class SafeFetcher:
         allow_networks: Sequence[Network] = (),
         allow_ports: Collection[int] = (),
         seconds: float = 20.0,
-        at_once: int = 16,
+        at_once: int = AT_ONCE,
         resolve: Resolve = resolve,
         network: httpcore2.NetworkBackend | None = None,
         ssl_context: ssl.SSLContext | None = None,
@@ -60,11 +66,21 @@ class SafeFetcher:
         self._networks = tuple(allow_networks)
         self._ports = frozenset({*DEFAULT_PORTS.values(), *allow_ports})
         self._seconds = seconds
-        self._places = threading.BoundedSemaphore(at_once)
+        self._for_whom: Hashable = None
+        self._places = Shares(at_once)
+        self._host_places = Shares(2 * at_once, at_most=max(1, at_once // 8))
+        self._bytes = Shares(at_once * BYTES_A_FETCH)
+        self._names = Shares(at_once)
         self._resolve = resolve
         self._resolvers = ThreadPoolExecutor(at_once, thread_name_prefix="resolve")
         self._network = network or httpcore2.SyncBackend()
-        self._given_ssl_context = ssl_context
+        self._trusted = _Trusted(ssl_context)
+
+    def of(self, for_whom: Hashable) -> SafeFetcher:
+        """The same fetcher, whose fetches are this one's: an API key's."""
+        theirs = copy.copy(self)
+        theirs._for_whom = for_whom
+        return theirs
 
     def get(self, url: str, *, max_bytes: int, accept: Collection[str]) -> Fetched:
         """What the URL holds, at most `max_bytes` of one of the media types `accept`.
@@ -72,11 +88,14 @@ class SafeFetcher:
         It blocks: call it from a thread, not from an event loop. Raises UrlUnusable, whose message is for whoever sent
         the URL: it names no address behind a name, and of the answer only the status.
         """
-        with self._take_place():
+        with _taken(self._places, self._for_whom, "URLs"):
             deadline = Deadline(self._seconds)
             target = read_url(url, ports=self._ports)
             for _ in range(1 + MAX_REDIRECTS):
-                with _translated_errors(target.host):
+                with (
+                    _taken(self._host_places, (self._for_whom, target.authority), f"URLs of {target.authority}"),
+                    _translated_errors(target.host),
+                ):
                     addresses = self._find_addresses(target, deadline)
                     answer = self._ask(target, PinnedBackend(addresses, deadline, self._network), max_bytes, accept)
                 if isinstance(answer, Fetched):
@@ -87,19 +106,18 @@ class SafeFetcher:
     def post(self, url: str, body: bytes, *, headers: Mapping[str, str]) -> int:
         """Sends the body, and returns the status of the answer, whatever it is. What the answer holds is thrown away.
 
-        A redirect is not followed: whoever sent the URL named that address and no other. It blocks. Raises UrlUnusable when
-        there is no answer, as `get` does.
+        A redirect is not followed: whoever sent the URL named that address and no other. It blocks, as often at once as its
+        caller likes. Raises UrlUnusable when there is no answer, as `get` does.
         """
-        with self._take_place():
-            deadline = Deadline(self._seconds)
-            target = read_url(url, ports=self._ports)
-            with _translated_errors(target.host):
-                addresses = self._find_addresses(target, deadline)
-                backend = PinnedBackend(addresses, deadline, self._network)
-                sent = {**headers, "Content-Length": str(len(body))}
-                with self._open(target, backend, "POST", sent, body) as response:
-                    _read_and_forget(response)
-                    return response.status
+        deadline = Deadline(self._seconds)
+        target = read_url(url, ports=self._ports)
+        with _translated_errors(target.host):
+            addresses = self._find_addresses(target, deadline)
+            backend = PinnedBackend(addresses, deadline, self._network)
+            sent = {**headers, "Content-Length": str(len(body))}
+            with self._open(target, backend, "POST", sent, body) as response:
+                _read_and_forget(response)
+                return response.status
 
     def check(self, url: str) -> None:
         """Raises UrlUnusable for a URL that would be refused whatever its name stands for; asks nobody.
@@ -110,32 +128,27 @@ class SafeFetcher:
         if _is_address(target.host):
             self._refuse(target, [target.host])
 
-    @cached_property
-    def _ssl_context(self) -> ssl.SSLContext:
-        """Built at the first https URL: the system's certificates take a while to read."""
-        return self._given_ssl_context or httpcore2.default_ssl_context()
-
-    @contextmanager
-    def _take_place(self) -> Iterator[None]:
-        if not self._places.acquire(blocking=False):
-            raise UrlUnusable("Too many URLs are being fetched at the moment. Try again in a few seconds.")
-        try:
-            yield
-        finally:
-            self._places.release()
-
     def _find_addresses(self, target: Target, deadline: Deadline) -> Sequence[str]:
         """All addresses of the host, every one of them allowed. The system's resolver knows no deadline: hence the thread."""
         if _is_address(target.host):
             addresses: Sequence[str] = [target.host]
         else:
             try:
-                addresses = self._resolvers.submit(self._resolve, target.host, target.port).result(deadline.left())
+                addresses = self._look_up(target).result(deadline.left())
             except TimeoutError:
                 raise
             except OSError as error:
                 raise UrlUnusable(f"The host {target.host} was not found. Check the URL's spelling.") from error
         self._refuse(target, addresses)
+        return addresses
+
+    def _look_up(self, target: Target) -> Future[Sequence[str]]:
+        """The system's resolver may go on for long after the fetch was given up: it has its place until it is done."""
+        for_whom = self._for_whom
+        if not self._names.take(for_whom):
+            raise UrlUnusable(_too_many("names"))
+        addresses = self._resolvers.submit(self._resolve, target.host, target.port)
+        addresses.add_done_callback(lambda _: self._names.give_back(for_whom))
         return addresses
 
     def _refuse(self, target: Target, addresses: Sequence[str]) -> None:
@@ -155,7 +168,23 @@ class SafeFetcher:
             if response.status in REDIRECT_STATUSES and "location" in headers:
                 return headers["location"]
             media_type = _check_answer(target.host, response.status, headers, accept)
-            return Fetched(_read_content(response, headers, max_bytes), media_type)
+            return Fetched(self._read_content(response, headers, max_bytes), media_type)
+
+    def _read_content(self, response: httpcore2.Response, headers: dict[str, str], max_bytes: int) -> bytes:
+        too_large = UrlUnusable(f"The URL's file is too large: {max_bytes} bytes at most.")
+        if int(headers.get("content-length", 0)) > max_bytes:
+            raise too_large
+        content = bytearray()
+        try:
+            for chunk in response.iter_stream():
+                if len(content) + len(chunk) > max_bytes:
+                    raise too_large
+                if not self._bytes.take(self._for_whom, len(chunk)):
+                    raise UrlUnusable(_too_many("large files"))
+                content += chunk
+            return bytes(content)
+        finally:
+            self._bytes.give_back(self._for_whom, len(content))
 
     @contextmanager
     def _open(
@@ -165,7 +194,7 @@ class SafeFetcher:
         url = httpcore2.URL(
             scheme=target.scheme.encode(), host=target.host.encode(), port=target.port, target=target.path.encode()
         )
-        trusted = self._ssl_context if target.scheme == "https" else None
+        trusted = self._trusted.context if target.scheme == "https" else None
         ours = {"Host": target.authority, "User-Agent": "promptreel", "Accept-Encoding": "identity"}
         sent = list({**ours, **headers}.items())
         with (
@@ -173,6 +202,32 @@ class SafeFetcher:
             connection.stream(method, url, headers=sent, content=body, extensions={"timeout": TIMEOUTS}) as response,
         ):
             yield response
+
+
+class _Trusted:
+    """Who is trusted: as given, or the system's certificates, which are read at the first https URL: that takes a while."""
+
+    def __init__(self, given: ssl.SSLContext | None) -> None:
+        self._given = given
+
+    @cached_property
+    def context(self) -> ssl.SSLContext:
+        return self._given or httpcore2.default_ssl_context()
+
+
+@contextmanager
+def _taken(places: Shares, holder: Hashable, of_what: str) -> Iterator[None]:
+    """Holds a place for the block. Raises UrlUnusable when there is none for this holder."""
+    if not places.take(holder):
+        raise UrlUnusable(_too_many(of_what))
+    try:
+        yield
+    finally:
+        places.give_back(holder)
+
+
+def _too_many(of_what: str) -> str:
+    return f"Too many {of_what} are being fetched at the moment. Try again in a few seconds."
 
 
 def _is_address(host: str) -> bool:
@@ -193,18 +248,6 @@ def _check_answer(host: str, status: int, headers: dict[str, str], accept: Colle
     if media_type not in accept:
         raise UrlUnusable(f"The URL's Content-Type is none of those that can be used: {', '.join(sorted(accept))}.")
     return media_type
-
-
-def _read_content(response: httpcore2.Response, headers: dict[str, str], max_bytes: int) -> bytes:
-    too_large = UrlUnusable(f"The URL's file is too large: {max_bytes} bytes at most.")
-    if int(headers.get("content-length", 0)) > max_bytes:
-        raise too_large
-    content = bytearray()
-    for chunk in response.iter_stream():
-        if len(content) + len(chunk) > max_bytes:
-            raise too_large
-        content += chunk
-    return bytes(content)
 
 
 def _read_and_forget(response: httpcore2.Response) -> None:

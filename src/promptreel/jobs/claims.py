@@ -14,16 +14,27 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, insert, literal, or_, select, update
 
 from promptreel.errors import JobLost, WorkerLost
+from promptreel.jobs.clock import Moment
 from promptreel.jobs.job import Claim, JobStatus
 from promptreel.jobs.outbox import change_jobs
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.submissions import advance_clock
-from promptreel.jobs.tables import api_keys, attempts, has_status, jobs
+from promptreel.jobs.tables import api_keys, attempts, has_status, jobs, workers
 
 NOT_CLAIMED: Mapping[str, Any] = MappingProxyType({"owner": None, "lease_until": None, "stage": None})
 BACK_IN_QUEUE: Mapping[str, Any] = MappingProxyType(
     {**NOT_CLAIMED, "status": JobStatus.QUEUED, "progress": 0.0, "started_at": None}
 )
+
+LIVE = timedelta(seconds=30)
+"""A worker that was seen within this time is taken for alive."""
+
+LEFT_TO_THE_IDLE = timedelta(seconds=1)
+"""How long a job is left to workers that have none, which ask twenty times a second."""
+
+PUT_OFF = "put_off"
+FIRST_WAIT, LONGEST_WAIT, MOST_WAITS = timedelta(minutes=1), timedelta(hours=1), 24
+"""How long a job waits that could not be made now: 19 hours in all."""
 
 
 def first_in_line(now: datetime) -> Select[tuple[int]]:
@@ -48,10 +59,16 @@ def may_run() -> ColumnElement[bool]:
     return or_(jobs.c.api_key_id.is_(None), jobs.c.api_key_id.not_in(full))
 
 
-def next_to_take(now: datetime, beside: str | None) -> ColumnElement[bool]:
-    """The first job in line, if it may run beside jobs of the model `beside` (None: beside no job)."""
+def next_to_take(owner: str, *, beside: str | None, now: datetime) -> ColumnElement[bool]:
+    """The first job in line, if it may run beside jobs of the model `beside` (None: beside no job).
+
+    A worker with jobs in hand leaves it to one that has none for a moment: longer, should that one be stuck, nothing waits.
+    """
     first = and_(jobs.c.id == first_in_line(now).scalar_subquery(), has_status(JobStatus.QUEUED))
-    return first if beside is None else and_(first, jobs.c.model_id == beside, jobs.c.crashes == 0)
+    if beside is None:
+        return first
+    is_left_over = or_(jobs.c.run_at <= now - LEFT_TO_THE_IDLE, ~another_is_idle(owner, now))
+    return and_(first, jobs.c.model_id == beside, jobs.c.crashes == 0, is_left_over)
 
 
 def next_fits(connection: Connection, which: ColumnElement[bool], fits: Callable[[VideoParams], bool]) -> bool:
@@ -60,29 +77,36 @@ def next_fits(connection: Connection, which: ColumnElement[bool], fits: Callable
     return params is None or fits(VideoParams.from_json(params))
 
 
-def anything_to_take(now: datetime, *, beside: str | None) -> ColumnElement[bool]:
+def another_is_idle(owner: str, now: datetime) -> ColumnElement[bool]:
+    """Whether a worker other than this one was seen lately and has no job."""
+    busy = select(jobs.c.owner).where(has_status(JobStatus.RUNNING))
+    others = select(workers.c.id).where(workers.c.id != owner, workers.c.last_seen >= now - LIVE)
+    return others.where(workers.c.id.not_in(busy)).exists()
+
+
+def anything_to_take(owner: str, *, beside: str | None, now: datetime) -> ColumnElement[bool]:
     """Whether there is a job to take, or a lease has run out."""
     expired = select(jobs.c.id).where(has_status(JobStatus.RUNNING), jobs.c.lease_until <= now)
-    return or_(select(jobs.c.id).where(next_to_take(now, beside)).exists(), expired.exists())
+    return or_(select(jobs.c.id).where(next_to_take(owner, beside=beside, now=now)).exists(), expired.exists())
 
 
-def take_next(connection: Connection, owner: str, *, beside: str | None, now: datetime, lease: timedelta) -> Row[Any] | None:
+def take_next(connection: Connection, owner: str, *, beside: str | None, now: Moment, lease: timedelta) -> Row[Any] | None:
     """queued -> running. Returns the job's new row, or None when there is none to take."""
     row = connection.execute(
         update(jobs)
-        .where(next_to_take(now, beside))
+        .where(next_to_take(owner, beside=beside, now=now.steady))
         .values(
             status=JobStatus.RUNNING,
             attempt=jobs.c.attempt + 1,
             owner=owner,
-            lease_until=now + lease,
-            started_at=now,
+            lease_until=now.steady + lease,
+            started_at=now.wall,
         )
         .returning(jobs)
     ).one_or_none()
     if row is not None:
         connection.execute(
-            insert(attempts).values(job_id=row.id, attempt=row.attempt, worker=owner, started_at=now, units=row.cost)
+            insert(attempts).values(job_id=row.id, attempt=row.attempt, worker=owner, started_at=now.wall, units=row.cost)
         )
         advance_clock(connection, row.vt)
     return row
@@ -98,9 +122,9 @@ def is_held(claim: Claim) -> ColumnElement[bool]:
     )
 
 
-def write_held(connection: Connection, claim: Claim, **values: Any) -> Row[Any]:
+def write_held(connection: Connection, claim: Claim, *, now: Moment, **values: Any) -> Row[Any]:
     """Changes the claimed job and returns its new row. Raises JobLost when the claim is no longer good."""
-    rows = change_jobs(connection, is_held(claim), **values)
+    rows = change_jobs(connection, is_held(claim), now=now, **values)
     if not rows:
         raise JobLost(f"job {claim.job_id} no longer belongs to attempt {claim.attempt} of {claim.owner}")
     return rows[0]
@@ -111,57 +135,72 @@ def end(
     claim: Claim,
     status: JobStatus,
     *,
-    now: datetime,
+    now: Moment,
     busy_seconds: float | None = None,
     **values: Any,
 ) -> None:
     """running -> succeeded, failed or cancelled, by its worker."""
-    write_held(connection, claim, status=status, finished_at=now, **NOT_CLAIMED, **values)
+    write_held(connection, claim, now=now, status=status, finished_at=now.wall, **NOT_CLAIMED, **values)
     _close_attempt(connection, claim, status.value, now=now, busy_seconds=busy_seconds)
 
 
-def give_back(connection: Connection, claim: Claim, *, now: datetime) -> None:
+def give_back(connection: Connection, claim: Claim, *, now: Moment) -> None:
     """running -> queued, or cancelled if somebody asked for that meanwhile."""
-    row = write_held(connection, claim, **BACK_IN_QUEUE)
+    _return_to_queue(connection, claim, "given_back", run_at=now.steady, now=now)
+
+
+def put_off(connection: Connection, claim: Claim, *, code: str, message: str, now: Moment) -> None:
+    """running -> queued, to be tried again later, each time after twice as long; -> failed once that went on for a day."""
+    times = select(func.count()).where(attempts.c.job_id == claim.job_id, attempts.c.outcome == PUT_OFF)
+    waits_so_far = connection.execute(times).scalar_one()
+    if waits_so_far >= MOST_WAITS:
+        end(connection, claim, JobStatus.FAILED, now=now, error_code=code, error_message=message)
+        return
+    wait = min(FIRST_WAIT * 2**waits_so_far, LONGEST_WAIT)
+    _return_to_queue(connection, claim, PUT_OFF, run_at=now.steady + wait, now=now)
+
+
+def _return_to_queue(connection: Connection, claim: Claim, outcome: str, *, run_at: datetime, now: Moment) -> None:
+    row = write_held(connection, claim, now=now, run_at=run_at, **BACK_IN_QUEUE)
     if row.cancel_requested:
         cancel_queued(connection, jobs.c.id == row.id, now=now)
-    _close_attempt(connection, claim, "given_back", now=now)
+    _close_attempt(connection, claim, outcome, now=now)
 
 
-def cancel_queued(connection: Connection, which: ColumnElement[bool], *, now: datetime) -> None:
+def cancel_queued(connection: Connection, which: ColumnElement[bool], *, now: Moment) -> None:
     """queued -> cancelled, for those that are queued."""
     queued = and_(which, has_status(JobStatus.QUEUED))
-    change_jobs(connection, queued, status=JobStatus.CANCELLED, finished_at=now)
+    change_jobs(connection, queued, now=now, status=JobStatus.CANCELLED, finished_at=now.wall)
 
 
-def take_from_workers(connection: Connection, which: ColumnElement[bool], *, now: datetime) -> int:
+def take_from_workers(connection: Connection, which: ColumnElement[bool], *, now: Moment) -> int:
     """Ends the claims on all running jobs that match, because their workers are gone. Returns how many there were."""
     lost = connection.execute(select(jobs).where(has_status(JobStatus.RUNNING), which)).all()
     for row in lost:
         claim = Claim(row.id, row.attempt, row.owner)
-        write_held(connection, claim, crashes=row.crashes + 1, **_after_crash(row, now))
+        write_held(connection, claim, now=now, crashes=row.crashes + 1, **_after_crash(row, now))
         _close_attempt(connection, claim, "lost", now=now)
     return len(lost)
 
 
-def _after_crash(row: Row[Any], now: datetime) -> Mapping[str, Any]:
+def _after_crash(row: Row[Any], now: Moment) -> Mapping[str, Any]:
     if row.cancel_requested:
-        return {**NOT_CLAIMED, "status": JobStatus.CANCELLED, "finished_at": now}
+        return {**NOT_CLAIMED, "status": JobStatus.CANCELLED, "finished_at": now.wall}
     if row.crashes + 1 < row.max_attempts:
-        return BACK_IN_QUEUE
+        return {**BACK_IN_QUEUE, "run_at": now.steady}
     message = (
         f"The worker died {row.crashes + 1} times with this job, so it is not tried again. "
         "Ask for fewer frames or a smaller size, or look into the worker's log."
     )
-    ended = {"status": JobStatus.FAILED, "finished_at": now, "error_code": WorkerLost.code, "error_message": message}
+    ended = {"status": JobStatus.FAILED, "finished_at": now.wall, "error_code": WorkerLost.code, "error_message": message}
     return {**NOT_CLAIMED, **ended}
 
 
 def _close_attempt(
-    connection: Connection, claim: Claim, outcome: str, *, now: datetime, busy_seconds: float | None = None
+    connection: Connection, claim: Claim, outcome: str, *, now: Moment, busy_seconds: float | None = None
 ) -> None:
     this_one = and_(attempts.c.job_id == claim.job_id, attempts.c.attempt == claim.attempt)
     started_at = connection.execute(select(attempts.c.started_at).where(this_one)).scalar_one()
-    passed = max(0.0, (now - started_at).total_seconds())  # clocks are set back at times
+    passed = max(0.0, (now.wall - started_at).total_seconds())  # clocks are set back at times
     seconds = passed if busy_seconds is None else busy_seconds
-    connection.execute(update(attempts).where(this_one).values(ended_at=now, outcome=outcome, seconds=seconds))
+    connection.execute(update(attempts).where(this_one).values(ended_at=now.wall, outcome=outcome, seconds=seconds))

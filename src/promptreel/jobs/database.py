@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from pysqlite3 import dbapi2 as sqlite
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import QueuePool
 
-from promptreel.errors import BadConfiguration, DatabaseBusy
+from promptreel.errors import BadConfiguration, DatabaseBusy, DiskFull, PromptreelError
 
 BUSY_SECONDS = 10.0
 """How long a transaction waits for another process's write lock before it raises DatabaseBusy."""
@@ -35,12 +38,15 @@ EXAMPLE_URL = "sqlite:////var/lib/promptreel/promptreel.db"
 
 _BEGIN_MODE = "promptreel_begin_mode"
 
+_LOCKED = frozenset({sqlite.SQLITE_BUSY, sqlite.SQLITE_LOCKED, sqlite.SQLITE_PROTOCOL})
+_OF_THE_DISK = frozenset({sqlite.SQLITE_IOERR, sqlite.SQLITE_CANTOPEN, sqlite.SQLITE_READONLY})
+
 
 def open_database(where: str | Path, *, busy_seconds: float = BUSY_SECONDS) -> Engine:
     """Opens a file, or `sqlite:////absolute/path.db`, and creates the file if there is none; its folder must exist.
 
-    Raises BadConfiguration when the address, the file or the SQLite library cannot be used, and DatabaseBusy when another
-    process keeps the file locked.
+    Raises BadConfiguration when the address, the file or the SQLite library cannot be used, DatabaseBusy when another process
+    keeps the file locked, and DiskFull. Later on, whatever is asked of it may raise the last two.
     """
     # A path may hold what means something in a URL, such as % and ?.
     address = URL.create("sqlite", database=str(where)) if isinstance(where, Path) else _parse_url(where)
@@ -59,17 +65,26 @@ def open_database(where: str | Path, *, busy_seconds: float = BUSY_SECONDS) -> E
     try:
         engine.connect().close()
     except DBAPIError as error:
-        raise BadConfiguration(
+        # What cannot be opened or written at the start was most likely never meant to be.
+        raise _passing(error.orig, except_for={sqlite.SQLITE_CANTOPEN, sqlite.SQLITE_READONLY}) or BadConfiguration(
             f"The database {address.database} cannot be opened: {error.orig}. "
             "Check that its folder exists and is writable, and that the file is a SQLite database."
         ) from error
+    event.listen(engine, "handle_error", _translate)
     return engine
 
 
 def migrate(engine: Engine) -> None:
-    """Brings the schema to the newest revision. When two processes start at once, the second waits and finds nothing to do."""
+    """Brings the schema to the newest revision. When two processes start at once, the second waits and finds nothing to do.
+
+    The write lock is only taken when there is something to do: whoever just reads waits for no writer.
+    """
     config = Config()
     config.set_main_option("script_location", "promptreel.jobs:migrations")
+    with read_transaction(engine) as connection:
+        revisions = MigrationContext.configure(connection).get_current_heads()
+    if set(revisions) == set(ScriptDirectory.from_config(config).get_heads()):
+        return
     with write_transaction(engine) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
@@ -79,7 +94,7 @@ def migrate(engine: Engine) -> None:
 def write_transaction(engine: Engine) -> Iterator[Connection]:
     """A transaction that holds the write lock from its first moment, and is flushed to disk when the block ends.
 
-    Raises DatabaseBusy when another process holds the lock for too long.
+    Raises DatabaseBusy when another process holds the lock for too long or the disk reports errors, and DiskFull.
     """
     with engine.connect() as connection:
         connection.execution_options(**{_BEGIN_MODE: "IMMEDIATE"})
@@ -141,6 +156,10 @@ def _begin(connection: Connection, busy_seconds: float) -> None:
     driver.execute("PRAGMA busy_timeout = 0")
     try:
         _retry_while_locked(lambda: driver.execute(f"BEGIN {mode}"), busy_seconds)
+    except sqlite.Error as error:
+        if ours := _passing(error):
+            raise ours from error
+        raise
     finally:
         driver.execute(f"PRAGMA busy_timeout = {int(busy_seconds * 1000)}")
 
@@ -160,3 +179,29 @@ def _retry_while_locked(statement: Callable[[], object], busy_seconds: float) ->
             time.sleep(random.uniform(*RETRY_SECONDS))  # noqa: S311 - spreads the waiting processes, keeps no secret
         else:
             return
+
+
+def _translate(context: ExceptionContext) -> PromptreelError | None:
+    """Called by SQLAlchemy with every error of the database; what this returns is raised instead.
+
+    A write in a transaction that only reads is our own mistake, and stays what it is.
+    """
+    reads = context.connection is not None and context.connection.get_execution_options().get(_BEGIN_MODE) is None
+    return _passing(context.original_exception, except_for={sqlite.SQLITE_READONLY} if reads else ())
+
+
+def _passing(error: BaseException | None, *, except_for: Collection[int] = ()) -> PromptreelError | None:
+    """What an error of SQLite's is to us, if it is one that passes."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what an extended code adds
+    if code in except_for:
+        return None
+    if code == sqlite.SQLITE_FULL:
+        return DiskFull("The disk of the database is full. Make room on it, or try again later.")
+    if code in _LOCKED:
+        return DatabaseBusy("Another process has locked the database. Nothing was changed: try again.")
+    if code in _OF_THE_DISK:
+        return DatabaseBusy(
+            f"The database cannot be used now: {error}. Try again later; if it stays so, check the space, the rights and the "
+            "health of its disk."
+        )
+    return None

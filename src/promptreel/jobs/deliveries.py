@@ -18,13 +18,22 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, insert, literal, or_, select, tuple_, update
 
 from promptreel.errors import DeliveryLost, DeliveryNotFound
+from promptreel.jobs.clock import Moment, moments
 from promptreel.jobs.database import read_transaction, write_transaction
-from promptreel.jobs.tables import UtcTime, deliveries, delivery_attempts, utc_now
+from promptreel.jobs.tables import UtcTime, deliveries, delivery_attempts, jobs, utc_now
 
 LOST = "The courier ended before an answer came."
+
+_NO_KEY = 0  # ids begin at 1, and SQL compares no nulls
+_KEY = (
+    select(func.coalesce(jobs.c.api_key_id, _NO_KEY))
+    .where(jobs.c.id == deliveries.c.job_id)
+    .correlate(deliveries)
+    .scalar_subquery()
+)
 
 
 class DeliveryState(StrEnum):
@@ -52,7 +61,7 @@ class Delivery:
     """A job's end that its webhook is to hear of. `id` is the same in every attempt.
 
     `attempt` counts claims, and is the fence. `tried_since` is when the first attempt was made, or the first since somebody
-    asked for a redelivery.
+    asked for a redelivery: by the steady clock (clock.py), all others by the wall clock. `next_at` is what that comes to now.
     """
 
     id: str
@@ -60,12 +69,22 @@ class Delivery:
     event: str
     url: str
     host: str
+    api_key_id: int | None
     state: DeliveryState
     attempt: int
     tried_since: datetime | None
     next_at: datetime
     created_at: datetime
     ended_at: datetime | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Full:
+    """Whose deliveries are not begun now: those of API keys to receivers, those of API keys, and retries of API keys."""
+
+    receivers: Collection[tuple[int | None, str]] = ()
+    keys: Collection[int | None] = ()
+    retries_of: Collection[int | None] = ()
 
 
 @dataclass(frozen=True)
@@ -87,59 +106,72 @@ class Outcome:
 
 
 class DeliveryStore:
-    """Safe to use from several threads and processes at once. `lease_seconds` must be longer than an attempt can take."""
+    """Safe to use from several threads and processes at once. `lease_seconds` must be longer than an attempt can take.
 
-    def __init__(self, engine: Engine, *, lease_seconds: float = 90.0, now: Callable[[], datetime] = utc_now) -> None:
+    `now` is the wall clock, `steady` the one by which is waited (clock.py).
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        lease_seconds: float = 90.0,
+        now: Callable[[], datetime] = utc_now,
+        steady: Callable[[], datetime] | None = None,
+    ) -> None:
         self._engine = engine
         self._lease = timedelta(seconds=lease_seconds)
-        self._now = now
+        self.now = moments(now, steady)
 
     # What a courier does
 
-    def claim(self, owner: str, *, except_hosts: Collection[str] = ()) -> tuple[DeliveryClaim, Delivery] | None:
+    def claim(self, owner: str, *, passing_over: Full = Full()) -> tuple[DeliveryClaim, Delivery] | None:
         """Takes the delivery that has been due for longest, or returns None. Those whose lease ran out are due again.
 
         Idle couriers call this twice a second, so that a look without the write lock comes first.
         """
         with read_transaction(self._engine) as connection:
-            now = self._now()
-            if connection.execute(_next_due(now, except_hosts)).first() is None and not _has_expired(connection, now):
+            steady = self.now().steady
+            if connection.execute(_next_due(steady, passing_over)).first() is None and not _has_expired(connection, steady):
                 return None
         with write_transaction(self._engine) as connection:
-            now = self._now()  # read under the lock: waiting for it must not eat into the lease
-            _free(connection, deliveries.c.lease_until <= now, now=now)
-            row = self._take(connection, owner, except_hosts, now)
-        if row is None:
-            return None
-        return DeliveryClaim(row.id, row.attempt, owner), _to_delivery(row)
+            now = self.now()  # read under the lock: waiting for it must not eat into the lease
+            _free(connection, deliveries.c.lease_until <= now.steady, now=now)
+            taken = self._take(connection, owner, passing_over, now)
+        return None if taken is None else (DeliveryClaim(taken.id, taken.attempt, owner), taken)
 
-    def _take(self, connection: Connection, owner: str, except_hosts: Collection[str], now: datetime) -> Row[Any] | None:
+    def _take(self, connection: Connection, owner: str, passing_over: Full, now: Moment) -> Delivery | None:
         """pending -> sending."""
         row = connection.execute(
             update(deliveries)
-            .where(deliveries.c.id == _next_due(now, except_hosts).scalar_subquery())
+            .where(deliveries.c.id == _next_due(now.steady, passing_over).scalar_subquery())
             .values(
                 state=DeliveryState.SENDING,
                 attempt=deliveries.c.attempt + 1,
                 owner=owner,
-                lease_until=now + self._lease,
-                tried_since=func.coalesce(deliveries.c.tried_since, literal(now, UtcTime())),
+                lease_until=now.steady + self._lease,
+                tried_since=func.coalesce(deliveries.c.tried_since, literal(now.steady, UtcTime())),
             )
             .returning(deliveries)
         ).one_or_none()
-        if row is not None:
-            attempt = {"delivery_id": row.id, "attempt": row.attempt, "started_at": now}
-            connection.execute(insert(delivery_attempts).values(attempt))
-        return row
+        if row is None:
+            return None
+        attempt = {"delivery_id": row.id, "attempt": row.attempt, "started_at": now.wall}
+        connection.execute(insert(delivery_attempts).values(attempt))
+        api_key_id = connection.execute(select(jobs.c.api_key_id).where(jobs.c.id == row.job_id)).scalar_one()
+        return _to_delivery(row, api_key_id, now)
 
     def record_delivered(self, claim: DeliveryClaim, outcome: Outcome) -> None:
         """sending -> delivered. Raises DeliveryLost."""
-        self._record(claim, outcome, state=DeliveryState.DELIVERED, ended_at=self._now())
+        self._record(claim, outcome, state=DeliveryState.DELIVERED, ended_at=self.now().wall)
 
     def record_failed(self, claim: DeliveryClaim, outcome: Outcome, *, next_at: datetime | None) -> None:
-        """sending -> pending, to be tried again at `next_at`; to dead if that is None. Raises DeliveryLost."""
+        """sending -> pending, to be tried again at `next_at`, by the steady clock; to dead if that is None.
+
+        Raises DeliveryLost.
+        """
         if next_at is None:
-            self._record(claim, outcome, state=DeliveryState.DEAD, ended_at=self._now())
+            self._record(claim, outcome, state=DeliveryState.DEAD, ended_at=self.now().wall)
         else:
             self._record(claim, outcome, state=DeliveryState.PENDING, next_at=next_at)
 
@@ -161,17 +193,17 @@ class DeliveryStore:
     def free_owner(self, owner: str) -> int:
         """Takes all deliveries from a courier that is known to be dead, without waiting for its leases. Returns how many."""
         with write_transaction(self._engine) as connection:
-            return _free(connection, deliveries.c.owner == owner, now=self._now())
+            return _free(connection, deliveries.c.owner == owner, now=self.now())
 
     # What people do
 
     def list(self, job_id: int) -> builtins.list[tuple[Delivery, Sequence[Attempt]]]:
         """A job's deliveries, each with its attempts, oldest first."""
         with read_transaction(self._engine) as connection:
-            rows = connection.execute(
-                select(deliveries).where(deliveries.c.job_id == job_id).order_by(deliveries.c.created_at)
-            ).all()
-            return [(_to_delivery(row), _list_attempts(connection, row.id)) for row in rows]
+            of_job = select(deliveries, jobs.c.api_key_id).join(jobs, jobs.c.id == deliveries.c.job_id)
+            rows = connection.execute(of_job.where(jobs.c.id == job_id).order_by(deliveries.c.created_at)).all()
+            now = self.now()
+            return [(_to_delivery(row, row.api_key_id, now), _list_attempts(connection, row.id)) for row in rows]
 
     def redeliver(self, job_id: int) -> None:
         """Has a job's deliveries made now, and again for a day if they fail, whatever has become of them so far.
@@ -179,8 +211,7 @@ class DeliveryStore:
         One that is being sent at this moment is left alone. Raises DeliveryNotFound.
         """
         of_job = deliveries.c.job_id == job_id
-        now = self._now()
-        again = {"state": DeliveryState.PENDING, "tried_since": None, "next_at": now, "ended_at": None}
+        again = {"state": DeliveryState.PENDING, "tried_since": None, "next_at": self.now().steady, "ended_at": None}
         with write_transaction(self._engine) as connection:
             connection.execute(update(deliveries).where(of_job, deliveries.c.state != DeliveryState.SENDING).values(again))
             if connection.execute(select(deliveries.c.id).where(of_job)).first() is None:
@@ -193,10 +224,16 @@ def _is(state: DeliveryState) -> ColumnElement[bool]:
     return deliveries.c.state == state
 
 
-def _next_due(now: datetime, except_hosts: Collection[str]) -> Any:
+def _next_due(now: datetime, passing_over: Full) -> Any:
     due = select(deliveries.c.id).where(_is(DeliveryState.PENDING), deliveries.c.next_at <= now)
-    if except_hosts:
-        due = due.where(deliveries.c.host.not_in(sorted(except_hosts)))
+    if passing_over.receivers:
+        receivers = [(key or _NO_KEY, host) for key, host in passing_over.receivers]
+        due = due.where(tuple_(_KEY, deliveries.c.host).not_in(receivers))
+    if passing_over.keys:
+        due = due.where(_KEY.not_in([key or _NO_KEY for key in passing_over.keys]))
+    if passing_over.retries_of:
+        is_first = deliveries.c.attempt == 0
+        due = due.where(or_(is_first, _KEY.not_in([key or _NO_KEY for key in passing_over.retries_of])))
     return due.order_by(deliveries.c.next_at).limit(1)
 
 
@@ -205,12 +242,12 @@ def _has_expired(connection: Connection, now: datetime) -> bool:
     return connection.execute(expired.limit(1)).first() is not None
 
 
-def _free(connection: Connection, which: ColumnElement[bool], *, now: datetime) -> int:
+def _free(connection: Connection, which: ColumnElement[bool], *, now: Moment) -> int:
     """sending -> pending and due at once, for a courier that is gone. Nobody knows whether the receiver has heard of it."""
     lost = connection.execute(
         update(deliveries)
         .where(_is(DeliveryState.SENDING), which)
-        .values(state=DeliveryState.PENDING, owner=None, lease_until=None, next_at=now)
+        .values(state=DeliveryState.PENDING, owner=None, lease_until=None, next_at=now.steady)
         .returning(deliveries.c.id, deliveries.c.attempt)
     ).all()
     for row in lost:
@@ -232,17 +269,18 @@ def _list_attempts(connection: Connection, delivery_id: str) -> Sequence[Attempt
     ]
 
 
-def _to_delivery(row: Row[Any]) -> Delivery:
+def _to_delivery(row: Row[Any], api_key_id: int | None, now: Moment) -> Delivery:
     return Delivery(
         id=row.id,
         job_id=row.job_id,
         event=row.event,
         url=row.url,
         host=row.host,
+        api_key_id=api_key_id,
         state=DeliveryState(row.state),
         attempt=row.attempt,
         tried_since=row.tried_since,
-        next_at=row.next_at,
+        next_at=now.wall + (row.next_at - now.steady),
         created_at=row.created_at,
         ended_at=row.ended_at,
     )

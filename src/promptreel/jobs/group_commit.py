@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from sqlalchemy import Connection, Engine
 
+from promptreel.errors import PASSING
 from promptreel.jobs.database import write_transaction
 
 LARGEST_GROUP = 500
@@ -83,11 +84,13 @@ class _Write(Generic[T]):
         self.woken = threading.Event()
 
     def run(self, connection: Connection) -> None:
-        """In a savepoint of its own. Raises only if that cannot be rolled back, for then SQLite has undone everybody's."""
+        """In a savepoint of its own. Raises what ends the transaction: when the disk is full, SQLite undoes everybody's."""
         savepoint = connection.begin_nested()
         try:
             self._value = self._write(connection)
             savepoint.commit()
+        except PASSING:
+            raise
         except Exception as error:  # noqa: BLE001 - it is the caller's own
             savepoint.rollback()
             self.error = error

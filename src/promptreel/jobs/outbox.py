@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import ColumnElement, Connection, Row, insert, update
 
+from promptreel.jobs.clock import Moment
 from promptreel.jobs.job import FINAL_STATUSES
 from promptreel.jobs.tables import deliveries, jobs
 
@@ -16,7 +17,7 @@ JOB_ENDED = "ended"
 """The one event so far: a job ends once, and the table takes one row for each job and event."""
 
 
-def change_jobs(connection: Connection, which: ColumnElement[bool], **values: Any) -> Sequence[Row[Any]]:
+def change_jobs(connection: Connection, which: ColumnElement[bool], *, now: Moment, **values: Any) -> Sequence[Row[Any]]:
     """Changes jobs that have not ended, and returns their new rows. Each that ends by it is to be announced to its webhook.
 
     No job ends in any other way, so that none can forget its webhook. `which` must leave out jobs that have ended already.
@@ -24,11 +25,11 @@ def change_jobs(connection: Connection, which: ColumnElement[bool], **values: An
     rows = connection.execute(update(jobs).where(which).values(**values).returning(jobs)).all()
     for row in rows:
         if row.webhook_url is not None and row.status in FINAL_STATUSES:
-            _write_delivery(connection, row)
+            _write_delivery(connection, row, now)
     return rows
 
 
-def _write_delivery(connection: Connection, job: Row[Any]) -> None:
+def _write_delivery(connection: Connection, job: Row[Any], now: Moment) -> None:
     connection.execute(
         insert(deliveries).values(
             id=f"msg_{uuid.uuid4().hex}",
@@ -37,15 +38,16 @@ def _write_delivery(connection: Connection, job: Row[Any]) -> None:
             url=job.webhook_url,
             host=host_of(job.webhook_url),
             state="pending",
-            created_at=job.finished_at,
-            next_at=job.finished_at,
+            created_at=now.wall,
+            next_at=now.steady,
         )
     )
 
 
 def host_of(url: str) -> str:
-    """Whom a delivery waits for. Never raises: a URL that nobody can read must not keep its job from ending."""
+    """Whom a delivery waits for: the host, with the port if one is named. Never raises, for the job must end all the same."""
     try:
-        return (urlsplit(url).hostname or "")[:255]
+        parts = urlsplit(url)
+        return f"{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"[:255]
     except ValueError:
         return ""

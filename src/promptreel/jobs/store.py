@@ -20,6 +20,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, bindparam, 
 
 from promptreel.errors import JobNotFound
 from promptreel.jobs import claims, workload
+from promptreel.jobs.clock import moments
 from promptreel.jobs.database import read_transaction, write_transaction
 from promptreel.jobs.eta import Ahead, Timing, Work
 from promptreel.jobs.group_commit import GroupCommit
@@ -36,6 +37,9 @@ _ONE_OF_KEY = _ONE.where(jobs.c.api_key_id == bindparam("api_key_id"))
 _ONE_WITHOUT_KEY = _ONE.where(jobs.c.api_key_id.is_(None))
 _LIVE_WORKERS = select(workers).where(workers.c.last_seen >= bindparam("since")).order_by(workers.c.id)
 
+FORGOTTEN = timedelta(minutes=5)
+"""A worker that was not seen for so long is gone; one that comes back introduces itself again."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerRecord:
@@ -44,7 +48,6 @@ class WorkerRecord:
     id: str
     device: str
     seconds_per_unit: float | None
-    last_seen: datetime
 
 
 class JobStore:
@@ -52,7 +55,8 @@ class JobStore:
 
     `of` says whose jobs are looked at; left out, everyone's. Requests come by way of `JobsOfCaller`, which always says it.
     `lease_seconds` is how long a claim lives without a heartbeat. A job whose worker died `max_attempts` times fails.
-    `timings_remembered` is of how many of a model's successes estimates learn.
+    `timings_remembered` is of how many of a model's successes estimates learn. `now` is the wall clock, `steady` the one by
+    which is waited (clock.py).
     """
 
     def __init__(
@@ -63,13 +67,14 @@ class JobStore:
         max_attempts: int = 5,
         timings_remembered: int = 50,
         now: Callable[[], datetime] = utc_now,
+        steady: Callable[[], datetime] | None = None,
     ) -> None:
         self._engine = engine
         self._group = GroupCommit(engine)
         self._timings = RecentTimings(limit=timings_remembered)
         self._lease = timedelta(seconds=lease_seconds)
         self._max_attempts = max_attempts
-        self._now = now
+        self._now = moments(now, steady)
 
     # Submitting and reading
 
@@ -160,19 +165,21 @@ class JobStore:
 
         `beside` is the model that the worker has jobs of already: then the next job is only taken if it is of that model too,
         and never took a worker down with it, and if it `fits`. Nothing overtakes it: the worker comes to it when it has no job
-        in hand, or room.
+        in hand, or room. For a second it is left to workers that have none.
 
         Idle workers call this many times a second, so that a look without the write lock comes first.
         """
         with read_transaction(self._engine) as connection:
-            if not connection.execute(select(claims.anything_to_take(self._now(), beside=beside))).scalar():
+            if not connection.execute(select(claims.anything_to_take(owner, beside=beside, now=self._now().steady))).scalar():
                 return None
-            if not claims.next_fits(connection, claims.next_to_take(self._now(), beside), fits):
+            which = claims.next_to_take(owner, beside=beside, now=self._now().steady)
+            if not claims.next_fits(connection, which, fits):
                 return None
         with write_transaction(self._engine) as connection:
             now = self._now()  # read under the lock: waiting for it must not eat into the lease
-            claims.take_from_workers(connection, jobs.c.lease_until <= now, now=now)
-            if not claims.next_fits(connection, claims.next_to_take(now, beside), fits):  # another one may be first by now
+            claims.take_from_workers(connection, jobs.c.lease_until <= now.steady, now=now)
+            which = claims.next_to_take(owner, beside=beside, now=now.steady)
+            if not claims.next_fits(connection, which, fits):  # another one may be first by now
                 return None
             row = claims.take_next(connection, owner, beside=beside, now=now, lease=self._lease)
         if row is None:
@@ -182,7 +189,8 @@ class JobStore:
     def heartbeat(self, claim: Claim) -> bool:
         """Renews the lease; returns whether somebody asked to cancel the job. Raises JobLost."""
         with write_transaction(self._engine) as connection:
-            row = claims.write_held(connection, claim, lease_until=self._now() + self._lease)
+            now = self._now()
+            row = claims.write_held(connection, claim, now=now, lease_until=now.steady + self._lease)
         return bool(row.cancel_requested)
 
     def report(self, claim: Claim, *, stage: JobStage, progress: float) -> None:
@@ -190,7 +198,7 @@ class JobStore:
         if not 0.0 <= progress <= 1.0:
             raise ValueError(f"progress is a share from 0 to 1, not {progress}")
         with write_transaction(self._engine) as connection:
-            claims.write_held(connection, claim, stage=stage, progress=progress)
+            claims.write_held(connection, claim, now=self._now(), stage=stage, progress=progress)
 
     def finish(self, claim: Claim, result: Result, *, busy_seconds: float | None = None) -> None:
         """running -> succeeded. The file must be in storage by now. Raises JobLost: then the file is nobody's.
@@ -223,6 +231,11 @@ class JobStore:
         with write_transaction(self._engine) as connection:
             claims.give_back(connection, claim, now=self._now())
 
+    def put_off(self, claim: Claim, *, code: str, message: str) -> None:
+        """running -> queued, to be tried again later: for what may pass. After a day of that, -> failed. Raises JobLost."""
+        with write_transaction(self._engine) as connection:
+            claims.put_off(connection, claim, code=code, message=message, now=self._now())
+
     # What others do to a job
 
     def cancel(self, job_id: int, *, of: Caller | None = None) -> Job:
@@ -250,10 +263,14 @@ class JobStore:
         return job
 
     def requeue_expired(self) -> int:
-        """Takes jobs whose lease ran out from their workers: back to the queue, or failed or cancelled. Returns how many."""
+        """Takes jobs whose lease ran out from their workers: back to the queue, or failed or cancelled. Returns how many.
+
+        Workers that were not seen for long are forgotten.
+        """
         with write_transaction(self._engine) as connection:
             now = self._now()
-            return claims.take_from_workers(connection, jobs.c.lease_until <= now, now=now)
+            connection.execute(delete(workers).where(workers.c.last_seen < now.steady - FORGOTTEN))
+            return claims.take_from_workers(connection, jobs.c.lease_until <= now.steady, now=now)
 
     def free_owner(self, owner: str) -> int:
         """Takes all jobs from a worker that is known to be dead, without waiting for its leases, and forgets the worker.
@@ -267,19 +284,19 @@ class JobStore:
     # What an estimate needs
 
     def record_worker(self, worker: WorkerRecord) -> None:
-        """Keeps the newest record of each worker."""
-        values = asdict(worker)
+        """Keeps the newest record of each worker, and that it was seen now."""
+        values = {**asdict(worker), "last_seen": self._now().steady}
         with write_transaction(self._engine) as connection:
             known = connection.execute(update(workers).where(workers.c.id == worker.id).values(values))
             if known.rowcount == 0:
                 connection.execute(insert(workers).values(values))
 
-    def live_workers(self, *, within_seconds: float = 30) -> builtins.list[WorkerRecord]:
+    def live_workers(self) -> builtins.list[WorkerRecord]:
         """The workers that were seen lately, by id."""
-        since = self._now() - timedelta(seconds=within_seconds)
+        since = self._now().steady - claims.LIVE
         with read_transaction(self._engine) as connection:
             rows = connection.execute(_LIVE_WORKERS, {"since": since}).all()
-        return [WorkerRecord(**row._mapping) for row in rows]
+        return [WorkerRecord(id=row.id, device=row.device, seconds_per_unit=row.seconds_per_unit) for row in rows]
 
     def recent_timings(self, model_id: str) -> Sequence[Timing]:
         """How long this model's latest successes took, newest first."""

@@ -12,12 +12,12 @@ waits behind itself, and one that comes back after a rest has saved up nothing.
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, update
 
 from promptreel.errors import IdempotencyConflict, InvalidApiKey, RateLimitExceeded
+from promptreel.jobs.clock import Moment
 from promptreel.jobs.eta import work_units
 from promptreel.jobs.facts import VIRTUAL_CLOCK, read_fact, write_fact
 from promptreel.jobs.job import JobStatus, NewJob
@@ -30,7 +30,7 @@ FULL_QUEUE_RETRY_SECONDS = 30
 """When a client with too many waiting jobs may try again: a guess, for nobody knows when the next of them begins."""
 
 
-def insert_job(connection: Connection, new: NewJob, *, now: datetime, max_attempts: int) -> Row[Any]:
+def insert_job(connection: Connection, new: NewJob, *, now: Moment, max_attempts: int) -> Row[Any]:
     """The new job's row, or the first one's that was submitted with its idempotency key.
 
     Raises IdempotencyConflict, RateLimitExceeded, and InvalidApiKey if the key has been revoked meanwhile.
@@ -53,9 +53,9 @@ def insert_job(connection: Connection, new: NewJob, *, now: datetime, max_attemp
         "cost": cost,
         "vt": _take_place(connection, new.api_key_id, cost),
         "status": JobStatus.QUEUED,
-        "run_at": now,
+        "run_at": now.steady,
         "max_attempts": max_attempts,
-        "created_at": now,
+        "created_at": now.wall,
     }
     return connection.execute(_INSERT, row_values).one()
 

@@ -1,4 +1,7 @@
-"""The tables, as the newest migration leaves them. Times are seconds since 1970 in UTC, in a float."""
+"""The tables, as the newest migration leaves them. Times are seconds since 1970 in UTC, in a float.
+
+`run_at`, `next_at`, `tried_since`, `last_seen` and `lease_until` are the steady clock's (clock.py), others the wall clock's.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ class UtcTime(TypeDecorator[datetime]):
 
 
 def utc_now() -> datetime:
-    """The clock of every store, unless it is given another one."""
+    """The wall clock of every store, unless it is given another one."""
     return datetime.now(UTC)
 
 
@@ -201,7 +204,7 @@ _index_while(JobStatus.QUEUED, "jobs_queued_by_batch", "batch_key", "priority", 
 _index_while(JobStatus.QUEUED, "jobs_queued_by_api_key", "api_key_id", "batch_key", "priority", "vt", "id", "cost")
 _index_while(JobStatus.RUNNING, "jobs_running_by_lease", "lease_until")
 _index_while(JobStatus.RUNNING, "jobs_running_by_api_key", "api_key_id")
-_index_while(JobStatus.SUCCEEDED, "jobs_succeeded_by_model", "model_id", "finished_at")
+_index_while(JobStatus.SUCCEEDED, "jobs_succeeded_by_model", "model_id", "id")
 # The unique constraint of the table takes no two nulls for equal.
 _without_key = jobs.c.api_key_id.is_(None)
 Index("jobs_idem_key_without_key", jobs.c.idem_key, unique=True, sqlite_where=_without_key, postgresql_where=_without_key)

@@ -14,7 +14,7 @@ from promptreel.jobs.tables import attempts, has_status, jobs
 
 _DEVICE_SECONDS = jobs.c.result_facts["device_seconds"].as_float()
 _SUCCESSES = and_(has_status(JobStatus.SUCCEEDED), jobs.c.model_id == bindparam("model_id"))
-_NEWEST = select(jobs.c.id).where(_SUCCESSES).order_by(jobs.c.finished_at.desc(), jobs.c.id.desc()).limit(1)
+_NEWEST = select(jobs.c.id).where(_SUCCESSES).order_by(jobs.c.id.desc()).limit(1)
 _TIMINGS = (
     select(
         jobs.c.params["num_frames"].as_integer().label("num_frames"),
@@ -27,7 +27,7 @@ _TIMINGS = (
     )
     .join(attempts, and_(jobs.c.id == attempts.c.job_id, jobs.c.attempt == attempts.c.attempt))
     .where(_SUCCESSES, _DEVICE_SECONDS.is_not(None))
-    .order_by(jobs.c.finished_at.desc())
+    .order_by(jobs.c.id.desc())
     .limit(bindparam("limit"))
 )
 

@@ -9,16 +9,15 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime
 from typing import Any
 
-from promptreel.errors import DeliveryLost, JobNotFound, UrlUnusable
+from promptreel.errors import PASSING, DeliveryLost, JobNotFound, UrlUnusable
 from promptreel.fetching.fetcher import SafeFetcher
-from promptreel.jobs.deliveries import Delivery, DeliveryClaim, DeliveryStore, Outcome
+from promptreel.jobs.deliveries import Delivery, DeliveryClaim, DeliveryStore, Full, Outcome
 from promptreel.jobs.job import Job
 from promptreel.jobs.store import JobStore
-from promptreel.jobs.tables import utc_now
 from promptreel.jobs.webhook_secrets import WebhookSecrets
+from promptreel.logs import Seldom
 from promptreel.notify.backoff import next_attempt
 from promptreel.notify.signing import sign
 
@@ -26,9 +25,11 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
 SWEEP_SECONDS = 5.0
-AT_ONCE = 16
-AT_ONCE_A_HOST = 2
-"""A receiver that hangs holds as many threads as these, and no other receiver waits for it."""
+RETRY_SECONDS = 1.0
+AT_ONCE = 256
+AT_ONCE_A_RECEIVER = 2
+RETRIES_SHARE = 4
+"""Of the attempts at once, those that are no first ones are a fourth for each API key: what failed waits for what may not."""
 
 GONE = 410
 """The receiver wants no more of it."""
@@ -50,7 +51,7 @@ class Courier:
         fetcher: SafeFetcher,
         to_body: ToBody,
         stop: threading.Event,
-        now: Callable[[], datetime] = utc_now,
+        at_once: int = AT_ONCE,
     ) -> None:
         self.owner = owner
         self.jobs = jobs
@@ -59,18 +60,21 @@ class Courier:
         self.fetcher = fetcher
         self.to_body = to_body
         self.stop = stop
-        self.now = now
-        self.live: list[tuple[str, Future[None]]] = []
+        self.seldom = Seldom(log)
+        self.at_once = at_once
+        self.live: list[tuple[Delivery, Future[None]]] = []
         self.has_room = threading.Event()
         self.swept_at = float("-inf")
 
     def run(self) -> None:
         log.info("courier %s is ready", self.owner)
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="delivery") as threads:
+        with ThreadPoolExecutor(self.at_once, thread_name_prefix="delivery") as threads:
             while not self.stop.is_set():
                 try:
                     self.sweep()
                     self.send_due(threads)
+                except PASSING as passing:
+                    self.seldom.warning("the courier cannot use the job table: %s", passing)
                 except Exception:  # the database may be away for a while: the courier must outlive that
                     log.exception("the courier could not reach the job table")
                 self.has_room.wait(POLL_SECONDS)
@@ -87,27 +91,53 @@ class Courier:
     def send_due(self, threads: ThreadPoolExecutor) -> None:
         """Begins all attempts that are due, as far as there are threads for them."""
         while not self.stop.is_set():
-            self.live = [(host, future) for host, future in self.live if not future.done()]
-            if len(self.live) == AT_ONCE:
+            self.live = [(delivery, future) for delivery, future in self.live if not future.done()]
+            if len(self.live) == self.at_once:
                 return
-            taken = self.deliveries.claim(self.owner, except_hosts=self._busy_hosts())
+            taken = self.deliveries.claim(self.owner, passing_over=self._find_full())
             if taken is None:
                 return
             future = threads.submit(self.deliver, *taken)
-            self.live.append((taken[1].host, future))
+            self.live.append((taken[1], future))
             future.add_done_callback(lambda _: self.has_room.set())
 
-    def _busy_hosts(self) -> set[str]:
-        return {host for host, count in Counter(host for host, _ in self.live).items() if count >= AT_ONCE_A_HOST}
+    def _find_full(self) -> Full:
+        """Whose deliveries must wait: nobody's receivers that hang hold up those of others.
+
+        An API key gets more while it has fewer at once than are free, so that some always are (fetching/shares.py).
+        """
+        live = [delivery for delivery, _ in self.live]
+        free = self.at_once - len(live)
+        receivers = Counter((delivery.api_key_id, delivery.host) for delivery in live)
+        keys = Counter(delivery.api_key_id for delivery in live)
+        retries = Counter(delivery.api_key_id for delivery in live if delivery.attempt > 1)
+        return Full(
+            receivers=frozenset(receiver for receiver, count in receivers.items() if count >= AT_ONCE_A_RECEIVER),
+            keys=frozenset(key for key, count in keys.items() if count >= free),
+            retries_of=frozenset(key for key, count in retries.items() if count >= self.at_once // RETRIES_SHARE),
+        )
 
     def deliver(self, claim: DeliveryClaim, delivery: Delivery) -> None:
         """Makes one attempt and records it, whatever comes of it; no receiver ends the courier."""
         try:
-            self._record(claim, delivery, self._attempt(delivery))
+            outcome = self._attempt(delivery)
+            self._tell(delivery, lambda: self._record(claim, delivery, outcome))
         except (JobNotFound, DeliveryLost) as lost:  # the job was deleted meanwhile, or another courier has taken over
             log.info("delivery %s of job %d: %s", delivery.id, delivery.job_id, lost)
         except Exception:  # its lease runs out, and it is tried again
             log.exception("delivery %s of job %d could not be recorded", delivery.id, delivery.job_id)
+
+    def _tell(self, delivery: Delivery, record: Callable[[], None]) -> None:
+        """Records an attempt once the job table can be used: the receiver shall not hear of the job twice. At a stop, once."""
+        while True:
+            try:
+                record()
+            except PASSING as passing:
+                self.seldom.warning("an attempt at delivery %s cannot be recorded yet: %s", delivery.id, passing)
+                if self.stop.wait(RETRY_SECONDS):
+                    raise
+            else:
+                return
 
     def _attempt(self, delivery: Delivery) -> Outcome:
         started = time.monotonic()
@@ -117,7 +147,7 @@ class Courier:
             error = "Redirects are not followed." if 300 <= status < 400 else None
         except UrlUnusable as unusable:
             error = unusable.message
-        except JobNotFound:
+        except (JobNotFound, *PASSING):
             raise
         except Exception:  # a bug of ours: the receiver shall still hear of the job once it is mended
             log.exception("delivery %s of job %d failed for a reason nobody expected", delivery.id, delivery.job_id)
@@ -127,8 +157,10 @@ class Courier:
     def _post(self, delivery: Delivery) -> int:
         job = self.jobs.get(delivery.job_id)
         body = json.dumps(self.to_body(job, delivery.id), ensure_ascii=False, allow_nan=False).encode()
-        signed = sign(self.secrets.of(job.api_key_id), delivery.id, sent_at=self.now(), body=body)
-        return self.fetcher.post(delivery.url, body, headers={"Content-Type": "application/json", **signed})
+        signed = sign(self.secrets.of(job.api_key_id), delivery.id, sent_at=self.deliveries.now().wall, body=body)
+        return self.fetcher.of(delivery.api_key_id).post(
+            delivery.url, body, headers={"Content-Type": "application/json", **signed}
+        )
 
     def _record(self, claim: DeliveryClaim, delivery: Delivery, outcome: Outcome) -> None:
         """2xx is delivered and 410 is dead; all else is tried again, for a day."""
@@ -137,8 +169,8 @@ class Courier:
             self.deliveries.record_delivered(claim, outcome)
             log.info("job %d: webhook delivered to %s in attempt %d", delivery.job_id, delivery.host, delivery.attempt)
             return
-        now = self.now()
+        now = self.deliveries.now().steady
         next_at = None if outcome.status == GONE else next_attempt(now, tried_since=delivery.tried_since or now)
         self.deliveries.record_failed(claim, outcome, next_at=next_at)
-        then = "is given up" if next_at is None else f"is tried again at {next_at.isoformat(timespec='seconds')}"
+        then = "is given up" if next_at is None else f"is tried again in {(next_at - now).total_seconds():.0f} s"
         log.warning("job %d: webhook to %s %s; attempt %d: %s", delivery.job_id, delivery.host, then, delivery.attempt, why)

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from promptreel.errors import StorageFailed
+from promptreel.errors import DiskFull, StorageFailed, is_full
 from promptreel.media import Video
 
 # Names of letters, digits and ._- joined by slashes. None begins with a dot, so no key leaves the root or reaches INCOMING.
@@ -26,11 +26,11 @@ class LocalStorage:
         self._root = root
 
     def save(self, video: Video, key: str) -> None:
-        """Copies the video to `key`, in place of what was there. Raises StorageFailed."""
+        """Copies the video to `key`, in place of what was there. Raises StorageFailed and DiskFull."""
         self._store(key, lambda file: _copy_synced(video, file))
 
     def save_bytes(self, data: bytes, key: str) -> None:
-        """Writes the bytes to `key`, in place of what was there. Raises StorageFailed."""
+        """Writes the bytes to `key`, in place of what was there. Raises StorageFailed and DiskFull."""
         self._store(key, lambda file: _write_synced(data, file))
 
     def path(self, key: str) -> Path | None:
@@ -49,11 +49,14 @@ class LocalStorage:
             return None
 
     def delete(self, key: str) -> None:
-        """Removes the file; nothing happens when it is gone already. Raises StorageFailed."""
+        """Removes the file, and the folders that are empty without it; nothing happens when it is gone already.
+
+        Raises StorageFailed.
+        """
         target = self._target(key)
         try:
             target.unlink()
-            _sync(target.parent)
+            _sync(self._remove_empty(target.parent))
         except FileNotFoundError:
             return
         except OSError as error:
@@ -73,21 +76,32 @@ class LocalStorage:
         try:
             self._place(write, target)
         except OSError as error:
+            if is_full(error):
+                raise DiskFull("The file could not be stored: the disk is full. Make room on it.") from error
             raise StorageFailed(
-                f"The file could not be stored: {error.strerror}. Check the space and the rights of the data directory."
+                f"The file could not be stored: {error.strerror}. Check the rights of the data directory."
             ) from error
 
     def _place(self, write: Callable[[Path], None], target: Path) -> None:
         incoming = self._root / INCOMING / uuid.uuid4().hex
         incoming.parent.mkdir(parents=True, exist_ok=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(incoming)
-            incoming.replace(target)
+            _rename(incoming, target)
         except BaseException:
             incoming.unlink(missing_ok=True)
             raise
         self._sync_folders(target.parent)
+
+    def _remove_empty(self, folder: Path) -> Path:
+        """Removes the folder, and those above it, while they are empty. Returns the first that stays."""
+        while folder != self._root:
+            try:
+                folder.rmdir()
+            except OSError:  # it holds something
+                break
+            folder = folder.parent
+        return folder
 
     def _sync_folders(self, folder: Path) -> None:
         """Makes the new name survive a power cut, and the names of folders that were made for it."""
@@ -95,6 +109,19 @@ class LocalStorage:
             _sync(each)
             if each == self._root:
                 break
+
+
+def _rename(incoming: Path, target: Path) -> None:
+    """Into a folder that is made if need be. Whoever deletes the last file in it at this moment removes it: hence the tries."""
+    for tries_left in reversed(range(10)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            incoming.replace(target)
+        except FileNotFoundError:
+            if not tries_left:
+                raise
+        else:
+            return
 
 
 def _is_key(key: str) -> bool:

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from promptreel.errors import JobCancelled, JobLost
+from promptreel.errors import PASSING, JobCancelled, JobLost
 from promptreel.jobs.job import Claim, JobStage
 from promptreel.jobs.store import JobStore
+from promptreel.logs import Seldom
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Pulse:
         self._beat_seconds = min(BEAT_SECONDS, lease_seconds / 6)
         self._stop = stop
         self._announce = announce
+        self._seldom = Seldom(log)
         self._holds: frozenset[Hold] = frozenset()
         self._changing = threading.Lock()
         self._ended = threading.Event()
@@ -94,6 +96,8 @@ class Pulse:
                     announced = time.monotonic()
                 for hold in self._holds:
                     self._beat(hold)
+            except PASSING as passing:
+                self._seldom.warning("the worker cannot renew its leases: %s", passing)
             except Exception:  # the database may be away for a while: the thread must outlive that
                 log.exception("the worker could not reach the job table")
 

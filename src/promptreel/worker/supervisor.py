@@ -1,12 +1,14 @@
 """The supervisor: starts the service's processes, restarts those that die, and stops them all in order.
 
-Each child holds the reading end of a pipe from the supervisor; when it closes, the supervisor is gone and the child ends too.
+Each child holds the reading end of a pipe from the supervisor; when it closes, the supervisor is gone and the child ends too
+(child.py).
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -16,6 +18,8 @@ from dataclasses import dataclass, field
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 30.0
+"""What was told to stop and has not ended by then is killed, whether its supervisor is there to do it or not."""
+
 CHECK_SECONDS = 0.1
 STEADY_SECONDS = 60.0
 LONGEST_PAUSE_SECONDS = 30.0
@@ -120,12 +124,17 @@ class Supervisor:
             self._tell_death(child)
 
 
-def end_with_supervisor(end: Callable[[], None]) -> None:
-    """In a child: calls `end` from a thread once the supervisor's end of the pipe on stdin has closed."""
+def end_with_supervisor() -> None:
+    """In a child: once the supervisor's end of the pipe on stdin has closed, it is sent what the supervisor would have sent.
+
+    SIGTERM ends a child that still starts at once, for it has nothing in hand; later it asks for the orderly stop.
+    """
 
     def wait_for_close() -> None:
         while os.read(0, 1024):
             pass
-        end()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(STOP_SECONDS)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=wait_for_close, name="supervisor-watch", daemon=True).start()

@@ -12,7 +12,7 @@ from typing import Any
 from promptreel.encoding.decoder import Decoder
 from promptreel.encoding.scaling import scale_clip
 from promptreel.encoding.video import encode
-from promptreel.errors import StorageFailed
+from promptreel.errors import DiskFull, StorageFailed, is_full
 from promptreel.generation.engine import Engine, OnProgress, generated_size
 from promptreel.generation.failures import named_failures
 from promptreel.generation.preview import OnPreview
@@ -37,6 +37,7 @@ def run_video_job(
     clock = StageClock(on_progress)
     path = scratch / f"{job.file_prefix}.{claim.attempt}.{job.params.output_type}"
     try:
+        _make_folder(scratch)
         with named_failures(job.params):
             init = _load_init(job.params.init_key, storage)
         with keep_preview(job, claim, storage=storage, scratch=scratch) as on_preview:
@@ -56,6 +57,18 @@ def run_video_job(
         path.unlink(missing_ok=True)
     facts = _to_facts(made, clock.seconds(), device=str(engine.device))
     return Result(key=key, size_bytes=made.video.size_bytes, sha256=made.video.sha256, facts=facts)
+
+
+def _make_folder(scratch: Path) -> None:
+    """Raises StorageFailed and DiskFull."""
+    try:
+        scratch.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if is_full(error):
+            raise DiskFull("There is no room for the video: the disk is full. Make room on it.") from error
+        raise StorageFailed(
+            f"There is no folder for the video: {error.strerror}. Check the rights of the data directory."
+        ) from error
 
 
 @dataclass(frozen=True)

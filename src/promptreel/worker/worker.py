@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from promptreel.encoding.decoder import Decoder
-from promptreel.errors import DatabaseBusy, DeviceLost, GenerationFailed, JobCancelled, JobLost, PromptreelError
+from promptreel.errors import PASSING, DeviceLost, DiskFull, GenerationFailed, JobCancelled, JobLost, PromptreelError
 from promptreel.generation.engine import Engine
 from promptreel.jobs.job import Claim, Job, Result
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.store import JobStore, WorkerRecord
+from promptreel.logs import Seldom
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard
 from promptreel.storage.local import LocalStorage
 from promptreel.worker.footprint import Room, estimate_bytes
@@ -25,6 +26,8 @@ from promptreel.worker.video_job import run_video_job
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05
+RETRY_SECONDS = 1.0
+"""After the job table could not be used."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Worker:
         self.live: list[InHand] = []
         self.device_lost: DeviceLost | None = None
         self.seconds_per_unit: float | None = None
+        self.seldom = Seldom(log)
         self.pulse = Pulse(jobs, lease_seconds=lease_seconds, stop=stop, announce=self.announce)
 
     def run(self) -> None:
@@ -86,9 +90,11 @@ class Worker:
 
     def startup(self) -> None:
         """Loads the built-in model and times one call, so that the first request finds it warm and its ETA measured."""
-        self.scratch.mkdir(parents=True, exist_ok=True)
         self.seconds_per_unit = self.engine.measure(DEFAULT_MODEL_ID)
-        self.announce()
+        try:
+            self.announce()
+        except PASSING as passing:  # the pulse tries again
+            log.warning("worker %s cannot introduce itself yet: %s", self.owner, passing)
         self.pulse.start()
         log.info("worker %s is ready on %s", self.owner, self.engine.device)
 
@@ -117,8 +123,9 @@ class Worker:
             beside = job.params.model_id
         try:
             return self.jobs.claim(self.owner, beside=beside, fits=self._has_room)
-        except DatabaseBusy as busy:  # the jobs in hand go on
-            log.warning("no job could be claimed: %s", busy)
+        except PASSING as passing:  # the jobs in hand go on
+            self.seldom.warning("no job could be claimed: %s", passing)
+            self.stop.wait(RETRY_SECONDS)
             return None
 
     def _has_room(self, params: VideoParams) -> bool:
@@ -143,7 +150,6 @@ class Worker:
             id=self.owner,
             device=str(self.engine.device),
             seconds_per_unit=self.seconds_per_unit,
-            last_seen=datetime.now(UTC),
         )
         self.jobs.record_worker(record)
 
@@ -180,6 +186,9 @@ class Worker:
             log.error("job %d: %s", job.id, lost, exc_info=lost)  # noqa: TRY400 - with what the device said
             self.device_lost = lost
             self.stop.set()  # what does not need the device ends as it does at any stop
+        except DiskFull as full:
+            self._put_off(claim, full.code, full.message)
+            log.warning("job %d could not be made now: %s", job.id, full)
         except PromptreelError as error:
             self._fail(claim, error.code, error.message)
             log.warning("job %d failed: %s", job.id, error)
@@ -203,12 +212,16 @@ class Worker:
     def _fail(self, claim: Claim, code: str, message: str) -> None:
         self._tell(claim, lambda: self.jobs.fail(claim, code=code, message=message))
 
+    def _put_off(self, claim: Claim, code: str, message: str) -> None:
+        self._tell(claim, lambda: self.jobs.put_off(claim, code=code, message=message))
+
     def _tell(self, claim: Claim, how_it_ended: Callable[[], object]) -> None:
-        """Writes a job's end down, however long the job table is locked. Raises JobLost once another worker has the job."""
+        """Writes down how a job ended, once the job table can be used. Raises JobLost once another worker has the job."""
         while True:
             try:
                 how_it_ended()
-            except DatabaseBusy as busy:
-                log.warning("job %d has ended, and the job table cannot be told yet: %s", claim.job_id, busy)
+            except PASSING as passing:
+                self.seldom.warning("job %d has ended, and the job table cannot be told yet: %s", claim.job_id, passing)
+                time.sleep(RETRY_SECONDS)
             else:
                 return
