@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from promptreel.errors import GenerationFailed, JobCancelled
+from promptreel.errors import CheckpointUnusable, GenerationFailed, JobCancelled
 from promptreel.generation.batching import StepBatcher
 from promptreel.generation.devices import Device
 from promptreel.generation.engine import Engine, Generated, OnProgress
@@ -116,17 +116,23 @@ def test_a_cancelled_and_a_failing_request_leave_the_others_alone(models: ModelR
         if stage is JobStage.DENOISING and share > 0.4:
             raise JobCancelled("enough")
 
+    def fail_in_the_middle(stage: JobStage, share: float) -> None:
+        if stage is JobStage.DENOISING and share > 0.4:
+            raise RuntimeError("as torch would")
+
     requests = [
         (PARAMS, go_on),
         (replace(PARAMS, seed=2), cancel_in_the_middle),
+        (replace(PARAMS, seed=4), fail_in_the_middle),
         (replace(PARAMS, model_id="tiny-wrong", num_frames=MAX_FRAMES + 1), go_on),
         (replace(PARAMS, seed=3), go_on),
     ]
-    first, cancelled, failing, last = generate_together(engine, requests)
+    first, cancelled, failing, unusable, last = generate_together(engine, requests)
 
     assert np.array_equal(first.result().clip.frames, alone)
     assert isinstance(cancelled.exception(), JobCancelled)
     assert isinstance(failing.exception(), GenerationFailed)
+    assert isinstance(unusable.exception(), CheckpointUnusable)
     assert last.exception() is None
 
 

@@ -25,6 +25,7 @@ BAD_CARDS = {
     "unknown table": (json.dumps(CARD | {"beta_schedule": "cosine"}).encode(), "beta_schedule"),
     "1 MB of negative prompt": (json.dumps(CARD | {"default_negative_prompt": "x" * (1 << 20)}).encode(), "larger than 256 kB"),
     "long negative prompt": (json.dumps(CARD | {"default_negative_prompt": "x" * 2001}).encode(), "default_negative_prompt"),
+    "a book of phrases": (json.dumps(CARD | {"quality_words": ["x" * 199] * 11}).encode(), ".*2000 characters together"),
     "many misspelled fields": (json.dumps(CARD | {"y" * 99 + str(i): 0 for i in range(999)}).encode(), "and 996 more"),
     "nested without end": (b'{"name": ' + b"[" * 100_000, "JSON"),
     "endless estimate": (

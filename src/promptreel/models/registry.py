@@ -15,6 +15,7 @@ from promptreel.models.json_files import read_model
 
 DEFAULT_MODEL_ID = "cutout"
 CARD_NAME = "promptreel.json"
+MAX_TEXT = 2000
 MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 
 Size = Annotated[int, Field(ge=8, le=1024, multiple_of=8)]
@@ -58,13 +59,13 @@ class _CardFile(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     name: str = Field(min_length=1, max_length=200)
-    description: str = Field(default="", max_length=2000)
+    description: str = Field(default="", max_length=MAX_TEXT)
     family: str = Field(min_length=1, max_length=100)
     native_width: Size | None = None
     native_height: Size | None = None
     max_frames: int = Field(ge=1, le=240)
     fps: int = Field(ge=1, le=30)
-    default_negative_prompt: str = Field(default="", max_length=2000)
+    default_negative_prompt: str = Field(default="", max_length=MAX_TEXT)
     trigger_words: Phrases = ()
     quality_words: Phrases = ()
     words: frozenset[Word] = frozenset()
@@ -75,6 +76,13 @@ class _CardFile(BaseModel):
     def _sizes_come_together(self) -> Self:
         if (self.native_width is None) != (self.native_height is None):
             raise ValueError("give native_width and native_height, or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _phrases_are_no_book(self) -> Self:
+        """A network reads every word of them, for each frame."""
+        if sum(map(len, self.trigger_words + self.quality_words)) > MAX_TEXT:
+            raise ValueError(f"trigger_words and quality_words may have {MAX_TEXT} characters together")
         return self
 
 
