@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from types import ModuleType
 
+import httpx
 import pytest
 
 import tests.hostile
@@ -20,6 +21,7 @@ from tests.encoding.files import encode_image, encode_video, make_bars, make_gre
 from tests.flows.service import SHORT, Service
 from tests.hostile.case import HostileCase
 from tests.hostile.measure import Watch
+from tests.waiting import LONGEST_SECONDS
 
 BOUNDS = {"most_mb": 300.0, "most_log_kb": 300.0, "most_seconds": 10.0, "most_health_seconds": 1.0}
 TRIES = 3
@@ -44,6 +46,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """With what users may set, and no more: modules whose cases need hosts of their own say which as `SETTINGS`."""
     settings = {name: value for module in modules() for name, value in getattr(module, "SETTINGS", {}).items()}
     service = Service(tmp_path_factory.mktemp("hostile"), **settings)
+    service.client.timeout = httpx.Timeout(LONGEST_SECONDS)  # a bound is measured; a busy machine takes longer, and may
     service.start()
     yield service
     service.stop()

@@ -26,7 +26,7 @@ CHECK_SECONDS = 8
 """Of a processor. Whoever checks a file decodes all of it, so that what was accepted can be decoded later."""
 SLACK = 5
 """How many times as long what was accepted may take: a busy processor is slower, and frames are brought to a size besides."""
-STANDSTILL_SECONDS = 180.0
+STANDSTILL_SECONDS = 300.0
 """By the clock, should a decoder wait for something that never comes."""
 MOST_WAITING = 48
 PATIENCE_SECONDS = 30.0
