@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train all stages of the model, or one stage, or the probe")
     train.add_argument("--stage", choices=[*STAGES, "probe"], help="only this one")
     train.add_argument("--minutes", type=float, default=240, help="time in all for the stages together, or for the one named")
+    train.add_argument("--steps", type=int, help="with --stage: steps in all, instead of a time")
     train.set_defaults(run=_train)
     pack = commands.add_parser("package", help="write the trained model's files into the promptreel package")
     pack.set_defaults(run=lambda options: package(options.folder))
@@ -65,15 +66,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(options: argparse.Namespace) -> None:
+    alone = Budget(steps=options.steps) if options.steps else Budget(minutes=options.minutes)
     if options.stage == "probe":
-        train_probe(options.folder, Budget(minutes=options.minutes))
+        train_probe(options.folder, alone)
         package_probe(options.folder)
         return
     for name, (train, share) in STAGES.items():
         if options.stage is None:
             train(options.folder, Budget(minutes=options.minutes * share))
         elif options.stage == name:
-            train(options.folder, Budget(minutes=options.minutes))
+            train(options.folder, alone)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from recipes.cutout.captions import vocabulary
 from recipes.cutout.package import BUILT_IN
+from recipes.cutout.palette import COLOURS
 from recipes.cutout.things import THINGS
-from recipes.cutout.world import COLOURS, HELD_OUT, MAX_FRAMES, MOTIONS, PLACES, SIZE, SUPPORTS
+from recipes.cutout.world import HELD_OUT, MAX_FRAMES, MOTIONS, PLACES, SIZE, SUPPORTS
 
 STAGES = ("vae", "picture", "motion")
 
