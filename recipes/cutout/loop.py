@@ -108,14 +108,16 @@ class Loop:
         _replace(self.folder / "progress.json", lambda path: path.write_text(progress))
 
     def _resume(self) -> None:
-        """Goes on where an earlier run stopped; with weights alone (package.unpack), begins anew from these."""
+        """Goes on where an earlier run stopped. Kept weights (progress.py) come without the optimisers' states, which are soon
+        found again; weights alone (package.unpack) begin a schedule anew."""
         load_into(self.modules, self.folder / "weights.safetensors")
         load_into(self.averages, self.folder / "average.safetensors")
         if not (self.folder / "progress.json").exists():
             return
-        states = torch.load(self.folder / "optimizers.pt", weights_only=True)
-        for optimizer, state in zip(self.optimizers, states, strict=True):
-            optimizer.load_state_dict(state)
+        if (self.folder / "optimizers.pt").exists():
+            states = torch.load(self.folder / "optimizers.pt", weights_only=True)
+            for optimizer, state in zip(self.optimizers, states, strict=True):
+                optimizer.load_state_dict(state)
         progress = json.loads((self.folder / "progress.json").read_text())
         self.step, self.seconds = progress["step"], progress["seconds"]
 

@@ -26,6 +26,7 @@ from recipes.cutout.quick import quicken, run_in_bf16
 from recipes.cutout.world import MAX_FRAMES, draw_frame, pick_scene
 
 LATENT_CHANNELS = 16
+DOWN = 16  # pixels of a latent's side
 BATCH = 16
 HALVED = 8  # frames of a batch that are also decoded at half their size
 HALVED_WEIGHT = 0.25
