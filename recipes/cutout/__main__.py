@@ -26,6 +26,7 @@ from recipes.cutout.look import look_into
 from recipes.cutout.loop import Budget
 from recipes.cutout.motion import train_motion
 from recipes.cutout.package import package, unpack
+from recipes.cutout.pairs import evaluate_pairs, pairs_line
 from recipes.cutout.picture import train_picture
 from recipes.cutout.probes import package_probe, train_probe
 from recipes.cutout.progress import keep_progress, take_up_progress
@@ -92,9 +93,11 @@ def _train(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     report = evaluate(options.folder, clips=options.clips)
+    pairs = evaluate_pairs(options.folder, clips=max(1, options.clips // 3))
     contact_sheet(options.folder / "evaluate" / report.scheduler, SHEET)
-    write_card(options.folder, table(report))
-    print(table(report))
+    figures = f"{table(report)}\n{pairs_line(pairs)}"
+    write_card(options.folder, figures)
+    print(figures)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ class Report:
 def evaluate(folder: Path, *, clips: int, scheduler: str = DEFAULT_SCHEDULER, steps: int = 20) -> Report:
     """Generates, judges and reports; answers are kept in `folder`, so that a stopped run goes on."""
     probe = load_probe(folder)
-    engine = Engine(ModelRegistry(built_in=BUILT_IN.parent, models_dir=folder / "no-other-models"), pick_device())
+    engine = open_engine(folder)
     drawn, through_vae = check_probe(probe, engine)
     print(f"drawn clips: {_row(drawn)}\ndrawn clips through the VAE: {_row(through_vae)}", flush=True)
     asked = questions(clips)
@@ -99,6 +99,11 @@ def evaluate(folder: Path, *, clips: int, scheduler: str = DEFAULT_SCHEDULER, st
         through_vae=through_vae,
         vae_psnr=measure_psnr(engine),
     )
+
+
+def open_engine(folder: Path) -> Engine:
+    """The service's engine on the packaged model, and on no other."""
+    return Engine(ModelRegistry(built_in=BUILT_IN.parent, models_dir=folder / "no-other-models"), pick_device())
 
 
 def check_probe(probe: Probe, engine: Engine) -> tuple[Judgement, Judgement]:
@@ -141,15 +146,7 @@ def answer_all(asked: Sequence[Question], engine: Engine, probe: Probe, folder: 
     for question in asked:
         if question.number in answers:
             continue
-        params = VideoParams(
-            model_id="cutout",
-            prompt=question.prompt,
-            num_frames=FRAMES,
-            scheduler=folder.name,
-            num_inference_steps=steps,
-            seed=question.number,
-        )
-        frames = engine.generate(params, _ignore).clip.frames
+        frames = generate(engine, question.prompt, question.number, folder.name, steps)
         answer = answers[question.number] = _answer(probe, engine, frames)
         Image.fromarray(np.concatenate(frames[::5], 1)).save(folder / f"{question.number:04}.png")
         with log.open("a") as file:
@@ -158,6 +155,15 @@ def answer_all(asked: Sequence[Question], engine: Engine, probe: Probe, folder: 
             done = [(q, answers[q.number]) for q in asked if q.number in answers]
             print(f"{len(done)} clips: {_row(_judge_all(done))}", flush=True)
     return answers
+
+
+def generate(engine: Engine, prompt: str, seed: int, scheduler: str, steps: int) -> np.ndarray:
+    """One clip of the packaged model, uint8 [16, H, W, 3], with everything else as the service has it."""
+    params = VideoParams(
+        model_id="cutout", prompt=prompt, num_frames=FRAMES, scheduler=scheduler, num_inference_steps=steps, seed=seed
+    )
+    frames: np.ndarray = engine.generate(params, _ignore).clip.frames
+    return frames
 
 
 def _answer(probe: Probe, engine: Engine, frames: np.ndarray) -> Answer:
