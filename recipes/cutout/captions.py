@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 
+from recipes.cutout.palette import COLOURS
 from recipes.cutout.things import THINGS
-from recipes.cutout.world import COLOURS, Actor, Scene
+from recipes.cutout.world import Actor, Scene
 
 THING_WORDS: dict[str, tuple[str, ...]] = {
     "cat": ("cat", "cat", "kitten", "kitty"),

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from recipes.cutout.captions import vocabulary
 from recipes.cutout.package import BUILT_IN
+from recipes.cutout.palette import COLOURS
 from recipes.cutout.things import THINGS
-from recipes.cutout.world import COLOURS, HELD_OUT, MAX_FRAMES, MOTIONS, PLACES, SIZE, SUPPORTS
+from recipes.cutout.vae import DOWN, LATENT_CHANNELS
+from recipes.cutout.world import HELD_OUT, MAX_FRAMES, MOTIONS, PLACES, SIZE, SUPPORTS
 
 STAGES = ("vae", "picture", "motion")
 
@@ -33,8 +35,8 @@ ball") were in its training now and then, and often go wrong.
 
 The anatomy of Stable Diffusion with AnimateDiff, made small, in diffusers' classes: CLIPTextModel (3 layers, width 128, 32
 tokens), UNet2DConditionModel (96 and 160 channels; attention at 6x6), MotionAdapter (temporal attention at 6x6, {frames} frames
-at most), AutoencoderDC (8 latent channels, 8x down). It predicts v on DDPM's linear noise schedule. Clips are made at
-{size}x{size} and scaled to the size that was asked. Weights: {megabytes:.1f} MB of fp16 safetensors.
+at most), AutoencoderDC ({latent_channels} latent channels, {down}x down). It predicts v on DDPM's linear noise schedule. Clips
+are made at {size}x{size} and scaled to the size that was asked. Weights: {megabytes:.1f} MB of fp16 safetensors.
 
 ## How it was trained
 
@@ -46,7 +48,8 @@ at most), AutoencoderDC (8 latent channels, 8x down). It predicts v on DDPM's li
 
 Prompts such as "a red cat moving left on grass", UniPC, 20 steps, guidance 7.5, one clip of 16 frames each, made by the
 service's engine from the files beside this card. A probe (recipes/cutout/probes.py) says what it sees; it is checked on drawn
-clips first.
+clips first. Looks (recipes/cutout/looks.py): sharpness is the share of an edge that lies between two neighbouring pixels, dirt
+the spread of levels within patches of one paper, flicker the change from frame to frame where nothing moves.
 
 {table}
 
@@ -65,6 +68,8 @@ def write_card(folder: Path, table: str, target: Path = BUILT_IN) -> None:
         words=len(vocabulary()),
         frames=MAX_FRAMES,
         size=SIZE,
+        latent_channels=LATENT_CHANNELS,
+        down=DOWN,
         megabytes=sum(path.stat().st_size for path in target.rglob("*.safetensors")) / 1e6,
         training="\n".join(f"- {line}" for line in training_lines(folder)),
         held_out=len(HELD_OUT),

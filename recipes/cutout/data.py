@@ -24,7 +24,7 @@ ENCODE_AT_ONCE = 160
 
 @dataclass(frozen=True)
 class Latents:
-    """Scaled latents of drawn scenes: float16 [N, T, 8, 12, 12] (T is 1 for pictures), of about unit variance."""
+    """Scaled latents of drawn scenes: float16 [N, T, 16, 12, 12] (T is 1 for pictures), of about unit variance."""
 
     values: Tensor
     scenes: list[Scene]
@@ -37,7 +37,7 @@ def scene_of(kind: str, number: int) -> Scene:
 
 @torch.no_grad()
 def encode(vae: AutoencoderDC, frames: np.ndarray, device: torch.device) -> Tensor:
-    """Frames uint8 [N, 96, 96, 3] to unscaled latents float16 [N, 8, 12, 12]."""
+    """Frames uint8 [N, 192, 192, 3] to unscaled latents float16 [N, 16, 12, 12]."""
     pieces = []
     for start in range(0, len(frames), ENCODE_AT_ONCE):
         piece = torch.from_numpy(frames[start : start + ENCODE_AT_ONCE]).to(device).permute(0, 3, 1, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,13 +62,14 @@ class Loop:
 
     def run(self, loss: Callable[[], Tensor], budget: Budget) -> None:
         """Trains until the budget is used up; `loss` returns a scalar."""
-        started = last_save = time.monotonic()
-        before = self.seconds
+        last_save = time.monotonic()
+        worked = _seconds_worked(self.modules.values())
+        before = self.seconds - worked()
         losses: list[float] = []
         while (share := budget.share_used(self.step, self.seconds)) < 1:
             rate = self.lr * learning_rate_share(self.step, share)
             losses.append(self._step(loss(), rate))
-            self.seconds = before + time.monotonic() - started
+            self.seconds = before + worked()
             if self.step % REPORT_EVERY_STEPS == 0:
                 mean = sum(losses) / len(losses)
                 print(f"{self.folder.name} step {self.step} {share:.1%} loss {mean:.4f} {self.seconds:.0f} s", flush=True)
@@ -107,16 +108,24 @@ class Loop:
         _replace(self.folder / "progress.json", lambda path: path.write_text(progress))
 
     def _resume(self) -> None:
-        """Goes on where an earlier run stopped; with weights alone (package.unpack), begins anew from these."""
+        """Goes on where an earlier run stopped. Kept weights (progress.py) come without the optimisers' states, which are soon
+        found again; weights alone (package.unpack) begin a schedule anew."""
         load_into(self.modules, self.folder / "weights.safetensors")
         load_into(self.averages, self.folder / "average.safetensors")
         if not (self.folder / "progress.json").exists():
             return
-        states = torch.load(self.folder / "optimizers.pt", weights_only=True)
-        for optimizer, state in zip(self.optimizers, states, strict=True):
-            optimizer.load_state_dict(state)
+        if (self.folder / "optimizers.pt").exists():
+            states = torch.load(self.folder / "optimizers.pt", weights_only=True)
+            for optimizer, state in zip(self.optimizers, states, strict=True):
+                optimizer.load_state_dict(state)
         progress = json.loads((self.folder / "progress.json").read_text())
         self.step, self.seconds = progress["step"], progress["seconds"]
+
+
+def _seconds_worked(modules: Iterable[nn.Module]) -> Callable[[], float]:
+    """The clock of a training: on a CPU it stands while other processes have the cores."""
+    on_cpu = all(weight.device.type == "cpu" for module in modules for weight in module.parameters())
+    return (lambda: time.process_time() / torch.get_num_threads()) if on_cpu else time.monotonic
 
 
 def load_into(modules: Mapping[str, nn.Module], path: Path) -> None:

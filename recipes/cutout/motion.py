@@ -106,7 +106,7 @@ class Positions:
 
 @dataclass(frozen=True)
 class Batch:
-    """Frames of some clips: latents float32 [B, 8, T, 12, 12], their positions int64 [B, T], and the clips' scenes."""
+    """Frames of some clips: latents float32 [B, 16, T, 12, 12], their positions int64 [B, T], and the clips' scenes."""
 
     latents: Tensor
     positions: Tensor

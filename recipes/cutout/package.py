@@ -18,7 +18,7 @@ from recipes.cutout.loop import save_weights
 from recipes.cutout.motion import build_motion_adapter, join, load_motion
 from recipes.cutout.picture import build_unet
 from recipes.cutout.text import build_tokenizer
-from recipes.cutout.vae import load_vae
+from recipes.cutout.vae import LATENT_CHANNELS, load_vae
 from recipes.cutout.world import FPS, MAX_FRAMES, SIZE
 
 BUILT_IN = Path(__file__).parents[2] / "src" / "promptreel" / "models" / "built_in" / "cutout"
@@ -51,7 +51,12 @@ def package(folder: Path, target: Path = BUILT_IN) -> None:
 
 
 def unpack(folder: Path, source: Path = BUILT_IN) -> None:
-    """Makes a training folder from the packaged files, so that training can go on without the folder they came from."""
+    """Makes a training folder from the packaged files, so that training can go on without the folder they came from.
+
+    Raises SystemExit when they were made by a recipe of other shapes.
+    """
+    if AutoencoderDC.load_config(source / "vae")["latent_channels"] != LATENT_CHANNELS:
+        raise SystemExit("the packaged model has another VAE than this recipe makes; `take-up` has weights to train on")
     unet = UNet2DConditionModel.from_pretrained(source / "unet")
     adapter = MotionAdapter.from_pretrained(source / "motion_adapter")
     encoder = CLIPTextModel.from_pretrained(source / "text_encoder")

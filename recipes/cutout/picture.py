@@ -16,7 +16,7 @@ from recipes.cutout.device import mixed_precision, pick_device
 from recipes.cutout.diffusion import Noising, encode_captions
 from recipes.cutout.loop import Budget, Loop, load_into
 from recipes.cutout.text import WIDTH, build_text_encoder, build_tokenizer
-from recipes.cutout.vae import load_vae
+from recipes.cutout.vae import LATENT_CHANNELS, load_vae
 
 BATCH = {"cpu": 64, "cuda": 512}
 PICTURES = {"cpu": 32_000, "cuda": 400_000}
@@ -26,8 +26,8 @@ def build_unet() -> UNet2DConditionModel:
     """Convolutions at 12x12, attention at 6x6, where a token is a sixteenth of the picture's side: 6.6 M parameters."""
     return UNet2DConditionModel(
         sample_size=12,
-        in_channels=8,
-        out_channels=8,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
         layers_per_block=1,
         block_out_channels=(96, 160),
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),

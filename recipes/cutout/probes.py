@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from recipes.cutout.device import mixed_precision, pick_device
 from recipes.cutout.loop import Budget, Loop, load_into, save_weights
+from recipes.cutout.palette import COLOURS
 from recipes.cutout.things import THINGS
-from recipes.cutout.world import COLOURS, MOTIONS, PLACES, SIZE, Scene, draw_clip, pick_scene
+from recipes.cutout.world import MOTIONS, PLACES, Scene, draw_clip, pick_scene, scaled
 
 PACKAGED = Path(__file__).with_name("probe.safetensors")
 FRAMES = 16
+SIDE = 96  # pixels of what it looks at; clips of any size are scaled to it
 CLIPS_A_STEP = 12
 LABELS: Mapping[str, tuple[str, ...]] = {
     "thing": tuple(THINGS),
@@ -84,8 +86,9 @@ def draw_labelled(rng: random.Random, count: int) -> Labelled:
 
 
 def to_input(frames: np.ndarray) -> Tensor:
-    """Clips uint8 [B, 16, 96, 96, 3] to what the probe takes."""
-    return torch.from_numpy(frames).movedim(-1, 2).float() / 127.5 - 1
+    """Clips uint8 [B, 16, H, W, 3] to what the probe takes."""
+    seen = scaled(frames.reshape(-1, *frames.shape[2:]), SIDE).reshape(*frames.shape[:2], SIDE, SIDE, 3)
+    return torch.from_numpy(seen).movedim(-1, 2).float() / 127.5 - 1
 
 
 def train_probe(folder: Path, budget: Budget) -> None:
@@ -110,7 +113,7 @@ def _spoil(frames: Tensor, rng: random.Random) -> Tensor:
     if rng.random() < 0.7:
         small = rng.choice((36, 48, 64))
         flat = F.interpolate(frames.flatten(0, 1), size=(small, small), mode="bilinear", antialias=True)
-        frames = F.interpolate(flat, size=(SIZE, SIZE), mode="bilinear").unflatten(0, frames.shape[:2])
+        frames = F.interpolate(flat, size=(SIDE, SIDE), mode="bilinear").unflatten(0, frames.shape[:2])
     noise = torch.randn_like(frames) * rng.uniform(0, 0.1)
     tint = torch.randn(frames.shape[0], 1, 3, 1, 1, device=frames.device) * 0.04
     return frames * rng.uniform(0.9, 1.1) + noise + tint
@@ -132,7 +135,7 @@ def package_probe(folder: Path, target: Path = PACKAGED) -> None:
 
 @torch.no_grad()
 def judge(probe: Probe, frames: np.ndarray) -> list[dict[str, str]]:
-    """What the probe sees in clips uint8 [B, 16, 96, 96, 3]: the most likely label of each kind."""
+    """What the probe sees in clips uint8 [B, 16, H, W, 3]: the most likely label of each kind."""
     logits = probe(to_input(frames))
     best = {name: values.argmax(1).tolist() for name, values in logits.items()}
     return [{name: LABELS[name][best[name][i]] for name in LABELS} for i in range(len(frames))]

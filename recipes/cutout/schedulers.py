@@ -8,12 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from promptreel.generation.devices import pick_device
-from promptreel.generation.engine import Engine
 from promptreel.jobs.params import SCHEDULERS
-from promptreel.models.registry import ModelRegistry
-from recipes.cutout.evaluate import answer_all, questions, shares
-from recipes.cutout.package import BUILT_IN
+from recipes.cutout.evaluate import answer_all, open_engine, questions, shares
 from recipes.cutout.probes import LABELS, load_probe
 
 STEPS = 20
@@ -39,7 +35,7 @@ clip is {one:.1%}: small differences mean nothing. Written by `python -m recipes
 def compare_schedulers(folder: Path, *, clips: int) -> str:
     """Generates and judges what is not yet in `folder`, writes docs/schedulers.md and its picture, and returns the table."""
     probe = load_probe(folder)
-    engine = Engine(ModelRegistry(built_in=BUILT_IN.parent, models_dir=folder / "no-other-models"), pick_device())
+    engine = open_engine(folder)
     asked = questions(clips)
     measured = {}
     for scheduler in SCHEDULERS:

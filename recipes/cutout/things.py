@@ -12,12 +12,11 @@ from dataclasses import dataclass
 
 from PIL import ImageDraw
 
-Colour = tuple[int, int, int]
+from recipes.cutout.palette import DARK, GLASS, WOOD, Colour, behind, eye_of
+
 Point = tuple[float, float]
 
-DARK: Colour = (35, 30, 35)
-GLASS: Colour = (190, 228, 250)
-WOOD: Colour = (120, 80, 45)
+CORNERS_A_PIXEL = 0.8  # of an oval's outline: no corner shows after scaling down
 
 
 @dataclass(frozen=True)
@@ -45,27 +44,12 @@ class Pen:
 
     def oval(self, x: float, y: float, rx: float, ry: float | None = None, colour: Colour = DARK) -> None:
         tall = rx if ry is None else ry
-        steps = 24 if rx > 0.2 else 12
+        steps = max(12, round(2 * math.pi * max(rx, tall) * self.size * CORNERS_A_PIXEL / 4))
         turn = 2 * math.pi / steps
         self.polygon([(x + rx * math.cos(i * turn), y + tall * math.sin(i * turn)) for i in range(steps)], colour)
 
     def box(self, left: float, top: float, right: float, bottom: float, colour: Colour) -> None:
         self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], colour)
-
-
-def shade(colour: Colour, factor: float) -> Colour:
-    """A darker (factor < 1) or lighter paper of the same hue, for parts that lie behind."""
-    red, green, blue = (int(max(0, min(255, part * factor))) for part in colour)
-    return red, green, blue
-
-
-def behind(colour: Colour) -> Colour:
-    """The second paper of a thing: darker, or, for a nearly black thing, lighter."""
-    return (95, 95, 105) if sum(colour) < 180 else shade(colour, 0.68)
-
-
-def eye_of(colour: Colour) -> Colour:
-    return (245, 245, 240) if sum(colour) < 330 else DARK
 
 
 def legs(pen: Pen, at: Sequence[float], top: float, phase: float, colour: Colour, width: float = 0.1) -> None:
@@ -161,7 +145,7 @@ def turtle(pen: Pen, colour: Colour, phase: float) -> None:
     pen.oval(-0.42 + paddle, 0.62, 0.2, 0.24, skin)
     pen.oval(0.5 - paddle, 0.62, 0.2, 0.24, skin)
     pen.polygon([(0.7, 0.45), (1.05, 0.6), (0.7, 0.6)], skin)
-    dome = [(-0.8 * math.cos(math.pi * i / 14) + 0.05, 0.5 - 1.05 * math.sin(math.pi * i / 14)) for i in range(15)]
+    dome = [(-0.8 * math.cos(math.pi * i / 48) + 0.05, 0.5 - 1.05 * math.sin(math.pi * i / 48)) for i in range(49)]
     pen.polygon(dome, colour)
     pen.polygon([(-0.2, -0.3), (0.3, -0.3), (0.45, 0.1), (0.05, 0.35), (-0.35, 0.1)], behind(colour))
 
@@ -219,7 +203,7 @@ def ball(pen: Pen, colour: Colour, phase: float) -> None:
     turn = 2 * math.pi * phase
     for quarter in range(2):
         angle = turn + math.pi * quarter
-        arc = [(0.86 * math.cos(angle + k * 0.2), 0.86 * math.sin(angle + k * 0.2)) for k in range(-3, 4)]
+        arc = [(0.86 * math.cos(angle + k * 0.04), 0.86 * math.sin(angle + k * 0.04)) for k in range(-15, 16)]
         pen.polygon([(0.0, 0.0), *arc], behind(colour))
 
 
@@ -232,8 +216,8 @@ def star(pen: Pen, colour: Colour, phase: float) -> None:
 def heart(pen: Pen, colour: Colour, phase: float) -> None:
     beat = (1 + 0.07 * math.sin(2 * math.pi * phase)) / 16.5
     outline = []
-    for i in range(32):
-        a = 2 * math.pi * i / 32
+    for i in range(96):
+        a = 2 * math.pi * i / 96
         y = 13 * math.cos(a) - 5 * math.cos(2 * a) - 2 * math.cos(3 * a) - math.cos(4 * a)
         outline.append((16 * math.sin(a) ** 3 * beat, -y * beat - 0.1))
     pen.polygon(outline, colour)
@@ -270,7 +254,7 @@ def umbrella(pen: Pen, colour: Colour, phase: float) -> None:
     pen.box(-0.05, -0.4, 0.05, 0.85, WOOD)
     pen.polygon([(0.05, 0.75), (0.05, 0.95), (0.4, 0.95), (0.4, 0.7), (0.3, 0.7), (0.3, 0.85)], WOOD)
     rim = [(-1.0 + sway, 0.05), (-0.66, -0.12), (-0.33, 0.05), (0, -0.12), (0.33, 0.05), (0.66, -0.12), (1.0 + sway, 0.05)]
-    dome = [(math.cos(math.pi * i / 12), 0.05 - math.sin(math.pi * i / 12)) for i in range(1, 12)]
+    dome = [(math.cos(math.pi * i / 48), 0.05 - math.sin(math.pi * i / 48)) for i in range(1, 48)]
     pen.polygon([*rim, *dome], colour)
     pen.polygon([(-0.33, 0.05), (0, -0.12), (0.33, 0.05), (0.12, -0.93), (-0.12, -0.93)], behind(colour))
 

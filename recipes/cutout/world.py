@@ -1,6 +1,6 @@
 """The little world of paper cut-outs: a scene is drawn from a few words, as frames.
 
-Frames are uint8 [T, 96, 96, 3] at 8 frames a second. Motions are absolute (pixels and turns a frame), so that a clip of any
+Frames are uint8 [T, 192, 192, 3] at 8 frames a second. Motions are absolute (pixels and turns a frame), so that a clip of any
 length shows the same movement; slow ones are centred on the clip's middle, so that the thing stays in the picture.
 """
 
@@ -14,25 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from recipes.cutout.things import DARK, THINGS, WOOD, Colour, Pen, shade
+from recipes.cutout.palette import COLOURS, DARK, WOOD, Colour
+from recipes.cutout.things import THINGS, Pen
 
-SIZE = 96
+SIZE = 192
 FPS = 8
 MAX_FRAMES = 40
-SUPERSAMPLING = 2
+SUPERSAMPLING = 4
 
-COLOURS: dict[str, Colour] = {
-    "red": (222, 38, 42),
-    "green": (38, 158, 62),
-    "blue": (36, 84, 222),
-    "yellow": (248, 214, 40),
-    "orange": (244, 132, 28),
-    "purple": (138, 54, 188),
-    "pink": (248, 138, 190),
-    "black": (28, 28, 34),
-    "white": (248, 248, 246),
-    "brown": (128, 78, 40),
-}
 MOTIONS = ("still", "left", "right", "rising", "falling", "bouncing", "spinning", "growing", "shrinking", "shaking")
 PLACES = ("grass", "night", "sea", "desert", "snow", "city", "room", "plain")
 SUPPORTS = ("bench", "box", "boat")
@@ -114,12 +103,12 @@ def pick_actor(rng: random.Random, held_out: bool = False) -> Actor:
 
 
 def draw_clip(scene: Scene, num_frames: int) -> NDArray[np.uint8]:
-    """The scene's frames, uint8 [num_frames, 96, 96, 3]."""
+    """The scene's frames, uint8 [num_frames, 192, 192, 3]."""
     return np.stack([draw_frame(scene, i, num_frames) for i in range(num_frames)])
 
 
 def draw_frame(scene: Scene, index: int, num_frames: int) -> NDArray[np.uint8]:
-    """Frame `index` of a clip of `num_frames`, uint8 [96, 96, 3]."""
+    """Frame `index` of a clip of `num_frames`, uint8 [192, 192, 3]."""
     side = SIZE * SUPERSAMPLING
     picture = Image.new("RGB", (side, side))
     draw = ImageDraw.Draw(picture)
@@ -131,11 +120,17 @@ def draw_frame(scene: Scene, index: int, num_frames: int) -> NDArray[np.uint8]:
     return np.asarray(picture.reduce(SUPERSAMPLING))
 
 
+def scaled(frames: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Frames uint8 [T, H, W, 3] as [T, side, side, 3]: what was made for another size can be looked at at this one."""
+    if frames.shape[1:3] == (side, side):
+        return frames
+    return np.stack([np.asarray(Image.fromarray(frame).resize((side, side), Image.Resampling.BILINEAR)) for frame in frames])
+
+
 def _draw_actor(draw: ImageDraw.ImageDraw, side: int, actor: Actor, index: int, num_frames: int) -> None:
     x, y, size, angle, stride = _pose(actor, index, num_frames)
     pen = Pen(draw, side * x, side * y, side * size, angle, actor.facing_right)
-    jitter = random.Random(actor.phase).uniform(0.94, 1.04)
-    THINGS[actor.thing](pen, shade(COLOURS[actor.colour], jitter), stride)
+    THINGS[actor.thing](pen, COLOURS[actor.colour], stride)
 
 
 def _pose(actor: Actor, index: int, num_frames: int) -> tuple[float, float, float, float, float]:  # noqa: C901 - one case a motion
@@ -241,7 +236,7 @@ def _towers(draw: ImageDraw.ImageDraw, side: int, horizon: int, rng: random.Rand
     x = -0.05
     while x < 1:
         wide, tall = rng.uniform(0.14, 0.22), rng.uniform(0.2, 0.5)
-        grey = rng.randrange(110, 150)
+        grey = rng.choice((114, 128, 142))
         draw.rectangle((side * x, horizon - side * tall, side * (x + wide), horizon), fill=(grey, grey + 6, grey + 18))
         x += wide + 0.02
     draw.rectangle((0, side * 0.86, side, side * 0.885), fill=(226, 214, 130))

@@ -19,7 +19,7 @@ from promptreel.generation.preview import MOST_PREVIEWS, Previews, fit_colors, t
 from promptreel.generation.samplers.sampler import Call
 from promptreel.media import Clip
 from promptreel.models.registry import ModelRegistry
-from recipes.cutout.world import draw_frame, pick_scene
+from recipes.cutout.world import SIZE, draw_frame, pick_scene, scaled
 from tests.generation.conftest import CPU
 from tests.generation.targets import SPACES, TINY, exact_network, sample, unit_noise
 from tests.generation.test_animatediff import PARAMS, go_on
@@ -105,7 +105,8 @@ def test_colors_of_the_built_in_model_fit_its_world() -> None:
     registry = ModelRegistry(built_in=BUILT_IN_MODELS, models_dir=Path("none"))
     checkpoint = load_animatediff(registry.get("cutout"), CPU, ComputeThread())
     rng = random.Random(3)
-    frames = torch.from_numpy(np.stack([draw_frame(pick_scene(rng), 0, 1) for _ in range(24)]))
+    drawn = np.stack([draw_frame(pick_scene(rng), 0, 1) for _ in range(24)])
+    frames = torch.from_numpy(scaled(drawn, checkpoint.card.native_width or SIZE))
 
     pixels = to_pixels(checkpoint.encode(frames), checkpoint.colors).double()
 

@@ -17,6 +17,8 @@ from recipes.cutout.motion import Positions, build_motion_adapter, join
 from recipes.cutout.muon import orthogonalise
 from recipes.cutout.package import package, unpack
 from recipes.cutout.picture import build_unet
+from recipes.cutout.progress import keep_progress, take_up_progress
+from recipes.cutout.quick import quicken
 from recipes.cutout.text import build_text_encoder, build_tokenizer
 from recipes.cutout.vae import build_vae
 
@@ -96,7 +98,7 @@ def test_positions_tell_the_motion_modules_which_frames_they_see() -> None:
         if "motion_modules" in name and "proj_out" in name:
             nn.init.normal_(weight, std=0.1)  # they begin at zero, where positions make no difference
     positions = Positions(unet)
-    latents, text = torch.randn(1, 8, 2, 12, 12), torch.randn(2, 32, 128)
+    latents, text = torch.randn(1, 16, 2, 12, 12), torch.randn(2, 32, 128)
 
     def run() -> Tensor:
         with torch.no_grad():
@@ -140,6 +142,11 @@ def test_packaged_files_can_be_unpacked_and_trained_on(tmp_path: Path) -> None:
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name].half().float(), after[name].float()) for name in before)
 
+    config = target / "vae" / "config.json"
+    config.write_text(config.read_text().replace('"latent_channels": 16', '"latent_channels": 8'))
+    with pytest.raises(SystemExit, match="take-up"):
+        unpack(again, target)
+
 
 def test_the_vocabulary_is_the_same_in_every_process() -> None:
     """A training that is taken up again would else read some words as others."""
@@ -148,3 +155,50 @@ def test_the_vocabulary_is_the_same_in_every_process() -> None:
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
 
     assert ran.stdout == f"{sorted(build_tokenizer().get_vocab().items())}\n"
+
+
+def test_the_quick_vae_computes_what_the_plain_one_does() -> None:
+    torch.manual_seed(0)
+    plain, quick = build_vae(), build_vae()
+    for name, weight in plain.named_parameters():
+        if "norm" in name:
+            nn.init.normal_(weight, mean=1.0, std=0.2)  # they begin at one and zero, where a mistake would not show
+    quick.load_state_dict(plain.state_dict())
+    quicken(quick)
+    frames = torch.rand(2, 3, 64, 64) * 2 - 1
+
+    for vae in (plain, quick):
+        (vae.decoder(vae.encoder(frames)) - frames).square().mean().backward()
+
+    assert torch.allclose(plain.decoder(plain.encoder(frames)), quick.decoder(quick.encoder(frames)), atol=1e-4)
+    for (name, one), other in zip(plain.named_parameters(), quick.parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert torch.allclose(one.grad, other.grad, atol=1e-4 * float(one.grad.abs().max()) + 1e-7), name
+
+
+def test_training_goes_on_from_weights_that_were_kept_beside_the_recipe(tmp_path: Path) -> None:
+    loop, network = new_loop(tmp_path / "first")
+    loop.run(lambda: fit(network), Budget(steps=20))
+    keep_progress(tmp_path / "first", "stage", tmp_path / "kept")
+
+    take_up_progress(tmp_path / "second", tmp_path / "kept")
+    resumed, resumed_network = new_loop(tmp_path / "second")
+
+    assert resumed.step == 20
+    average = load_file(tmp_path / "first" / "stage" / "average.safetensors")
+    for name, weight in resumed_network.state_dict().items():
+        assert torch.equal(average[f"network/{name}"].half().float(), weight), name
+    resumed.run(lambda: fit(resumed_network), Budget(steps=21))
+    assert resumed.step == 21
+
+
+def test_weights_that_were_kept_do_not_replace_a_training_folders_own(tmp_path: Path) -> None:
+    loop, network = new_loop(tmp_path)
+    loop.run(lambda: fit(network), Budget(steps=1))
+    keep_progress(tmp_path, "stage", tmp_path / "kept")
+    loop.run(lambda: fit(network), Budget(steps=3))
+
+    take_up_progress(tmp_path, tmp_path / "kept")
+
+    assert new_loop(tmp_path)[0].step == 3

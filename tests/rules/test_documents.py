@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from recipes.cutout.palette import COLOURS
 from recipes.cutout.things import THINGS
-from recipes.cutout.world import COLOURS, MOTIONS, PLACES
+from recipes.cutout.world import MOTIONS, PLACES
 from tests.rules.documents import ROOT, code_blocks, pages, read, section, table_rows, without_code_blocks
 
 _LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
