@@ -22,6 +22,7 @@ from promptreel.jobs.store import JobStore
 from tests.command_line import run_promptreel as run
 from tests.encoding.files import encode_image, make_bars
 from tests.generation.checkpoints import make_tiny_checkpoint
+from tests.hostile.media import webp_of_one_colour
 from tests.jobs.factories import WEBHOOK, make_new_job
 from tests.waiting import wait_for
 
@@ -116,6 +117,7 @@ def test_generate_starts_from_a_picture_or_a_video(tmp_path: Path) -> None:
         (None, "cannot be read: No such file"),
         (b"hello", "is none of png, jpg, webp, gif, mp4, webm"),
         (b"GIF89a", "init video"),
+        (webp_of_one_colour(6000, 6000), "must not be greater than 14 million pixels"),
     ],
 )
 def test_init_that_cannot_be_used_is_one_line(tmp_path: Path, content: bytes | None, why: str) -> None:

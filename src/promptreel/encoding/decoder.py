@@ -106,14 +106,15 @@ class Decoder:
 
     def _do(self, task: str, init: Init, cpu_seconds: int, read: Callable[[_Process], T], **more: Any) -> T:
         """Once more in a new process when the first was killed from outside: that says nothing about the file."""
-        request = {"task": task, "kind": init.kind, "ending": init.ending, "size": len(init.data)}
+        about = {"kind": init.kind, "ending": init.ending, "size": len(init.data)}
+        request = {"task": task, "cpu_seconds": cpu_seconds, **about, **more}
         with self._in_turn():
             try:
-                return self._ask(request | {"cpu_seconds": cpu_seconds} | more, init, read)
+                return self._ask(request, init, read)
             except _Killed:
                 log.warning("a decoder was killed while it decoded an init %s; it is tried once more", init.kind)
             try:
-                return self._ask(request | {"cpu_seconds": cpu_seconds} | more, init, read)
+                return self._ask(request, init, read)
             except _Killed as killed:
                 raise InitUnusable(
                     f"The init {init.kind} could not be decoded: its decoder was killed twice, most often for want of memory."
