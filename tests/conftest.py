@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
+if TYPE_CHECKING:
+    from promptreel.encoding.decoder import Decoder
+
 THREADS = "1"
 
 FLOWS = PurePosixPath("tests/flows")
+HOSTILE = PurePosixPath("tests/hostile")
 OF_THE_CALLING_SERVICE = {FLOWS / "test_crashes.py", FLOWS / "test_wall_clock.py", FLOWS / "test_webhooks.py"}
 WITHOUT_SERVICE = {FLOWS / "test_demo.py"}
 
@@ -25,7 +29,17 @@ class TestsOfAServiceTogether(LoadScopeScheduling):
         file = PurePosixPath(nodeid.partition("::")[0])
         if file in OF_THE_CALLING_SERVICE:
             return "calling service"
+        if file.parent == HOSTILE:
+            return "hostile service"
         return "service" if file.parent == FLOWS and file not in WITHOUT_SERVICE else nodeid
+
+
+@pytest.fixture(scope="session")
+def decoder() -> Decoder:
+    """Its process takes half a second to start."""
+    from promptreel.encoding.decoder import Decoder  # noqa: PLC0415 - numpy too reads the variables below when it is imported
+
+    return Decoder()
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TestsOfAServiceTogether:

@@ -18,6 +18,7 @@ from promptreel.api.app import create_app
 from promptreel.api.callers import Callers
 from promptreel.api.dialects.webhooks import to_webhook
 from promptreel.api.services import AppParts
+from promptreel.encoding.decoder import MOST_WAITING, PATIENCE_SECONDS, Decoder
 from promptreel.errors import BadConfiguration
 from promptreel.fetching.fetcher import AT_ONCE as FETCHES_AT_ONCE
 from promptreel.fetching.fetcher import SafeFetcher
@@ -118,6 +119,7 @@ def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[
         models=build_models(settings),
         storage=build_storage(settings),
         fetcher=build_fetcher(settings),
+        decoder=Decoder(most_waiting=MOST_WAITING, patience_seconds=PATIENCE_SECONDS),
         link_maker=build_links(settings, database),
         public_url=settings.public_url,
         trusted_proxies=settings.trusted_proxies,
@@ -157,19 +159,22 @@ def build_engine(settings: Settings) -> Engine:
 
 
 def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Worker:
-    jobs = build_jobs(
-        settings, build_database_of_service(settings)
-    )  # before torch's seconds: what is wrong with the data directory is told at once
+    # before torch's seconds: what is wrong with the data directory is told at once
+    jobs = build_jobs(settings, build_database_of_service(settings))
+    from promptreel.worker.footprint import Room, machine_memory
     from promptreel.worker.worker import Worker
 
+    megabytes = settings.memory_per_worker
+    memory = machine_memory() // 4 // settings.workers if megabytes is None else megabytes * 1024 * 1024
     return Worker(
         owner=owner,
         jobs=jobs,
         engine=build_engine(settings),
         storage=build_storage(settings),
+        decoder=Decoder(),
         scratch=settings.data_dir / "scratch",
         lease_seconds=settings.lease_seconds,
-        jobs_at_once=settings.jobs_at_once,
+        room=Room(settings.jobs_at_once, memory),
         stop=stop,
     )
 

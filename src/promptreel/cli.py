@@ -39,6 +39,7 @@ from promptreel.remote import RemoteVideo
 from promptreel.settings import Settings, load_settings
 
 if TYPE_CHECKING:
+    from promptreel.encoding.decoder import Decoder
     from promptreel.generate import Wanted
 
 app = typer.Typer(
@@ -142,21 +143,23 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     api_key: Annotated[str | None, typer.Option(help="The key that the server wants to see.")] = None,
 ) -> None:
     """Make one video here and now, or on a server. Ctrl-C stops it, there too."""
+    from promptreel.encoding.decoder import Decoder
     from promptreel.generate import Wanted, read_init
 
     settings = load_settings(api_key=api_key)
     set_up_logging("warning")
+    decoder = Decoder()
     wanted = Wanted(
         output=output, prompt=prompt, model=model, enhance=enhance, negative_prompt=negative_prompt, seed=seed, steps=steps,
         guidance=guidance, scheduler=scheduler, frames=frames, fps=fps, width=width, height=height,
-        init=read_init(init) if init else None, strength=strength,
+        init=read_init(init, decoder) if init else None, strength=strength,
     )  # fmt: skip
     wanted.check()
-    made = _generate_here(wanted, settings) if server is None else _generate_there(wanted, server, settings.api_key)
+    made = _generate_here(wanted, settings, decoder) if server is None else _generate_there(wanted, server, settings.api_key)
     print(f"{output}  (seed {made})")  # noqa: T201
 
 
-def _generate_here(wanted: Wanted, settings: Settings) -> int:
+def _generate_here(wanted: Wanted, settings: Settings, decoder: Decoder) -> int:
     """Returns the seed."""
     from promptreel.generate import complete_params, write_video
 
@@ -168,7 +171,8 @@ def _generate_here(wanted: Wanted, settings: Settings) -> int:
             before = 0 if stage is JobStage.LOADING else WHOLE
             tell(str(stage), share * WHOLE if stage is JobStage.DENOISING else before)
 
-        write_video(params, wanted.output, engine=build_engine(settings), on_progress=on_progress, init=wanted.init)
+        engine = build_engine(settings)
+        write_video(params, wanted.output, engine=engine, decoder=decoder, on_progress=on_progress, init=wanted.init)
     return params.seed
 
 

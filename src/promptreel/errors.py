@@ -13,8 +13,10 @@
     ├── ApiKeyNotFound        api_key_not_found     of the command line: no key that can be meant
     ├── UrlUnusable           url_unusable          a URL that the caller gave; the message says why
     ├── DatabaseBusy          database_busy         the job table cannot be used now; a later try may succeed
+    ├── DecoderBusy           decoder_busy          too many pictures and videos wait to be checked; a later try may succeed
     ├── NotAvailable          not_available         what the hosted service did and this one does not
     ├── BadConfiguration      bad_configuration     this machine or its settings; start-up refuses
+    ├── DeviceLost            device_lost           a worker's device answers no more; its process ends, and its jobs do not
     ├── RemoteFailed          remote_failed         what a client asked of a server elsewhere did not come about
     │   ├── ServerUnreachable     server_unreachable
     │   ├── RequestRefused        request_refused       or whatever code the server gave
@@ -40,9 +42,13 @@ from collections.abc import Mapping
 
 
 class PromptreelError(Exception):
-    """Base of all errors that Promptreel raises on purpose; the message says what to do about it."""
+    """Base of all errors that Promptreel raises on purpose; the message says what to do about it.
+
+    `retry_after` is in how many seconds the same request is worth another try, where that helps.
+    """
 
     code: str = "error"
+    retry_after: float | None = None
 
     @property
     def message(self) -> str:
@@ -90,7 +96,7 @@ class ForeignPage(PromptreelError):
 
 
 class RateLimitExceeded(PromptreelError):
-    """A key has used up what its limits allow; in `retry_after` seconds it is worth another try."""
+    """A key has used up what its limits allow."""
 
     code = "rate_limit_exceeded"
 
@@ -130,6 +136,13 @@ class DatabaseBusy(PromptreelError):
     retry_after = 5
 
 
+class DecoderBusy(PromptreelError):
+    """Pictures and videos are checked one after the other, and too many wait already."""
+
+    code = "decoder_busy"
+    retry_after = 5
+
+
 class NotAvailable(PromptreelError):
     """The hosted service did this and Promptreel does not; the message says what to do instead."""
 
@@ -140,6 +153,12 @@ class BadConfiguration(PromptreelError):
     """The settings or the machine do not allow a safe start."""
 
     code = "bad_configuration"
+
+
+class DeviceLost(PromptreelError):
+    """The device failed in a way that only a new process gets over. A worker ends with it; its jobs keep their other lives."""
+
+    code = "device_lost"
 
 
 class RemoteFailed(PromptreelError):
@@ -157,7 +176,7 @@ class ServerUnreachable(RemoteFailed):
 class RequestRefused(RemoteFailed):
     """The server's answer is an error with no class of its own here; `code` is the server's, if it gave one.
 
-    `retry_after` is in how many seconds it is worth another try, if the server said so.
+    `retry_after` is what the server said, if it did.
     """
 
     code = "request_refused"
@@ -187,7 +206,7 @@ class CheckpointUnusable(JobFailed):
 
 
 class OutOfMemory(JobFailed):
-    """The device has too little memory for a clip of this size and length."""
+    """The device or the machine has too little memory for a clip of this size and length, or for the model."""
 
     code = "out_of_memory"
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptreel.client import Client, VideoOptions
-from promptreel.encoding.inits import check_init, recognise
+from promptreel.encoding.decoder import Decoder
+from promptreel.encoding.inits import recognise
 from promptreel.errors import InitUnusable, InvalidParams, PromptreelError
 from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
 from promptreel.media import INIT_TYPES, Init
@@ -103,7 +104,7 @@ def to_options(wanted: Wanted, model: RemoteModel) -> VideoOptions:
     }
 
 
-def read_init(path: Path) -> Init:
+def read_init(path: Path, decoder: Decoder) -> Init:
     """The picture or video to start from; a gif is a video. Raises InvalidParams and InitUnusable."""
     try:
         data = path.read_bytes()
@@ -114,12 +115,18 @@ def read_init(path: Path) -> Init:
         kinds = [ending for endings in INIT_TYPES.values() for ending in endings]
         raise InitUnusable(f"The init {str(path)!r} is none of {', '.join(dict.fromkeys(kinds))}.")
     init = Init("video" if ending in INIT_TYPES["video"] else "image", ending, data)
-    check_init(init)
+    decoder.check(init)
     return init
 
 
 def write_video(
-    params: VideoParams, output: Path, *, engine: Engine, on_progress: OnProgress, init: Init | None = None
+    params: VideoParams,
+    output: Path,
+    *,
+    engine: Engine,
+    decoder: Decoder,
+    on_progress: OnProgress,
+    init: Init | None = None,
 ) -> None:
     """Makes the video and puts it at `output`; an older file there is replaced only by a whole new one."""
     from promptreel.worker.video_job import make_video  # noqa: PLC0415 - takes torch seconds to load, wrong parameters are told first
@@ -127,7 +134,7 @@ def write_video(
     output.parent.mkdir(parents=True, exist_ok=True)
     beside = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        make_video(params, beside, engine=engine, on_progress=on_progress, init=init)
+        make_video(params, beside, engine=engine, decoder=decoder, on_progress=on_progress, init=init)
         beside.replace(output)
     finally:
         beside.unlink(missing_ok=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self, cast
+from typing import Literal, Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,29 @@ class Clip:
     @property
     def width(self) -> int:
         return int(self.frames.shape[2])
+
+
+class Footage(Protocol):
+    """What can be encoded: a Clip, or frames that are each made when their turn comes (scaling.py), each time anew.
+
+    Long clips of a large size are so never in memory as a whole.
+    """
+
+    @property
+    def frames(self) -> Iterable[NDArray[np.uint8]]:
+        """uint8 [H, W, 3], RGB; may be gone through more than once."""
+
+    @property
+    def fps(self) -> int: ...
+
+    @property
+    def num_frames(self) -> int: ...
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 
 from promptreel.api.app import AppParts, create_app
 from promptreel.api.callers import Callers
+from promptreel.encoding.decoder import Decoder
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.database import migrate, open_database
 from promptreel.jobs.job import Result
@@ -87,7 +88,7 @@ def storage(tmp_path: Path) -> LocalStorage:
 
 
 @pytest.fixture
-def services(tmp_path: Path, jobs: JobStore, keys: KeyStore, storage: LocalStorage) -> AppParts:
+def services(tmp_path: Path, jobs: JobStore, keys: KeyStore, storage: LocalStorage, decoder: Decoder) -> AppParts:
     write_card(tmp_path / "models" / "cutout", CARD)
     write_card(tmp_path / "models" / "plain", PLAIN_CARD)
     write_card(tmp_path / "models" / "midjourney", STYLED_CARD)
@@ -98,6 +99,7 @@ def services(tmp_path: Path, jobs: JobStore, keys: KeyStore, storage: LocalStora
         models=models,
         storage=storage,
         fetcher=SafeFetcher(),
+        decoder=decoder,
         link_maker=LinkMaker(secret=b"not told"),
         version="1.2.3",
     )

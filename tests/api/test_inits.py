@@ -18,6 +18,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from promptreel.api.app import AppParts, create_app
+from promptreel.encoding.decoder import Decoder
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.store import JobStore
 from promptreel.storage.local import LocalStorage
@@ -146,6 +147,20 @@ def test_init_may_be_as_large_as_documented_and_no_larger(
 def test_init_of_a_request_that_is_refused_for_another_reason_is_not_kept(client: TestClient, tmp_path: Path) -> None:
     assert list(errors(client, init_image=data_uri("image/png", PNG), width=1)) == ["width"]
     assert submit(client, init_image=data_uri("image/png", PNG), model_id="nowhere")["message"] == "Model not found"
+    assert stored_files(tmp_path) == []
+
+
+def test_file_that_cannot_be_checked_in_time_is_told_to_come_back(services: AppParts, jobs: JobStore, tmp_path: Path) -> None:
+    client = TestClient(create_app(replace(services, decoder=Decoder(most_waiting=0))))
+    form = {"prompt": "a red cat", "seconds": "1"}
+
+    answer = client.post("/v1/videos", data=form, files={"input_reference": PNG})
+    legacy = client.post(SUBMIT, json={"prompt": "a red cat", "init_image": data_uri("image/png", PNG)}).json()
+
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert answer.json()["error"]["code"] == "decoder_busy"
+    assert (legacy["status"], legacy["retry_after"]) == ("error", 5)
+    assert client.post(SUBMIT, json={"prompt": "a red cat"}).json()["status"] == "processing"
     assert stored_files(tmp_path) == []
 
 

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
 from promptreel.api.app import AppParts, create_app
-from promptreel.api.parsing import MAX_BODY_BYTES, MAX_INIT_BODY_BYTES
+from promptreel.api.bodies import MAX_BODY_BYTES, MAX_INIT_BODY_BYTES
 from promptreel.api.problems import GENERATIONS, STATUSES, status_of
 from promptreel.errors import JobLost, PromptreelError, RemoteFailed
 from promptreel.jobs.database import open_database, write_transaction

@@ -19,7 +19,8 @@ from tests.encoding.files import BARS, encode_image, encode_video, make_bars, ma
 
 
 def decode(init: Init, *, num_frames: int = 3, fps: int = 8, width: int = 16, height: int = 16) -> np.ndarray:
-    return decode_init(init, num_frames=num_frames, fps=fps, width=width, height=height).frames
+    spread = decode_init(init, num_frames=num_frames, fps=fps, width=width, height=height)
+    return np.concatenate([frame[None].repeat(times, axis=0) for frame, times in spread])
 
 
 def differ(one: np.ndarray, other: object) -> float:

@@ -7,6 +7,11 @@ from promptreel.encoding.scaling import scale_clip
 from promptreel.media import Clip
 
 
+def scale(clip: Clip, width: int, height: int) -> np.ndarray:
+    """All frames, uint8 [T, H, W, 3]."""
+    return np.stack(list(scale_clip(clip, width, height).frames))
+
+
 def gradient(width: int, height: int) -> Clip:
     """Red grows from left to right, green from top to bottom; blue tells the frame."""
     red = np.broadcast_to(np.linspace(0, 255, width), (height, width))
@@ -19,9 +24,9 @@ def gradient(width: int, height: int) -> Clip:
 def test_clip_gets_exactly_the_size_that_was_asked(width, height):
     scaled = scale_clip(gradient(96, 96), width, height)
 
-    assert scaled.frames.shape == (4, height, width, 3)
-    assert scaled.frames.dtype == np.uint8
-    assert scaled.fps == 8
+    assert (scaled.num_frames, scaled.height, scaled.width, scaled.fps) == (4, height, width, 8)
+    for frame in scaled.frames:
+        assert (frame.shape, frame.dtype) == ((height, width, 3), np.uint8)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +36,7 @@ def test_clip_gets_exactly_the_size_that_was_asked(width, height):
 def test_flat_colors_stay_as_they_are(color, size):
     clip = Clip(np.full((2, 96, 96, 3), color, np.uint8), 8)
 
-    assert np.abs(scale_clip(clip, *size).frames.astype(int) - color).max() <= 1
+    assert np.abs(scale(clip, *size).astype(int) - color).max() <= 1
 
 
 def test_same_size_gives_the_same_clip():
@@ -41,7 +46,7 @@ def test_same_size_gives_the_same_clip():
 
 
 def test_same_aspect_ratio_keeps_the_whole_picture():
-    scaled = scale_clip(gradient(96, 96), 512, 512).frames[0].astype(int)
+    scaled = scale(gradient(96, 96), 512, 512)[0].astype(int)
 
     assert scaled[256, 0, 0] <= 3
     assert scaled[256, -1, 0] >= 252
@@ -51,7 +56,7 @@ def test_same_aspect_ratio_keeps_the_whole_picture():
 
 def test_wider_size_crops_top_and_bottom_around_the_center():
     """96x96 to 512x256 shows the middle half of the picture's height."""
-    scaled = scale_clip(gradient(96, 96), 512, 256).frames[0].astype(int)
+    scaled = scale(gradient(96, 96), 512, 256)[0].astype(int)
 
     assert scaled[128, 0, 0] <= 3
     assert scaled[128, -1, 0] >= 252
@@ -60,7 +65,7 @@ def test_wider_size_crops_top_and_bottom_around_the_center():
 
 
 def test_taller_size_crops_left_and_right_around_the_center():
-    scaled = scale_clip(gradient(96, 96), 256, 512).frames[0].astype(int)
+    scaled = scale(gradient(96, 96), 256, 512)[0].astype(int)
 
     assert scaled[0, 128, 1] <= 3
     assert scaled[-1, 128, 1] >= 252
@@ -72,7 +77,7 @@ def test_edges_are_smoothed_not_repeated():
     """Between black and white, bicubic scaling shows grays that a copy of pixels would not."""
     frames = np.zeros((1, 16, 16, 3), np.uint8)
     frames[:, :, 8:] = 255
-    scaled = scale_clip(Clip(frames, 8), 128, 128).frames[0, 64, :, 0]
+    scaled = scale(Clip(frames, 8), 128, 128)[0, 64, :, 0]
 
     assert np.all(np.diff(scaled[60:68].astype(int)) > 0)
 
@@ -89,11 +94,18 @@ def test_view_of_a_larger_array_scales_like_a_copy():
     view = Clip(frames[::2, ::-1, 8:56], 8)
     copy = Clip(view.frames.copy(), 8)
 
-    assert np.array_equal(scale_clip(view, 96, 128).frames, scale_clip(copy, 96, 128).frames)
+    assert np.array_equal(scale(view, 96, 128), scale(copy, 96, 128))
 
 
 def test_each_frame_is_scaled_the_same_alone_and_in_a_clip():
     clip = Clip(np.random.default_rng(0).integers(0, 256, (5, 24, 24, 3), np.uint8), 8)
-    alone = [scale_clip(Clip(clip.frames[index : index + 1], 8), 128, 96).frames[0] for index in range(5)]
+    alone = [scale(Clip(clip.frames[index : index + 1], 8), 128, 96)[0] for index in range(5)]
 
-    assert np.array_equal(scale_clip(clip, 128, 96).frames, np.stack(alone))
+    assert np.array_equal(scale(clip, 128, 96), np.stack(alone))
+
+
+def test_frames_can_be_gone_through_again():
+    """A gif needs them twice: for its palette, and for its pictures."""
+    scaled = scale_clip(gradient(96, 96), 128, 64)
+
+    assert np.array_equal(np.stack(list(scaled.frames)), np.stack(list(scaled.frames)))

@@ -16,6 +16,7 @@ from promptreel.api.app import create_app
 from promptreel.api.callers import Callers
 from promptreel.api.services import AppParts
 from promptreel.bootstrap import BUILT_IN_MODELS
+from promptreel.encoding.decoder import Decoder
 from promptreel.encoding.video import encode
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.database import migrate, open_database
@@ -41,6 +42,7 @@ def running_api(folder: Path) -> Iterator[str]:
         models=ModelRegistry(built_in=BUILT_IN_MODELS, models_dir=folder / "models"),
         storage=LocalStorage(folder / "results"),
         fetcher=SafeFetcher(),
+        decoder=Decoder(),
         callers=Callers(KeyStore(database), serves_local=True),
         link_maker=LinkMaker(secret=b"not told"),
         is_stopping=make_brief(),

@@ -44,7 +44,14 @@ def make_tiny_checkpoint(folder: Path, *, prediction_type: str = "epsilon", **ca
     for name, component in components.items():
         component.save_pretrained(folder / name)
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "AnimateDiffPipeline", **CLASSES}))
-    fields = {"name": "Tiny", "family": "animatediff", "max_frames": MAX_FRAMES, "fps": 8} | card
+    fields = {
+        "name": "Tiny",
+        "family": "animatediff",
+        "max_frames": MAX_FRAMES,
+        "fps": 8,
+        "beta_schedule": TABLE["beta_schedule"],
+    }
+    fields |= card
     (folder / "promptreel.json").write_text(json.dumps(fields))
     return folder
 

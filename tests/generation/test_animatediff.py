@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,7 @@ def test_checkpoint_saved_as_motion_unet_loads_alike(engine: Engine, tmp_path: P
     engine.load("tiny").unet.save_pretrained(saved / "unet")
     index = (saved / "model_index.json").read_text().replace("UNet2DConditionModel", "UNetMotionModel")
     (saved / "model_index.json").write_text(index)
+    shutil.rmtree(saved / "motion_adapter")  # it is in the UNet
     other = Engine(ModelRegistry(built_in=tmp_path, models_dir=tmp_path / "none"), CPU)
 
     assert np.array_equal(other.generate(PARAMS, go_on).clip.frames, engine.generate(PARAMS, go_on).clip.frames)
@@ -172,5 +174,21 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
     config = make_tiny_checkpoint(tmp_path / "tiny") / "vae" / "config.json"
     config.write_text(config.read_text().replace('"latent_channels": 4', '"latent_channels": 8'))
 
-    with pytest.raises(CheckpointUnusable, match="does not load"):
+    with pytest.raises(CheckpointUnusable, match=r"vae/: its weights do not fit its config\.json"):
+        Engine(ModelRegistry(built_in=tmp_path, models_dir=tmp_path / "none"), CPU).load("tiny")
+
+
+def test_noise_table_is_the_cards(tmp_path: Path) -> None:
+    """AnimateDiff's adapters were trained on linear betas, which end at a sigma of 25.1; the scheduler's file ends at 14.6."""
+    for schedule, sigma in (("scaled_linear", 14.6), ("linear", 25.1)):
+        make_tiny_checkpoint(tmp_path / schedule, beta_schedule=schedule)
+        space = Engine(ModelRegistry(built_in=tmp_path, models_dir=tmp_path / "none"), CPU).load(schedule).space
+
+        assert float(space.sigmas[-1]) == pytest.approx(sigma, abs=0.05)
+
+
+def test_noise_table_is_not_guessed(tmp_path: Path) -> None:
+    make_tiny_checkpoint(tmp_path / "tiny", beta_schedule=None)
+
+    with pytest.raises(CheckpointUnusable, match=r'Write into promptreel\.json "beta_schedule": "linear"'):
         Engine(ModelRegistry(built_in=tmp_path, models_dir=tmp_path / "none"), CPU).load("tiny")

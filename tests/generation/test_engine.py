@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from promptreel.errors import CheckpointUnusable, GenerationFailed, JobCancelled, ModelNotFound
-from promptreel.generation.devices import pick_device
+from promptreel.errors import CheckpointUnusable, JobCancelled, ModelNotFound
+from promptreel.generation.devices import choose_cuda_format, pick_device
 from promptreel.generation.engine import Engine
 from promptreel.jobs.job import JobStage
 from promptreel.jobs.params import SCHEDULERS
@@ -104,7 +104,9 @@ def test_clip_has_the_models_native_size(engine: Engine) -> None:
 
 
 def test_card_that_claims_more_frames_than_the_motion_modules_carry_fails_by_name(engine: Engine) -> None:
-    with pytest.raises(GenerationFailed, match="could not make this clip"):
+    with pytest.raises(
+        CheckpointUnusable, match=f"says {MAX_FRAMES + 1} max_frames, and the motion adapter carries {MAX_FRAMES}"
+    ):
         engine.generate(replace(PARAMS, model_id="tiny-wrong", num_frames=MAX_FRAMES + 1), go_on)
 
 
@@ -156,3 +158,14 @@ def test_device_is_the_cpu_where_it_is_asked_for() -> None:
     assert device.name == "cpu"
     assert device.dtype in {torch.float32, torch.bfloat16}
     assert str(device) in {"cpu (float32)", "cpu (bfloat16)"}
+
+
+@pytest.mark.parametrize("capability", [(6, 1), (7, 0), (7, 5)])
+def test_cards_before_ampere_compute_in_fp16(capability: tuple[int, int]) -> None:
+    """They only emulate bf16, though torch counts that as support."""
+    assert choose_cuda_format(capability, is_amd=False) is torch.float16
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (8, 9), (9, 0), (12, 0)])
+def test_cards_from_ampere_on_compute_in_bf16(capability: tuple[int, int]) -> None:
+    assert choose_cuda_format(capability, is_amd=False) is torch.bfloat16

@@ -99,6 +99,30 @@ def test_strength_of_one_destroys_all_of_the_init(name: str) -> None:
     assert torch.equal(from_init, from_noise)
 
 
+MULTISTEP = ("PNDM", "LMSDiscrete", "DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "DEISMultistep", "IPNDM")
+
+
+@pytest.mark.parametrize("space", ["epsilon", "linear"])
+@pytest.mark.parametrize("name", MULTISTEP)
+def test_multistep_method_begins_at_the_first_order_wherever_it_begins(name: str, space: str) -> None:
+    """Of the few steps from an init the first has no outputs before it: it is Euler's, and what is left as exact at least."""
+    model = ModelSpace(SPACES[space])
+    init, noise = unit_noise(SHAPE, seed=4), unit_noise(SHAPE)
+
+    def error(name: str, steps: int, strength: float) -> float:
+        """Distance to where the flow leads from the level at which the method begins, relative."""
+        start = {"init": init, "strength": strength}
+        latents, calls = sample(name, model, steps, exact_network(model), noise=noise, **start)
+        sigma = model.sigma_at(calls[0].timestep)
+        solution = MEAN + math.sqrt(STD**2 / (STD**2 + sigma**2)) * (init + sigma * noise - MEAN)
+        return float((latents - solution).norm() / solution.norm())
+
+    for steps, strength in ((3, 0.1), (5, 0.1), (8, 0.2), (10, 0.1), (10, 0.3), (20, 0.1)):
+        euler = error("EulerDiscreteScheduler", steps, strength)
+        # Their grids of timesteps differ a little.
+        assert error(f"{name}Scheduler", steps, strength) < 1.25 * euler, (steps, strength)
+
+
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_one_step_is_made_at_least(name: str) -> None:
     space = ModelSpace(SPACES["v"])

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from promptreel.encoding.decoder import Decoder
 from promptreel.generation.devices import Device
 from promptreel.generation.engine import Engine
 from promptreel.jobs.database import migrate, open_database
 from promptreel.jobs.store import JobStore
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelRegistry
 from promptreel.storage.local import LocalStorage
+from promptreel.worker.footprint import Room
 from promptreel.worker.worker import Worker
 from tests.generation.checkpoints import make_tiny_checkpoint
 
@@ -50,15 +52,16 @@ def built_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def worker(jobs: JobStore, built_in: Path, tmp_path: Path, stop: threading.Event) -> Worker:
+def worker(jobs: JobStore, built_in: Path, tmp_path: Path, decoder: Decoder, stop: threading.Event) -> Worker:
     models = ModelRegistry(built_in=built_in, models_dir=tmp_path / "models")
     return Worker(
         owner="worker-1",
         jobs=jobs,
         engine=Engine(models, Device("cpu", torch.float32)),
         storage=LocalStorage(tmp_path / "results"),
+        decoder=decoder,
         scratch=tmp_path / "scratch",
         lease_seconds=LEASE_SECONDS,
-        jobs_at_once=4,
+        room=Room(jobs=4, memory=1 << 30),
         stop=stop,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import shutil
 import threading
 from collections.abc import Iterator
@@ -9,16 +10,20 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import torch
 from sqlalchemy import update
 
 from promptreel.encoding.video import read_metadata
+from promptreel.errors import DeviceLost
 from promptreel.jobs.database import open_database, write_transaction
 from promptreel.jobs.job import Job, JobStatus
 from promptreel.jobs.store import JobStore
 from promptreel.jobs.tables import jobs as job_table
 from promptreel.jobs.tables import utc_now
 from promptreel.media import Init, Video
+from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.storage.local import LocalStorage
+from promptreel.worker.footprint import Room, estimate_bytes
 from promptreel.worker.worker import Worker
 from tests.encoding.files import encode_image, make_bars
 from tests.generation.checkpoints import make_tiny_checkpoint
@@ -200,6 +205,26 @@ def test_jobs_of_one_model_run_side_by_side(running: threading.Thread, jobs: Job
     jobs.cancel(long_id)
 
 
+def test_job_that_does_not_fit_beside_those_in_hand_waits_for_them(
+    worker: Worker, running: threading.Thread, jobs: JobStore
+) -> None:
+    """And keeps its place: a smaller one does not overtake it. Alone, each runs, whatever it takes."""
+    small = estimate_bytes(make_new_job(**SMALL).params, worker.engine.models.get(DEFAULT_MODEL_ID))
+    worker.room = Room(jobs=4, memory=4 * small)
+    first = submit(jobs, **ENDLESS)  # of eight times as many frames
+    wait_until(jobs, first, JobStatus.RUNNING)
+    second, third = submit(jobs, **ENDLESS), submit(jobs)
+    threading.Event().wait(0.5)
+    waited = [jobs.get(job_id).status for job_id in (second, third)]
+    jobs.cancel(first)
+    wait_until(jobs, second, JobStatus.RUNNING)
+    jobs.cancel(second)
+    ended = [wait_until_ended(jobs, job_id) for job_id in (first, second, third)]
+
+    assert waited == [JobStatus.QUEUED] * 2
+    assert [job.status for job in ended] == [JobStatus.CANCELLED, JobStatus.CANCELLED, JobStatus.SUCCEEDED]
+
+
 def test_job_that_took_a_worker_down_runs_alone(running: threading.Thread, jobs: JobStore) -> None:
     crashed = submit(jobs, **ENDLESS)
     wait_until(jobs, crashed, JobStatus.RUNNING)
@@ -223,6 +248,28 @@ def test_stopped_worker_gives_its_job_back(running: threading.Thread, jobs: JobS
     job = jobs.get(job_id)
     assert (job.status, job.owner, job.progress) == (JobStatus.QUEUED, None, 0.0)
     assert jobs.claim("worker-2") is not None
+
+
+def test_device_that_is_lost_ends_the_worker_and_the_job_keeps_its_other_lives(worker: Worker, jobs: JobStore) -> None:
+    """On CUDA, all that another job asked of the device would fail like this one, until the process has ended."""
+
+    def device_side_assert(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    with concurrent.futures.ThreadPoolExecutor(1) as threads:
+        ending = threads.submit(worker.run)
+        wait_for(jobs.live_workers)  # it has measured its network
+        worker.engine.load(DEFAULT_MODEL_ID).unet.up_blocks[0].register_forward_pre_hook(device_side_assert)
+        hit = submit(jobs)
+        with pytest.raises(DeviceLost, match="before this process has ended"):
+            ending.result(60)
+    waiting = submit(jobs)
+
+    assert jobs.get(hit).status is JobStatus.RUNNING
+    assert jobs.get(waiting).status is JobStatus.QUEUED
+    jobs.free_owner("worker-1")  # as the supervisor does when the worker's process is dead
+    job = jobs.get(hit)
+    assert (job.status, job.crashes, job.error_code) == (JobStatus.QUEUED, 1, None)
 
 
 def test_job_that_went_to_another_worker_is_left_to_it(

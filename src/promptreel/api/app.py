@@ -16,14 +16,14 @@ from promptreel.api.answers import DescribedApp, describe_answers
 from promptreel.api.problems import answer_disconnect, answer_error, answer_http_error
 from promptreel.api.routes import build_router
 from promptreel.api.services import AppParts
+from promptreel.encoding.decoder import MOST_WAITING as CHECKS_AT_ONCE
 from promptreel.errors import PromptreelError
 from promptreel.fetching.fetcher import AT_ONCE as FETCHES_AT_ONCE
 
 __all__ = ["AppParts", "create_app"]
 
-
-THREADS = 40 + FETCHES_AT_ONCE
-"""Each request holds one while it is answered: those that fetch URLs cannot take them all."""
+THREADS = 40 + FETCHES_AT_ONCE + CHECKS_AT_ONCE
+"""Each request holds one while it is answered: those that wait for slow hosts or for the decoder cannot take them all."""
 
 
 @asynccontextmanager

@@ -5,9 +5,11 @@ from __future__ import annotations
 import binascii
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from promptreel.api.parsing import FieldReader, is_url, label
-from promptreel.encoding.inits import check_init, recognise
+from promptreel.encoding.decoder import Decoder
+from promptreel.encoding.inits import recognise
 from promptreel.errors import InitUnusable, UrlUnusable
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.media import INIT_TYPES, Init, InitKind
@@ -21,42 +23,49 @@ _ALIASES = {"image/jpg": "image/jpeg"}
 _UNTYPED = frozenset({"application/octet-stream", "binary/octet-stream"})
 
 
-def read_init(reader: FieldReader, fetcher: SafeFetcher) -> Init | None:
+def read_init(reader: FieldReader, fetcher: SafeFetcher, decoder: Decoder) -> Init | None:
     """What the clip shall start from. None if that was not asked for, or is wrong: then the field is rejected.
 
-    To be read after the other fields: what a URL names is only fetched when none of them is wrong.
+    To be read after the other fields: what a URL names is only fetched when none of them is wrong. Raises DecoderBusy.
     """
     given = {name: value for name in FIELDS if (value := reader.given(name)) is not None}
     if len(given) > 1:
         reader.reject("init_video", "Send init_image or init_video, not both.")
         return None
     name, value = next(iter(given.items()), ("", None))
-    return None if value is None else _read(reader, name, value, [FIELDS[name]], fetcher)
+    return None if value is None else _read(reader, name, value, [FIELDS[name]], _Ways(fetcher, decoder))
 
 
-def read_any_init(reader: FieldReader, name: str, value: object, fetcher: SafeFetcher) -> Init | None:
+def read_any_init(reader: FieldReader, name: str, value: object, *, fetcher: SafeFetcher, decoder: Decoder) -> Init | None:
     """The same for one field that takes either kind: as a URL, a `data:` URI, or the bytes of an uploaded file.
 
-    A gif is taken as a video.
+    A gif is taken as a video. Raises DecoderBusy.
     """
-    return None if value is None else _read(reader, name, value, ["video", "image"], fetcher)
+    return None if value is None else _read(reader, name, value, ["video", "image"], _Ways(fetcher, decoder))
 
 
-def _read(reader: FieldReader, name: str, value: object, kinds: Sequence[InitKind], fetcher: SafeFetcher) -> Init | None:
+@dataclass(frozen=True)
+class _Ways:
+    """How a file comes in, and past whom."""
+
+    fetcher: SafeFetcher
+    decoder: Decoder
+
+
+def _read(reader: FieldReader, name: str, value: object, kinds: Sequence[InitKind], ways: _Ways) -> Init | None:
     try:
         if isinstance(value, bytes):
-            return _checked(_recognise(name, value, kinds))
-        if not is_url(value):
-            return _checked(_read_data_uri(name, value, kinds))
-        if not reader.has_errors:
-            return _checked(_fetch(name, str(value), kinds, fetcher))
+            init = _recognise(name, value, kinds)
+        elif not is_url(value):
+            init = _read_data_uri(name, value, kinds)
+        elif reader.has_errors:
+            return None
+        else:
+            init = _fetch(name, str(value), kinds, ways.fetcher)
+        ways.decoder.check(init)
     except (InitUnusable, UrlUnusable) as error:
         reader.reject(name, error.message)
-    return None
-
-
-def _checked(init: Init) -> Init:
-    check_init(init)
+        return None
     return init
 
 
@@ -93,7 +102,7 @@ def _one_of(name: str, kinds: Sequence[InitKind]) -> str:
 
 def _read_data_uri(name: str, value: object, kinds: Sequence[InitKind]) -> Init:
     """`data:<media type>;base64,<data>` (RFC 2397). A plus that a form made a space, and line breaks, are put right."""
-    header, comma, text = value.strip().partition(",") if isinstance(value, str) else ("", "", "")
+    header, comma, text = value.strip().partition(",") if isinstance(value, str) and value.isascii() else ("", "", "")
     match = _HEADER.fullmatch(header[:200])
     if match is None or not comma:
         raise InitUnusable(f"The {label(name)} must be a URL or a data: URI, such as data:{_types(kinds)[0]};base64,...")
@@ -115,9 +124,9 @@ def _decode_base64(name: str, text: str) -> bytes:
 def read_file(name: str, value: object, kinds: Sequence[InitKind], *, max_megabytes: int) -> Init:
     """A picture or video as a `data:` URI or as bare base64; its first bytes say what it is. A gif is of the first kind.
 
-    Raises InitUnusable.
+    It was not looked into yet. Raises InitUnusable.
     """
-    text = value.strip() if isinstance(value, str) else ""
+    text = value.strip() if isinstance(value, str) and value.isascii() else ""
     data = _decode_base64(name, text.partition(",")[2] if text[:5].lower() == "data:" else text)
     if len(data) > max_megabytes * _MEGABYTE:
         raise InitUnusable(f"The {label(name)} must not be greater than {max_megabytes} MB.")
@@ -126,4 +135,4 @@ def read_file(name: str, value: object, kinds: Sequence[InitKind], *, max_megaby
     if ending is None or kind is None:
         types = dict.fromkeys(known for kind in kinds for known in INIT_TYPES[kind].values())
         raise InitUnusable(f"The {label(name)} must be a data: URI of one of {', '.join(types)}.")
-    return _checked(Init(kind, ending, data))
+    return Init(kind, ending, data)

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
 from promptreel.api.addresses import links
+from promptreel.api.bodies import Fields, FieldsWithFiles
 from promptreel.api.deletion import delete_job
 from promptreel.api.dialects import openai, openai_openapi
 from promptreel.api.estimates import look_ahead
 from promptreel.api.openai_events import EVENTS_MEDIA_TYPE, VideoWatcher, stream_events
-from promptreel.api.parsing import read_fields, read_fields_with_files
 from promptreel.api.services import Services, ServicesOfApp
 from promptreel.api.submission import submit
 from promptreel.encoding.poster import POSTER_MEDIA_TYPE, make_poster
 from promptreel.errors import JobNotFound
 from promptreel.jobs.job import Job, JobStatus, NewJob
 from promptreel.media import MEDIA_TYPES, Init
-
-Fields = Annotated[dict[str, Any], Depends(read_fields)]
-FieldsWithFiles = Annotated[dict[str, Any], Depends(read_fields_with_files)]
 
 _KEPT = {"Cache-Control": "private, max-age=3600"}  # a finished video never changes
 
@@ -54,7 +50,7 @@ def create_video(request: Request, fields: FieldsWithFiles, services: ServicesOf
     """Queue a video. Ask for it again until its status is completed, then for its content."""
 
     def read() -> tuple[NewJob, Init | None]:
-        return openai.read_create(fields, services.models, services.fetcher)
+        return openai.read_create(fields, services.models, services.fetcher, services.decoder)
 
     return _answer(request, services, submit(request, services, read))
 

@@ -10,13 +10,15 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from promptreel.api.bodies import BodyTooLarge, BodyTooSlow
 from promptreel.api.dialects import openai
-from promptreel.api.parsing import BodyTooLarge, MalformedRequest
+from promptreel.api.forms import MalformedRequest
+from promptreel.api.rooms import NoRoom
 from promptreel.errors import (
-    PASSING,
     ApiKeyNotFound,
     BadConfiguration,
     DatabaseBusy,
+    DecoderBusy,
     DeliveryNotFound,
     DiskFull,
     ForeignPage,
@@ -46,6 +48,8 @@ STATUSES: dict[type[PromptreelError], int] = {
     InvalidParams: 400,
     MalformedRequest: 400,
     BodyTooLarge: 413,
+    BodyTooSlow: 408,
+    NoRoom: 503,
     ModelNotFound: 404,
     JobNotFound: 404,
     DeliveryNotFound: 404,
@@ -58,6 +62,7 @@ STATUSES: dict[type[PromptreelError], int] = {
     openai.ContentUnavailable: 404,
     UrlUnusable: 400,
     DatabaseBusy: 503,
+    DecoderBusy: 503,
     DiskFull: 503,
     NotAvailable: 501,
     JobFailed: 500,
@@ -120,19 +125,15 @@ def body_of(error: PromptreelError, path: str, status: int) -> dict[str, Any]:
         case JobNotFound():
             return {"status": "failed", "id": "", "message": "Request not found", "messege": "Request not found", "output": []}
         case _:
-            when = {"retry_after": error.retry_after} if isinstance(error, (RateLimitExceeded, *PASSING)) else {}
+            when = {} if error.retry_after is None else {"retry_after": error.retry_after}
             return error_body(error.message, **when)
 
 
 def headers_of(error: PromptreelError) -> dict[str, str]:
     """What clients look for beside the body, with whatever status."""
-    match error:
-        case RateLimitExceeded() | DatabaseBusy() | DiskFull():
-            return {"Retry-After": str(error.retry_after)}
-        case InvalidApiKey():
-            return {"WWW-Authenticate": "Bearer"}
-        case _:
-            return {}
+    if error.retry_after is not None:
+        return {"Retry-After": f"{error.retry_after:g}"}
+    return {"WWW-Authenticate": "Bearer"} if isinstance(error, InvalidApiKey) else {}
 
 
 def answer_error(request: Request, error: Exception) -> JSONResponse:

@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 
 from promptreel.api import openai_routes
 from promptreel.api.addresses import links
+from promptreel.api.bodies import Fields, FieldsWithInit
 from promptreel.api.dialects import (
     legacy,
     legacy_load,
@@ -18,7 +19,7 @@ from promptreel.api.dialects import (
     legacy_uploads,
 )
 from promptreel.api.estimates import estimate
-from promptreel.api.parsing import FieldReader, Fields, FieldsWithInit
+from promptreel.api.parsing import FieldReader
 from promptreel.api.problems import error_body
 from promptreel.api.services import CallerOfRequest, OpenServices, OpenServicesOfApp, Services, ServicesOfApp
 from promptreel.api.submission import submit
@@ -66,7 +67,8 @@ def text2video(request: Request, fields: FieldsWithInit, services: ServicesOfApp
     dialect = legacy.CREATE_PATHS[request.scope["path"]]
 
     def read() -> tuple[NewJob, Init | None]:
-        return legacy.read_text2video(inline_uploads(fields, services), dialect, services.models, services.fetcher)
+        inlined = inline_uploads(fields, services)
+        return legacy.read_text2video(inlined, dialect, services.models, services.fetcher, services.decoder)
 
     return _answer(request, services, submit(request, services, read))
 

@@ -11,9 +11,11 @@ from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request
 
+from promptreel.api.bodies import read_any_fields
 from promptreel.api.callers import Callers
 from promptreel.api.pages import refuse_foreign_pages
-from promptreel.api.parsing import read_any_fields
+from promptreel.api.rooms import BodyRooms
+from promptreel.encoding.decoder import Decoder
 from promptreel.errors import InvalidParams
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.callers import Idempotency, JobsForAnyone, JobsOfCaller
@@ -44,6 +46,7 @@ class Shared:
     models: ModelRegistry
     storage: LocalStorage
     fetcher: SafeFetcher
+    decoder: Decoder
     link_maker: LinkMaker
     public_url: str | None = None
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
@@ -60,6 +63,7 @@ class AppParts(Shared):
 
     jobs: JobStore
     callers: Callers
+    rooms: BodyRooms = field(default_factory=BodyRooms)
 
 
 @dataclass(frozen=True, kw_only=True)

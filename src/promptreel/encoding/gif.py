@@ -8,11 +8,13 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 from av.filter import Graph
 from av.filter.context import FilterContext
 from av.video.format import VideoFormat
+from numpy.typing import NDArray
 
-from promptreel.media import Clip
+from promptreel.media import Footage
 
 TICK = Fraction(1, 100)  # GIF counts its delays in hundredths of a second
 # Pictures as the eye blends them (PSNR after a small blur) gain 1 to 3 dB by Floyd's and Steinberg's error diffusion (1976)
@@ -26,7 +28,7 @@ TRAILER = b"\x3b"
 MAX_BLOCK = 255
 
 
-def write_gif(clip: Clip, path: Path, comment: str) -> None:
+def write_gif(clip: Footage, path: Path, comment: str) -> None:
     """Writes the file, whole or in part; `comment` is ASCII. Raises what PyAV raises.
 
     A frame starts at the tick nearest to its time: at 8 fps delays of 13 and 12 alternate, and the clip's length is right.
@@ -44,7 +46,7 @@ def write_gif(clip: Clip, path: Path, comment: str) -> None:
     _append_comment(path, comment)
 
 
-def _choose_palette(clip: Clip) -> av.VideoFrame:
+def _choose_palette(clip: Footage) -> av.VideoFrame:
     """The 256 colors that serve the whole clip best, by median cut over all its pixels (Heckbert 1982)."""
     graph = _make_graph()
     source = _add_source(graph, clip.width, clip.height, RGB)
@@ -53,14 +55,14 @@ def _choose_palette(clip: Clip) -> av.VideoFrame:
     source.link_to(chooser)
     chooser.link_to(sink)
     graph.configure()
-    for index in range(clip.num_frames):
-        source.push(_make_frame(clip, index, index))
+    for index, pixels in enumerate(clip.frames):
+        source.push(_make_frame(pixels, index))
     source.push(None)
     (palette,) = _pull_all(sink)
     return palette
 
 
-def _map_colors(clip: Clip, palette: av.VideoFrame, starts: list[int]) -> Iterator[av.VideoFrame]:
+def _map_colors(clip: Footage, palette: av.VideoFrame, starts: list[int]) -> Iterator[av.VideoFrame]:
     """The frames as indices into the palette, each at its start."""
     graph = _make_graph()
     source = _add_source(graph, clip.width, clip.height, RGB)
@@ -74,8 +76,8 @@ def _map_colors(clip: Clip, palette: av.VideoFrame, starts: list[int]) -> Iterat
     palette.pts, palette.time_base = 0, TICK
     colors.push(palette)
     colors.push(None)
-    for index in range(clip.num_frames):
-        source.push(_make_frame(clip, index, starts[index]))
+    for index, pixels in enumerate(clip.frames):
+        source.push(_make_frame(pixels, starts[index]))
         yield from _pull_all(sink)
     source.push(None)
     yield from _pull_all(sink)
@@ -91,8 +93,8 @@ def _add_source(graph: Graph, width: int, height: int, pixel_format: str) -> Fil
     return graph.add_buffer(width=width, height=height, format=VideoFormat(pixel_format), time_base=TICK)
 
 
-def _make_frame(clip: Clip, index: int, start: int) -> av.VideoFrame:
-    frame = av.VideoFrame.from_ndarray(clip.frames[index], format=RGB)
+def _make_frame(pixels: NDArray[np.uint8], start: int) -> av.VideoFrame:
+    frame = av.VideoFrame.from_ndarray(pixels, format=RGB)
     frame.pts, frame.time_base = start, TICK
     return frame
 

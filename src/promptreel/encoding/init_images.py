@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from promptreel.errors import InitUnusable
 
-# A picture of so many pixels takes about 300 MB while it is decoded.
 MAX_PIXELS = 36_000_000
 MAX_SIDE = 16_384
-# It is cropped inside a request, of which there may be forty at once.
+MAX_BYTES = 250_000_000
+"""Of memory while it is decoded; of some kinds, a picture of fewer pixels takes as many."""
+MAX_SCANS = 64
+"""Of a progressive JPEG, all of which is gone through for each of them. Programs write about ten."""
 MAX_CROP_PIXELS = 16_000_000
+CHECK_SIZE = (64, 64)
+_WEBP_BYTES_A_PIXEL = 17  # Pillow plays it, on two canvases and with a copy
+_ORIENTATION = 0x0112  # of EXIF: the pictures that lie on their side have
+_LYING = frozenset({5, 6, 7, 8})
 _FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "gif": "GIF"}
+# A JPEG's marker: no byte that is stuffed, and no restart within a scan.
+_MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
+_START_OF_SCAN, _END_OF_IMAGE, _WITHOUT_LENGTH = 0xDA, 0xD9, frozenset({0x01, 0xD8})
 
 
 def check_image(data: bytes, ending: str) -> None:
-    """Reads the header. Raises InitUnusable when there is none, or when it tells of too many pixels."""
-    with _open(data, ending):
-        pass
+    """Decodes it. Raises InitUnusable when that cannot be done, or when it is too large."""
+    decode_image(data, ending, CHECK_SIZE)
 
 
 def decode_image(data: bytes, ending: str, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -32,7 +43,10 @@ def decode_image(data: bytes, ending: str, size: tuple[int, int]) -> NDArray[np.
     Raises InitUnusable.
     """
     with _open(data, ending) as picture:
-        return fit(_to_colours(ImageOps.exif_transpose(picture)), size)
+        width, height = size
+        lies = picture.getexif().get(_ORIENTATION) in _LYING
+        scaled = ImageOps.fit(_to_scalable(picture), (height, width) if lies else size, Image.Resampling.BICUBIC)
+        return np.asarray(_flatten(_to_colours(ImageOps.exif_transpose(scaled))))
 
 
 def crop_square(data: bytes, ending: str, new_ending: str) -> bytes:
@@ -40,53 +54,103 @@ def crop_square(data: bytes, ending: str, new_ending: str) -> bytes:
 
     Raises InitUnusable, also for more than MAX_CROP_PIXELS.
     """
-    square = io.BytesIO()
-    with _open(data, ending) as picture:
+    with _open(data, ending, for_copy=4) as picture:
         if picture.width * picture.height > MAX_CROP_PIXELS:
             raise InitUnusable(
                 f"The image must not be greater than {MAX_CROP_PIXELS // 1_000_000} million pixels to be cropped."
             )
-        upright = ImageOps.exif_transpose(picture)
-        side = min(upright.size)
-        left, top = (upright.width - side) // 2, (upright.height - side) // 2
-        cropped = upright.crop((left, top, left + side, top + side))
-        cropped.save(square, _FORMATS[new_ending], quality=95)
-    return square.getvalue()
+        side = min(picture.size)
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        square = picture.crop((left, top, left + side, top + side))
+    file = io.BytesIO()
+    ImageOps.exif_transpose(square).save(file, _FORMATS[new_ending], quality=95)
+    return file.getvalue()
 
 
-def fit(picture: Image.Image, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """An RGB or RGBA picture, scaled until it covers `size` (width, height) and cropped around its centre: uint8 [H, W, 3]."""
-    return np.asarray(_flatten(ImageOps.fit(picture, size, Image.Resampling.BICUBIC)))
+def fit(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """An RGB picture, scaled until it covers `size` (width, height) and cropped around its centre: uint8 [H, W, 3]."""
+    return np.asarray(ImageOps.fit(Image.fromarray(picture), size, Image.Resampling.BICUBIC))
 
 
 @contextmanager
-def _open(data: bytes, ending: str) -> Iterator[Image.Image]:
-    """The picture, its pixels not yet decoded; whatever Pillow raises inside the block becomes InitUnusable."""
+def _open(data: bytes, ending: str, *, for_copy: int = 0) -> Iterator[Image.Image]:
+    """The picture, its pixels not yet decoded; whatever Pillow raises inside the block becomes InitUnusable.
+
+    `for_copy`: how many bytes a pixel the block needs besides.
+    """
     try:
+        if ending == "webp":  # Pillow makes room for it before it tells of its size
+            _check_size(_size_of_webp(data), _WEBP_BYTES_A_PIXEL + for_copy)
         with Image.open(io.BytesIO(data), formats=[_FORMATS[ending]]) as picture:
-            _check_size(*picture.size)
+            _check_size(picture.size, _bytes_a_pixel(picture) + for_copy)
+            if isinstance(picture, JpegImageFile):
+                _check_scans(data)
             yield picture
     except Image.DecompressionBombError as error:
-        raise InitUnusable(_too_large()) from error
+        raise InitUnusable(_too_large(MAX_PIXELS)) from error
     except (InitUnusable, MemoryError):
         raise
     except Exception as error:  # made-up bytes make Pillow's plugins raise nearly anything
         raise InitUnusable("The init image cannot be decoded: check the file, or save it again.") from error
 
 
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-        raise InitUnusable(_too_large())
+def _check_size(size: tuple[int, int], bytes_a_pixel: int) -> None:
+    most = min(MAX_PIXELS, MAX_BYTES // bytes_a_pixel)
+    if size[0] * size[1] > most or max(size) > MAX_SIDE:
+        raise InitUnusable(_too_large(most))
 
 
-def _too_large() -> str:
-    return f"The init image must not be greater than {MAX_PIXELS // 1_000_000} million pixels, or {MAX_SIDE} on a side."
+def _size_of_webp(data: bytes) -> tuple[int, int]:
+    """As its first chunk says, which is one of three. Raises ValueError for another, or for less than its header."""
+    match data[12:16], data[20:30]:
+        case b"VP8X", head if len(head) == 10:
+            return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
+        case b"VP8L", head if len(head) >= 5:
+            sides = int.from_bytes(head[1:5], "little")
+            return 1 + (sides & 0x3FFF), 1 + (sides >> 14 & 0x3FFF)
+        case b"VP8 ", head if len(head) == 10:
+            return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
+    raise ValueError("this is no WebP")
+
+
+def _bytes_a_pixel(picture: Image.Image) -> int:
+    """Of memory, at the most, from the file to a picture that is small."""
+    match picture:
+        case WebPImageFile():
+            return _WEBP_BYTES_A_PIXEL
+        case JpegImageFile() if picture.info.get("progressive"):
+            return 4 + 2 * len(picture.getbands())  # the coefficients of all scans
+        case _ if picture.has_transparency_data:
+            return 9
+    return 6
+
+
+def _check_scans(data: bytes) -> None:
+    """Up to the end of the picture: what follows it may be another, or a phone's video."""
+    at = scans = 0
+    while (marker := _MARKER.search(data, at)) and (kind := marker[1][0]) != _END_OF_IMAGE:
+        scans += kind == _START_OF_SCAN
+        if scans > MAX_SCANS:
+            raise InitUnusable(f"The init image must not be stored in more than {MAX_SCANS} scans: save it again.")
+        at = marker.end() + (0 if kind in _WITHOUT_LENGTH else int.from_bytes(data[marker.end() : marker.end() + 2]))
+
+
+def _too_large(most: int) -> str:
+    return f"The init image must not be greater than {most // 1_000_000} million pixels, or {MAX_SIDE} on a side."
+
+
+def _to_scalable(picture: Image.Image) -> Image.Image:
+    """Palettes cannot be scaled, nor can colours of which one is transparent. All others are smaller once they are scaled."""
+    if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+        grey = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+        grey.info = picture.info
+        return grey
+    picture.load()  # a palette's transparency may follow its header
+    return _to_colours(picture) if picture.mode in {"1", "P", "PA"} or "transparency" in picture.info else picture
 
 
 def _to_colours(picture: Image.Image) -> Image.Image:
-    """In RGB, or in RGBA if anything of it may be transparent: palettes cannot be scaled."""
-    if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    """In RGB, or in RGBA if anything of it may be transparent."""
     return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
 
 

@@ -8,7 +8,7 @@ import av
 
 from promptreel.encoding.yuv import write_stream
 from promptreel.errors import EncodingFailed
-from promptreel.media import Clip
+from promptreel.media import Footage
 
 # x264 gives other bytes for another number of threads, so the number does not follow the machine.
 ENCODER_THREADS = 2
@@ -17,7 +17,7 @@ ENCODER_THREADS = 2
 ENCODER_OPTIONS = {"crf": "18", "preset": "veryfast", "x264-params": "mbtree=0"}
 
 
-def write_mp4(clip: Clip, path: Path, comment: str) -> None:
+def write_mp4(clip: Footage, path: Path, comment: str) -> None:
     """Writes the file, whole or in part; raises EncodingFailed for an odd size, and else what PyAV raises."""
     if clip.width < 2 or clip.height < 2 or clip.width % 2 or clip.height % 2:
         raise EncodingFailed(f"H.264 needs an even width and height, not {clip.width}x{clip.height}. Use multiples of 8.")

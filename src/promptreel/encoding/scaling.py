@@ -2,34 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
+from numpy.typing import NDArray
 
-from promptreel.media import Clip
+from promptreel.media import Clip, Footage
 
 # Bicubic rings less than Lanczos around hard edges. The other two ask for exact sums, not for what this processor adds fastest.
 SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
-def scale_clip(clip: Clip, width: int, height: int) -> Clip:
+@dataclass(frozen=True)
+class ScaledClip:
+    """A clip at another size; each frame is scaled when its turn comes."""
+
+    clip: Clip
+    width: int
+    height: int
+
+    @property
+    def fps(self) -> int:
+        return self.clip.fps
+
+    @property
+    def num_frames(self) -> int:
+        return self.clip.num_frames
+
+    @property
+    def frames(self) -> Iterator[NDArray[np.uint8]]:
+        """uint8 [H, W, 3], from the first one on whenever it is asked for."""
+        cover_width, cover_height = _covering_size(self.clip, self.width, self.height)
+        left, top = (cover_width - self.width) // 2, (cover_height - self.height) // 2
+        reformatter = VideoReformatter()
+        for pixels in self.clip.frames:
+            # Red, green and blue travel as the three full-size planes of a YUV frame. libswscale scales planes as they are,
+            # while it would take RGB through YUV and back, which shifts colours.
+            planes = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels.transpose(2, 0, 1)), format="yuv444p")
+            scaled = reformatter.reformat(
+                planes, width=cover_width, height=cover_height, interpolation=SCALING, threads=1
+            ).to_ndarray()
+            cut = scaled.transpose(1, 2, 0)[top : top + self.height, left : left + self.width]
+            yield np.ascontiguousarray(cut, dtype=np.uint8)
+
+
+def scale_clip(clip: Clip, width: int, height: int) -> Footage:
     """The clip at `width` x `height` pixels; the same clip when it already has that size.
 
     Another aspect ratio is scaled until it covers the new size and cropped around its centre: nothing is stretched.
     """
-    if (clip.width, clip.height) == (width, height):
-        return clip
-    cover_width, cover_height = _covering_size(clip, width, height)
-    left, top = (cover_width - width) // 2, (cover_height - height) // 2
-    reformatter = VideoReformatter()
-    frames = np.empty((clip.num_frames, height, width, 3), np.uint8)
-    for index, pixels in enumerate(clip.frames):
-        # Red, green and blue travel as the three full-size planes of a YUV frame. libswscale scales planes as they are, while
-        # it would take RGB through YUV and back, which shifts colours.
-        planes = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels.transpose(2, 0, 1)), format="yuv444p")
-        scaled = reformatter.reformat(planes, width=cover_width, height=cover_height, interpolation=SCALING, threads=1)
-        frames[index] = scaled.to_ndarray().transpose(1, 2, 0)[top : top + height, left : left + width]
-    return Clip(frames, clip.fps)
+    return clip if (clip.width, clip.height) == (width, height) else ScaledClip(clip, width, height)
 
 
 def _covering_size(clip: Clip, width: int, height: int) -> tuple[int, int]:

@@ -14,12 +14,12 @@ from promptreel.encoding.gif import write_gif
 from promptreel.encoding.mp4 import write_mp4
 from promptreel.encoding.webm import write_webm
 from promptreel.errors import DiskFull, EncodingFailed, is_full
-from promptreel.media import MEDIA_TYPES, Clip, Video
+from promptreel.media import MEDIA_TYPES, Footage, Video
 
-WRITERS: Mapping[str, Callable[[Clip, Path, str], None]] = {"mp4": write_mp4, "webm": write_webm, "gif": write_gif}
+WRITERS: Mapping[str, Callable[[Footage, Path, str], None]] = {"mp4": write_mp4, "webm": write_webm, "gif": write_gif}
 
 
-def encode(clip: Clip, path: Path, *, output_type: str, metadata: Mapping[str, object]) -> Video:
+def encode(clip: Footage, path: Path, *, output_type: str, metadata: Mapping[str, object]) -> Video:
     """Writes the clip to `path` as one of WRITERS, with `metadata` as JSON in the file's comment.
 
     Equal frames, fps and metadata give equal bytes. Raises EncodingFailed and DiskFull, and then leaves no file behind.

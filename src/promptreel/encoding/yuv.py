@@ -10,7 +10,7 @@ from av.container import OutputContainer
 from av.video.codeccontext import VideoCodecContext
 from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
 
-from promptreel.media import Clip
+from promptreel.media import Footage
 
 Codec = Literal["libx264", "libsvtav1"]
 PIXEL_FORMAT = "yuv420p"
@@ -20,7 +20,7 @@ CONVERSION = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INP | Interpolatio
 
 
 def write_stream(
-    container: OutputContainer, clip: Clip, codec: Codec, options: Mapping[str, str], *, threads: int | None = None
+    container: OutputContainer, clip: Footage, codec: Codec, options: Mapping[str, str], *, threads: int | None = None
 ) -> None:
     """Encodes all frames into a new stream of the container; `threads` of None leaves their number to the codec's options."""
     stream = container.add_stream(codec, rate=clip.fps, options=dict(options))
@@ -39,7 +39,7 @@ def tag_colors(codec: VideoCodecContext) -> None:
     codec.color_range = LIMITED_RANGE
 
 
-def convert_frames(clip: Clip) -> Iterator[av.VideoFrame]:
+def convert_frames(clip: Footage) -> Iterator[av.VideoFrame]:
     """The frames in YUV 4:2:0, one tick of the stream's clock (1 / fps) after another."""
     reformatter = VideoReformatter()
     for index, pixels in enumerate(clip.frames):

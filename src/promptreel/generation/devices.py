@@ -23,8 +23,15 @@ def pick_device(name: str | None = None) -> Device:
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda"):
-        return Device(name, torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+        return Device(name, choose_cuda_format(torch.cuda.get_device_capability(name), is_amd=torch.version.hip is not None))
     return Device(name, torch.bfloat16 if _cpu_multiplies_bf16() else torch.float32)
+
+
+def choose_cuda_format(capability: tuple[int, int], *, is_amd: bool) -> torch.dtype:
+    """bf16 where the hardware multiplies it: from Ampere on, compute capability 8.0. torch says so of earlier cards too, which
+    only emulate it, slowly.
+    """
+    return torch.bfloat16 if is_amd or capability >= (8, 0) else torch.float16
 
 
 def _cpu_multiplies_bf16() -> bool:

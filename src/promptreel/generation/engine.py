@@ -16,11 +16,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from promptreel.errors import CheckpointUnusable, GenerationFailed, OutOfMemory
+from promptreel.errors import CheckpointUnusable
 from promptreel.generation.batching import Rows, Seat, StepBatcher
 from promptreel.generation.compute import ComputeThread, serial_arithmetic
 from promptreel.generation.devices import Device
+from promptreel.generation.failures import named_arithmetic_failures, named_failures
 from promptreel.generation.families.animatediff import LoadedCheckpoint, load_animatediff
+from promptreel.generation.finite import check_finite
 from promptreel.generation.memory import MemoryWatch
 from promptreel.generation.preview import SECONDS_APART, OnPreview, Previews
 from promptreel.generation.samplers.catalogue import all_samplers
@@ -84,10 +86,15 @@ class Engine:
 
         `init`, of that size and as many frames, is what it starts from, at the noise level that `strength` says.
         `on_preview` is shown now and then what the clip will look like; an error of its own does not end the job.
-        Raises ModelNotFound, CheckpointUnusable, OutOfMemory or GenerationFailed, and whatever `on_progress` raises.
+        Raises ModelNotFound, CheckpointUnusable, OutOfMemory, GenerationFailed and DeviceLost, and what `on_progress` raises.
         """
         on_progress(JobStage.LOADING, 0.0)
-        with self.memory.watch() as peak, self._use(params.model_id, on_progress) as checkpoint, serial_arithmetic():
+        with (
+            named_failures(params),
+            self.memory.watch() as peak,
+            self._use(params.model_id, on_progress) as checkpoint,
+            serial_arithmetic(),
+        ):
             made = self._make(checkpoint, params, on_progress, init, on_preview)
         return replace(made, peak_memory_mb=peak.megabytes)
 
@@ -106,12 +113,15 @@ class Engine:
             fps=params.fps,
             seconds_apart=self.preview_seconds,
         )
-        with _named_failures(params):
+        with named_arithmetic_failures(params):
             text = self._encode_texts(checkpoint, params)
             start = self._start(checkpoint, params, init)
             with self.batcher.seat() as seat:
                 latents = self._denoise(checkpoint, params, start, text, seat, on_progress, previews)
-        with _named_failures(params), self._decoding:  # one at a time: a VAE's activations are the largest tensors of all
+        with (
+            named_arithmetic_failures(params),
+            self._decoding,
+        ):  # one at a time: a VAE's activations are the largest tensors of all
             on_progress(JobStage.DECODING, 0.0)
             frames = checkpoint.decode(latents)
         return Generated(Clip(frames.numpy(), params.fps), checkpoint.model_hash, seat.device_seconds)
@@ -123,11 +133,7 @@ class Engine:
 
     @contextmanager
     def _use(self, model_id: str, on_progress: OnProgress) -> Iterator[LoadedCheckpoint]:
-        """The checkpoint, which stays loaded while it is used. Another one is loaded when none is in use.
-
-        Two may not fit. And while a network is loaded, the number format of every new tensor of this process is the network's:
-        a clip that is made meanwhile would have other bits.
-        """
+        """The checkpoint, which stays loaded while it is used. Another one is loaded when none is in use: two may not fit."""
         with self._changed:
             card = self.models.get(model_id)
             while self._in_use and not self._holds(card):
@@ -195,13 +201,13 @@ class Engine:
                 remaining=call.total - call.number,
             )
             output = predict(asked, seat.forward, partial(_tell_progress, on_progress, call))
+            check_finite(output, "denoising", model_id=params.model_id, device=self.device)
             prediction = space.from_network(guide(output, params.guidance_scale), call.latents, call.timestep)
             previews.offer(call, prediction)
             try:
                 call = sampler.send(prediction)
             except StopIteration as finished:
-                clean: Tensor = finished.value
-                return clean
+                return check_finite(finished.value, "denoising", model_id=params.model_id, device=self.device)
 
     def _start(self, checkpoint: LoadedCheckpoint, params: VideoParams, init: Clip | None) -> Start:
         generator = torch.Generator().manual_seed(params.seed)
@@ -242,23 +248,3 @@ def guide(output: Tensor, scale: float) -> Tensor:
         return output
     negative, prompt = output.chunk(2)
     return negative + scale * (prompt - negative)
-
-
-class _named_failures:  # noqa: N801 - reads as a statement
-    """Turns torch's failures into ours, where they enter."""
-
-    def __init__(self, params: VideoParams) -> None:
-        self.params = params
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        params = self.params
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-            raise OutOfMemory(
-                f"the device has too little memory for {params.num_frames} frames of {params.width}x{params.height}: "
-                "ask for fewer frames or a smaller size"
-            ) from error
-        if isinstance(error, RuntimeError):
-            raise GenerationFailed(f"the model {params.model_id!r} could not make this clip: {error}") from error

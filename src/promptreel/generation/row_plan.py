@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from promptreel.generation.failures import is_out_of_memory
+
 ROW_COUNTS = (2, 4, 8)
 WORTH = 0.9
 """More rows are used when they take at most this share of the time a row."""
@@ -56,8 +58,10 @@ def measure_row_plan(forward: Forward, *, worth: float = WORTH) -> RowPlan:
             if not _agrees(forward, count, expected):
                 break
             taken = _time_a_row(forward, list(range(count)))
-        except torch.OutOfMemoryError:
-            break
+        except Exception as error:
+            if is_out_of_memory(error):
+                break
+            raise
         if taken > worth * seconds[-1]:
             break
         counts.append(count)

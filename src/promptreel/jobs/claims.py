@@ -6,7 +6,7 @@ running under all three. Whoever lost the job to another worker changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,7 @@ from promptreel.errors import JobLost, WorkerLost
 from promptreel.jobs.clock import Moment
 from promptreel.jobs.job import Claim, JobStatus
 from promptreel.jobs.outbox import change_jobs
+from promptreel.jobs.params import VideoParams
 from promptreel.jobs.submissions import advance_clock
 from promptreel.jobs.tables import api_keys, attempts, has_status, jobs, workers
 
@@ -68,6 +69,12 @@ def next_to_take(owner: str, *, beside: str | None, now: datetime) -> ColumnElem
         return first
     is_left_over = or_(jobs.c.run_at <= now - LEFT_TO_THE_IDLE, ~another_is_idle(owner, now))
     return and_(first, jobs.c.model_id == beside, jobs.c.crashes == 0, is_left_over)
+
+
+def next_fits(connection: Connection, which: ColumnElement[bool], fits: Callable[[VideoParams], bool]) -> bool:
+    """Whether the job that matches `which`, if there is one, is one that the worker has room for."""
+    params = connection.execute(select(jobs.c.params).where(which)).scalar_one_or_none()
+    return params is None or fits(VideoParams.from_json(params))
 
 
 def another_is_idle(owner: str, now: datetime) -> ColumnElement[bool]:

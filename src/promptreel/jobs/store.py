@@ -158,21 +158,29 @@ class JobStore:
 
     # What a worker does
 
-    def claim(self, owner: str, *, beside: str | None = None) -> tuple[Claim, Job] | None:
+    def claim(
+        self, owner: str, *, beside: str | None = None, fits: Callable[[VideoParams], bool] = lambda _params: True
+    ) -> tuple[Claim, Job] | None:
         """Takes the next job, or returns None. Jobs whose lease ran out go back to the queue first, in the same transaction.
 
         `beside` is the model that the worker has jobs of already: then the next job is only taken if it is of that model too,
-        and never took a worker down with it. Nothing overtakes it: the worker comes to it when it has no job in hand. For a
-        second it is left to workers that have none.
+        and never took a worker down with it, and if it `fits`. Nothing overtakes it: the worker comes to it when it has no job
+        in hand, or room. For a second it is left to workers that have none.
 
         Idle workers call this many times a second, so that a look without the write lock comes first.
         """
         with read_transaction(self._engine) as connection:
             if not connection.execute(select(claims.anything_to_take(owner, beside=beside, now=self._now().steady))).scalar():
                 return None
+            which = claims.next_to_take(owner, beside=beside, now=self._now().steady)
+            if not claims.next_fits(connection, which, fits):
+                return None
         with write_transaction(self._engine) as connection:
             now = self._now()  # read under the lock: waiting for it must not eat into the lease
             claims.take_from_workers(connection, jobs.c.lease_until <= now.steady, now=now)
+            which = claims.next_to_take(owner, beside=beside, now=now.steady)
+            if not claims.next_fits(connection, which, fits):  # another one may be first by now
+                return None
             row = claims.take_next(connection, owner, beside=beside, now=now, lease=self._lease)
         if row is None:
             return None

@@ -6,11 +6,12 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from promptreel.errors import CheckpointUnusable, ModelNotFound
+from promptreel.models.json_files import read_model
 
 DEFAULT_MODEL_ID = "cutout"
 CARD_NAME = "promptreel.json"
@@ -19,6 +20,9 @@ MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 Size = Annotated[int, Field(ge=8, le=1024, multiple_of=8)]
 Phrase = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
+Phrases = Annotated[tuple[Phrase, ...], Field(max_length=50)]
+Word = Annotated[str, Field(max_length=100)]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
@@ -26,8 +30,9 @@ class ModelCard:
 
     The clip is made at the native size (pixels; None: any size) and scaled to the size that was asked. `max_frames` is what
     the motion modules carry. `trigger_words` and `quality_words` are phrases that an enhanced prompt gets (prompts.py). `words`
-    is the vocabulary; empty: any word is fine. `reference_seconds_per_unit` was measured on two CPU cores and serves the first
-    estimate, before any job has run.
+    is the vocabulary; empty: any word is fine. `beta_schedule` is that of the noise table that the motion modules were trained
+    on; None: the scheduler's file says it (noise.py). `reference_seconds_per_unit` was measured on two CPU cores and serves
+    the first estimate, before any job has run.
     """
 
     model_id: str
@@ -43,6 +48,7 @@ class ModelCard:
     trigger_words: tuple[str, ...]
     quality_words: tuple[str, ...]
     words: frozenset[str]
+    beta_schedule: str | None
     reference_seconds_per_unit: float | None
 
 
@@ -52,16 +58,17 @@ class _CardFile(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     name: str = Field(min_length=1, max_length=200)
-    description: str = ""
-    family: str = Field(min_length=1)
+    description: str = Field(default="", max_length=2000)
+    family: str = Field(min_length=1, max_length=100)
     native_width: Size | None = None
     native_height: Size | None = None
     max_frames: int = Field(ge=1, le=240)
     fps: int = Field(ge=1, le=30)
-    default_negative_prompt: str = ""
-    trigger_words: tuple[Phrase, ...] = ()
-    quality_words: tuple[Phrase, ...] = ()
-    words: frozenset[str] = frozenset()
+    default_negative_prompt: str = Field(default="", max_length=2000)
+    trigger_words: Phrases = ()
+    quality_words: Phrases = ()
+    words: frozenset[Word] = frozenset()
+    beta_schedule: Literal["linear", "scaled_linear"] | None = None
     reference_seconds_per_unit: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
@@ -107,19 +114,17 @@ class ModelRegistry:
             for root in self._roots
             if root.is_dir()
             for folder in root.iterdir()
-            if MODEL_ID.fullmatch(folder.name) and (folder / CARD_NAME).is_file()
+            if MODEL_ID.fullmatch(folder.name) and _has_card(folder)
         }
 
 
-def _read_card(folder: Path) -> ModelCard:
+def _has_card(folder: Path) -> bool:
     try:
-        card = _CardFile.model_validate_json((folder / CARD_NAME).read_bytes())
-    except (OSError, ValidationError) as error:
-        raise CheckpointUnusable(f"{folder.name}/{CARD_NAME} cannot be used: {_reason(error)}. See docs/models.md.") from error
+        return (folder / CARD_NAME).is_file()
+    except OSError:  # one folder that may not be looked into hides none of the others
+        return False
+
+
+def _read_card(folder: Path) -> ModelCard:
+    card = read_model(folder / CARD_NAME, f"{folder.name}/{CARD_NAME}", _CardFile)
     return ModelCard(model_id=folder.name, path=folder, **dict(card))
-
-
-def _reason(error: OSError | ValidationError) -> str:
-    if isinstance(error, OSError):
-        return str(error.strerror)
-    return "; ".join(": ".join([*map(str, problem["loc"]), problem["msg"]]) for problem in error.errors())

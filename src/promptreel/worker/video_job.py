@@ -9,11 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from promptreel.encoding.inits import decode_init
+from promptreel.encoding.decoder import Decoder
 from promptreel.encoding.scaling import scale_clip
 from promptreel.encoding.video import encode
 from promptreel.errors import DiskFull, StorageFailed, is_full
 from promptreel.generation.engine import Engine, OnProgress, generated_size
+from promptreel.generation.failures import named_failures
 from promptreel.generation.preview import OnPreview
 from promptreel.jobs.job import Claim, Job, JobStage, Result
 from promptreel.jobs.params import VideoParams
@@ -23,32 +24,38 @@ from promptreel.worker.preview import keep_preview
 
 
 def run_video_job(
-    job: Job, claim: Claim, *, engine: Engine, storage: LocalStorage, scratch: Path, on_progress: OnProgress
+    job: Job,
+    claim: Claim,
+    *,
+    engine: Engine,
+    storage: LocalStorage,
+    decoder: Decoder,
+    scratch: Path,
+    on_progress: OnProgress,
 ) -> Result:
     """Generates, encodes and stores; the key names the attempt, so that no two attempts ever share a file."""
     clock = StageClock(on_progress)
     path = scratch / f"{job.file_prefix}.{claim.attempt}.{job.params.output_type}"
     try:
         _make_folder(scratch)
-        init = _load_init(job.params.init_key, storage)
+        with named_failures(job.params):
+            init = _load_init(job.params.init_key, storage)
         with keep_preview(job, claim, storage=storage, scratch=scratch) as on_preview:
-            made = make_video(job.params, path, engine=engine, on_progress=clock.on_progress, init=init, on_preview=on_preview)
+            made = make_video(
+                job.params,
+                path,
+                engine=engine,
+                decoder=decoder,
+                on_progress=clock.on_progress,
+                init=init,
+                on_preview=on_preview,
+            )
         clock.on_progress(JobStage.STORING, 0.0)
         key = f"{job.file_prefix}/{claim.attempt}.{job.params.output_type}"
         storage.save(made.video, key)
     finally:
         path.unlink(missing_ok=True)
-    stages = clock.seconds()
-    waiting = stages[JobStage.DENOISING] - made.device_seconds
-    busy_seconds = round(sum(stages.values()) - max(0.0, waiting), 3)
-    facts: dict[str, Any] = {
-        "stages": stages,
-        "busy_seconds": busy_seconds,
-        "device_seconds": round(made.device_seconds, 3),
-        "device": str(engine.device),
-    }
-    if made.peak_memory_mb is not None:
-        facts["peak_memory_mb"] = made.peak_memory_mb
+    facts = _to_facts(made, clock.seconds(), device=str(engine.device))
     return Result(key=key, size_bytes=made.video.size_bytes, sha256=made.video.sha256, facts=facts)
 
 
@@ -73,11 +80,26 @@ class MadeVideo:
     peak_memory_mb: float | None
 
 
+def _to_facts(made: MadeVideo, stages: dict[str, float], *, device: str) -> dict[str, Any]:
+    """What the job keeps of how it was made; estimates are learned from it (jobs/eta.py)."""
+    waiting = stages[JobStage.DENOISING] - made.device_seconds
+    facts: dict[str, Any] = {
+        "stages": stages,
+        "busy_seconds": round(sum(stages.values()) - max(0.0, waiting), 3),
+        "device_seconds": round(made.device_seconds, 3),
+        "device": device,
+    }
+    if made.peak_memory_mb is not None:
+        facts["peak_memory_mb"] = made.peak_memory_mb
+    return facts
+
+
 def make_video(
     params: VideoParams,
     path: Path,
     *,
     engine: Engine,
+    decoder: Decoder,
     on_progress: OnProgress,
     init: Init | None = None,
     on_preview: OnPreview | None = None,
@@ -86,12 +108,13 @@ def make_video(
 
     `init` is the file that `params.init_key` names.
     """
-    on_progress(JobStage.LOADING, 0.0)
-    start = _decode_init(init, params, engine)
-    made = engine.generate(params, on_progress, init=start, on_preview=on_preview)
-    on_progress(JobStage.ENCODING, 0.0)
-    scaled = scale_clip(made.clip, params.width, params.height)
-    video = encode(scaled, path, output_type=params.output_type, metadata=provenance(params, made.model_hash))
+    with named_failures(params):
+        on_progress(JobStage.LOADING, 0.0)
+        start = _decode_init(init, params, engine=engine, decoder=decoder)
+        made = engine.generate(params, on_progress, init=start, on_preview=on_preview)
+        on_progress(JobStage.ENCODING, 0.0)
+        scaled = scale_clip(made.clip, params.width, params.height)
+        video = encode(scaled, path, output_type=params.output_type, metadata=provenance(params, made.model_hash))
     return MadeVideo(video, made.device_seconds, made.peak_memory_mb)
 
 
@@ -105,12 +128,12 @@ def _load_init(key: str | None, storage: LocalStorage) -> Init | None:
     return init
 
 
-def _decode_init(init: Init | None, params: VideoParams, engine: Engine) -> Clip | None:
+def _decode_init(init: Init | None, params: VideoParams, *, engine: Engine, decoder: Decoder) -> Clip | None:
     """In the size at which the clip is generated."""
     if init is None:
         return None
     width, height = generated_size(engine.models.get(params.model_id), params)
-    return decode_init(init, num_frames=params.num_frames, fps=params.fps, width=width, height=height)
+    return decoder.decode(init, num_frames=params.num_frames, fps=params.fps, width=width, height=height)
 
 
 def provenance(params: VideoParams, model_hash: str) -> dict[str, object]:

@@ -7,15 +7,19 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from promptreel.errors import PASSING, DiskFull, GenerationFailed, JobCancelled, JobLost, PromptreelError
+from promptreel.encoding.decoder import Decoder
+from promptreel.errors import PASSING, DeviceLost, DiskFull, GenerationFailed, JobCancelled, JobLost, PromptreelError
 from promptreel.generation.engine import Engine
 from promptreel.jobs.job import Claim, Job, Result
+from promptreel.jobs.params import VideoParams
 from promptreel.jobs.store import JobStore, WorkerRecord
 from promptreel.logs import Seldom
-from promptreel.models.registry import DEFAULT_MODEL_ID
+from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard
 from promptreel.storage.local import LocalStorage
+from promptreel.worker.footprint import Room, estimate_bytes
 from promptreel.worker.pulse import Hold, Pulse, WorkerStopping
 from promptreel.worker.video_job import run_video_job
 
@@ -26,32 +30,51 @@ RETRY_SECONDS = 1.0
 """After the job table could not be used."""
 
 
+@dataclass(frozen=True)
+class InHand:
+    """A job that runs. `card` is its model's, None if there is no such model: then it fails at once."""
+
+    job: Job
+    card: ModelCard | None
+    ending: Future[None]
+
+    def estimate(self, params: VideoParams) -> int:
+        """Bytes that a job of this one's model takes."""
+        return 0 if self.card is None else estimate_bytes(params, self.card)
+
+
 class Worker:
     """Runs until `stop` is set; jobs that are running then go back to the queue, between two calls to the model.
+
+    A device that answers no more ends it too, with DeviceLost: the jobs that met it stay its own, as those of any worker that
+    dies, until the supervisor or their leases free them, and so lose one of their lives.
 
     Each job runs in its own thread, from its parameters to its file; the engine shares the model's calls between them.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each part that it works with
         self,
         *,
         owner: str,
         jobs: JobStore,
         engine: Engine,
         storage: LocalStorage,
+        decoder: Decoder,
         scratch: Path,
         lease_seconds: float,
-        jobs_at_once: int,
+        room: Room,
         stop: threading.Event,
     ) -> None:
         self.owner = owner
         self.jobs = jobs
         self.engine = engine
         self.storage = storage
+        self.decoder = decoder
         self.scratch = scratch
-        self.jobs_at_once = jobs_at_once
+        self.room = room
         self.stop = stop
-        self.live: list[tuple[Job, Future[None]]] = []
+        self.live: list[InHand] = []
+        self.device_lost: DeviceLost | None = None
         self.seconds_per_unit: float | None = None
         self.seldom = Seldom(log)
         self.pulse = Pulse(jobs, lease_seconds=lease_seconds, stop=stop, announce=self.announce)
@@ -62,6 +85,8 @@ class Worker:
             self.main_loop()
         finally:
             self.shutdown()
+        if self.device_lost is not None:
+            raise self.device_lost
 
     def startup(self) -> None:
         """Loads the built-in model and times one call, so that the first request finds it warm and its ETA measured."""
@@ -74,14 +99,16 @@ class Worker:
         log.info("worker %s is ready on %s", self.owner, self.engine.device)
 
     def main_loop(self) -> None:
-        with ThreadPoolExecutor(self.jobs_at_once, thread_name_prefix="job") as threads:
+        with ThreadPoolExecutor(self.room.jobs, thread_name_prefix="job") as threads:
             while not self.stop.is_set():
-                self.live = [(job, future) for job, future in self.live if not future.done()]
+                self.live = [each for each in self.live if not each.ending.done()]
                 taken = self._take_next()
                 if taken is None:
                     self.stop.wait(POLL_SECONDS)
                 else:
-                    self.live.append((taken[1], threads.submit(self.work, *taken)))
+                    job = taken[1]
+                    card = self._find_card(job.params.model_id)
+                    self.live.append(InHand(job, card, threads.submit(self.work, *taken)))
 
     def _take_next(self) -> tuple[Claim, Job] | None:
         """A job that can run beside those that are live, if there is one.
@@ -90,15 +117,28 @@ class Worker:
         """
         beside = None
         if self.live:
-            job = self.live[0][0]
-            if len(self.live) == self.jobs_at_once or job.crashes:
+            job = self.live[0].job
+            if len(self.live) == self.room.jobs or job.crashes:
                 return None
             beside = job.params.model_id
         try:
-            return self.jobs.claim(self.owner, beside=beside)
+            return self.jobs.claim(self.owner, beside=beside, fits=self._has_room)
         except PASSING as passing:  # the jobs in hand go on
             self.seldom.warning("no job could be claimed: %s", passing)
             self.stop.wait(RETRY_SECONDS)
+            return None
+
+    def _has_room(self, params: VideoParams) -> bool:
+        """Whether one more job, of the same model, fits beside those in hand."""
+        if not self.live:
+            return True
+        taken = sum(each.estimate(each.job.params) for each in self.live)
+        return taken + self.live[0].estimate(params) <= self.room.memory
+
+    def _find_card(self, model_id: str) -> ModelCard | None:
+        try:
+            return self.engine.models.get(model_id)
+        except PromptreelError:  # its own thread tells the job why
             return None
 
     def shutdown(self) -> None:
@@ -132,6 +172,7 @@ class Worker:
                 claim,
                 engine=self.engine,
                 storage=self.storage,
+                decoder=self.decoder,
                 scratch=self.scratch,
                 on_progress=hold.on_progress,
             )
@@ -141,6 +182,10 @@ class Worker:
         except WorkerStopping:
             self._tell(claim, lambda: self.jobs.give_back(claim))
             log.info("job %d given back to the queue", job.id)
+        except DeviceLost as lost:
+            log.error("job %d: %s", job.id, lost, exc_info=lost)  # noqa: TRY400 - with what the device said
+            self.device_lost = lost
+            self.stop.set()  # what does not need the device ends as it does at any stop
         except DiskFull as full:
             self._put_off(claim, full.code, full.message)
             log.warning("job %d could not be made now: %s", job.id, full)

@@ -17,6 +17,7 @@ from promptreel.api.dialects.legacy_v7 import V7, V7_IMAGE
 from promptreel.api.inits import read_init
 from promptreel.api.parsing import FieldReader, Limits, count_frames, spell
 from promptreel.api.webhooks import read_webhook
+from promptreel.encoding.decoder import Decoder
 from promptreel.errors import ModelNotFound
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.job import Job, JobStatus, NewJob
@@ -76,11 +77,11 @@ WEBHOOK_TYPE = "text2video"
 
 
 def read_text2video(
-    fields: Mapping[str, Any], dialect: Dialect, models: ModelRegistry, fetcher: SafeFetcher
+    fields: Mapping[str, Any], dialect: Dialect, models: ModelRegistry, fetcher: SafeFetcher, decoder: Decoder
 ) -> tuple[NewJob, Init | None]:
     """What a request asks for, with every default decided, and the file that it names but that is not stored yet.
 
-    Raises InvalidParams with all wrong fields, and ModelNotFound.
+    Raises InvalidParams with all wrong fields, ModelNotFound and DecoderBusy.
     """
     reader = FieldReader(fields)
     reader.text("key", maximum=MAX_TEXT)  # where no key is needed, any will do, but it must be one
@@ -91,7 +92,7 @@ def read_text2video(
     webhook_url = read_webhook(reader, fetcher)
     left_out = _read_unavailable(reader, dialect)
     switches = {name: _to_yes_no(reader.yes_no(name, default=False)) for name in dialect.switches}
-    init = _read_init(reader, dialect, fetcher)
+    init = _read_init(reader, dialect, fetcher, decoder)
     card = _find_model(reader, draft.model_id, models, dialect)
     reader.raise_errors()
 
@@ -151,10 +152,10 @@ def _read_length(reader: FieldReader, dialect: Dialect, fps: int) -> int:
     return num_frames or dialect.defaults.num_frames
 
 
-def _read_init(reader: FieldReader, dialect: Dialect, fetcher: SafeFetcher) -> Init | None:
+def _read_init(reader: FieldReader, dialect: Dialect, fetcher: SafeFetcher, decoder: Decoder) -> Init | None:
     if dialect.needs_init_image and reader.given("init_image") is None:
         reader.reject("init_image", "The init image field is required.")
-    return read_init(reader, fetcher)
+    return read_init(reader, fetcher, decoder)
 
 
 def _as_sent(value: Any, text: str | None) -> Any:

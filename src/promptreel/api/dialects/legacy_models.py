@@ -7,15 +7,16 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+from promptreel.api.bodies import Fields
 from promptreel.api.dialects import listings_openapi as openapi
 from promptreel.api.dialects.legacy import MAX_TEXT
 from promptreel.api.paging import Page, read_page
-from promptreel.api.parsing import FieldReader, Fields
+from promptreel.api.parsing import FieldReader
 from promptreel.api.services import CallerOfRequest, ServicesOfApp
 from promptreel.errors import NotAvailable
 from promptreel.jobs.params import SCHEDULERS
+from promptreel.models.gate import check_checkpoint, check_weights
 from promptreel.models.registry import ModelCard
-from promptreel.models.safety import check_checkpoint_dir
 
 MODELS_A_PAGE = 20
 MAX_MODELS_A_PAGE = 100
@@ -77,9 +78,9 @@ def load_model(fields: Fields, services: ServicesOfApp) -> JSONResponse:
 
 
 def verify_model(fields: Fields, services: ServicesOfApp) -> JSONResponse:
-    """Whether a model is there and its files may be opened: else the answer says what is wrong with them."""
+    """Whether a model is there and a job could load it: else the answer says what is wrong with its files."""
     card = services.models.get(_read_model_id(fields))
-    check_checkpoint_dir(card.path)
+    check_weights(check_checkpoint(card))
     return _succeed("model is ready", model_id=card.model_id)
 
 

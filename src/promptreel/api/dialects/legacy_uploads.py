@@ -9,13 +9,14 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from promptreel.api.addresses import links
+from promptreel.api.bodies import FieldsWithInit
 from promptreel.api.dialects import listings_openapi as openapi
 from promptreel.api.dialects.legacy import tell_expiry
 from promptreel.api.inits import read_file
-from promptreel.api.parsing import FieldReader, FieldsWithInit, label
+from promptreel.api.parsing import FieldReader, label
 from promptreel.api.services import OpenServicesOfApp, ServicesOfApp
 from promptreel.api.uploads import MAX_MEGABYTES, MEDIA_TYPES, read_upload, store_upload
-from promptreel.encoding.inits import crop_init
+from promptreel.encoding.decoder import Decoder
 from promptreel.errors import InitUnusable, InvalidParams
 from promptreel.media import Init, InitKind
 
@@ -39,7 +40,7 @@ def upload_cropped(request: Request, fields: FieldsWithInit, services: ServicesO
     """A picture, cropped to the largest square around its centre if `crop` is yes."""
     reader = FieldReader(fields)
     crop = reader.yes_no("crop", default=False)
-    upload_id, path = store_upload(services, _read(reader, "image", ["image"], crop=crop))
+    upload_id, path = store_upload(services, _read(reader, "image", ["image"], services.decoder, crop=crop))
     made = links(request, services)
     answer = {"status": "success", "message": UPLOADED, "messege": UPLOADED, "link": made.to(path), "request_id": upload_id}
     return JSONResponse(answer | tell_expiry(made))
@@ -65,19 +66,22 @@ def send_upload(request: Request, name: str, ending: str, services: OpenServices
 
 
 def _upload(request: Request, fields: FieldsWithInit, services: ServicesOfApp, name: str) -> JSONResponse:
-    upload_id, path = store_upload(services, _read(FieldReader(fields), name, ["image", "video"]))
+    upload_id, path = store_upload(services, _read(FieldReader(fields), name, ["image", "video"], services.decoder))
     made = links(request, services)
     return JSONResponse({"status": "success", "id": upload_id, "output": [made.to(path)]} | tell_expiry(made))
 
 
-def _read(reader: FieldReader, name: str, kinds: list[InitKind], *, crop: bool = False) -> Init:
-    """The file in a field. Raises InvalidParams."""
+def _read(reader: FieldReader, name: str, kinds: list[InitKind], decoder: Decoder, *, crop: bool = False) -> Init:
+    """The file in a field. Raises InvalidParams and DecoderBusy."""
     value = reader.given(name)
     if value is None:
         reader.reject(name, f"The {label(name)} field is required.")
     reader.raise_errors()
     try:
         init = read_file(name, value, kinds, max_megabytes=MAX_MEGABYTES)
-        return crop_init(init) if crop else init
+        if crop:
+            return decoder.crop(init)
+        decoder.check(init)
     except InitUnusable as error:
         raise InvalidParams({name: [error.message]}) from error
+    return init

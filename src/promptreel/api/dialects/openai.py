@@ -12,6 +12,7 @@ from promptreel.api.estimates import Outlook
 from promptreel.api.inits import read_any_init
 from promptreel.api.parsing import FieldReader, Limits, count_frames
 from promptreel.api.webhooks import read_webhook
+from promptreel.encoding.decoder import Decoder
 from promptreel.errors import JobNotFound, ModelNotFound, PromptreelError
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.job import Job, JobStatus, NewJob
@@ -65,11 +66,13 @@ class ContentUnavailable(PromptreelError):
     code = "content_unavailable"
 
 
-def read_create(fields: Mapping[str, Any], models: ModelRegistry, fetcher: SafeFetcher) -> tuple[NewJob, Init | None]:
+def read_create(
+    fields: Mapping[str, Any], models: ModelRegistry, fetcher: SafeFetcher, decoder: Decoder
+) -> tuple[NewJob, Init | None]:
     """What a request asks for, with every default decided, and the file that it starts from, which is not stored yet.
 
-    The prompt is taken as it is, unless `enhance_prompt` says otherwise. Raises InvalidParams with all wrong fields, and
-    ModelNotFound.
+    The prompt is taken as it is, unless `enhance_prompt` says otherwise. Raises InvalidParams with all wrong fields,
+    ModelNotFound and DecoderBusy.
     """
     reader = FieldReader(fields)
     draft = _read_params(reader)
@@ -78,7 +81,7 @@ def read_create(fields: Mapping[str, Any], models: ModelRegistry, fetcher: SafeF
     num_frames = reader.whole("num_frames", FRAMES, default=None) or count_frames(reader, seconds, draft.fps)
     webhook_url = read_webhook(reader, fetcher)
     enhance = reader.yes_no("enhance_prompt", default=False)
-    init = read_any_init(reader, "input_reference", _reference(reader), fetcher)
+    init = read_any_init(reader, "input_reference", _reference(reader), fetcher=fetcher, decoder=decoder)
     card = _find_model(reader, draft.model_id, models)
     reader.raise_errors()
     params = replace(

@@ -5,29 +5,27 @@ A checkpoint is a directory in diffusers' layout: unet, text_encoder, tokenizer,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from diffusers import UNetMotionModel
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from promptreel.errors import CheckpointUnusable
 from promptreel.generation.compute import ComputeThread
 from promptreel.generation.devices import Device
+from promptreel.generation.finite import Stage, check_finite
+from promptreel.generation.loading import load_network, load_tokenizer
 from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.preview import fit_colors
 from promptreel.generation.prompts import PromptEncoder
+from promptreel.models.gate import Checkpoint, check_checkpoint, check_weights, hash_checkpoint
 from promptreel.models.registry import ModelCard
-from promptreel.models.safety import check_checkpoint_dir, model_hash
 
 # A VAE's activations are the largest tensors of all: it is given a few frames at a time.
 _PIXELS_AT_ONCE = {"cpu": 40 * 96 * 96, "cuda": 16 * 512 * 512}
@@ -55,7 +53,8 @@ class LoadedCheckpoint:
 
         Raises GenerationFailed when the text encoder has fewer layers than `clip_skip` leaves out.
         """
-        return self._run(lambda: self.prompts.encode(text, clip_skip=clip_skip, chunks=chunks))
+        embeddings = self._run(lambda: self.prompts.encode(text, clip_skip=clip_skip, chunks=chunks))
+        return self._check(embeddings, "encoding the prompt")
 
     def count_chunks(self, text: str) -> int:
         """How many of the text encoder's windows the text takes."""
@@ -105,6 +104,9 @@ class LoadedCheckpoint:
         latents = (encoded - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
         return latents[places].transpose(0, 1)[None]
 
+    def _check(self, numbers: Tensor, stage: Stage) -> Tensor:
+        return check_finite(numbers, stage, model_id=self.card.model_id, device=self.device)
+
     def _run(self, work: Callable[[], Tensor]) -> Tensor:
         return self.compute.run(torch.inference_mode()(work))
 
@@ -118,63 +120,41 @@ class LoadedCheckpoint:
                 latents = encoded.latents
             case _:
                 latents = encoded.latent
-        return latents.float().cpu()
+        return self._check(latents.float().cpu(), "encoding the init")
 
     def _frames_at_once(self, height: int, width: int) -> int:
         """How many frames of this size, in pixels, go through the VAE together."""
         return max(1, _PIXELS_AT_ONCE[self.device.name.split(":")[0]] // (height * width))
 
     def _decode_some(self, latents: Tensor) -> Tensor:
-        pictures = self.vae.decode(latents.to(self.device.name, self.device.dtype)).sample.float()
+        pictures = self._check(self.vae.decode(latents.to(self.device.name, self.device.dtype)).sample.float(), "decoding")
         return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 
 def load_animatediff(card: ModelCard, device: Device, compute: ComputeThread) -> LoadedCheckpoint:
-    """Loads a checkpoint directory, safetensors only; raises CheckpointUnusable with what is wrong with it."""
-    check_checkpoint_dir(card.path)
+    """Loads what the gate found in a checkpoint's folder; raises CheckpointUnusable with what is wrong with it."""
+    checkpoint = check_checkpoint(card)
+    check_weights(checkpoint)
+    return compute.run(lambda: _load(checkpoint, device, compute))
+
+
+def _load(checkpoint: Checkpoint, device: Device, compute: ComputeThread) -> LoadedCheckpoint:
     try:
-        return compute.run(lambda: _load(card, device, compute))
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise CheckpointUnusable(f"model {card.model_id!r} does not load: {error}") from error
-
-
-def _load(card: ModelCard, device: Device, compute: ComputeThread) -> LoadedCheckpoint:
-    options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
-    config = json.loads((card.path / "scheduler" / "scheduler_config.json").read_text())
-    vae_class = getattr(diffusers, _class_name(card.path / "vae"))
-    unet = _ready(_load_unet(card.path, device, options), device)
+        space = ModelSpace(checkpoint.noise_table, distilled=checkpoint.unet.arguments["time_cond_proj_dim"] is not None)
+    except ValueError as error:
+        raise CheckpointUnusable(
+            f"model {checkpoint.card.model_id!r} has a noise table that cannot be used: {error}"
+        ) from error
     return LoadedCheckpoint(
-        card=card,
-        model_hash=model_hash(card.path),
+        card=checkpoint.card,
+        model_hash=hash_checkpoint(checkpoint),
         device=device,
         compute=compute,
-        space=ModelSpace(config, distilled=unet.config.time_cond_proj_dim is not None),
-        unet=unet,
-        prompts=_load_prompts(card.path, device, options),
-        vae=_ready(vae_class.from_pretrained(card.path / "vae", torch_dtype=device.dtype, **options), device),
+        space=space,
+        unet=load_network(checkpoint.unet, device),
+        prompts=PromptEncoder(load_tokenizer(checkpoint.tokenizer), load_network(checkpoint.text_encoder, device)),
+        vae=load_network(checkpoint.vae, device),
     )
-
-
-def _load_unet(path: Path, device: Device, options: dict[str, Any]) -> UNetMotionModel:
-    if _class_name(path / "unet") == "UNetMotionModel":
-        return UNetMotionModel.from_pretrained(path / "unet", torch_dtype=device.dtype, **options)
-    unet = UNet2DConditionModel.from_pretrained(path / "unet", torch_dtype=device.dtype, **options)
-    adapter = MotionAdapter.from_pretrained(path / "motion_adapter", torch_dtype=device.dtype, **options)
-    return UNetMotionModel.from_unet2d(unet, adapter)
-
-
-def _load_prompts(path: Path, device: Device, options: dict[str, Any]) -> PromptEncoder:
-    tokenizer = CLIPTokenizer.from_pretrained(path / "tokenizer", local_files_only=True)
-    text_encoder = CLIPTextModel.from_pretrained(path / "text_encoder", dtype=device.dtype, **options)
-    return PromptEncoder(tokenizer, _ready(text_encoder, device))
-
-
-def _ready(network: Any, device: Device) -> Any:
-    return network.eval().requires_grad_(False).to(device.name)
-
-
-def _class_name(directory: Path) -> str:
-    return str(json.loads((directory / "config.json").read_text())["_class_name"])
 
 
 def _downscaling(vae: Any) -> int:

@@ -68,7 +68,7 @@ def sample_stock(name: str, space: ModelSpace, start: Start, **chosen: Any) -> S
     scheduler.set_timesteps(start.num_inference_steps)
     timesteps = _begin(scheduler, space, start)
     latents = _noisy_latents(scheduler, start, timesteps[:1])
-    extra = _random_source(scheduler.step, start.generator) | _order_of(name, start)
+    extra: dict[str, Any] = _random_source(scheduler.step, start.generator)
     for number, timestep in enumerate(timesteps):
         seen = scheduler.scale_model_input(latents, timestep)
         output = yield Call(seen, timestep, number, len(timesteps))
@@ -76,6 +76,8 @@ def sample_stock(name: str, space: ModelSpace, start: Start, **chosen: Any) -> S
             output = space.epsilon(output, seen, space.sigma_at(timestep))
         if isinstance(scheduler, diffusers.PNDMScheduler):  # its order is how many outputs it has kept, and one
             scheduler.ets = scheduler.ets[1 - start.highest_order :]
+        if isinstance(scheduler, diffusers.LMSDiscreteScheduler):  # by itself it counts the steps above an init's too
+            extra = {"order": min(number + 1, start.highest_order)}
         latents = scheduler.step(output, timestep, latents, **extra).prev_sample
     return latents
 
@@ -109,11 +111,6 @@ def _noisy_latents(scheduler: Any, start: Start, timestep: Tensor) -> Tensor:
 def _random_source(step: Any, generator: torch.Generator) -> dict[str, Any]:
     """Stochastic schedulers draw from the request's own generator; the others take none."""
     return {"generator": generator} if "generator" in inspect.signature(step).parameters else {}
-
-
-def _order_of(name: str, start: Start) -> dict[str, int]:
-    """LMS takes its order at each step."""
-    return {"order": start.highest_order} if name == "LMSDiscreteScheduler" else {}
 
 
 def stock_samplers() -> dict[str, Sample]:

@@ -1,0 +1,129 @@
+"""`python -m promptreel.encoding.decoder_process`: decodes foreign pictures and videos, within hard bounds.
+
+A request on stdin is a line of JSON and the file; the answer on stdout is lines of JSON, frames between them. This process has
+the libraries loaded and touches no foreign byte itself: it waits, and forks a process for each request. That one lives under
+limits of the kernel's and ends with its answer, and with it whatever a file did to it. One that ends otherwise takes this
+process along, whose exit code then says why; so does whoever holds the other end of stdin, however that one ends.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import json
+import os
+import resource
+import select
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, JpegImagePlugin, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401 - loaded once, for all forks
+
+from promptreel.encoding.inits import check_init, crop_init, decode_init
+from promptreel.errors import InitUnusable
+from promptreel.media import Init
+
+MEGABYTES = 250
+"""Of memory for one request, its file included, beside what the libraries take."""
+BY_SIGNAL = 128
+"""An exit code above it names the signal that ended a fork, as in a shell."""
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever asked us
+    answers = os.dup(1)
+    os.dup2(2, 1)  # should a library print, it is not taken for an answer
+    Image.preinit()
+    gc.freeze()
+    while _wait_for_request():
+        _fork(answers)
+
+
+def _wait_for_request() -> bool:
+    """False once nobody is left to ask."""
+    waiting = select.poll()
+    waiting.register(0, select.POLLIN)
+    return any(event & select.POLLIN for _, event in waiting.poll())
+
+
+def _fork(answers: int) -> None:
+    """Returns when the fork has ended well; ends with it otherwise, and ends it when nobody waits for its answer any more."""
+    alive, held = os.pipe()
+    fork = os.fork()
+    if fork == 0:
+        os._exit(_serve(answers))
+    os.close(held)
+    waiting = select.poll()
+    waiting.register(alive, 0)  # closed when the fork ends
+    waiting.register(0, 0)  # closed when the one who asked does
+    if any(closed == 0 for closed, _ in waiting.poll()):
+        os.kill(fork, signal.SIGKILL)
+    os.close(alive)
+    code = os.waitstatus_to_exitcode(os.waitpid(fork, 0)[1])
+    if code:
+        sys.exit(code if code > 0 else BY_SIGNAL - code)
+
+
+def _serve(answers: int) -> int:
+    """In the fork: one request. Returns its exit code."""
+    with io.FileIO(0, closefd=False) as pipe, open(answers, "wb") as answer:
+        request = io.BufferedReader(pipe)
+        told = json.loads(request.readline())
+        _limit(cpu_seconds=told["cpu_seconds"])
+        try:
+            _do(told, Init(told["kind"], told["ending"], request.read(told["size"])), answer)
+        except InitUnusable as error:
+            _tell(answer, {"refused": error.message})
+        except MemoryError:
+            _tell(answer, {"refused": f"The init {told['kind']} takes more than {MEGABYTES} MB to decode: send a smaller one."})
+    return 0
+
+
+def _limit(*, cpu_seconds: int) -> None:
+    """On memory, on the processor's time, and no file for what is left of a crash."""
+    _set_limit(resource.RLIMIT_CORE, 0)
+    _set_limit(resource.RLIMIT_CPU, cpu_seconds)
+    statm = Path("/proc/self/statm")
+    if statm.exists():  # only Linux tells
+        taken = int(statm.read_text().split()[0]) * resource.getpagesize()
+        _set_limit(resource.RLIMIT_AS, taken + MEGABYTES * 1024 * 1024)
+
+
+def _set_limit(kind: int, most: int) -> None:
+    """Lower than a limit that is there already, never higher."""
+    hard = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def _do(told: dict[str, Any], init: Init, answer: BinaryIO) -> None:
+    """Raises InitUnusable."""
+    match told["task"]:
+        case "check":
+            check_init(init)
+            _tell(answer, {})
+        case "crop":
+            data = crop_init(init).data
+            _tell(answer, {"size": len(data)})
+            answer.write(data)
+        case "decode":
+            _send_frames(decode_init(init, **told["wanted"]), answer)
+
+
+def _send_frames(frames: Iterable[tuple[NDArray[np.uint8], int]], answer: BinaryIO) -> None:
+    for frame, times in frames:
+        _tell(answer, {"times": times})
+        answer.write(np.ascontiguousarray(frame).data)
+
+
+def _tell(answer: BinaryIO, told: dict[str, Any]) -> None:
+    answer.write(json.dumps(told).encode() + b"\n")
+    answer.flush()
+
+
+if __name__ == "__main__":
+    main()

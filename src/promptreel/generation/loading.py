@@ -1,0 +1,90 @@
+"""Networks and tokenizers, built of what the gate (models/gate.py) found in a checkpoint, and of nothing else."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, UNetMotionModel
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from promptreel.errors import CheckpointUnusable
+from promptreel.generation.devices import Device
+from promptreel.models.gate import Network
+from promptreel.models.tokenizers import TokenizerParts
+
+_CLASSES = {
+    "UNetMotionModel": UNetMotionModel,
+    "AutoencoderKL": AutoencoderKL,
+    "AutoencoderDC": AutoencoderDC,
+    "AutoencoderTiny": AutoencoderTiny,
+    "CLIPTextModel": lambda **arguments: CLIPTextModel(CLIPTextConfig(**arguments)),
+}
+
+
+def load_network(network: Network, device: Device) -> Any:
+    """The network on the device, in its number format.
+
+    It is built without memory first, and compared with the files: what the gate computed is what the classes say. Raises
+    CheckpointUnusable.
+    """
+    built = _build(network)
+    built.load_state_dict(_read_weights(network, device.dtype), assign=True)
+    if isinstance(built, CLIPTextModel):  # 0, 1, 2...: no weight, and not in the files
+        positions = torch.arange(built.config.max_position_embeddings, device="cpu")
+        built.embeddings.position_ids = positions.expand((1, -1))
+    return built.eval().requires_grad_(False).to(device.name)
+
+
+def load_tokenizer(parts: TokenizerParts) -> CLIPTokenizer:
+    """Raises CheckpointUnusable."""
+    window = {} if parts.window is None else {"model_max_length": parts.window}
+    try:
+        return CLIPTokenizer(vocab=dict(parts.vocab), merges=list(parts.merges), **parts.special_tokens, **window)
+    except Exception as error:
+        raise _not_built("CLIPTokenizer", error) from error
+
+
+def _build(network: Network) -> Any:
+    try:
+        with torch.device("meta"):
+            built = _CLASSES[network.class_name](**network.arguments)
+    except Exception as error:
+        raise _not_built(network.class_name, error) from error
+    needed = {name: tuple(tensor.shape) for name, tensor in built.state_dict().items()}
+    if needed != {name: tensor.shape for name, tensor in network.tensors.items()}:
+        raise CheckpointUnusable(f"The weights of the {network.class_name} do not fit what its config.json says.")
+    return built
+
+
+def _not_built(class_name: str, error: Exception) -> CheckpointUnusable:
+    """For what the gate let through although the class refuses it, in words of its own that are for the log."""
+    logging.getLogger(__name__).warning("%s cannot be built", class_name, exc_info=error)
+    return CheckpointUnusable(f"A {class_name} cannot be built of the checkpoint's files; the worker's log says why.")
+
+
+def _open(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="pt")
+    except (OSError, SafetensorError) as error:
+        raise CheckpointUnusable(f"{file.parent.name}/{file.name} cannot be opened. Download it again.") from error
+
+
+def _read_weights(network: Network, dtype: torch.dtype) -> dict[str, Tensor]:
+    """By name. Copied out of the files, so that they lie in memory as every tensor does."""
+    names = defaultdict(list)
+    for name, stored in network.tensors.items():
+        names[stored.file].append((name, stored.name))
+    weights = {}
+    for file, pairs in names.items():
+        with _open(file) as content:
+            for name, name_there in pairs:
+                weights[name] = content.get_tensor(name_there).to(dtype, copy=True)
+                if dtype is torch.float16 and not weights[name].isfinite().all():
+                    raise CheckpointUnusable(f"{name} is too large for float16, in which this device computes.")
+    return weights

@@ -1,0 +1,273 @@
+"""The gate in front of every loader: it reads a checkpoint's folder once, and what it says of it is all that a loader opens.
+
+A checkpoint that passes is of known classes, each with arguments within bounds; its files hold the very tensors that these
+need, and no code. It imports no torch, so the api tells the owner of a checkpoint what a worker would find.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from promptreel.errors import CheckpointUnusable
+from promptreel.models.configs import NETWORKS, Config, ImageUNet, MotionAdapter, MotionUNet, TextEncoder, give_motion
+from promptreel.models.json_files import explain, read_model, read_object, shorten
+from promptreel.models.layouts import MOTION, Layout, lay_out
+from promptreel.models.noise import NAME as NOISE_NAME
+from promptreel.models.noise import read_noise_table
+from promptreel.models.registry import CARD_NAME, ModelCard
+from promptreel.models.safety import check_folder, hash_files
+from promptreel.models.tokenizers import TokenizerParts, read_tokenizer
+from promptreel.models.weights import AGAIN, StoredTensor, check_dtypes, check_finite, find_weights, read_tensors
+
+FAMILY = "animatediff"
+PIPELINES = ("AnimateDiffPipeline", "StableDiffusionPipeline")
+CLASSES = {
+    "unet": r"diffusers\.(UNet2DConditionModel|UNetMotionModel)",
+    "motion_adapter": r"diffusers\.MotionAdapter",
+    "vae": r"diffusers\.(AutoencoderKL|AutoencoderDC|AutoencoderTiny)",
+    "text_encoder": r"transformers\.CLIPTextModel",
+    "tokenizer": r"transformers\.CLIPTokenizer(Fast)?",
+    "scheduler": r"diffusers\.[A-Z][A-Za-z0-9]{0,99}Scheduler",
+}
+"""The components of a checkpoint, and the classes that model_index.json may name for each."""
+UNUSED = {
+    "safety_checker": r"stable_diffusion\.StableDiffusionSafetyChecker",
+    "feature_extractor": r"transformers\.(CLIPImageProcessor|CLIPFeatureExtractor)",
+    "image_encoder": r"transformers\.CLIPVisionModelWithProjection",
+}
+"""Components that public Stable Diffusion checkpoints name and that nothing here loads."""
+STEM = "diffusion_pytorch_model"
+STEMS = {"text_encoder": "model"}
+"""How the files with a component's weights are called, before their suffix."""
+MAX_PARAMETERS = 3_000_000_000
+"""Of all networks together. Stable Diffusion 1.5 with motion modules has 1.5 billion."""
+
+INDEX_NAME = "model_index.json"
+
+# What older diffusers called the parts of a VAE's attention, and what they are called today.
+_OLD_ATTENTION = re.compile(r"(\.mid_block\.attentions\.0\.)(query|key|value|proj_attn)(?=\.)")
+_NEW_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network to build: its class, the arguments of its constructor, and where each of its tensors lies."""
+
+    class_name: str
+    arguments: Mapping[str, Any]
+    tensors: Mapping[str, StoredTensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """All that is loaded of a checkpoint. The UNet is one with motion modules, whether it was stored so or in two parts."""
+
+    card: ModelCard
+    root: Path
+    unet: Network
+    vae: Network
+    text_encoder: Network
+    tokenizer: TokenizerParts
+    noise_table: Mapping[str, Any]
+    files: tuple[Path, ...]
+
+
+class _Named(BaseModel):
+    """What any network's config.json must say; transformers' say it in other words."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    class_name: str = Field(alias="_class_name", max_length=100)
+
+
+def check_checkpoint(card: ModelCard) -> Checkpoint:
+    """Raises CheckpointUnusable with what is wrong. Reads names, configs and the headers of the weights."""
+    if card.family != FAMILY:
+        raise CheckpointUnusable(f"model {card.model_id!r} is of family {card.family!r}; only {FAMILY!r} can be run")
+    root = check_folder(card.path)
+    classes = _read_index(root)
+    configs = {name: _read_config(root, name, class_name) for name, class_name in classes.items()}
+    unet = _join(configs["unet"], configs.get("motion_adapter"))
+    layouts = _lay_out(unet, configs)
+    _check_size(layouts.values())
+    files = find_weights(root, {name: STEMS.get(name, STEM) for name in configs})
+    tensors = {name: _read_tensors(root, name, files[name]) for name in configs}
+    for name, layout in layouts.items():
+        _compare(name, layout, tensors[name])
+    tokenizer = read_tokenizer(root / "tokenizer")
+    _check_fit(card, unet, configs, tokenizer)
+    noise_table = read_noise_table(root / NOISE_NAME, card)
+    read = (root / INDEX_NAME, root / NOISE_NAME, *(root / name / "config.json" for name in configs), *tokenizer.files)
+    return Checkpoint(
+        card=card,
+        root=root,
+        unet=_to_network("UNetMotionModel", unet, tensors["unet"] | tensors.get("motion_adapter", {})),
+        vae=_to_network(classes["vae"], configs["vae"], tensors["vae"]),
+        text_encoder=_to_network("CLIPTextModel", configs["text_encoder"], tensors["text_encoder"]),
+        tokenizer=tokenizer,
+        noise_table=noise_table,
+        files=(*read, *(file for name in configs for file in files[name])),
+    )
+
+
+def check_weights(checkpoint: Checkpoint) -> None:
+    """Reads every weight, seconds for a large checkpoint. Raises CheckpointUnusable if one is not finite."""
+    networks = (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder)
+    check_finite((tensor for network in networks for tensor in network.tensors.values()), checkpoint.root)
+
+
+def hash_checkpoint(checkpoint: Checkpoint) -> str:
+    """SHA-256 over the names and contents of what is loaded: equal for equal models, whatever their cards say."""
+    return hash_files(checkpoint.root, checkpoint.files)
+
+
+def _read_index(root: Path) -> dict[str, str]:
+    """The class of each network that is loaded, as its own config names it too. Its model_index.json names no others."""
+    if not (root / INDEX_NAME).is_file():
+        raise CheckpointUnusable(f"The checkpoint has no {INDEX_NAME}. Save it again in diffusers' layout, see docs/models.md.")
+    index = read_object(root / INDEX_NAME, INDEX_NAME)
+    pipeline = index.get("_class_name")
+    if pipeline not in PIPELINES:
+        raise CheckpointUnusable(
+            f"{INDEX_NAME} names the pipeline {shorten(repr(pipeline))}; Promptreel runs {' and '.join(PIPELINES)} only."
+        )
+    named = {key: value for key, value in index.items() if isinstance(value, list) and not key.startswith("_")}
+    named = {key: value for key, value in named.items() if value != [None, None]}
+    for component, value in named.items():
+        _check_class(component, value)
+    needed = [name for name in CLASSES if name != "motion_adapter" or named.get("unet", [""])[-1] != "UNetMotionModel"]
+    for component in needed:
+        if component not in named or not (root / component).is_dir():
+            raise CheckpointUnusable(_missing(component))
+    return {name: named[name][1] for name in needed if name in NETWORKS}
+
+
+def _check_class(component: str, named: list[Any]) -> None:
+    allowed = (CLASSES | UNUSED).get(component)
+    if allowed is None or re.fullmatch(allowed, ".".join(map(str, named)), re.ASCII) is None:
+        raise CheckpointUnusable(
+            f"{INDEX_NAME} gives {shorten(repr(component))} the class {shorten(repr(named))}, which Promptreel does not load. "
+            "Use a Stable Diffusion 1.5 checkpoint with a motion adapter, see docs/models.md."
+        )
+
+
+def _missing(component: str) -> str:
+    if component == "motion_adapter":
+        # diffusers would fill the gap with random motion modules, without a word.
+        return (
+            "The checkpoint has no motion adapter, so nothing would move as it should. Copy one into motion_adapter/ and add "
+            f'"motion_adapter": ["diffusers", "MotionAdapter"] to {INDEX_NAME}.'
+        )
+    return f"The checkpoint has no {component}/, or {INDEX_NAME} does not name it. Save it again in diffusers' layout."
+
+
+def _read_config(root: Path, component: str, class_name: str) -> Config:
+    file, name = root / component / "config.json", f"{component}/config.json"
+    if component != "text_encoder":  # transformers' has no _class_name; its model_type is checked with the rest
+        own = read_model(file, name, _Named).class_name
+        if own != class_name:
+            raise CheckpointUnusable(
+                f"{name} is of the class {shorten(repr(own))}, and {INDEX_NAME} says {class_name!r}. Make the two agree."
+            )
+    return read_model(file, name, NETWORKS[component][class_name])
+
+
+def _read_tensors(root: Path, component: str, files: Iterable[Path]) -> dict[str, StoredTensor]:
+    """Under the names that they have today, without what every file of this kind may hold besides."""
+    stored = read_tensors(files, root)
+    tensors = {_new_name(component, name): tensor for name, tensor in stored.items()}
+    if len(tensors) != len(stored):
+        raise CheckpointUnusable(f"{component}/ holds a tensor twice, under its old and its new name. {AGAIN}")
+    if component == "text_encoder":
+        tensors.pop("embeddings.position_ids", None)  # 0, 1, 2...: older files hold them, today's network knows them
+    check_dtypes(tensors, component)
+    return tensors
+
+
+def _new_name(component: str, name: str) -> str:
+    if component == "text_encoder":
+        return name.removeprefix("text_model.")
+    if component == "vae":
+        return _OLD_ATTENTION.sub(lambda found: found[1] + _NEW_ATTENTION[found[2]], name)
+    return name
+
+
+def _join(unet: Config, adapter: Config | None) -> MotionUNet:
+    if isinstance(unet, ImageUNet) and isinstance(adapter, MotionAdapter):
+        try:
+            return give_motion(unet, adapter)
+        except ValidationError as error:
+            reason = explain(error)
+        except ValueError as error:
+            reason = str(error)
+        raise CheckpointUnusable(
+            f"unet/ and motion_adapter/ do not fit together: {reason}. Use a motion adapter that was made for this UNet."
+        )
+    assert isinstance(unet, MotionUNet)
+    return unet
+
+
+def _lay_out(unet: MotionUNet, configs: Mapping[str, Config]) -> dict[str, Layout]:
+    """What the files of each component must hold."""
+    layouts = {"unet": lay_out(unet), "vae": lay_out(configs["vae"]), "text_encoder": lay_out(configs["text_encoder"])}
+    if "motion_adapter" in configs:
+        whole = layouts["unet"]
+        layouts["motion_adapter"] = Layout({name: shape for name, shape in whole.items() if MOTION in name})
+        layouts["unet"] = Layout({name: shape for name, shape in whole.items() if MOTION not in name})
+    return layouts
+
+
+def _check_size(layouts: Iterable[Layout]) -> None:
+    parameters = sum(math.prod(shape) for layout in layouts for shape in layout.values())
+    if parameters > MAX_PARAMETERS:
+        raise CheckpointUnusable(
+            f"The configs ask for {parameters:,} parameters. Promptreel loads {MAX_PARAMETERS:,} at most: "
+            "use a Stable Diffusion 1.5 checkpoint."
+        )
+
+
+def _compare(component: str, layout: Layout, tensors: Mapping[str, StoredTensor]) -> None:
+    problems = []
+    for verb, names in (("lacks", layout.keys() - tensors.keys()), ("should not hold", tensors.keys() - layout.keys())):
+        if names:
+            more = f" and {len(names) - 1} other tensors" if len(names) > 1 else ""
+            problems.append(f"{verb} {shorten(min(names))}{more}")
+    for name in sorted(layout.keys() & tensors.keys()):
+        if tensors[name].shape != layout[name]:
+            problems.append(f"has {name} in the shape {list(tensors[name].shape)} in place of {list(layout[name])}")
+            break
+    if problems:
+        raise CheckpointUnusable(
+            f"{component}/: its weights do not fit its config.json: it {'; it '.join(problems)}. "
+            "Convert it to diffusers' layout, or copy the config that belongs to the weights."
+        )
+
+
+def _check_fit(card: ModelCard, unet: MotionUNet, configs: Mapping[str, Config], tokenizer: TokenizerParts) -> None:
+    """Whether the components, and the card, were made for each other."""
+    text, latents = configs["text_encoder"], getattr(configs["vae"], "latent_channels", None)
+    assert isinstance(text, TextEncoder)
+    if card.max_frames > unet.motion_max_seq_length:
+        raise CheckpointUnusable(
+            f"{CARD_NAME} says {card.max_frames} max_frames, and the motion adapter carries {unet.motion_max_seq_length}. "
+            f"Write {unet.motion_max_seq_length} there; longer clips are made through windows of so many."
+        )
+    if unet.in_channels != latents:
+        raise CheckpointUnusable(f"The UNet wants latents of {unet.in_channels} channels, and the VAE's have {latents}.")
+    if unet.cross_attention_dim != text.hidden_size:
+        raise CheckpointUnusable(
+            f"The UNet reads text of {unet.cross_attention_dim} channels, and the text encoder's has {text.hidden_size}."
+        )
+    if max(tokenizer.vocab.values()) >= text.vocab_size:
+        raise CheckpointUnusable(f"The tokenizer has tokens that the text encoder does not know: it knows {text.vocab_size}.")
+
+
+def _to_network(class_name: str, config: Config, tensors: Mapping[str, StoredTensor]) -> Network:
+    return Network(class_name=class_name, arguments=config.arguments, tensors=tensors)

@@ -1,0 +1,90 @@
+"""The noise table that a checkpoint was trained on, from its scheduler's file and its card.
+
+The table belongs to the motion modules. AnimateDiff's (Guo et al. 2023), versions 1 to 3, were trained on linear betas from
+0.00085 to 0.012, which end at a sigma of 25.1; the scheduler's file of the Stable Diffusion checkpoint that they are put into
+says `scaled_linear`, which ends at 14.6. No file tells which of the two a motion adapter needs, so the card does.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from promptreel.errors import CheckpointUnusable
+from promptreel.models.json_files import read_model
+from promptreel.models.registry import CARD_NAME, ModelCard
+
+Beta = Annotated[float, Field(gt=0, lt=1)]
+Shift = Annotated[float, Field(ge=1e-3, le=1e3)]
+MAX_STEPS = 10_000
+NAME = "scheduler/scheduler_config.json"
+# Samplers divide by the signal that the last step leaves; diffusers' own table for a last step without any ends here.
+_LEAST_SIGNAL = 2.0**-24
+
+
+class NoiseTable(BaseModel):
+    """What of scheduler_config.json describes the training. How to sample is the request's choice."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
+
+    class_name: str = Field(alias="_class_name", pattern=r"^[A-Z][A-Za-z0-9]{0,99}Scheduler$")
+    num_train_timesteps: Annotated[int, Field(ge=2, le=MAX_STEPS)] | None = None
+    beta_start: Beta | None = None
+    beta_end: Beta | None = None
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] | None = None
+    trained_betas: Annotated[tuple[Beta, ...], Field(min_length=2, max_length=MAX_STEPS)] | None = None
+    rescale_betas_zero_snr: bool | None = None
+    prediction_type: Literal["epsilon", "v_prediction", "flow_prediction"] | None = None
+    use_flow_sigmas: bool | None = None
+    use_dynamic_shifting: Literal[False] | None = None
+    invert_sigmas: Literal[False] | None = None
+    shift: Shift | None = None
+    flow_shift: Shift | None = None
+
+    @property
+    def is_flow(self) -> bool:
+        by_class = self.class_name.startswith("FlowMatch")
+        return by_class or bool(self.use_flow_sigmas) or self.prediction_type == "flow_prediction"
+
+
+def read_noise_table(file: Path, card: ModelCard) -> dict[str, Any]:
+    """The scheduler's file as the card corrects it, without what it leaves out.
+
+    Raises CheckpointUnusable for one that cannot be sampled from, and for one that is a guess.
+    """
+    table = read_model(file, NAME, NoiseTable)
+    if card.beta_schedule is not None:
+        table = table.model_copy(update={"beta_schedule": card.beta_schedule, "trained_betas": None})
+    elif table.beta_schedule == "scaled_linear" and table.trained_betas is None and not table.is_flow:
+        raise CheckpointUnusable(
+            f'{NAME} says "beta_schedule": "scaled_linear", as pictures were trained; the motion adapter may need another. '
+            f'Write into {CARD_NAME} "beta_schedule": "linear", which AnimateDiff\'s adapters v1 to v3 were trained on, '
+            'or "scaled_linear" if this one was. See docs/models.md.'
+        )
+    if not table.is_flow:
+        _check_signal(table)
+    return table.model_dump(by_alias=True, exclude_none=True)
+
+
+def _check_signal(table: NoiseTable) -> None:
+    """Each step must leave less of the picture than the one before, and the last still some of it."""
+    if table.rescale_betas_zero_snr or table.beta_schedule == "squaredcos_cap_v2":
+        return  # these end without signal by themselves
+    betas = _betas_of(table)
+    if betas[-1] < betas[0] or float(np.log1p(-betas).sum()) < math.log(_LEAST_SIGNAL):
+        raise CheckpointUnusable(
+            f"{NAME} has a noise table that falls, or that leaves nothing of the picture. Copy the original file there."
+        )
+
+
+def _betas_of(table: NoiseTable) -> np.ndarray[Any, np.dtype[np.float64]]:
+    if table.trained_betas is not None:
+        return np.array(table.trained_betas)
+    start, end, steps = table.beta_start or 0.0001, table.beta_end or 0.02, table.num_train_timesteps or 1000
+    if table.beta_schedule == "scaled_linear":
+        return np.linspace(math.sqrt(start), math.sqrt(end), steps) ** 2
+    return np.linspace(start, end, steps)

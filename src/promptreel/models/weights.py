@@ -1,0 +1,210 @@
+"""A component's weights: which files they are in, what each tensor is called there, and whether all their numbers are finite.
+
+Of safetensors, the headers alone are read here, and the bytes for `check_finite`; nothing is built.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from promptreel.errors import CheckpointUnusable
+from promptreel.models.json_files import has_many_containers, read_object, shorten
+
+MAX_HEADER_BYTES = 2 << 20  # Stable Diffusion's largest is 0.2 MB; parsed JSON takes many times its size in memory
+MAX_SHARDS = 100
+AGAIN = "Download it again, or convert the checkpoint to safetensors again."
+
+# Bytes a number, and the bits of the exponent, which are all set in what is not finite.
+_FORMATS = {"F64": (8, 0x7FF << 52), "F32": (4, 0xFF << 23), "F16": (2, 0x1F << 10), "BF16": (2, 0xFF << 7)}
+# Of other formats, the bytes alone are known: nothing of theirs is loaded.
+_OTHER_FORMATS = dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1) | dict.fromkeys(("I16", "U16"), 2)
+_OTHER_FORMATS |= dict.fromkeys(("I32", "U32"), 4) | dict.fromkeys(("I64", "U64"), 8)
+_SIZES = _OTHER_FORMATS | {dtype: size for dtype, (size, _) in _FORMATS.items()}
+_BYTES_AT_ONCE = 4 << 20
+_SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.safetensors", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTensor:
+    """Where a tensor's bytes lie: `begin` and `end` count from the start of the file. `name` is what the file calls it."""
+
+    file: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def find_weights(root: Path, components: Mapping[str, str]) -> dict[str, tuple[Path, ...]]:
+    """The weight files of each component, given the name that its plain file has, without its suffix.
+
+    A component's weights are one file or, with an index, several. All components are plain, or else all are of the variant
+    fp16, as `save_pretrained(variant="fp16")` names them. Raises CheckpointUnusable for what is missing or half there.
+    """
+    found = {}
+    for component, stem in components.items():
+        folder = root / component
+        found[component] = {
+            "plain": _find_files(folder, f"{stem}.safetensors", f"{stem}.safetensors.index.json"),
+            "fp16": _find_files(folder, f"{stem}.fp16.safetensors", f"{stem}.safetensors.index.fp16.json"),
+        }
+        if not any(found[component].values()):
+            raise CheckpointUnusable(f"{component}/ holds no {stem}.safetensors. Download the weights again, or convert them.")
+    for variant in ("plain", "fp16"):
+        if all(files[variant] for files in found.values()):
+            return {component: files[variant] for component, files in found.items()}
+    half = ", ".join(f"{component}/" for component, files in found.items() if not files["plain"])
+    others = ", ".join(f"{component}/" for component, files in found.items() if not files["fp16"])
+    raise CheckpointUnusable(
+        f"{half} holds the variant fp16 alone, and {others} does not have it. Rename *.fp16.safetensors to *.safetensors there."
+    )
+
+
+def _find_files(folder: Path, whole: str, index: str) -> tuple[Path, ...]:
+    if (folder / whole).is_file():
+        return (folder / whole,)
+    return _read_shards(folder, index) if (folder / index).is_file() else ()
+
+
+def _read_shards(folder: Path, index: str) -> tuple[Path, ...]:
+    name = f"{folder.name}/{index}"
+    placed = read_object(folder / index, name, most=MAX_HEADER_BYTES).get("weight_map")
+    if not isinstance(placed, dict) or not placed or not all(isinstance(shard, str) for shard in placed.values()):
+        raise CheckpointUnusable(f"{name} has no weight_map that names a file for each tensor. {AGAIN}")
+    shards = sorted(set(placed.values()))
+    if len(shards) > MAX_SHARDS:
+        raise CheckpointUnusable(f"{name} names {len(shards)} files; {MAX_SHARDS} are enough. Save the weights in larger ones.")
+    for shard in shards:
+        if _SHARD_NAME.fullmatch(shard) is None:
+            raise CheckpointUnusable(f"{name} names {shorten(repr(shard))}: only .safetensors files beside it may be named.")
+        if not (folder / shard).is_file():
+            raise CheckpointUnusable(f"{folder.name}/{shard} is missing, which {index} names. Download the weights again.")
+    held = {tensor: shard for shard in shards for tensor in read_header(folder / shard, f"{folder.name}/{shard}")}
+    if held != placed:
+        wrong = min(held.items() ^ placed.items())[0]
+        raise CheckpointUnusable(f"{name} and its files do not agree on where {shorten(repr(wrong))} is. {AGAIN}")
+    return tuple(folder / shard for shard in shards)
+
+
+def read_tensors(files: Iterable[Path], root: Path) -> dict[str, StoredTensor]:
+    """All tensors of the files, by name. Raises CheckpointUnusable for a damaged file and for a name that comes twice."""
+    tensors: dict[str, StoredTensor] = {}
+    for file in files:
+        name = file.relative_to(root).as_posix()
+        for key, tensor in read_header(file, name).items():
+            if key in tensors:
+                raise CheckpointUnusable(f"{name} holds {shorten(repr(key))}, which another file holds too. {AGAIN}")
+            tensors[key] = tensor
+    return tensors
+
+
+def read_header(file: Path, name: str) -> dict[str, StoredTensor]:
+    """The format: 8 bytes little-endian header length, a JSON object, then the tensors' bytes without gap or rest."""
+    try:
+        size, start, header = _parse_header(file, name)
+    except OSError as error:
+        raise CheckpointUnusable(f"{name} cannot be read: {error.strerror}. Check its rights.") from error
+    tensors = {key: _describe(file, key, told, start) for key, told in header.items() if key != "__metadata__"}
+    end = start
+    for key, tensor in sorted(tensors.items(), key=lambda item: (-1, -1) if item[1] is None else (item[1].begin, item[1].end)):
+        if tensor is None:
+            raise CheckpointUnusable(f"{name} is damaged: the tensor {shorten(repr(key))} is not described rightly. {AGAIN}")
+        if tensor.begin != end or tensor.end < end:
+            raise CheckpointUnusable(f"{name} is damaged: its tensors overlap or leave gaps. {AGAIN}")
+        end = tensor.end
+    if end != size:
+        raise CheckpointUnusable(
+            f"{name} is damaged: its header speaks of {end - start} bytes, it holds {size - start}. {AGAIN}"
+        )
+    return {key: tensor for key, tensor in tensors.items() if tensor is not None}
+
+
+def _parse_header(file: Path, name: str) -> tuple[int, int, dict[str, Any]]:
+    """The file's size, where its tensors begin, and what the header says of them."""
+    size = file.stat().st_size
+    with file.open("rb") as content:
+        start = content.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+            raise CheckpointUnusable(f"{name} is no safetensors file: its header has a wrong length. {AGAIN}")
+        text = content.read(length)
+    try:
+        header = None if has_many_containers(text) else json.loads(text.decode(), parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointUnusable(f"{name} is no safetensors file: its header is not JSON. {AGAIN}") from error
+    if not isinstance(header, dict) or not text.startswith(b"{"):
+        raise CheckpointUnusable(f"{name} is no safetensors file: its header is not an object. {AGAIN}")
+    metadata = header.get("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointUnusable(f"{name} is no safetensors file: its __metadata__ holds more than texts. {AGAIN}")
+    return size, 8 + length, header
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _describe(file: Path, name: str, told: Any, start: int) -> StoredTensor | None:
+    """None: what the header tells of the tensor cannot be so."""
+    told = told if isinstance(told, dict) else {}
+    dtype, shape, offsets = told.get("dtype"), told.get("shape"), told.get("data_offsets")
+    if not isinstance(dtype, str) or not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
+        return None
+    begin, end = offsets
+    if dtype not in _SIZES or end - begin != math.prod(shape) * _SIZES[dtype]:
+        return None
+    return StoredTensor(file=file, name=name, dtype=dtype, shape=tuple(shape), begin=start + begin, end=start + end)
+
+
+def _are_counts(numbers: Any) -> bool:
+    return (
+        isinstance(numbers, list) and len(numbers) <= 8 and all(type(each) is int and 0 <= each < 1 << 48 for each in numbers)
+    )
+
+
+def check_dtypes(tensors: Mapping[str, StoredTensor], component: str) -> None:
+    """Raises CheckpointUnusable for numbers in a format that the networks do not compute with."""
+    for name, tensor in tensors.items():
+        if tensor.dtype not in _FORMATS:
+            raise CheckpointUnusable(
+                f"{component}/ stores {shorten(name)} as {tensor.dtype}. Save the weights as float16, bfloat16 or float32."
+            )
+
+
+def check_finite(tensors: Iterable[StoredTensor], root: Path) -> None:
+    """Reads the tensors' bytes. Raises CheckpointUnusable for the first that holds an infinity, or what is no number."""
+    part = np.empty(_BYTES_AT_ONCE, np.uint8)
+    for tensor in sorted(tensors, key=lambda each: (each.file, each.begin)):
+        if not _is_finite(tensor, part):
+            raise CheckpointUnusable(
+                f"{tensor.file.relative_to(root).as_posix()} holds numbers that are not finite, in {shorten(tensor.name)}: "
+                "all that is made with them would be black. Convert the original weights again, to float32 if float16 "
+                "is too narrow for them."
+            )
+
+
+def _is_finite(tensor: StoredTensor, part: np.ndarray[Any, np.dtype[np.uint8]]) -> bool:
+    """`part` is room for some of the bytes, used again and again."""
+    size, exponent = _FORMATS[tensor.dtype]
+    left = tensor.end - tensor.begin
+    with tensor.file.open("rb", buffering=0) as content:
+        content.seek(tensor.begin)
+        while left > 0:
+            count = min(left, len(part))
+            if content.readinto(part[:count].data) != count:
+                raise CheckpointUnusable(f"{tensor.file.name} became shorter while it was read. {AGAIN}")
+            bits = part[:count].view(f"<u{size}")
+            if int(np.bitwise_and(bits, exponent, out=bits).max()) == exponent:
+                return False
+            left -= count
+    return True

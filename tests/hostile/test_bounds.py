@@ -1,0 +1,90 @@
+"""Whatever a stranger sends costs a real service no more than a bounded amount of memory and time, and stops nobody else.
+
+The cases are those of every file of this folder. A case whose answer is wrong fails at once; one that broke a bound is tried
+again, since a busy machine can break a bound too, but not one time after the other.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from importlib import import_module
+from types import ModuleType
+
+import pytest
+
+import tests.hostile
+from tests.encoding.files import encode_image, encode_video, make_bars, make_greys
+from tests.flows.service import SHORT, Service
+from tests.hostile.case import HostileCase
+from tests.hostile.measure import Watch
+
+BOUNDS = {"most_mb": 300.0, "most_log_kb": 300.0, "most_seconds": 10.0, "most_health_seconds": 1.0}
+TRIES = 3
+
+
+def modules() -> list[ModuleType]:
+    names = sorted(module.name for module in pkgutil.iter_modules(tests.hostile.__path__))
+    quiet = [name for name in names if not name.startswith("test_") and name != "conftest"]
+    return [import_module(f"tests.hostile.{name}") for name in quiet]
+
+
+def cases() -> list[object]:
+    return [
+        pytest.param(case, id=f"{module.__name__.rpartition('.')[2]}-{case.name}")
+        for module in modules()
+        for case in getattr(module, "CASES", [])
+    ]
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """With what users may set, and no more: modules whose cases need hosts of their own say which as `SETTINGS`."""
+    settings = {name: value for module in modules() for name, value in getattr(module, "SETTINGS", {}).items()}
+    service = Service(tmp_path_factory.mktemp("hostile"), **settings)
+    service.start()
+    yield service
+    service.stop()
+
+
+@pytest.fixture(scope="session")
+def watch(service: Service) -> Iterator[Watch]:
+    with Watch(service) as watch:
+        yield watch
+
+
+@pytest.fixture(scope="session")
+def rest_seconds(service: Service) -> float:
+    """How long an ordinary request takes until its video is there, once all is warm."""
+    for _ in range(2):
+        began = time.monotonic()
+        make_ordinary_videos(service)
+    return time.monotonic() - began
+
+
+def make_ordinary_videos(service: Service) -> None:
+    picture, video = b64encode(encode_image(make_bars())).decode(), b64encode(encode_video(make_greys(4))).decode()
+    service.make(**SHORT, init_image=f"data:image/png;base64,{picture}")
+    service.make(**SHORT, init_video=f"data:video/mp4;base64,{video}")
+
+
+@pytest.mark.parametrize("case", cases())
+def test_hostile_input_is_answered_within_bounds(
+    service: Service, watch: Watch, rest_seconds: float, case: HostileCase
+) -> None:
+    broken: list[str] = []
+    for _ in range(TRIES):
+        costs = watch.measure(case.attack, rest_seconds=rest_seconds)
+        print(costs)  # noqa: T201
+        broken = costs.beyond(**BOUNDS)
+        if not broken:
+            return
+    pytest.fail(f"{case.name}: {', '.join(broken)}")
+
+
+def test_ordinary_requests_are_served_after_all_of_them(service: Service, watch: Watch, rest_seconds: float) -> None:
+    costs = watch.measure(make_ordinary_videos, rest_seconds=rest_seconds)
+
+    assert not costs.beyond(**BOUNDS)
