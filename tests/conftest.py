@@ -18,8 +18,8 @@ THREADS = "1"
 
 FLOWS = PurePosixPath("tests/flows")
 HOSTILE = PurePosixPath("tests/hostile")
-OF_THE_CALLING_SERVICE = {FLOWS / "test_crashes.py", FLOWS / "test_webhooks.py"}
-WITHOUT_SERVICE = {FLOWS / "test_demo.py", FLOWS / "test_wall_clock.py"}
+OF_THE_CALLING_SERVICE = {FLOWS / "test_crashes.py", FLOWS / "test_wall_clock.py", FLOWS / "test_webhooks.py"}
+WITHOUT_SERVICE = {FLOWS / "test_demo.py"}
 
 
 class TestsOfAServiceTogether(LoadScopeScheduling):

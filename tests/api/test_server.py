@@ -8,18 +8,32 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from ipaddress import ip_network
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
 from promptreel.api.app import AppParts, create_app
 from promptreel.api.server import MAX_HEADER_BYTES, build_server
+from promptreel.bootstrap import build_app, build_courier
+from promptreel.jobs.database import open_database, write_transaction
+from promptreel.settings import load_settings
 from tests.api.conftest import SUBMIT
 from tests.waiting import LONGEST_SECONDS
 
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
 FROM_A_PROXY = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "video.test"}
+
+
+def test_processes_start_while_another_one_writes(tmp_path: Path) -> None:
+    settings = load_settings(data_dir=tmp_path)
+    build_app(settings, serves_local=True)
+    with write_transaction(open_database(settings.database)):
+        with TestClient(build_app(settings, serves_local=True)) as client:
+            assert client.get("/health").status_code == 200
+        build_courier(settings, owner="courier-1", stop=threading.Event())
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.flows.service import Service
+from tests.flows.wall_clock import WallClock
 from tests.notify.receiver import Receiver, receiving
 
 
@@ -27,10 +28,16 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture(scope="session")
-def calling_service(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Iterator[Service]:
-    """A service that may call the receiver. Its tests kill parts of it, or all."""
+def wall_clock(tmp_path_factory: pytest.TempPathFactory) -> WallClock:
+    """Of the calling service."""
+    return WallClock(tmp_path_factory.mktemp("wall_clock"))
+
+
+@pytest.fixture(scope="session")
+def calling_service(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver, wall_clock: WallClock) -> Iterator[Service]:
+    """A service that may call the receiver. Its tests kill parts of it, or all, and set its wall clock."""
     allowed = {"fetch_allow_networks": "127.0.0.0/8", "fetch_allow_ports": receiver.port}
-    service = Service(tmp_path_factory.mktemp("calling_service"), **allowed)
+    service = Service(tmp_path_factory.mktemp("calling_service"), environment=wall_clock.environment, **allowed)
     service.start()
     yield service
     service.stop()

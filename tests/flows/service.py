@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import av
 import httpx
 import numpy as np
 import psutil
+import pytest
 from sqlalchemy import Engine
 
 from promptreel.demo import REQUEST, start_service, stop_service, wait_until_ready
@@ -38,17 +40,21 @@ LENGTHS_OF_PREVIEWED = (4, 16, 64)
 class Service:
     """A service on its own data directory, with one worker. `start` may be called again after it has ended."""
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(self, folder: Path, *, environment: Mapping[str, str] = MappingProxyType({}), **settings: object) -> None:
         self.data_dir = folder / "data"
         self.log = folder / "service.log"
         self.settings = {"workers": 1, "threads": 1, **settings}
+        self.environment = environment
         self.client = httpx.Client(trust_env=False, timeout=60)
         self.key = "any"
         self.url = ""
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        self._process = start_service(self.data_dir, self.log, **self.settings)
+        with pytest.MonkeyPatch.context() as ours:
+            for name, value in self.environment.items():
+                ours.setenv(name, value)
+            self._process = start_service(self.data_dir, self.log, **self.settings)
         self.url = wait_until_ready(self._process, self.log, seconds=LONGEST_SECONDS)
 
     def need_key(self, limits: KeyLimits) -> ApiKey:

@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from promptreel.errors import DiskFull
 from promptreel.worker.supervisor import ChildSpec, Supervisor
 from tests.waiting import wait_for
 
@@ -107,6 +109,22 @@ def test_killed_child_is_started_again_and_the_others_are_left_alone(out: Path) 
         assert deaths == [victim]
 
     assert sorted(deaths[1:]) == sorted([other, "owner-3"])
+
+
+def test_death_that_cannot_be_told_is_told_later(out: Path) -> None:
+    """As when the disk of the job table is full."""
+    told: list[str] = []
+
+    def tell(owner: str) -> None:
+        told.append(owner)
+        if len(told) < 3:
+            raise DiskFull("no room")
+
+    dies = replace(spec(DIES, out), on_death=tell)
+    with supervised(dies):
+        wait_for(lambda: len(told) >= 3)
+
+    assert told[:3] == ["owner-1"] * 3
 
 
 def test_quick_deaths_make_the_pause_longer(out: Path) -> None:

@@ -24,6 +24,9 @@ AT_ONCE = 64
 BYTES_A_FETCH = 4 * 1024 * 1024
 """On average, of those that run at once: most files are small, and large ones come in moments."""
 
+MOST_PARTS = 30_000
+"""Of an answer's body, of which each costs time. A file of 20 MB comes in fewer even if each is one packet of the network."""
+
 MAX_REDIRECTS = 3
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 TIMEOUTS = {"connect": 5.0, "read": 10.0, "write": 10.0}  # seconds, for each wait
@@ -176,9 +179,11 @@ class SafeFetcher:
             raise too_large
         content = bytearray()
         try:
-            for chunk in response.iter_stream():
+            for number, chunk in enumerate(response.iter_stream()):
                 if len(content) + len(chunk) > max_bytes:
                     raise too_large
+                if number >= MOST_PARTS:
+                    raise UrlUnusable("The URL's file comes in too many small parts. Use another host.")
                 if not self._bytes.take(self._for_whom, len(chunk)):
                     raise UrlUnusable(_too_many("large files"))
                 content += chunk

@@ -15,6 +15,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from promptreel.errors import PASSING
+from promptreel.logs import Seldom
+
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 30.0
@@ -51,7 +54,9 @@ class Supervisor:
 
     def __init__(self, specs: Sequence[ChildSpec], *, new_owner: Callable[[], str], stop: threading.Event) -> None:
         self._children = [_Child(spec) for spec in specs]
+        self._untold: list[tuple[ChildSpec, str]] = []
         self._new_owner = new_owner
+        self._seldom = Seldom(log)
         self._stop = stop
 
     def run(self, *, is_ready: Callable[[set[str]], bool], on_ready: Callable[[], None]) -> None:
@@ -61,6 +66,7 @@ class Supervisor:
             while not self._stop.is_set():
                 for child in self._children:
                     self._keep_alive(child)
+                self._tell_deaths()
                 if not announced and is_ready({child.owner for child in self._children}):
                     announced = True
                     on_ready()
@@ -96,15 +102,21 @@ class Supervisor:
         log.warning("%s ended with code %d and is started again in %.1f s", child.spec.name, code, pause)
         child.process = None
         child.start_at = time.monotonic() + pause
-        self._tell_death(child)
+        self._untold.append((child.spec, child.owner))
 
-    def _tell_death(self, child: _Child) -> None:
-        if child.spec.on_death is None:
-            return
-        try:
-            child.spec.on_death(child.owner)
-        except Exception:  # the service must outlive a database that is away; the leases run out by themselves
-            log.exception("what %s held could not be freed", child.spec.name)
+    def _tell_deaths(self) -> None:
+        """Again in the next round, if the job table cannot be used now."""
+        untold, self._untold = self._untold, []
+        for spec, owner in untold:
+            if spec.on_death is None:
+                continue
+            try:
+                spec.on_death(owner)
+            except PASSING as passing:
+                self._seldom.warning("what %s held cannot be freed yet: %s", spec.name, passing)
+                self._untold.append((spec, owner))
+            except Exception:  # the service must outlive it; the leases run out by themselves
+                log.exception("what %s held could not be freed", spec.name)
 
     def _stop_all(self) -> None:
         """SIGTERM to all, in reverse order; SIGKILL to what has not ended in 30 s."""
@@ -121,7 +133,8 @@ class Supervisor:
                 log.warning("%s did not stop in %.0f s and is killed", child.spec.name, STOP_SECONDS)
                 child.process.kill()
                 child.process.wait()
-            self._tell_death(child)
+            self._untold.append((child.spec, child.owner))
+            self._tell_deaths()
 
 
 def end_with_supervisor() -> None:
