@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from promptreel.api.problems import GENERATIONS
 from promptreel.errors import BadConfiguration
-from promptreel.settings import PREFIX, Settings, load_settings
+from promptreel.settings import PREFIX, Settings, load_settings, name_links
 
 SETTINGS_PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 
@@ -38,7 +38,7 @@ def test_defaults_need_no_environment() -> None:
     settings = load_settings()
 
     assert settings.data_dir == Path.home() / ".local/share/promptreel"
-    assert settings.database == f"sqlite:///{Path.home()}/.local/share/promptreel/promptreel.db"
+    assert settings.database == Path.home() / ".local/share/promptreel/promptreel.db"
     assert (settings.host, settings.port, settings.workers) == ("127.0.0.1", 8000, 1)
     assert settings.threads_per_worker == os.cpu_count()
 
@@ -63,7 +63,7 @@ def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch,
 
     settings = load_settings()
 
-    assert settings.database == f"sqlite:///{tmp_path}/promptreel.db"
+    assert settings.database == tmp_path / "promptreel.db"
     assert settings.port == 9000
     assert settings.public_url == "https://video.example.com"
     assert settings.trusted_proxies == (ip_network("10.0.0.0/8"), ip_network("127.0.0.1/32"), ip_network("::1/128"))
@@ -119,6 +119,38 @@ def test_variable_that_is_no_setting_stops_the_start_alone(monkeypatch: pytest.M
 
     with pytest.raises(BadConfiguration, match="PROMPTREEL_COLOUR: there is no such setting"):
         load_settings()
+
+
+def test_what_kubernetes_tells_of_services_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {
+        "SERVICE_HOST": "10.0.0.1",
+        "SERVICE_PORT": "8000",
+        "SERVICE_PORT_HTTP": "8000",
+        "PORT": "tcp://10.0.0.1:8000",
+        "PORT_8000_TCP": "tcp://10.0.0.1:8000",
+        "PORT_8000_TCP_PROTO": "tcp",
+        "PORT_8000_TCP_PORT": "8000",
+        "PORT_8000_TCP_ADDR": "10.0.0.1",
+        "PORT_53_UDP": "udp://10.0.0.1:53",
+        "API_V2_SERVICE_HOST": "10.0.0.2",
+        "API_V2_PORT": "tcp://10.0.0.2:80",
+        "API_V2_PORT_80_TCP_ADDR": "10.0.0.2",
+    }
+    for name, value in told.items():
+        monkeypatch.setenv(PREFIX + name, value)
+
+    assert load_settings().port == 8000
+    assert load_settings(port=9000).port == 9000
+    assert name_links() == sorted(PREFIX + name for name in told)
+
+    monkeypatch.setenv("PROMPTREEL_API_V2_PORT", "80")
+    monkeypatch.setenv("PROMPTREEL_PORT", "tcp:8000")
+    with pytest.raises(BadConfiguration) as caught:
+        load_settings()
+    assert [line.split("=")[0].split(":")[0].strip() for line in str(caught.value).splitlines()[1:]] == [
+        "PROMPTREEL_PORT",
+        "PROMPTREEL_API_V2_PORT",
+    ]
 
 
 def test_settings_do_not_change_and_do_not_show_the_database_password() -> None:

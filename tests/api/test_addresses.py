@@ -8,6 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from promptreel.api.app import AppParts, create_app
+from promptreel.jobs.keys import KeyStore
 from tests.api.conftest import SUBMIT
 
 FORWARDED = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "video.example.com"}
@@ -25,8 +26,10 @@ def test_links_use_the_host_that_the_client_used(services: AppParts) -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.com/path", "a b", 'x"><script>', "user@evil.com", "x:port", ""])
-def test_host_that_is_none_stays_out_of_links(services: AppParts, host: str) -> None:
-    assert link(services, headers={"Host": host}) == "http://localhost:8000"
+def test_host_that_is_none_stays_out_of_links(services: AppParts, keys: KeyStore, host: str) -> None:
+    _, key = keys.create("k")  # without one, such a Host is refused
+
+    assert link(services, headers={"Host": host, "key": key}) == "http://localhost:8000"
 
 
 @pytest.mark.parametrize("peer", ["10.1.2.3", "::1", "::ffff:10.1.2.3"])

@@ -18,7 +18,7 @@ HERE = "127.0.0.1:8000"
 PROMPT = {"prompt": "a red cat"}
 
 
-def ask(services: AppParts, *, peer: str = "127.0.0.1", **headers: str) -> int:
+def ask(services: AppParts, *, peer: str = "127.0.0.1", **headers: str | bytes) -> int:
     client = TestClient(create_app(services), base_url=f"http://{HERE}", client=(peer, 4000))
     return client.post(VIDEOS, json=PROMPT, headers=headers).status_code
 
@@ -41,7 +41,27 @@ def test_public_name_that_means_this_machine_reads_nothing(services: AppParts, h
     assert ask(services, Host=host) == ask(services, Host=host, Origin=f"http://{host}") == 403
 
 
-@pytest.mark.parametrize("host", [HERE, "localhost:8000", "[::1]:8000", "my-laptop.local", "workshop", "192.168.1.7"])
+ODD = [f"a{odd}b.evil.example" for odd in "~!$&'()*+,;=`{}\"|^%<>@\\ "]
+
+
+@pytest.mark.parametrize(
+    "host", [*ODD, "evil.example~", "127.0.0.1~.evil.example", "[::1].evil.example", "[evil.example]", "[]"]
+)
+def test_what_is_no_name_by_the_rules_is_not_this_machine(services: AppParts, host: str) -> None:
+    """Browsers send such names: URLs allow them, and a resolver answers for them."""
+    assert ask(services, Host=host) == ask(services, Host=host, Origin=f"http://{host}") == 403
+
+
+@pytest.mark.parametrize("host", ["", ".", "..", "127.1", "localhost:x", "b\u00fccher.example", "1.2.3.4.5", "1.2.3.4.evil"])
+def test_what_is_not_known_to_be_this_machine_is_refused(services: AppParts, host: str) -> None:
+    sent = host.encode("latin-1")
+
+    assert ask(services, Host=sent) == ask(services, Host=sent, Origin="null") == ask(services, Host=sent, Origin="") == 403
+
+
+@pytest.mark.parametrize(
+    "host", [HERE, "localhost:8000", "[::1]:8000", "my-laptop.local", "workshop", "192.168.1.7", "LOCALHOST.", "[FE80::1]"]
+)
 def test_this_machine_and_its_own_pages_are_served(services: AppParts, host: str) -> None:
     assert ask(services, Host=host) == ask(services, Host=host, Origin=f"http://{host}") == 200
 
@@ -51,6 +71,7 @@ def test_known_names_are_served(services: AppParts) -> None:
     public = replace(services, public_url=f"https://{name}")
     proxied = replace(services, trusted_proxies=PROXIES)
 
+    assert ask(public, Host=f"{name}:8000") == 200
     assert ask(public, Host=name, Origin=f"https://{name}") == ask(public, Origin=f"https://{name}") == 200
     assert ask(proxied, peer="10.0.0.1", Host=name, Origin=f"https://{name}") == 200
     assert ask(proxied, Host=name) == ask(public, Host="evil.com") == 403

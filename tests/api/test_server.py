@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import replace
 from ipaddress import ip_network
 from pathlib import Path
@@ -13,18 +15,32 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 
 from promptreel.api.app import AppParts, create_app
+from promptreel.api.connections import HEAD_SECONDS, UNREAD_SECONDS
+from promptreel.api.rooms import BodyRooms
 from promptreel.api.server import MAX_HEADER_BYTES, build_server
 from promptreel.bootstrap import build_app, build_courier
 from promptreel.jobs.database import open_database, write_transaction
 from promptreel.settings import load_settings
 from tests.api.conftest import SUBMIT
-from tests.waiting import LONGEST_SECONDS
+from tests.waiting import LONGEST_SECONDS, wait_for
 
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
 FROM_A_PROXY = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", "X-Forwarded-Host": "video.test"}
+
+
+class Clock:
+    """Seconds that only pass when they are told to, but for so little that one look comes after the other."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        self.seconds += 1e-6
+        return self.seconds
 
 
 def test_processes_start_while_another_one_writes(tmp_path: Path) -> None:
@@ -37,10 +53,17 @@ def test_processes_start_while_another_one_writes(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def serve(services: AppParts) -> Serve:
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def serve(services: AppParts, clock: Clock) -> Serve:
     @contextmanager
-    def run(**settings: object) -> Iterator[httpx.Client]:
-        server = build_server(create_app(replace(services, **settings)))
+    def run(*, most: int = 100, servers: list[uvicorn.Server] | None = None, **settings: object) -> Iterator[httpx.Client]:
+        server = build_server(create_app(replace(services, **settings)), now=clock, most=most)
+        if servers is not None:
+            servers.append(server)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
             thread.start()
@@ -82,3 +105,103 @@ def test_headers_have_a_limit(serve: Serve) -> None:
         assert client.get("/health", headers={"X-Long": "x" * (MAX_HEADER_BYTES // 2)}).status_code == 200
         assert status_of_unfinished_header(client, b"x" * MAX_HEADER_BYTES) == b"HTTP/1.1 400 Bad Request\r\n"
         assert client.get("/health").status_code == 200
+
+
+@contextmanager
+def connected(client: httpx.Client, words: bytes = b"") -> Iterator[socket.socket]:
+    """A connection that says this much."""
+    address = (client.base_url.host, client.base_url.port)
+    with socket.create_connection(address, timeout=LONGEST_SECONDS) as connection:
+        connection.sendall(words)
+        yield connection
+
+
+def read_to_end(connection: socket.socket) -> bytes:
+    """All that comes until the service closes the connection."""
+    received = bytearray()
+    with suppress(ConnectionError):
+        while more := connection.recv(1024 * 1024):
+            received += more
+    return bytes(received)
+
+
+def ask_anew(client: httpx.Client) -> int:
+    """The status of /health, over a connection of its own."""
+    return httpx.get(client.base_url.join("/health"), trust_env=False, timeout=LONGEST_SECONDS).status_code
+
+
+BEGUN = b"GET /health HTTP/1.1\r\nHost: a\r\n"
+ENDED = b"\r\n"
+BODY = b"POST /v1/videos HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{"
+
+
+@pytest.mark.parametrize("words", [b"", BEGUN])
+def test_request_that_does_not_begin_or_end_is_not_waited_for(serve: Serve, clock: Clock, words: bytes) -> None:
+    with serve() as client, connected(client, words) as connection:
+        client.get("/health")  # the connection has been seen by now
+        clock.seconds += HEAD_SECONDS + 1
+
+        assert read_to_end(connection) == b""
+        assert ask_anew(client) == 200
+
+
+def test_second_request_has_its_own_time(serve: Serve, clock: Clock) -> None:
+    with serve() as client, connected(client, BEGUN + ENDED) as connection:
+        first = connection.recv(65536)
+        connection.sendall(BEGUN)
+        client.get("/health")
+        clock.seconds += HEAD_SECONDS + 1
+
+        assert (first + read_to_end(connection)).count(b"HTTP/1.1 200") == 1
+
+
+def test_client_that_does_not_read_is_not_waited_for(serve: Serve, clock: Clock) -> None:
+    request = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n" + ENDED
+    servers: list[uvicorn.Server] = []
+    with serve(servers=servers) as client:
+        size = len(client.get("/openapi.json").content)
+        with connected(client) as connection:
+            connection.sendall(request * (64 * 1024 * 1024 // size))  # the system keeps less than this
+
+            def is_dropped() -> bool:
+                clock.seconds += UNREAD_SECONDS + 1
+                return not servers[0].server_state.connections
+
+            wait_for(is_dropped)
+            assert len(read_to_end(connection)) < 64 * 1024 * 1024 - size
+
+
+def test_body_that_does_not_come_is_not_waited_for(serve: Serve) -> None:
+    with serve(rooms=BodyRooms(grace_seconds=0.05)) as client, connected(client, BODY) as connection:
+        answer = connection.recv(65536)
+        while b"}}" not in answer:
+            answer += connection.recv(65536)
+
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"body_too_slow" in answer
+
+
+@pytest.mark.parametrize("words", [b"", BEGUN, BODY])
+def test_those_who_say_nothing_make_room_for_those_who_do(serve: Serve, caplog: pytest.LogCaptureFixture, words: bytes) -> None:
+    with serve(most=4) as client, ExitStack() as held:
+        silent = [held.enter_context(connected(client, words)) for _ in range(40)]
+
+        assert [ask_anew(client) for _ in range(3)] == [200] * 3
+        assert [read_to_end(connection) for connection in silent[:30]] == [b""] * 30
+    told = [record.message for record in caplog.records if "connections" in record.message]
+    assert told == ["there are more than 4 connections: 1 were closed or refused"]
+
+
+def test_limit_of_open_files_is_raised_and_shared_by_connections_and_what_they_are_sent() -> None:
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (600, {hard}));"
+        "from fastapi import FastAPI; from promptreel.api.server import build_server;"
+        "print(build_server(FastAPI()).server_state.most, resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+
+    def run(hard: int) -> str:
+        command = [sys.executable, "-c", code.format(hard=hard)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert run(600) == "172 600"
+    assert run(3000) == "1024 3000"

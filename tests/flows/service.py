@@ -41,7 +41,7 @@ class Service:
     """A service on its own data directory, with one worker. `start` may be called again after it has ended."""
 
     def __init__(self, folder: Path, *, environment: Mapping[str, str] = MappingProxyType({}), **settings: object) -> None:
-        self.data_dir = folder / "data"
+        self.data_dir = folder / "data 100%20?#&é"  # what means something in a URL is a folder's name like any other
         self.log = folder / "service.log"
         self.settings = {"workers": 1, "threads": 1, **settings}
         self.environment = environment
@@ -86,11 +86,7 @@ class Service:
 
     @cached_property
     def database(self) -> Engine:
-        return open_database(self.database_url)
-
-    @property
-    def database_url(self) -> str:
-        return f"sqlite:///{self.data_dir / 'promptreel.db'}"
+        return open_database(self.data_dir / "promptreel.db")
 
     @cached_property
     def jobs(self) -> JobStore:
@@ -166,7 +162,7 @@ class Service:
 
     def freeze(self, process: psutil.Process) -> None:
         """SIGSTOP at a moment when the process is not writing: the lock that it then held would hold up everybody."""
-        impatient = open_database(self.database_url, busy_seconds=0.2)
+        impatient = open_database(self.data_dir / "promptreel.db", busy_seconds=0.2)
         while True:
             process.suspend()
             try:

@@ -49,6 +49,20 @@ def test_missing_folder_is_refused_by_name(tmp_path: Path) -> None:
         open_database(f"sqlite:///{tmp_path}/absent/x.db")
 
 
+@pytest.mark.parametrize(
+    "name", ["100%20", "a?b=c", "a#b", "?mode=memory", "file:x", ":memory:", "a&b;c@d:e", "é\n\udcff", " ~ "]
+)
+def test_folder_may_be_called_anything(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+
+    engine = open_database(folder / "promptreel.db")
+    migrate(engine)
+    engine.dispose()
+
+    assert [path.name for path in folder.iterdir()] == ["promptreel.db"]
+
+
 def test_file_of_another_kind_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "holiday.db"
     path.write_text("Dear all, " * 100)

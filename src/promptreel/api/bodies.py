@@ -29,9 +29,8 @@ _MAX_DISCARDED_BYTES = 16 * MEGABYTE
 SHORT_BYTES = 16 * 1024
 """A body up to this length takes no room, and is parsed at once: a longer one would hold up other requests."""
 
-GRACE_SECONDS = 30.0
 SLOWEST_BYTES_A_SECOND = 64 * 1024
-"""A body may take so long, and what its bytes need at this rate: half a megabit a second."""
+"""Half a megabit a second: what takes longer than its bytes need at this rate, and some grace, is given up."""
 
 _KEYS = {
     b'"key"': re.compile(rb'"key"(?:\s*:\s*"|\r\n(?:[^\r\n]{1,200}\r\n){0,4}\r\n)([^"\r\n]{1,200})'),
@@ -130,7 +129,8 @@ class _Receipt:
     async def _receive(self, limit: asyncio.Timeout) -> bytearray:
         body, received = bytearray(), 0
         started = asyncio.get_running_loop().time()
-        limit.reschedule(started + GRACE_SECONDS)
+        grace = self._parts.rooms.grace_seconds
+        limit.reschedule(started + grace)
         async for chunk in self._request.stream():
             received += len(chunk)
             if received > self._maximum + _MAX_DISCARDED_BYTES:
@@ -141,7 +141,7 @@ class _Receipt:
             if received > SHORT_BYTES and self._place is None:
                 started += await self._enter(received, limit)
             body += chunk
-            limit.reschedule(started + GRACE_SECONDS + received / SLOWEST_BYTES_A_SECOND)
+            limit.reschedule(started + grace + received / SLOWEST_BYTES_A_SECOND)
         if received > self._maximum:
             kilobytes = self._maximum // 1024
             size = f"{kilobytes} kB" if kilobytes < 1024 else f"{kilobytes // 1024} MB"

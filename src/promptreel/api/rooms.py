@@ -19,6 +19,9 @@ UNKNOWN_BYTES = 36 * MEGABYTE
 What is made of a body (text, then the picture's own bytes) takes up to three times as much, until its request is answered.
 """
 
+GRACE_SECONDS = 30.0
+"""How long a body may take, and besides what its bytes need at the slowest rate (bodies.py)."""
+
 WAIT_SECONDS = 20.0
 HURRIED_SECONDS = 15.0
 """How long a body from someone unknown may take while others wait for its room."""
@@ -94,7 +97,8 @@ class Room:
 class BodyRooms:
     """What the api's process has for bodies: two rooms, and the one thread that reads them, so that the loop never does."""
 
-    def __init__(self, *, known: int = KNOWN_BYTES, unknown: int = UNKNOWN_BYTES) -> None:
+    def __init__(self, *, known: int = KNOWN_BYTES, unknown: int = UNKNOWN_BYTES, grace_seconds: float = GRACE_SECONDS) -> None:
+        self.grace_seconds = grace_seconds
         self.of_known = Room(known)
         self.of_unknown = Room(unknown)
         self.reader = ThreadPoolExecutor(1, "body-reader")
