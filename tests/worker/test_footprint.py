@@ -3,10 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
+
 from promptreel.bootstrap import BUILT_IN_MODELS
 from promptreel.jobs.params import MAX_FRAMES, VideoParams
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistry
-from promptreel.worker.footprint import estimate_bytes, machine_memory
+from promptreel.worker.footprint import estimate_bytes, machine_memory, return_freed_memory
 
 MEGABYTE = 1024 * 1024
 LARGEST = VideoParams(model_id="m", prompt="a cat", width=1792, height=1024, num_frames=MAX_FRAMES)
@@ -49,3 +51,16 @@ def test_memory_of_a_container_counts_where_it_is_less(tmp_path: Path) -> None:
 
     assert machine_memory((gone, limited, without)) == 104857600
     assert machine_memory((gone, without)) > 104857600
+
+
+def test_what_was_freed_goes_back_to_the_system() -> None:
+    """Blocks of 64 kB in 128 MB, freed but for a few: glibc by itself gives back what lies behind the last of them alone."""
+    memory = psutil.Process().memory_info
+    blocks = [bytearray(64 * 1024) for _ in range(2048)]
+    kept = blocks[::512] + blocks[-1:]
+    del blocks
+    before = memory().rss
+    return_freed_memory()
+
+    assert before - memory().rss > 64 * MEGABYTE
+    assert len(kept) == 5

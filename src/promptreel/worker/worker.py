@@ -19,7 +19,7 @@ from promptreel.jobs.store import JobStore, WorkerRecord
 from promptreel.logs import Seldom
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard
 from promptreel.storage.local import LocalStorage
-from promptreel.worker.footprint import Room, estimate_bytes
+from promptreel.worker.footprint import Room, estimate_bytes, return_freed_memory
 from promptreel.worker.pulse import Hold, Pulse, WorkerStopping
 from promptreel.worker.video_job import run_video_job
 
@@ -163,6 +163,8 @@ class Worker:
             log.warning("job %d: %s", job.id, lost)
         except Exception:  # its lease runs out, and another worker takes it
             log.exception("job %d: the job table could not be told how it ended", job.id)
+        finally:
+            return_freed_memory()
 
     def _run(self, hold: Hold, job: Job) -> None:
         claim = hold.claim
