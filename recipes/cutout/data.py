@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from torch import Tensor
 from recipes.cutout.device import mixed_precision
 from recipes.cutout.world import MAX_FRAMES, Scene, draw_clip, draw_frame, pick_scene
 
-PAIRS_PERCENT = 8
+PAIRS_PERCENT = 20
 LENGTHS = (16, 24, 32, 40)
 MOMENTS = 8
-ENCODE_AT_ONCE = 160
+ENCODE_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,28 @@ def encode(vae: AutoencoderDC, frames: np.ndarray, device: torch.device) -> Tens
     return torch.cat(pieces)
 
 
+@dataclass(frozen=True)
+class Source:
+    """A data set: its kind, and how its scenes `first` to `last` (excluded) are drawn, as uint8 [N, T, 192, 192, 3].
+
+    `at_once` scenes are drawn and encoded together, and fifty times as many are written to one file.
+    """
+
+    kind: str
+    at_once: int
+    draw: Callable[[int, int], np.ndarray]
+
+
 def picture_latents(vae: AutoencoderDC, folder: Path, count: int, device: torch.device) -> Latents:
     """`count` scenes, one frame of each, at a random time of its clip."""
 
-    def frames(first: int, last: int) -> np.ndarray:
+    def draw(first: int, last: int) -> np.ndarray:
         times = random.Random(f"times {first}")
         return np.stack(
             [draw_frame(scene_of("picture", i), times.randrange(MAX_FRAMES), MAX_FRAMES) for i in range(first, last)]
         )[:, None]
 
-    return _cached(vae, folder / "pictures.safetensors", "picture", count, 160, frames, device)
+    return latents_of(Source("picture", 160, draw), vae, folder, count, device)
 
 
 def moments_of(number: int) -> tuple[int, list[int]]:
@@ -69,10 +82,10 @@ def moments_of(number: int) -> tuple[int, list[int]]:
 def moment_latents(vae: AutoencoderDC, folder: Path, count: int, device: torch.device) -> Latents:
     """`count` scenes, eight frames of each: a clip at a fifth of its price."""
 
-    def frames(first: int, last: int) -> np.ndarray:
+    def draw(first: int, last: int) -> np.ndarray:
         return np.stack([_draw_moments(scene_of("moment", i), i) for i in range(first, last)])
 
-    return _cached(vae, folder / "moments.safetensors", "moment", count, 20, frames, device)
+    return latents_of(Source("moment", 20, draw), vae, folder, count, device)
 
 
 def _draw_moments(scene: Scene, number: int) -> np.ndarray:
@@ -83,31 +96,44 @@ def _draw_moments(scene: Scene, number: int) -> np.ndarray:
 def clip_latents(vae: AutoencoderDC, folder: Path, count: int, device: torch.device) -> Latents:
     """`count` scenes, 40 frames of each."""
 
-    def frames(first: int, last: int) -> np.ndarray:
+    def draw(first: int, last: int) -> np.ndarray:
         return np.stack([draw_clip(scene_of("clip", i), MAX_FRAMES) for i in range(first, last)])
 
-    return _cached(vae, folder / "clips.safetensors", "clip", count, 8, frames, device)
+    return latents_of(Source("clip", 4, draw), vae, folder, count, device)
 
 
-def _cached(
-    vae: AutoencoderDC,
-    path: Path,
-    kind: str,
-    count: int,
-    at_once: int,
-    frames: Callable[[int, int], np.ndarray],
-    device: torch.device,
-) -> Latents:
-    """Draws and encodes `count` scenes, `at_once` at a time, unless `path` holds them already."""
-    if not path.exists():
-        pieces = []
-        for first in range(0, count, at_once):
-            drawn = frames(first, min(first + at_once, count))
-            flat = encode(vae, drawn.reshape(-1, *drawn.shape[2:]), device)
-            pieces.append(flat.unflatten(0, drawn.shape[:2]))
-            if first % (at_once * 50) == 0:
-                print(f"{kind}s drawn and encoded: {first} of {count}", flush=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"latents": torch.cat(pieces)}, path)
-    values = load_file(path)["latents"] * vae.config.scaling_factor
-    return Latents(values, [scene_of(kind, i) for i in range(len(values))])
+def latents_of(source: Source, vae: AutoencoderDC, folder: Path, count: int, device: torch.device) -> Latents:
+    """Draws and encodes `count` scenes; what an earlier run has left in `folder`, by the same VAE, is read instead.
+
+    Another VAE's latents mean other pictures: a model that learned from both would learn from neither.
+    """
+    place = folder / f"{source.kind}s-{fingerprint(vae)}"
+    pieces = []
+    for first in range(0, count, 50 * source.at_once):
+        last = min(first + 50 * source.at_once, count)
+        path = place / f"{first}-{last}.safetensors"
+        if not path.exists():
+            print(f"{source.kind}s drawn and encoded: {first} of {count}", flush=True)
+            place.mkdir(parents=True, exist_ok=True)
+            beside = path.with_suffix(".part")
+            save_file({"latents": _draw_and_encode(source, vae, range(first, last), device)}, beside)
+            beside.replace(path)
+        pieces.append(load_file(path)["latents"])
+    values = torch.cat(pieces) * vae.config.scaling_factor
+    return Latents(values, [scene_of(source.kind, i) for i in range(count)])
+
+
+def _draw_and_encode(source: Source, vae: AutoencoderDC, numbers: range, device: torch.device) -> Tensor:
+    pieces = []
+    for first in range(numbers.start, numbers.stop, source.at_once):
+        drawn = source.draw(first, min(first + source.at_once, numbers.stop))
+        pieces.append(encode(vae, drawn.reshape(-1, *drawn.shape[2:]), device).unflatten(0, drawn.shape[:2]))
+    return torch.cat(pieces)
+
+
+def fingerprint(vae: AutoencoderDC) -> str:
+    """Eight hexadecimal digits that another VAE has otherwise."""
+    digest = hashlib.sha256()
+    for weight in vae.state_dict().values():
+        digest.update(weight.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:8]
