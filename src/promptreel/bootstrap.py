@@ -6,7 +6,6 @@ inside the functions that build a worker or an engine, so that the api and the c
 
 from __future__ import annotations
 
-import os
 import secrets
 import socket
 import threading
@@ -113,30 +112,13 @@ def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[
     return create_app(parts)
 
 
-def prepare_torch() -> None:
-    """Sets what torch and its libraries read when they are imported.
-
-    Nothing is ever fetched from a model hub, nor run from a checkpoint. And threads that compute together wait for each other
-    awake for no more than a fraction of a millisecond: OpenMP's own bound is a hundred times that, and makes a forward 25 times
-    as long whenever another process takes a core (ADR 9).
-    """
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["DIFFUSERS_DISABLE_REMOTE_CODE"] = "1"
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-
-
 def build_engine(settings: Settings) -> Engine:
     """The engine on the best device of this machine."""
-    prepare_torch()
-    import diffusers
-    import transformers
-
     from promptreel.generation.devices import pick_device
     from promptreel.generation.engine import Engine
+    from promptreel.generation.quiet import quiet_libraries
 
-    diffusers.logging.set_verbosity_error()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    quiet_libraries()
     return Engine(build_models(settings), pick_device(), threads=settings.threads_per_worker)
 
 
