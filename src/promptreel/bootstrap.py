@@ -134,6 +134,7 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
         scratch=settings.data_dir / "scratch",
         lease_seconds=settings.lease_seconds,
         jobs_at_once=settings.jobs_at_once,
+        stall_seconds=settings.stall_seconds,
         stop=stop,
     )
 

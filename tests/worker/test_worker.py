@@ -17,7 +17,7 @@ from promptreel.jobs.store import JobStore
 from promptreel.jobs.tables import utc_now
 from promptreel.media import Init, Video
 from promptreel.storage.local import LocalStorage
-from promptreel.worker.worker import Worker
+from promptreel.worker.worker import STALLED_CODE, Worker
 from tests.encoding.files import encode_image, make_bars
 from tests.generation.checkpoints import make_tiny_checkpoint
 from tests.jobs.factories import make_new_job
@@ -253,3 +253,41 @@ def test_result_of_a_lost_job_is_removed_again(worker: Worker, jobs: JobStore, t
     job = jobs.get(job_id)
     assert job.status is JobStatus.QUEUED
     assert list((tmp_path / "results").rglob("*.mp4")) == []
+
+
+def test_job_that_stands_still_ends_the_process_and_loses_a_life_and_the_others_none(
+    worker: Worker, jobs: JobStore, stop: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended: list[int] = []
+    worker.end_process = ended.append
+    submit(jobs)
+    submit(jobs)
+    (first, _), (second, _) = (jobs.claim("worker-1") or pytest.fail("nothing to claim") for _ in range(2))
+    with worker.pulse.hold(first) as stalled, worker.pulse.hold(second):
+        worker.give_up(stalled)
+
+    assert ended == [STALLED_CODE]
+    assert stop.is_set()
+    assert f"job {first.job_id} made no progress" in caplog.text
+    assert [(jobs.get(claim.job_id).status, jobs.get(claim.job_id).crashes) for claim in (first, second)] == [
+        (JobStatus.QUEUED, 1),
+        (JobStatus.QUEUED, 0),
+    ]
+
+
+def test_process_ends_though_the_job_table_cannot_be_told(
+    worker: Worker, jobs: JobStore, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended: list[int] = []
+    worker.end_process = ended.append
+    locking, impatient = open_database(database_url), open_database(database_url, busy_seconds=0.05)
+    submit(jobs)
+    claim, _ = jobs.claim("worker-1") or pytest.fail("nothing to claim")
+    worker.jobs = JobStore(impatient)
+    with worker.pulse.hold(claim) as stalled, write_transaction(locking):
+        worker.give_up(stalled)
+    for database in (locking, impatient):
+        database.dispose()
+
+    assert ended == [STALLED_CODE]
+    assert "the job table could not be told" in caplog.text

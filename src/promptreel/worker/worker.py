@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from promptreel.worker.video_job import run_video_job
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05
+STALLED_CODE = 70
+"""What the process ends with when a job stands still (EX_SOFTWARE)."""
 
 
 class Worker:
@@ -29,7 +33,7 @@ class Worker:
     Each job runs in its own thread, from its parameters to its file; the engine shares the model's calls between them.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a worker is made of
         self,
         *,
         owner: str,
@@ -40,7 +44,9 @@ class Worker:
         lease_seconds: float,
         jobs_at_once: int,
         stop: threading.Event,
+        stall_seconds: float = float("inf"),
     ) -> None:
+        """A job that makes no progress for `stall_seconds` ends the process: no thread can be ended from outside."""
         self.owner = owner
         self.jobs = jobs
         self.engine = engine
@@ -50,7 +56,15 @@ class Worker:
         self.stop = stop
         self.live: list[tuple[Job, Future[None]]] = []
         self.seconds_per_unit: float | None = None
-        self.pulse = Pulse(jobs, lease_seconds=lease_seconds, stop=stop, announce=self.announce)
+        self.end_process: Callable[[int], object] = os._exit
+        self.pulse = Pulse(
+            jobs,
+            lease_seconds=lease_seconds,
+            stop=stop,
+            announce=self.announce,
+            stall_seconds=stall_seconds,
+            on_stall=self.give_up,
+        )
 
     def run(self) -> None:
         self.startup()
@@ -94,6 +108,25 @@ class Worker:
             log.warning("no job could be claimed: %s", busy)
             return None
 
+    def give_up(self, stalled: Hold) -> None:
+        """Ends the process because of a job that stands still, which costs that job a life, and the others none."""
+        log.error(
+            "job %d made no progress for %.0f s (%s): this worker ends, and the job is tried again if it has lives left",
+            stalled.claim.job_id,
+            stalled.silent_seconds,
+            stalled.stage,
+        )
+        self.stop.set()  # nothing more is claimed
+        try:
+            for hold in self.pulse.holds - {stalled}:
+                with suppress(JobLost):  # it may just have ended
+                    self.jobs.give_back(hold.claim)
+            self.jobs.free_owner(self.owner)
+        except Exception:  # the supervisor frees them, or their leases run out
+            log.exception("the job table could not be told that this worker ends")
+        finally:
+            self.end_process(STALLED_CODE)
+
     def shutdown(self) -> None:
         self.pulse.end()
         log.info("worker %s stopped", self.owner)
@@ -121,14 +154,15 @@ class Worker:
     def _run(self, hold: Hold, job: Job) -> None:
         claim = hold.claim
         try:
-            result = run_video_job(
-                job,
-                claim,
-                engine=self.engine,
-                storage=self.storage,
-                scratch=self.scratch,
-                on_progress=hold.on_progress,
-            )
+            with hold.watched():
+                result = run_video_job(
+                    job,
+                    claim,
+                    engine=self.engine,
+                    storage=self.storage,
+                    scratch=self.scratch,
+                    on_progress=hold.on_progress,
+                )
         except JobCancelled:
             self._tell(claim, lambda: self.jobs.acknowledge_cancel(claim))
             log.info("job %d cancelled", job.id)
