@@ -50,11 +50,21 @@ def test_error_of_the_work_reaches_who_asked() -> None:
 
 @pytest.mark.parametrize(("threads", "row_threads", "of_each"), [(1, 1, 1), (2, 2, 1), (3, 2, 1), (8, 2, 4)])
 def test_row_threads_share_the_threads_that_there_are(threads: int, row_threads: int, of_each: int) -> None:
+    before = torch.get_num_threads()
     compute = ComputeThreads(threads, row_threads=2)
 
     assert compute.row_threads == row_threads
     assert compute.run(torch.get_num_threads) == of_each
-    assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+
+
+def test_what_other_threads_set_does_not_change_a_row_threads_share() -> None:
+    compute = ComputeThreads(4, row_threads=2)
+    compute.run(lambda: None)
+    in_new_thread(lambda: torch.set_num_threads(3))
+
+    assert compute.run(torch.get_num_threads) == 2
+    in_new_thread(lambda: torch.set_num_threads(1))
 
 
 def test_parts_run_side_by_side_and_come_in_order() -> None:

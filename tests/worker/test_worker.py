@@ -275,6 +275,32 @@ def test_job_that_stands_still_ends_the_process_and_loses_a_life_and_the_others_
     ]
 
 
+def test_worker_notices_a_job_that_stands_still(worker: Worker, jobs: JobStore, stop: threading.Event, tmp_path: Path) -> None:
+    storage, ended = GatedStorage(tmp_path / "results"), threading.Event()
+    impatient = Worker(
+        owner="worker-1",
+        jobs=jobs,
+        engine=worker.engine,
+        storage=storage,
+        scratch=worker.scratch,
+        lease_seconds=LEASE_SECONDS,
+        jobs_at_once=1,
+        stop=stop,
+        stall_seconds=1,
+    )
+    impatient.end_process = lambda _code: ended.set()
+    job_id = submit(jobs)
+    thread = threading.Thread(target=impatient.run)
+    thread.start()
+    assert ended.wait(60)
+    job = jobs.get(job_id)
+    storage.gate.set()
+    thread.join()
+
+    assert (job.status, job.crashes, job.attempt) == (JobStatus.QUEUED, 1, 1)
+    assert list((tmp_path / "results").rglob("*.mp4")) == []
+
+
 def test_process_ends_though_the_job_table_cannot_be_told(
     worker: Worker, jobs: JobStore, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:

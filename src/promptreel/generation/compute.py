@@ -37,6 +37,7 @@ class ComputeThreads:
 
         def start() -> None:
             self._own.is_row_thread = True
+            torch.get_num_threads()  # else torch does this at the first operation, and takes what another thread set last
             torch.set_num_threads(total // self.row_threads)
 
         self._pool = ThreadPoolExecutor(self.row_threads, thread_name_prefix="row", initializer=start)
