@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from promptreel.errors import JobCancelled
 from promptreel.generation.compute import ComputeThreads, serial_arithmetic
 from promptreel.generation.engine import Engine
 from promptreel.models.registry import ModelRegistry
@@ -122,6 +123,24 @@ def test_networks_of_all_jobs_run_in_the_row_threads(models: ModelRegistry) -> N
         list(jobs.map(lambda seed: engine.generate(replace(PARAMS, seed=seed, prompt=f"cat {seed}"), go_on), [1, 2]))
 
     assert seen == {"row_0", "row_1"}
+
+
+def test_job_that_is_stopped_between_two_parts_leaves_none_under_way(models: ModelRegistry) -> None:
+    checkpoint = Engine(models, CPU, threads=2).load("tiny")
+    pair, ended = threading.Barrier(2), []
+
+    def meet(_decoder: object, _args: object) -> None:
+        pair.wait(60)
+
+    def stop() -> None:
+        raise JobCancelled("enough")
+
+    checkpoint.vae.decoder.register_forward_pre_hook(meet)
+    checkpoint.vae.decoder.register_forward_hook(lambda _decoder, _args, _frames: ended.append(1) and None)
+    with pytest.raises(JobCancelled):
+        checkpoint.decode(torch.zeros(1, 4, 7, 3, 4), stop)
+
+    assert ended == [1, 1]
 
 
 def test_decoding_divides_a_clip_for_the_row_threads_alike_however_many_there_are(models: ModelRegistry) -> None:

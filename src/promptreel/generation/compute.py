@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import TypeVar
@@ -46,9 +46,9 @@ class ComputeThreads:
         """What `work` returns or raises; it may itself call `run`."""
         return work() if self._is_own() else self._pool.submit(work).result()
 
-    def run_each(self, works: Iterable[Callable[[], T]]) -> Iterator[T]:
+    def run_each(self, works: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
         """What each of them returns, in their order; side by side, and no more of them at once than there are row threads, so
-        that others' work comes in between. When one raises, or the caller stops, those under way come to their end first.
+        that others' work comes in between. When one raises, or the iterator is closed, those under way come to their end first.
         """
         if self._is_own():
             yield from (work() for work in works)

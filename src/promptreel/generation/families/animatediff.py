@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -111,9 +112,11 @@ class LoadedCheckpoint:
     def _run_parts(self, work: Callable[[Tensor], Tensor], parts: Sequence[Tensor], on_part: Callable[[], None]) -> Tensor:
         """Side by side, as far as there are row threads."""
         done = []
-        for output in self.compute.run_each(partial(torch.inference_mode()(work), part) for part in parts):
-            done.append(output)
-            on_part()
+        works = (partial(torch.inference_mode()(work), part) for part in parts)
+        with closing(self.compute.run_each(works)) as outputs:
+            for output in outputs:
+                done.append(output)
+                on_part()
         return torch.cat(done)
 
     def _run(self, work: Callable[[], Tensor]) -> Tensor:
