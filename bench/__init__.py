@@ -1,5 +1,3 @@
 """What is measured in this process runs as in the service's own."""
 
-from promptreel.bootstrap import prepare_torch
-
-prepare_torch()
+import promptreel.generation  # noqa: F401 - sets what torch reads when it is imported

@@ -52,13 +52,20 @@ def main() -> None:
             database = open_database(f"sqlite:///{data_dir / 'promptreel.db'}")
             store = JobStore(database)
             print_machine(store, options.threads)
-            measured = [measure_job(url, store) for _ in range(options.jobs)]
+            alone, beside = [], []
+            for _ in range(options.jobs):  # in turns, so that whatever else the machine does meets both
+                alone.append(measure_job(url, store))
+                if options.busy:
+                    with busy_processes(options.busy):
+                        beside.append(measure_job(url, store))
             memory = api_memory(service.pid)
             database.dispose()
         finally:
             stop_service(service)
         start_ups = [measure_start_up(data_dir) for _ in range(START_UPS)]
-    print_jobs(measured)
+    print_jobs(alone, "one after another")
+    if beside:
+        print_jobs(beside, f"each beside {options.busy} busy processes")
     print_api(memory, start_ups)
 
 
@@ -77,6 +84,18 @@ def measure_job(url: str, store: JobStore) -> Measured:
     assert job.status is JobStatus.SUCCEEDED
     assert job.result is not None
     return Measured(seconds, first_eta, job.result.facts["stages"])
+
+
+@contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Each takes all that it gets of a core."""
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def measure_start_up(data_dir: Path) -> float:
@@ -120,11 +139,11 @@ def print_machine(store: JobStore, threads: int) -> None:
     print(f"load      {load} (before the first request)\n")
 
 
-def print_jobs(measured: Sequence[Measured]) -> None:
+def print_jobs(measured: Sequence[Measured], how: str) -> None:
     asked = (
         f"{REQUEST['width']}x{REQUEST['height']}, {REQUEST['num_inference_steps']} steps, guidance {REQUEST['guidance_scale']}"
     )
-    print(f"{len(measured)} default requests ({asked}), one after another; seconds")
+    print(f"{len(measured)} default requests ({asked}), {how}; seconds")
     print(f"{'':24}{'min':>9}{'median':>9}{'max':>9}")
     _print_row("POST to success", [job.seconds for job in measured])
     for stage in measured[0].stages:
@@ -153,9 +172,10 @@ def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.main_job", description=__doc__)
     parser.add_argument("--jobs", type=int, default=5, help="how many requests, one after another (default: 5)")
     parser.add_argument("--threads", type=int, default=2, help="threads of the worker (default: 2)")
+    parser.add_argument("--busy", type=int, default=0, help="as many again beside this many busy processes (default: 0)")
     options = parser.parse_args()
-    if options.jobs < 1 or options.threads < 1:
-        parser.error("--jobs and --threads are at least 1")
+    if options.jobs < 1 or options.threads < 1 or options.busy < 0:
+        parser.error("--jobs and --threads are at least 1, and --busy at least 0")
     return options
 
 

@@ -6,7 +6,6 @@ inside the functions that build a worker or an engine, so that the api and the c
 
 from __future__ import annotations
 
-import os
 import secrets
 import socket
 import threading
@@ -131,30 +130,13 @@ def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[
     return create_app(parts)
 
 
-def prepare_torch() -> None:
-    """Sets what torch and its libraries read when they are imported.
-
-    Nothing is ever fetched from a model hub, nor run from a checkpoint. And threads that compute together wait for each other
-    awake for no more than a fraction of a millisecond: OpenMP's own bound is a hundred times that, and makes a forward 25 times
-    as long whenever another process takes a core (ADR 9).
-    """
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["DIFFUSERS_DISABLE_REMOTE_CODE"] = "1"
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-
-
 def build_engine(settings: Settings) -> Engine:
     """The engine on the best device of this machine."""
-    prepare_torch()
-    import diffusers
-    import transformers
-
     from promptreel.generation.devices import pick_device
     from promptreel.generation.engine import Engine
+    from promptreel.generation.quiet import quiet_libraries
 
-    diffusers.logging.set_verbosity_error()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    quiet_libraries()
     return Engine(build_models(settings), pick_device(), threads=settings.threads_per_worker)
 
 
@@ -175,6 +157,7 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
         scratch=settings.data_dir / "scratch",
         lease_seconds=settings.lease_seconds,
         room=Room(settings.jobs_at_once, memory),
+        stall_seconds=settings.stall_seconds,
         stop=stop,
     )
 

@@ -120,6 +120,13 @@ class Settings(BaseSettings):
     max_attempts: int = Field(
         default=5, ge=1, le=100, description="How many times a job may lose its worker before it fails with worker_lost."
     )
+    stall_seconds: float = Field(
+        default=1800.0,
+        ge=1,
+        le=7 * 86400,
+        description="How long a job may make no progress before its worker ends and it is tried again, in seconds; at least "
+        "ten times as long as the longest pause between two steps of any job of that worker so far.",
+    )
     jobs_at_once: int = Field(
         default=8,
         ge=1,

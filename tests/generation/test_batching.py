@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -26,7 +27,9 @@ from tests.generation.conftest import CPU
 from tests.generation.test_animatediff import PARAMS, go_on
 
 BF16 = Device("cpu", torch.bfloat16)
-ALL_THAT_AGREE: Callable[[Forward], RowPlan] = partial(measure_row_plan, worth=float("inf"))
+PlanRows = Callable[[Forward], RowPlan] | None
+MadeAlone = Callable[[Device, PlanRows, VideoParams], np.ndarray]
+ALL_THAT_AGREE: PlanRows = partial(measure_row_plan, worth=float("inf"))
 MIXED = (
     replace(PARAMS, seed=1, num_inference_steps=7),
     replace(PARAMS, seed=2, scheduler="HeunDiscreteScheduler", guidance_scale=3.0),
@@ -39,9 +42,12 @@ MIXED = (
 )
 
 
-def new_engine(models: ModelRegistry, device: Device, plan_rows: Callable[[Forward], RowPlan]) -> Engine:
-    engine = Engine(models, device)
-    engine.batcher = StepBatcher(plan_rows)
+def new_engine(models: ModelRegistry, device: Device, plan_rows: PlanRows) -> Engine:
+    """With two row threads and each row by itself, as on a CPU, or with rows together, as on a GPU. No request is too slow to
+    be waited for by those that are less urgent.
+    """
+    engine = Engine(models, device, threads=2)
+    engine.batcher = StepBatcher(plan_rows, row_threads=2 if plan_rows is None else 1, grace_seconds=60)
     return engine
 
 
@@ -82,18 +88,18 @@ def join_after(event: threading.Event) -> OnProgress:
 
 
 @pytest.fixture(scope="module")
-def made_alone(models: ModelRegistry) -> Callable[[Device, VideoParams], np.ndarray]:
+def made_alone(models: ModelRegistry) -> MadeAlone:
     """The frames of a request that an engine on this device makes with nothing else running."""
-    engines = {device: new_engine(models, device, ALL_THAT_AGREE) for device in (CPU, BF16)}
-    return cache(lambda device, params: engines[device].generate(params, go_on).clip.frames)
+    engines = {(device, plan): new_engine(models, device, plan) for device in (CPU, BF16) for plan in (None, ALL_THAT_AGREE)}
+    return cache(lambda device, plan, params: engines[device, plan].generate(params, go_on).clip.frames)
 
 
-@pytest.mark.parametrize("device", [CPU, BF16], ids=str)
-@pytest.mark.parametrize("company", [1, 4, 8])
+@pytest.mark.parametrize("plan_rows", [None, ALL_THAT_AGREE], ids=["apart", "together"])
+@pytest.mark.parametrize(("device", "company"), [(CPU, 8), (BF16, 1), (BF16, 8)], ids=str)
 def test_a_clip_has_the_same_bytes_alone_and_in_company(
-    models: ModelRegistry, made_alone: Callable[[Device, VideoParams], np.ndarray], device: Device, company: int
+    models: ModelRegistry, made_alone: MadeAlone, device: Device, plan_rows: PlanRows, company: int
 ) -> None:
-    engine = new_engine(models, device, ALL_THAT_AGREE)
+    engine = new_engine(models, device, plan_rows)
     started = threading.Event()
 
     def tell_start(stage: JobStage, share: float) -> None:
@@ -105,12 +111,12 @@ def test_a_clip_has_the_same_bytes_alone_and_in_company(
     first, *rest = generate_together(engine, [(PARAMS, tell_start), *others])
 
     for params, made in zip([PARAMS, *MIXED[:company]], [first, *rest], strict=True):
-        assert np.array_equal(made.result().clip.frames, made_alone(device, params)), params
+        assert np.array_equal(made.result().clip.frames, made_alone(device, plan_rows, params)), params
 
 
 def test_a_cancelled_and_a_failing_request_leave_the_others_alone(models: ModelRegistry) -> None:
-    alone = Engine(models, BF16).generate(PARAMS, go_on).clip.frames
     engine = new_engine(models, BF16, ALL_THAT_AGREE)
+    alone = engine.generate(PARAMS, go_on).clip.frames
 
     def cancel_in_the_middle(stage: JobStage, share: float) -> None:
         if stage is JobStage.DENOISING and share > 0.4:
@@ -140,7 +146,7 @@ def test_a_clip_has_the_same_bytes_while_another_model_waits_to_be_loaded(models
     alone = Engine(models, BF16).generate(PARAMS, go_on).clip.frames
     other = replace(PARAMS, model_id="tiny-v")
     expected = Engine(models, BF16).generate(other, go_on).clip.frames
-    engine = Engine(models, BF16)
+    engine = Engine(models, BF16, threads=2)
 
     made = generate_together(engine, [(PARAMS, go_on), (other, go_on)] * 3)
 
@@ -187,7 +193,7 @@ def test_short_request_passes_a_long_one(models: ModelRegistry) -> None:
     under_way, seated, calls = threading.Event(), threading.Event(), []
 
     def long_one(stage: JobStage, share: float) -> None:
-        if stage is JobStage.DENOISING:
+        if stage is JobStage.DENOISING and share not in calls:
             calls.append(share)
             if len(calls) == 5:
                 under_way.set()
@@ -211,8 +217,8 @@ def test_short_request_passes_a_long_one(models: ModelRegistry) -> None:
 def test_short_requests_hold_a_long_one_up_no_longer_than_its_own_length(models: ModelRegistry) -> None:
     engine = new_engine(models, CPU, lambda _forward: RowPlan())
     together = threading.Barrier(3)
-    ended: list[Generated] = []
-    ended_at_calls: list[int] = []
+    short_calls: list[int] = []
+    passed_at_calls: dict[float, int] = {}
     done = threading.Event()
 
     def long_one() -> None:
@@ -221,22 +227,137 @@ def test_short_requests_hold_a_long_one_up_no_longer_than_its_own_length(models:
         def on_progress(stage: JobStage, share: float) -> None:
             meet(stage, share)
             if stage is JobStage.DENOISING:
-                ended_at_calls.append(len(ended))
+                passed_at_calls.setdefault(share, len(short_calls))
 
         engine.generate(replace(PARAMS, num_inference_steps=12), on_progress)
         done.set()
 
     def short_ones() -> None:
-        on_progress = meet_before_the_first_step(together)
+        meet = meet_before_the_first_step(together)
         while not done.is_set():
-            ended.append(engine.generate(replace(PARAMS, num_inference_steps=1), on_progress))
+            made = engine.generate(replace(PARAMS, num_inference_steps=1), meet)
+            short_calls.append(made.clip.num_frames)
 
     with ThreadPoolExecutor(3) as threads:
         for future in [threads.submit(target) for target in (long_one, short_ones, short_ones)]:
             future.result()
 
-    assert len(ended_at_calls) == 12
-    assert 0 < ended_at_calls[-1] <= 12
+    assert len(passed_at_calls) == 12
+    assert max(passed_at_calls.values()) <= 12
+
+
+@pytest.mark.parametrize("guidance", [1.0, 7.5])
+def test_rows_are_computed_side_by_side_in_a_thread_each(models: ModelRegistry, guidance: float) -> None:
+    engine = new_engine(models, CPU, None)
+    pair, threads = threading.Barrier(2), set()
+
+    def meet(_unet: object, args: tuple[Tensor, ...]) -> None:
+        assert len(args[0]) == 1
+        pair.wait(60)  # for the other row
+        threads.add(threading.get_ident())
+
+    engine.load("tiny").unet.register_forward_pre_hook(meet)
+    jobs = [(replace(PARAMS, guidance_scale=guidance, seed=seed), go_on) for seed in range(2 if guidance == 1 else 1)]
+
+    assert all(future.exception() is None for future in generate_together(engine, jobs))
+    assert len(threads) == 2
+
+
+def test_time_of_rows_side_by_side_is_counted_once(models: ModelRegistry) -> None:
+    engine = new_engine(models, CPU, None)
+    pair, times = threading.Barrier(2), []
+
+    def meet(_unet: object, _args: object) -> None:
+        pair.wait(60)
+
+    engine.load("tiny").unet.register_forward_pre_hook(meet)
+    unguided = replace(PARAMS, guidance_scale=1.0, num_inference_steps=20)
+
+    def note_time(stage: JobStage, _share: float) -> None:
+        if stage is not JobStage.LOADING:
+            times.append(time.monotonic())
+
+    one, other = (future.result() for future in generate_together(engine, [(unguided, note_time)] * 2))
+
+    assert one.device_seconds == pytest.approx(other.device_seconds, rel=0.5)
+    assert one.device_seconds + other.device_seconds <= times[-1] - times[0]
+
+
+@pytest.mark.parametrize("plan_rows", [None, RowPlan], ids=["apart", "together"])
+def test_a_request_that_pauses_between_calls_holds_nobody_up(models: ModelRegistry, plan_rows: type[RowPlan] | None) -> None:
+    engine = new_engine(models, CPU, None if plan_rows is None else lambda _forward: RowPlan((2, 4), single_agrees=True))
+    engine.batcher = StepBatcher(None if plan_rows is None else lambda _forward: RowPlan((2, 4)), grace_seconds=0.01)
+    others_done, paused = threading.Event(), threading.Event()
+
+    def pause(stage: JobStage, share: float) -> None:
+        if stage is JobStage.DENOISING and share == 0.5:
+            paused.set()
+            assert others_done.wait(60)
+
+    with ThreadPoolExecutor(2) as threads:
+        slow = threads.submit(engine.generate, replace(PARAMS, num_frames=4), pause)
+        assert paused.wait(60)
+        try:
+            for params in (replace(PARAMS, num_inference_steps=9), replace(PARAMS, num_frames=4)):  # another shape, and its own
+                threads.submit(engine.generate, params, go_on).result(60)
+        finally:
+            others_done.set()
+        assert slow.result().clip.num_frames == 4
+
+
+def test_error_while_a_row_plan_is_measured_reaches_those_who_wait_for_it(models: ModelRegistry) -> None:
+    def no_memory(_forward: Forward) -> RowPlan:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    engine = new_engine(models, CPU, no_memory)
+    both = threading.Barrier(2)
+    made = generate_together(engine, [(PARAMS, meet_before_the_first_step(both)), (PARAMS, meet_before_the_first_step(both))])
+    failed = [future for future in made if future.exception()]
+
+    assert failed
+    assert all(isinstance(future.exception(), GenerationFailed) for future in failed)
+    assert engine.generate(PARAMS, go_on).clip.num_frames == PARAMS.num_frames
+
+
+@pytest.mark.parametrize("plan_rows", [None, ALL_THAT_AGREE], ids=["apart", "together"])
+def test_whatever_is_raised_in_a_forward_ends_its_request_and_no_thread(models: ModelRegistry, plan_rows: PlanRows) -> None:
+    engine = new_engine(models, CPU, plan_rows)
+
+    def leave(_unet: object, _args: object) -> None:
+        raise SystemExit
+
+    hook = engine.load("tiny").unet.register_forward_pre_hook(leave)
+    with pytest.raises(SystemExit):
+        engine.generate(PARAMS, go_on)
+    hook.remove()
+
+    assert engine.generate(PARAMS, go_on).clip.num_frames == PARAMS.num_frames
+
+
+def test_a_request_that_waits_for_others_hears_that_it_is_cancelled(models: ModelRegistry) -> None:
+    engine = new_engine(models, CPU, None)
+    both, cancelled = threading.Barrier(2), threading.Event()
+    meet = meet_before_the_first_step(both)
+    told: list[float] = []
+
+    def cancel(stage: JobStage, share: float) -> None:
+        told.append(share)
+        if told.count(0.0) > 2:  # loading, its first call, and once more while it waits
+            cancelled.set()
+            raise JobCancelled("enough")
+        if stage is JobStage.DENOISING:
+            both.wait(60)
+
+    def go_on_until_then(stage: JobStage, share: float) -> None:
+        meet(stage, share)
+        if stage is JobStage.DENOISING and share == 0.75:
+            assert cancelled.wait(60)
+
+    short, long = generate_together(engine, [(PARAMS, go_on_until_then), (replace(PARAMS, num_inference_steps=50), cancel)])
+
+    assert short.exception() is None
+    assert isinstance(long.exception(), JobCancelled)
+    assert set(told) == {0.0}
 
 
 def test_plan_stops_where_bits_differ() -> None:

@@ -6,13 +6,17 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from promptreel.generation.compute import ComputeThread, serial_arithmetic
+from promptreel.errors import JobCancelled
+from promptreel.generation.compute import ComputeThreads, serial_arithmetic
 from promptreel.generation.engine import Engine
+from promptreel.models.registry import ModelRegistry
+from tests.generation.conftest import CPU
 from tests.generation.test_animatediff import PARAMS, go_on
 
 
@@ -21,8 +25,8 @@ def in_new_thread(work: object) -> object:
         return other.submit(work).result()
 
 
-def test_all_work_runs_in_one_thread_whoever_asks() -> None:
-    compute = ComputeThread()
+def test_work_runs_in_row_threads_whoever_asks() -> None:
+    compute = ComputeThreads(2)
 
     idents = {compute.run(threading.get_ident), in_new_thread(lambda: compute.run(threading.get_ident))}
 
@@ -31,24 +35,67 @@ def test_all_work_runs_in_one_thread_whoever_asks() -> None:
 
 
 def test_work_may_ask_for_more() -> None:
-    compute = ComputeThread()
+    compute = ComputeThreads()
 
     assert compute.run(lambda: compute.run(lambda: 3)) == 3
+    assert compute.run(lambda: list(compute.run_each([lambda: 1, lambda: 2]))) == [1, 2]
 
 
 def test_error_of_the_work_reaches_who_asked() -> None:
-    compute = ComputeThread()
+    compute = ComputeThreads()
 
     with pytest.raises(KeyError):
         compute.run(lambda: {}["absent"])
     assert compute.run(lambda: 3) == 3
 
 
-def test_compute_thread_has_its_own_number_of_threads() -> None:
-    compute = ComputeThread(3)
+@pytest.mark.parametrize(("threads", "row_threads", "of_each"), [(1, 1, 1), (2, 2, 1), (3, 2, 1), (8, 2, 4)])
+def test_row_threads_share_the_threads_that_there_are(threads: int, row_threads: int, of_each: int) -> None:
+    before = torch.get_num_threads()
+    compute = ComputeThreads(threads, row_threads=2)
 
-    assert compute.run(torch.get_num_threads) == 3
-    assert torch.get_num_threads() == 1
+    assert compute.row_threads == row_threads
+    assert compute.run(torch.get_num_threads) == of_each
+    assert torch.get_num_threads() == before
+
+
+def test_what_other_threads_set_does_not_change_a_row_threads_share() -> None:
+    compute = ComputeThreads(4, row_threads=2)
+    compute.run(lambda: None)
+    in_new_thread(lambda: torch.set_num_threads(3))
+
+    assert compute.run(torch.get_num_threads) == 2
+    in_new_thread(lambda: torch.set_num_threads(1))
+
+
+def test_parts_run_side_by_side_and_come_in_order() -> None:
+    compute = ComputeThreads(2, row_threads=2)
+    pair = threading.Barrier(2)
+
+    def meet(number: int) -> int:
+        pair.wait(60)
+        return number
+
+    assert list(compute.run_each(partial(meet, number) for number in range(6))) == list(range(6))
+
+
+def test_parts_under_way_end_before_an_error_is_raised() -> None:
+    compute = ComputeThreads(2, row_threads=2)
+    both, raised, ended = threading.Barrier(2), threading.Event(), threading.Event()
+
+    def fail() -> None:
+        both.wait(60)
+        raised.set()
+        raise ValueError
+
+    def go_on() -> None:
+        both.wait(60)
+        raised.wait(60)
+        ended.set()
+
+    with pytest.raises(ValueError):  # noqa: PT011 - only its kind matters
+        list(compute.run_each([fail, go_on, lambda: pytest.fail("nobody asked for it any more")]))
+    assert ended.is_set()
 
 
 def test_serial_arithmetic_ends_with_its_block() -> None:
@@ -64,17 +111,51 @@ def test_serial_arithmetic_ends_with_its_block() -> None:
     assert in_new_thread(before_inside_and_after) == [2, 1, 2]
 
 
-def test_networks_of_all_jobs_run_in_one_thread(engine: Engine) -> None:
+def test_networks_of_all_jobs_run_in_the_row_threads(models: ModelRegistry) -> None:
+    engine = Engine(models, CPU, threads=2)
     checkpoint = engine.load("tiny")
-    seen: set[int] = set()
+    seen: set[str] = set()
     for network in (checkpoint.unet, checkpoint.vae.decoder, checkpoint.prompts.text_encoder):
-        network.register_forward_pre_hook(lambda _network, _args: seen.add(threading.get_ident()))
+        network.register_forward_pre_hook(lambda _network, _args: seen.add(threading.current_thread().name))
 
     engine.generate(PARAMS, go_on)
     with ThreadPoolExecutor(2) as jobs:
         list(jobs.map(lambda seed: engine.generate(replace(PARAMS, seed=seed, prompt=f"cat {seed}"), go_on), [1, 2]))
 
-    assert seen == {engine.compute.run(threading.get_ident)}
+    assert seen == {"row_0", "row_1"}
+
+
+def test_job_that_is_stopped_between_two_parts_leaves_none_under_way(models: ModelRegistry) -> None:
+    checkpoint = Engine(models, CPU, threads=2).load("tiny")
+    pair, ended = threading.Barrier(2), []
+
+    def meet(_decoder: object, _args: object) -> None:
+        pair.wait(60)
+
+    def stop() -> None:
+        raise JobCancelled("enough")
+
+    checkpoint.vae.decoder.register_forward_pre_hook(meet)
+    checkpoint.vae.decoder.register_forward_hook(lambda _decoder, _args, _frames: ended.append(1) and None)
+    with pytest.raises(JobCancelled):
+        checkpoint.decode(torch.zeros(1, 4, 7, 3, 4), stop)
+
+    assert ended == [1, 1]
+
+
+def test_decoding_divides_a_clip_for_the_row_threads_alike_however_many_there_are(models: ModelRegistry) -> None:
+    latents = torch.randn(1, 4, 7, 3, 4, generator=torch.Generator().manual_seed(3))
+    alone, shared = (Engine(models, CPU, threads=threads).load("tiny") for threads in (1, 2))
+    pair, parts = threading.Barrier(2), []
+
+    def meet(_decoder: object, args: tuple[torch.Tensor, ...]) -> None:
+        pair.wait(60)
+        parts.append(len(args[0]))
+
+    shared.vae.decoder.register_forward_pre_hook(meet)
+
+    assert torch.equal(shared.decode(latents), alone.decode(latents))
+    assert sorted(parts) == [3, 4]
 
 
 HELPERS = """
@@ -89,7 +170,7 @@ from promptreel.jobs.params import VideoParams
 from promptreel.models.registry import ModelRegistry
 from promptreel.bootstrap import BUILT_IN_MODELS
 
-engine = Engine(ModelRegistry(built_in=BUILT_IN_MODELS, models_dir=Path("none")), Device("cpu", torch.float32), threads=3)
+engine = Engine(ModelRegistry(built_in=BUILT_IN_MODELS, models_dir=Path("none")), Device("cpu", torch.float32), threads=4)
 
 def count_helpers():
     # Of the threads that there are, those that Python does not know.
@@ -97,7 +178,7 @@ def count_helpers():
 
 checkpoint = engine.load("cutout")
 with serial_arithmetic():
-    checkpoint.decode(torch.zeros(checkpoint.latent_shape(12, 96, 96)))
+    checkpoint.decode(torch.zeros(checkpoint.latent_shape(12, 96, 96)))  # in both row threads
 checkpoint.encode_text("")  # the tokenizer has threads of its own
 before = count_helpers()
 engine.measure("cutout")
@@ -113,8 +194,8 @@ with ThreadPoolExecutor(2) as jobs:
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted as Linux lists them")
-def test_only_the_compute_thread_has_helpers() -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "3", "OPENBLAS_NUM_THREADS": "1"}
+def test_only_the_row_threads_have_helpers() -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "1"}
     counted = subprocess.run([sys.executable, "-c", HELPERS], env=environment, capture_output=True, text=True, check=True)
 
     assert counted.stdout.split() == ["True", "0"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from promptreel.bootstrap import BUILT_IN_MODELS
-from promptreel.generation.compute import ComputeThread
+from promptreel.generation.compute import ComputeThreads
 from promptreel.generation.engine import Engine
 from promptreel.generation.families.animatediff import load_animatediff
 from promptreel.generation.model_space import ModelSpace
@@ -103,7 +103,7 @@ def test_colors_of_a_linear_encoder_are_found_exactly() -> None:
 
 def test_colors_of_the_built_in_model_fit_its_world() -> None:
     registry = ModelRegistry(built_in=BUILT_IN_MODELS, models_dir=Path("none"))
-    checkpoint = load_animatediff(registry.get("cutout"), CPU, ComputeThread())
+    checkpoint = load_animatediff(registry.get("cutout"), CPU, ComputeThreads())
     rng = random.Random(3)
     drawn = np.stack([draw_frame(pick_scene(rng), 0, 1) for _ in range(24)])
     frames = torch.from_numpy(scaled(drawn, checkpoint.card.native_width or SIZE))

@@ -182,3 +182,49 @@ def test_worker_announces_itself_at_the_first_beat(jobs: JobStore, stop: threadi
 
     assert announced.wait(30)
     pulse.end()
+
+
+@pytest.fixture
+def stalled() -> list[Hold]:
+    return []
+
+
+@pytest.fixture
+def watching(jobs: JobStore, stop: threading.Event, stalled: list[Hold]) -> Pulse:
+    """A pulse that beats when the test says so, and gives a job a minute."""
+    return Pulse(jobs, lease_seconds=LEASE_SECONDS, stop=stop, announce=lambda: None, stall_seconds=60, on_stall=stalled.append)
+
+
+def test_job_without_progress_is_noticed_once(watching: Pulse, claim: Claim, stalled: list[Hold]) -> None:
+    with watching.hold(claim) as hold, hold.watched():
+        for _ in range(13):
+            hold.on_progress(JobStage.DENOISING, 0.5)  # the same again is a sign of life too
+            watching.watch(5)
+        for _ in range(12):
+            watching.watch(5)
+        assert stalled == []
+        for _ in range(3):
+            watching.watch(5)
+
+    assert stalled == [hold]
+
+
+def test_job_may_be_silent_ten_times_as_long_as_any_was(watching: Pulse, claim: Claim, stalled: list[Hold]) -> None:
+    with watching.hold(claim) as hold, hold.watched():
+        watching.watch(40)
+        hold.on_progress(JobStage.DENOISING, 0.5)
+        watching.watch(1)
+        watching.watch(400)
+        assert stalled == []
+        watching.watch(1)
+
+    assert stalled == [hold]
+
+
+def test_job_that_waits_to_tell_how_it_ended_does_not_stand_still(watching: Pulse, claim: Claim, stalled: list[Hold]) -> None:
+    with watching.hold(claim) as hold:
+        with hold.watched():
+            watching.watch(1)
+        watching.watch(1000)
+
+    assert stalled == []

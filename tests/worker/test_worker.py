@@ -24,7 +24,7 @@ from promptreel.media import Init, Video
 from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.storage.local import LocalStorage
 from promptreel.worker.footprint import Room, estimate_bytes
-from promptreel.worker.worker import Worker
+from promptreel.worker.worker import STALLED_CODE, Worker
 from tests.encoding.files import encode_image, make_bars
 from tests.generation.checkpoints import make_tiny_checkpoint
 from tests.jobs.factories import make_new_job
@@ -342,3 +342,68 @@ def test_worker_waits_a_locked_job_table_out(worker: Worker, stop: threading.Eve
     worker.shutdown()
     impatient.dispose()
     holder.dispose()
+
+
+def test_job_that_stands_still_ends_the_process_and_loses_a_life_and_the_others_none(
+    worker: Worker, jobs: JobStore, stop: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended: list[int] = []
+    worker.end_process = ended.append
+    submit(jobs)
+    submit(jobs)
+    (first, _), (second, _) = (jobs.claim("worker-1") or pytest.fail("nothing to claim") for _ in range(2))
+    with worker.pulse.hold(first) as stalled, worker.pulse.hold(second):
+        worker.give_up(stalled)
+
+    assert ended == [STALLED_CODE]
+    assert stop.is_set()
+    assert f"job {first.job_id} made no progress" in caplog.text
+    assert [(jobs.get(claim.job_id).status, jobs.get(claim.job_id).crashes) for claim in (first, second)] == [
+        (JobStatus.QUEUED, 1),
+        (JobStatus.QUEUED, 0),
+    ]
+
+
+def test_worker_notices_a_job_that_stands_still(worker: Worker, jobs: JobStore, stop: threading.Event, tmp_path: Path) -> None:
+    storage, ended = GatedStorage(tmp_path / "results"), threading.Event()
+    impatient = Worker(
+        owner="worker-1",
+        jobs=jobs,
+        engine=worker.engine,
+        storage=storage,
+        scratch=worker.scratch,
+        lease_seconds=LEASE_SECONDS,
+        room=Room(1, 1 << 40),
+        decoder=worker.decoder,
+        stop=stop,
+        stall_seconds=1,
+    )
+    impatient.end_process = lambda _code: ended.set()
+    job_id = submit(jobs)
+    thread = threading.Thread(target=impatient.run)
+    thread.start()
+    assert ended.wait(60)
+    job = jobs.get(job_id)
+    storage.gate.set()
+    thread.join()
+
+    assert (job.status, job.crashes, job.attempt) == (JobStatus.QUEUED, 1, 1)
+    assert list((tmp_path / "results").rglob("*.mp4")) == []
+
+
+def test_process_ends_though_the_job_table_cannot_be_told(
+    worker: Worker, jobs: JobStore, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended: list[int] = []
+    worker.end_process = ended.append
+    locking, impatient = open_database(database_url), open_database(database_url, busy_seconds=0.05)
+    submit(jobs)
+    claim, _ = jobs.claim("worker-1") or pytest.fail("nothing to claim")
+    worker.jobs = JobStore(impatient)
+    with worker.pulse.hold(claim) as stalled, write_transaction(locking):
+        worker.give_up(stalled)
+    for database in (locking, impatient):
+        database.dispose()
+
+    assert ended == [STALLED_CODE]
+    assert "the job table could not be told" in caplog.text

@@ -1,7 +1,8 @@
 """Step-level batching: between any two forwards of the network, requests join and leave.
 
-Each request runs its sampler in its own thread and asks here for one forward at a time. One thread runs the forwards: when
-every seated request waits for its next one, it picks those that go together, and each gets the bits it would get alone.
+Each request runs its sampler in its own thread and asks here for one call at a time. Other threads, one for each row thread
+(compute.py), run the forwards as soon as there is one to run. Each request gets the bits that it would get alone: on a CPU
+because every row is a forward of its own always, on a GPU because only such rows share one as agree to the bit (row_plan.py).
 """
 
 from __future__ import annotations
@@ -9,169 +10,185 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from promptreel.generation.compute import serial_arithmetic
-from promptreel.generation.families.animatediff import LoadedCheckpoint
-from promptreel.generation.row_plan import ROW_COUNTS, Forward, RowPlan, measure_row_plan
+from promptreel.generation.row_plan import ROW_COUNTS, Forward, RowPlan
+from promptreel.generation.seat import OnWait, Part, Rows, Seat, Shape, keep_waiting
 
 log = logging.getLogger(__name__)
 
-Shape = tuple[object, ...]
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What one request needs computed next.
-
-    `latents` [B, C, T, h, w], `timesteps` [B], `text` [B, tokens, width]; B is 2 for a guided call, 1 for an unguided one.
-    `remaining` counts the forwards that the request still has to make, this one included.
-    """
-
-    checkpoint: LoadedCheckpoint
-    latents: Tensor
-    timesteps: Tensor
-    text: Tensor
-    remaining: int
-
-    @property
-    def shape(self) -> Shape:
-        """What must be equal for two requests to share a forward."""
-        return (self.checkpoint.model_hash, self.latents.shape[1:], self.text.shape[1:])
-
-
-class Seat:
-    """One request's place in the batch. `device_seconds` is its share of the forwards' time so far."""
-
-    def __init__(self, changed: threading.Condition) -> None:
-        self._changed = changed
-        self._outcome: Tensor | BaseException | None = None
-        self.pending: Rows | None = None
-        self.waited = 0
-        self.device_seconds = 0.0
-
-    def forward(self, rows: Rows) -> Tensor:
-        """The network's output for the rows, like `rows.latents`; waits for its turn. Raises what the network raised."""
-        with self._changed:
-            self._outcome, self.pending = None, rows
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._outcome is not None)
-            outcome = self._outcome
-        if isinstance(outcome, BaseException):
-            raise outcome
-        assert outcome is not None
-        return outcome
-
-    def settle(self, outcome: Tensor | BaseException) -> None:
-        """Called by the thread that runs the forwards."""
-        with self._changed:
-            self._outcome, self.pending = outcome, None
-            self._changed.notify_all()
-
-    @property
-    def urgency(self) -> int:
-        """The lower, the sooner: fewest calls left first, so that a short job passes a long one.
-
-        Each forward that a request had to watch counts as one call less, so that no stream of short jobs holds a long one up
-        for more than its own length.
-        """
-        assert self.pending is not None
-        return self.pending.remaining - self.waited
+GRACE_SECONDS = 0.02
+GRACE_SHARE = 0.1
+"""A request may take so long from one call to the next, or this share of a forward if it is longer, before less urgent ones go
+first."""
 
 
 class StepBatcher:
-    """Runs the forwards of all seated requests; its thread lives while somebody is seated."""
+    """Runs the forwards of all seated requests; its threads live while somebody is seated."""
 
-    def __init__(self, plan_rows: Callable[[Forward], RowPlan] = measure_row_plan) -> None:
+    def __init__(
+        self,
+        plan_rows: Callable[[Forward], RowPlan] | None = None,
+        *,
+        row_threads: int = 1,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> None:
+        """`plan_rows` says which rows may share a forward; None: none, each row is a forward of its own."""
         self._plan_rows = plan_rows
+        self._row_threads = row_threads
+        self._grace_seconds = grace_seconds
         self._changed = threading.Condition()
         self._seats: list[Seat] = []
-        self._thread: threading.Thread | None = None
+        self._threads = 0
         self._plans: dict[Shape, RowPlan] = {}
+        self._running: list[Sequence[Part]] = []
+        self._counted_until = 0.0
 
     @contextmanager
-    def seat(self) -> Iterator[Seat]:
-        """A place for one request while it denoises."""
-        seat = Seat(self._changed)
+    def seat(self, on_wait: OnWait = keep_waiting) -> Iterator[Seat]:
+        """A place for one request while it denoises. `on_wait` is called now and then while others go first; it may raise."""
+        seat = Seat(self._changed, on_wait, apart=self._plan_rows is None)
         with self._changed:
+            seat.expected_until = time.monotonic() + self._grace_seconds
             self._seats.append(seat)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="forwards", daemon=True)
-                self._thread.start()
         try:
+            self._start_threads()
             yield seat
         finally:
             with self._changed:
                 self._seats.remove(seat)
                 self._changed.notify_all()
 
-    def plan(self, rows: Rows) -> RowPlan:
-        """How rows of this shape may share a forward; measured when it is first asked for."""
-        if rows.shape not in self._plans:
+    def plan(self, rows: Rows) -> RowPlan | None:
+        """How rows of this shape may share a forward, measured when it is first asked for; None: not at all."""
+        if self._plan_rows is not None and rows.shape not in self._plans:
             self._plans[rows.shape] = self._plan_rows(_probe(rows))
             size = "x".join(map(str, rows.latents.shape[2:]))
             log.info("%s at %s latents: %s", rows.checkpoint.card.model_id, size, self._plans[rows.shape])
-        return self._plans[rows.shape]
+        return self._plans.get(rows.shape)
+
+    def _start_threads(self) -> None:
+        with self._changed:
+            while self._threads < self._row_threads:
+                threading.Thread(target=self._run, name="forwards", daemon=True).start()
+                self._threads += 1
 
     def _run(self) -> None:
-        with serial_arithmetic():  # the networks themselves run in the compute thread
-            while group := self._next_group():
-                self._forward(group)
+        with serial_arithmetic():  # the networks themselves run in the row threads
+            while (first := self._next()) is not None:
+                group = [first]
+                try:
+                    self._fill(group)
+                    self._count_watchers(group)
+                    self._forward(group)
+                except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the requests, not to this thread
+                    for part in group:
+                        part.seat.settle(part, error)
 
-    def _next_group(self) -> list[tuple[Seat, Rows]]:
-        """Waits until all requests have asked, and picks those of the next forward; none when nobody is seated any more."""
+    def _next(self) -> Part | None:
+        """Waits until there is something to run, and takes it; None when nobody is seated any more."""
         with self._changed:
-            self._changed.wait_for(lambda: all(seat.pending for seat in self._seats))
-            if not self._seats:
-                self._thread = None
-                return []
-            waiting = [(seat, seat.pending) for seat in sorted(self._seats, key=lambda seat: seat.urgency) if seat.pending]
-        group = self._choose(waiting)
-        chosen = {id(seat) for seat, _ in group}
-        for seat, _ in waiting:
-            seat.waited += id(seat) not in chosen
-        return group
+            while self._seats:
+                ready = [seat for seat in self._seats if seat.left]
+                if not ready:
+                    self._changed.wait()
+                    continue
+                first = min(ready, key=lambda seat: (not seat.has_begun, seat.urgency))
+                if (patience := self._patience(first)) > 0:
+                    self._changed.wait(patience)
+                    continue
+                return first.take()
+            self._threads -= 1
+            return None
 
-    def _choose(self, waiting: list[tuple[Seat, Rows]]) -> list[tuple[Seat, Rows]]:
-        """The most urgent request, and those after it that may share its forward."""
-        first = waiting[0]
-        alike = [(seat, rows) for seat, rows in waiting if rows.shape == first[1].shape]
-        if len(alike) == 1:
-            return [first]
-        plan = self.plan(first[1])
-        if len(first[1].latents) == 1 and not plan.single_agrees:
-            return [first]
-        group: list[tuple[Seat, Rows]] = []
-        free = plan.most
-        for seat, rows in alike:
-            needed = len(rows.latents)
-            if needed <= free and (needed > 1 or plan.single_agrees):
-                group.append((seat, rows))
-                free -= needed
-        return group
+    def _patience(self, first: Seat) -> float:
+        """For how many seconds to wait for requests between two calls that would go before this one, or along with it."""
+        if first.has_begun:
+            return 0.0
+        between = [seat for seat in self._seats if not seat.left]
+        worth_it = [seat for seat in between if seat.next_urgency < first.urgency or self._may_share(seat, first)]
+        return max((seat.expected_until for seat in worth_it), default=0.0) - time.monotonic()
 
-    def _forward(self, group: list[tuple[Seat, Rows]]) -> None:
-        started = time.monotonic()
-        try:
-            outputs = self._compute([rows for _, rows in group])
-        except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to the requests, not to this thread
-            if len(group) == 1:
-                group[0][0].settle(error)
-                return
-            for member in group:  # so that only those fail that would fail alone
-                self._forward([member])
+    def _may_share(self, seat: Seat, first: Seat) -> bool:
+        """Whether the next calls of the two may share a forward, as far as is known."""
+        if self._plan_rows is None or first.shape is None or seat.shape not in {None, first.shape}:
+            return False
+        plan = self._plans.get(first.shape)
+        return plan is None or plan.most > len(first.left[0].rows.latents)
+
+    def _fill(self, group: list[Part]) -> None:
+        """Adds to the first part those that may share its forward."""
+        rows = group[0].rows
+        if self._plan_rows is None or not self._find_alike(rows):
             return
-        seconds = (time.monotonic() - started) / sum(len(rows.latents) for _, rows in group)
-        for (seat, rows), output in zip(group, outputs, strict=True):
-            seat.device_seconds += seconds * len(rows.latents)
-            seat.settle(output)
+        plan = self.plan(rows)
+        if plan is None or (len(rows.latents) == 1 and not plan.single_agrees):
+            return
+        free = plan.most - len(rows.latents)
+        with self._changed:
+            for seat in self._find_alike(rows):
+                needed = len(seat.left[0].rows.latents)
+                if needed <= free and (needed > 1 or plan.single_agrees):
+                    group.append(seat.take())
+                    free -= needed
 
-    def _compute(self, group: list[Rows]) -> list[Tensor]:
+    def _find_alike(self, rows: Rows) -> list[Seat]:
+        """The requests that ask for rows of the same shape, most urgent first."""
+        with self._changed:
+            alike = [seat for seat in self._seats if seat.left and seat.shape == rows.shape]
+        return sorted(alike, key=lambda seat: seat.urgency)
+
+    def _count_watchers(self, group: Sequence[Part]) -> None:
+        """Once a call: its second row is no more to watch."""
+        with self._changed:
+            for seat in self._seats:
+                seat.waited += group[0].begins_call and seat.is_watching
+
+    def _forward(self, group: Sequence[Part]) -> None:
+        """Runs one forward. One that fails is run again for each of its parts: only those fail that would fail alone."""
+        started = time.monotonic()
+        outcomes: Sequence[Tensor | Exception]
+        try:
+            with self._counted(group):
+                outcomes = self._compute([part.rows for part in group])
+        except Exception as error:  # noqa: BLE001 - it is the requests' own
+            if len(group) > 1:
+                for part in group:
+                    self._forward([part])
+                return
+            outcomes = [error]
+        grace = max(self._grace_seconds, GRACE_SHARE * (time.monotonic() - started))
+        for part, outcome in zip(group, outcomes, strict=True):
+            part.seat.settle(part, outcome, grace=grace)
+
+    @contextmanager
+    def _counted(self, group: Sequence[Part]) -> Iterator[None]:
+        """Counts the time of a forward. The time of all is shared out evenly between those that run at once, and each one's
+        between its rows: together the requests are given the seconds in which any forward ran, and none twice.
+        """
+        with self._changed:
+            self._share_out()
+            self._running.append(group)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._share_out()
+                self._running.remove(group)
+
+    def _share_out(self) -> None:
+        since, self._counted_until = self._counted_until, time.monotonic()
+        for group in self._running:
+            seconds = (self._counted_until - since) / len(self._running) / sum(len(part.rows.latents) for part in group)
+            for part in group:
+                part.seat.device_seconds += seconds * len(part.rows.latents)
+
+    def _compute(self, group: Sequence[Rows]) -> list[Tensor]:
         """One forward over all rows of the group, filled up with copies of the first row to an allowed number of rows."""
         counts = [len(rows.latents) for rows in group]
         total = sum(counts)

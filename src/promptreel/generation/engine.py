@@ -17,16 +17,18 @@ import torch
 from torch import Tensor
 
 from promptreel.errors import CheckpointUnusable
-from promptreel.generation.batching import Rows, Seat, StepBatcher
-from promptreel.generation.compute import ComputeThread, serial_arithmetic
+from promptreel.generation.batching import StepBatcher
+from promptreel.generation.compute import ROWS_OF_A_CALL, ComputeThreads, serial_arithmetic
 from promptreel.generation.devices import Device
 from promptreel.generation.failures import named_arithmetic_failures, named_failures
 from promptreel.generation.families.animatediff import LoadedCheckpoint, load_animatediff
 from promptreel.generation.finite import check_finite
 from promptreel.generation.memory import MemoryWatch
 from promptreel.generation.preview import SECONDS_APART, OnPreview, Previews
+from promptreel.generation.row_plan import measure_row_plan
 from promptreel.generation.samplers.catalogue import all_samplers
 from promptreel.generation.samplers.sampler import Call, Sample, Start
+from promptreel.generation.seat import WAIT_SECONDS, OnWait, Rows, Seat, keep_waiting
 from promptreel.generation.windows import draw_noise, predict
 from promptreel.jobs.job import JobStage
 from promptreel.jobs.params import VideoParams
@@ -34,11 +36,8 @@ from promptreel.media import Clip
 from promptreel.models.registry import ModelCard, ModelRegistry
 
 OnProgress = Callable[[JobStage, float], None]
-"""Told the stage and the share of it that is done (0 to 1), between any two calls; it may raise to stop the job there."""
-
-
-WAIT_SECONDS = 0.2
-"""How often a job that waits for another model's jobs looks whether it was cancelled."""
+"""Told the stage and the share of it that is done (0 to 1), between any two calls, and again now and then while the job waits
+for others; it may raise to stop the job there. Where it is told nothing for long, something hangs."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +68,11 @@ class Engine:
         """
         self.models = models
         self.device = device
-        self.compute = ComputeThread(threads)
+        on_gpu = device.name.startswith("cuda")
+        self.compute = ComputeThreads(threads, row_threads=1 if on_gpu else ROWS_OF_A_CALL)
         self.preview_seconds = preview_seconds
         self.samplers: dict[str, Sample] = all_samplers()
-        self.batcher = StepBatcher()
+        self.batcher = StepBatcher(measure_row_plan if on_gpu else None, row_threads=self.compute.row_threads)
         self.memory = MemoryWatch(device)
         self._loaded: LoadedCheckpoint | None = None
         self._in_use = 0
@@ -88,21 +88,22 @@ class Engine:
         `on_preview` is shown now and then what the clip will look like; an error of its own does not end the job.
         Raises ModelNotFound, CheckpointUnusable, OutOfMemory, GenerationFailed and DeviceLost, and what `on_progress` raises.
         """
-        on_progress(JobStage.LOADING, 0.0)
+        told = _Told(on_progress)
+        told(JobStage.LOADING, 0.0)
         with (
             named_failures(params),
             self.memory.watch() as peak,
-            self._use(params.model_id, on_progress) as checkpoint,
+            self._use(params.model_id, told.again) as checkpoint,
             serial_arithmetic(),
         ):
-            made = self._make(checkpoint, params, on_progress, init, on_preview)
+            made = self._make(checkpoint, params, told, init, on_preview)
         return replace(made, peak_memory_mb=peak.megabytes)
 
     def _make(
         self,
         checkpoint: LoadedCheckpoint,
         params: VideoParams,
-        on_progress: OnProgress,
+        on_progress: _Told,
         init: Clip | None,
         on_preview: OnPreview | None,
     ) -> Generated:
@@ -115,29 +116,26 @@ class Engine:
         )
         with named_arithmetic_failures(params):
             text = self._encode_texts(checkpoint, params)
-            start = self._start(checkpoint, params, init)
-            with self.batcher.seat() as seat:
+            start = self._start(checkpoint, params, init, on_progress.again)
+            with self.batcher.seat(on_progress.again) as seat:
                 latents = self._denoise(checkpoint, params, start, text, seat, on_progress, previews)
-        with (
-            named_arithmetic_failures(params),
-            self._decoding,
-        ):  # one at a time: a VAE's activations are the largest tensors of all
+        with named_arithmetic_failures(params), self._vae(on_progress.again):
             on_progress(JobStage.DECODING, 0.0)
-            frames = checkpoint.decode(latents)
+            frames = checkpoint.decode(latents, on_progress.again)
         return Generated(Clip(frames.numpy(), params.fps), checkpoint.model_hash, seat.device_seconds)
 
     def load(self, model_id: str) -> LoadedCheckpoint:
         """The checkpoint, loaded if it is not already."""
-        with self._use(model_id, lambda _stage, _share: None) as checkpoint:
+        with self._use(model_id) as checkpoint:
             return checkpoint
 
     @contextmanager
-    def _use(self, model_id: str, on_progress: OnProgress) -> Iterator[LoadedCheckpoint]:
+    def _use(self, model_id: str, on_wait: OnWait = keep_waiting) -> Iterator[LoadedCheckpoint]:
         """The checkpoint, which stays loaded while it is used. Another one is loaded when none is in use: two may not fit."""
         with self._changed:
             card = self.models.get(model_id)
             while self._in_use and not self._holds(card):
-                on_progress(JobStage.LOADING, 0.0)
+                on_wait()
                 self._changed.wait(WAIT_SECONDS)
             if not self._holds(card):
                 self._loaded = None  # freed before the next one is loaded
@@ -155,16 +153,29 @@ class Engine:
     def _holds(self, card: ModelCard) -> bool:
         return self._loaded is not None and self._loaded.card == card
 
+    @contextmanager
+    def _vae(self, on_wait: OnWait) -> Iterator[None]:
+        """One job at a time: a VAE's activations are the largest tensors of all."""
+        while not self._decoding.acquire(timeout=WAIT_SECONDS):
+            on_wait()
+        try:
+            yield
+        finally:
+            self._decoding.release()
+
     def measure(self, model_id: str) -> float:
         """Seconds that one frame of one row takes in a guided call of the longest clip, and logs how rows are batched."""
-        checkpoint = self.load(model_id)
-        card = checkpoint.card
-        width, height = card.native_width or 256, card.native_height or 256
-        with serial_arithmetic():
-            latents = torch.zeros(checkpoint.latent_shape(card.max_frames, width, height)).expand(2, -1, -1, -1, -1)
-            text = checkpoint.encode_text("").expand(2, -1, -1)
-            plan = self.batcher.plan(Rows(checkpoint, latents, torch.full((2,), 500.0), text, remaining=1))
-        return plan.seconds_per_row[0] / card.max_frames
+        with self._use(model_id) as checkpoint, serial_arithmetic(), self.batcher.seat() as seat:
+            card = checkpoint.card
+            shape = checkpoint.latent_shape(card.max_frames, card.native_width or 256, card.native_height or 256)
+            latents = torch.zeros(shape).expand(ROWS_OF_A_CALL, -1, -1, -1, -1)
+            text = checkpoint.encode_text("").expand(ROWS_OF_A_CALL, -1, -1)
+            call = Rows(checkpoint, latents, torch.full((ROWS_OF_A_CALL,), 500.0), text, remaining=1)
+            self.batcher.plan(call)
+            seat.forward(call)  # the first one of a shape takes longer
+            before = seat.device_seconds
+            seat.forward(call)
+            return (seat.device_seconds - before) / ROWS_OF_A_CALL / card.max_frames
 
     def _encode_texts(self, checkpoint: LoadedCheckpoint, params: VideoParams) -> Tensor:
         """Embeddings [rows, tokens, width]: the prompt's, with the negative prompt's before it when guidance is used.
@@ -209,18 +220,35 @@ class Engine:
             except StopIteration as finished:
                 return check_finite(finished.value, "denoising", model_id=params.model_id, device=self.device)
 
-    def _start(self, checkpoint: LoadedCheckpoint, params: VideoParams, init: Clip | None) -> Start:
+    def _start(
+        self, checkpoint: LoadedCheckpoint, params: VideoParams, init: Clip | None, on_wait: OnWait = keep_waiting
+    ) -> Start:
         generator = torch.Generator().manual_seed(params.seed)
         shape = checkpoint.latent_shape(params.num_frames, *generated_size(checkpoint.card, params))
         noise = draw_noise(shape, checkpoint.card.max_frames, generator)
         if init is None:
             return Start(noise, params.num_inference_steps, generator, guided=is_guided(params))
-        with self._decoding:  # a VAE too
-            latents = checkpoint.encode(torch.from_numpy(init.frames))
+        with self._vae(on_wait):
+            latents = checkpoint.encode(torch.from_numpy(init.frames), on_wait)
         return Start(noise, params.num_inference_steps, generator, latents, params.strength, is_guided(params))
 
 
-def _load(card: ModelCard, device: Device, compute: ComputeThread) -> LoadedCheckpoint:
+class _Told:
+    """Passes progress on, and on demand the latest once more."""
+
+    def __init__(self, on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
+        self._latest = (JobStage.LOADING, 0.0)
+
+    def __call__(self, stage: JobStage, share: float) -> None:
+        self._latest = (stage, share)
+        self.again()
+
+    def again(self) -> None:
+        self._on_progress(*self._latest)
+
+
+def _load(card: ModelCard, device: Device, compute: ComputeThreads) -> LoadedCheckpoint:
     match card.family:
         case "animatediff":
             return load_animatediff(card, device, compute)

@@ -22,8 +22,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from promptreel.generation.batching import Rows
 from promptreel.generation.model_space import ModelSpace
+from promptreel.generation.seat import Rows
 from promptreel.jobs.windows import SPREAD_SHARE, count_overlapping_windows, count_spread_windows
 
 

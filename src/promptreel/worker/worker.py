@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.05
 RETRY_SECONDS = 1.0
 """After the job table could not be used."""
+STALLED_CODE = 70
+"""What the process ends with when a job stands still (EX_SOFTWARE)."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,9 @@ class Worker:
         lease_seconds: float,
         room: Room,
         stop: threading.Event,
+        stall_seconds: float = float("inf"),
     ) -> None:
+        """A job that makes no progress for `stall_seconds` ends the process: no thread can be ended from outside."""
         self.owner = owner
         self.jobs = jobs
         self.engine = engine
@@ -77,7 +83,15 @@ class Worker:
         self.device_lost: DeviceLost | None = None
         self.seconds_per_unit: float | None = None
         self.seldom = Seldom(log)
-        self.pulse = Pulse(jobs, lease_seconds=lease_seconds, stop=stop, announce=self.announce)
+        self.end_process: Callable[[int], object] = os._exit
+        self.pulse = Pulse(
+            jobs,
+            lease_seconds=lease_seconds,
+            stop=stop,
+            announce=self.announce,
+            stall_seconds=stall_seconds,
+            on_stall=self.give_up,
+        )
 
     def run(self) -> None:
         self.startup()
@@ -141,6 +155,25 @@ class Worker:
         except PromptreelError:  # its own thread tells the job why
             return None
 
+    def give_up(self, stalled: Hold) -> None:
+        """Ends the process because of a job that stands still, which costs that job a life, and the others none."""
+        log.error(
+            "job %d made no progress for %.0f s (%s): this worker ends, and the job is tried again if it has lives left",
+            stalled.claim.job_id,
+            stalled.silent_seconds,
+            stalled.stage,
+        )
+        self.stop.set()  # nothing more is claimed
+        try:
+            for hold in self.pulse.holds - {stalled}:
+                with suppress(JobLost):  # it may just have ended
+                    self.jobs.give_back(hold.claim)
+            self.jobs.free_owner(self.owner)
+        except Exception:  # the supervisor frees them, or their leases run out
+            log.exception("the job table could not be told that this worker ends")
+        finally:
+            self.end_process(STALLED_CODE)
+
     def shutdown(self) -> None:
         self.pulse.end()
         log.info("worker %s stopped", self.owner)
@@ -169,15 +202,16 @@ class Worker:
     def _run(self, hold: Hold, job: Job) -> None:
         claim = hold.claim
         try:
-            result = run_video_job(
-                job,
-                claim,
-                engine=self.engine,
-                storage=self.storage,
-                decoder=self.decoder,
-                scratch=self.scratch,
-                on_progress=hold.on_progress,
-            )
+            with hold.watched():
+                result = run_video_job(
+                    job,
+                    claim,
+                    engine=self.engine,
+                    storage=self.storage,
+                    decoder=self.decoder,
+                    scratch=self.scratch,
+                    on_progress=hold.on_progress,
+                )
         except JobCancelled:
             self._tell(claim, lambda: self.jobs.acknowledge_cancel(claim))
             log.info("job %d cancelled", job.id)

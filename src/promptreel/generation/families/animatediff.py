@@ -5,7 +5,9 @@ A checkpoint is a directory in diffusers' layout: unet, text_encoder, tokenizer,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -17,7 +19,7 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
 
 from promptreel.errors import CheckpointUnusable
-from promptreel.generation.compute import ComputeThread
+from promptreel.generation.compute import ROWS_OF_A_CALL, ComputeThreads
 from promptreel.generation.devices import Device
 from promptreel.generation.finite import Stage, check_finite
 from promptreel.generation.loading import load_network, load_tokenizer
@@ -27,21 +29,23 @@ from promptreel.generation.prompts import PromptEncoder
 from promptreel.models.gate import Checkpoint, check_checkpoint, check_weights, hash_checkpoint
 from promptreel.models.registry import ModelCard
 
-# A VAE's activations are the largest tensors of all: it is given a few frames at a time.
-_PIXELS_AT_ONCE = {"cpu": 40 * 96 * 96, "cuda": 16 * 512 * 512}
+# A VAE's activations are the largest tensors of all: it is given a few frames at a time. On a CPU it is given an even number of
+# parts, for two row threads; which frames are computed together hangs on nothing but how many there are, and their size.
+_PIXELS_AT_ONCE = {"cpu": 20 * 96 * 96, "cuda": 16 * 512 * 512}
+_PARTS_BY = {"cpu": ROWS_OF_A_CALL, "cuda": 1}
 
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
     """A checkpoint's networks on a device, and what the engine asks of them. Tensors in and out are float32 on the CPU.
 
-    The networks run in `compute`, whatever thread asks.
+    The networks run in `compute`, whatever thread asks. `on_part` is called between any two parts of a clip; it may raise.
     """
 
     card: ModelCard
     model_hash: str
     device: Device
-    compute: ComputeThread
+    compute: ComputeThreads
     space: ModelSpace
     unet: UNetMotionModel
     prompts: PromptEncoder
@@ -84,28 +88,38 @@ class LoadedCheckpoint:
         """What latents look like at a glance: see `fit_colors`. Fitted when it is first asked for."""
         return fit_colors(self.encode)
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, on_part: Callable[[], None] = lambda: None) -> Tensor:
         """Latents [1, C, T, h, w] to frames, uint8 [T, H, W, 3]; between two parts of them others may compute."""
         config = self.vae.config
         frames = latents[0].transpose(0, 1) / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
         scale = _downscaling(self.vae)
-        at_once = self._frames_at_once(frames.shape[2] * scale, frames.shape[3] * scale)
-        return torch.cat([self._run(partial(self._decode_some, part)) for part in frames.split(at_once)])
+        count = self._count_parts(len(frames), frames.shape[2] * scale, frames.shape[3] * scale)
+        return self._run_parts(self._decode_some, frames.tensor_split(count), on_part)
 
-    def encode(self, frames: Tensor) -> Tensor:
+    def encode(self, frames: Tensor, on_part: Callable[[], None] = lambda: None) -> Tensor:
         """Frames, uint8 [T, H, W, 3], to latents [1, C, T, h, w], scaled as in training: what `decode` turns back.
 
         Frames that stand still are encoded once. Of a VAE that encodes to a distribution it is the mode: nothing is drawn.
         """
         config = self.vae.config
         distinct, places = frames.unique_consecutive(return_inverse=True, dim=0)
-        parts = distinct.split(self._frames_at_once(*frames.shape[1:3]))
-        encoded = torch.cat([self._run(partial(self._encode_some, part)) for part in parts])
+        parts = distinct.tensor_split(self._count_parts(*distinct.shape[:3]))
+        encoded = self._run_parts(self._encode_some, parts, on_part)
         latents = (encoded - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
         return latents[places].transpose(0, 1)[None]
 
     def _check(self, numbers: Tensor, stage: Stage) -> Tensor:
         return check_finite(numbers, stage, model_id=self.card.model_id, device=self.device)
+
+    def _run_parts(self, work: Callable[[Tensor], Tensor], parts: Sequence[Tensor], on_part: Callable[[], None]) -> Tensor:
+        """Side by side, as far as there are row threads."""
+        done = []
+        works = (partial(torch.inference_mode()(work), part) for part in parts)
+        with closing(self.compute.run_each(works)) as outputs:
+            for output in outputs:
+                done.append(output)
+                on_part()
+        return torch.cat(done)
 
     def _run(self, work: Callable[[], Tensor]) -> Tensor:
         return self.compute.run(torch.inference_mode()(work))
@@ -122,23 +136,26 @@ class LoadedCheckpoint:
                 latents = encoded.latent
         return self._check(latents.float().cpu(), "encoding the init")
 
-    def _frames_at_once(self, height: int, width: int) -> int:
-        """How many frames of this size, in pixels, go through the VAE together."""
-        return max(1, _PIXELS_AT_ONCE[self.device.name.split(":")[0]] // (height * width))
+    def _count_parts(self, frames: int, height: int, width: int) -> int:
+        """Into how many parts frames of this size, in pixels, are divided for the VAE."""
+        kind = self.device.name.split(":")[0]
+        at_once = max(1, _PIXELS_AT_ONCE[kind] // (height * width))
+        by = _PARTS_BY[kind]
+        return min(frames, math.ceil(frames / at_once / by) * by)
 
     def _decode_some(self, latents: Tensor) -> Tensor:
         pictures = self._check(self.vae.decode(latents.to(self.device.name, self.device.dtype)).sample.float(), "decoding")
         return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 
-def load_animatediff(card: ModelCard, device: Device, compute: ComputeThread) -> LoadedCheckpoint:
+def load_animatediff(card: ModelCard, device: Device, compute: ComputeThreads) -> LoadedCheckpoint:
     """Loads what the gate found in a checkpoint's folder; raises CheckpointUnusable with what is wrong with it."""
     checkpoint = check_checkpoint(card)
     check_weights(checkpoint)
     return compute.run(lambda: _load(checkpoint, device, compute))
 
 
-def _load(checkpoint: Checkpoint, device: Device, compute: ComputeThread) -> LoadedCheckpoint:
+def _load(checkpoint: Checkpoint, device: Device, compute: ComputeThreads) -> LoadedCheckpoint:
     try:
         space = ModelSpace(checkpoint.noise_table, distilled=checkpoint.unet.arguments["time_cond_proj_dim"] is not None)
     except ValueError as error:
