@@ -16,7 +16,7 @@ from promptreel.jobs.store import JobStore, WorkerRecord
 from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.storage.local import LocalStorage
 from promptreel.worker.pulse import Hold, Pulse, WorkerStopping
-from promptreel.worker.video_job import run_video_job
+from promptreel.worker.video_job import SharedTime, run_video_job
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class Worker:
         self.stop = stop
         self.live: list[tuple[Job, Future[None]]] = []
         self.seconds_per_unit: float | None = None
+        self.time = SharedTime()
         self.pulse = Pulse(jobs, lease_seconds=lease_seconds, stop=stop, announce=self.announce)
 
     def run(self) -> None:
@@ -111,7 +112,7 @@ class Worker:
         """Runs one job to its end, whatever that is; no error of a job ends the worker."""
         log.info("job %d started, attempt %d", job.id, claim.attempt)
         try:
-            with self.pulse.hold(claim) as hold:
+            with self.pulse.hold(claim) as hold, self.time.divide():
                 self._run(hold, job)
         except JobLost as lost:
             log.warning("job %d: %s", job.id, lost)
@@ -128,6 +129,7 @@ class Worker:
                 storage=self.storage,
                 scratch=self.scratch,
                 on_progress=hold.on_progress,
+                time_shared=self.time.now,
             )
         except JobCancelled:
             self._tell(claim, lambda: self.jobs.acknowledge_cancel(claim))
