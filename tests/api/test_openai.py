@@ -136,7 +136,7 @@ def test_frames_go_before_seconds_and_sides_stand_in_for_a_size(client: TestClie
         ({"output_type": "avi"}, "output_type", "Use one of: mp4, webm, gif."),
         ({"enhance_prompt": "maybe"}, "enhance_prompt", "must be yes or no"),
         ({"clip_skip": 13}, "clip_skip", "must not be greater than 12"),
-        ({"seed": -1}, "seed", "The seed must be at least 0."),
+        ({"seed": -2}, "seed", "The seed must be at least 0."),
         ({"input_reference": "/etc/passwd"}, "input_reference", "The input reference must be a URL or a data: URI"),
         ({"input_reference": {"file_id": "file_1"}}, "input_reference", "No files are kept here"),
         ({"input_reference": data_uri("text/html", b"x")}, "input_reference", "The input reference must be one of video/mp4"),

@@ -14,7 +14,7 @@ from promptreel.api.dialects import (
     legacy_load,
     legacy_models,
     legacy_results,
-    legacy_training,
+    legacy_unavailable,
     legacy_uploads,
 )
 from promptreel.api.problems import speaks_openai, status_to_send
@@ -44,7 +44,7 @@ _WELL: dict[Callable[..., Any], tuple[str, ...]] = {
     legacy_uploads.upload_cropped: ("Cropped",),
     legacy_uploads.upload_base64_string: ("Uploaded",),
     legacy_uploads.upload_init_obj: ("Uploaded",),
-    legacy_training.train: (),
+    legacy_unavailable.refuse: (),
     openai_routes.create_video: ("Video",),
     openai_routes.list_videos: ("VideoPage",),
     openai_routes.get_video: ("Video",),

@@ -144,9 +144,12 @@ def answer_http_error(request: Request, error: Exception) -> JSONResponse:
     """For what the framework refuses: an unknown path is 404 and a wrong method 405, whatever the generation of the API."""
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
+    message, path = error.detail, request.url.path
     if error.status_code == 405:
         headers["Allow"] = ", ".join(_allowed_methods(request))
-    return JSONResponse(plain_body(request.url.path, error.status_code, error.detail), error.status_code, headers)
+    if error.status_code == 404 and "endpoint" not in request.scope:  # no handler said why
+        message = f"There is nothing at {path[:200]}: /docs has all addresses."
+    return JSONResponse(plain_body(path, error.status_code, message), error.status_code, headers)
 
 
 def _allowed_methods(request: Request) -> list[str]:

@@ -30,17 +30,17 @@ from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistr
 
 DIALECT = "openai"
 MAX_TEXT = 2000
-SIDE = Limits(64, 1792)  # the standard's own sizes reach from 720x1280 to 1792x1024
+SIDE = Limits(64, 1792, unset=0)  # the standard's own sizes reach from 720x1280 to 1792x1024
 MAX_PIXELS = 1792 * 1024
 DEFAULT_SIZE = "512x512"
-SECONDS = Limits(1, 30)
+SECONDS = Limits(1, 30, unset=0)
 DEFAULT_SECONDS = 4
-FPS = Limits(1, 30)
-FRAMES = Limits(1, MAX_FRAMES)
-STEPS = Limits(1, 50)
-GUIDANCE = Limits(1, 20)
+FPS = Limits(1, 30, unset=0)
+FRAMES = Limits(1, MAX_FRAMES, unset=0)
+STEPS = Limits(1, 50, unset=0)
+GUIDANCE = Limits(0, 20)
 STRENGTH = Limits(0, 1)
-SEED = Limits(0, MAX_SEED)
+SEED = Limits(0, MAX_SEED, unset=-1)
 CLIP_SKIP = Limits(0, 12)
 PAGE = Limits(1, 100)
 DEFAULT_PAGE = 20
