@@ -51,6 +51,9 @@ _WELL: dict[Callable[..., Any], tuple[str, ...]] = {
     openai_routes.delete_video: ("DeletedVideo",),
     openai_routes.cancel_video: ("Video",),
     openai_routes.remix_video: ("Video",),
+    openai_routes.edit_video: ("Video",),
+    openai_routes.extend_video: (),
+    openai_routes.create_character: (),
     openai_routes.list_models: ("Models",),
     openai_routes.get_model: ("Model",),
 }

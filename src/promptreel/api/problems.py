@@ -12,6 +12,7 @@ from starlette.routing import Match
 
 from promptreel.api.dialects import openai
 from promptreel.api.parsing import BodyTooLarge, MalformedRequest
+from promptreel.api.unpacking import UnknownEncoding
 from promptreel.errors import (
     ApiKeyNotFound,
     BadConfiguration,
@@ -44,6 +45,7 @@ STATUSES: dict[type[PromptreelError], int] = {
     InvalidParams: 400,
     MalformedRequest: 400,
     BodyTooLarge: 413,
+    UnknownEncoding: 415,
     ModelNotFound: 404,
     JobNotFound: 404,
     DeliveryNotFound: 404,
@@ -109,11 +111,11 @@ def body_of(error: PromptreelError, path: str, status: int) -> dict[str, Any]:
         return openai.to_error(status, error.message, code=error.code, param=param)
     match error:
         case InvalidParams():
-            return error_body(error.fields)
+            return error_body(error.fields, tip=error.message)  # programs that print a message print this one's braces
         case MalformedRequest():
             return error_body("Invalid API Request", tip=MALFORMED_TIP)
         case ModelNotFound():
-            return error_body("Model not found")
+            return error_body("Model not found", tip=error.message)
         case JobNotFound():
             return {"status": "failed", "id": "", "message": "Request not found", "messege": "Request not found", "output": []}
         case _:
@@ -128,6 +130,8 @@ def headers_of(error: PromptreelError) -> dict[str, str]:
             return {"Retry-After": str(error.retry_after)}
         case InvalidApiKey():
             return {"WWW-Authenticate": "Bearer"}
+        case NotAvailable():
+            return {"X-Should-Retry": "false"}  # OpenAI's SDK asks again after a 501 otherwise
         case _:
             return {}
 

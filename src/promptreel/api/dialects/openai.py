@@ -65,10 +65,12 @@ class ContentUnavailable(PromptreelError):
     code = "content_unavailable"
 
 
-def read_create(fields: Mapping[str, Any], models: ModelRegistry, fetcher: SafeFetcher) -> tuple[NewJob, Init | None]:
+def read_create(
+    fields: Mapping[str, Any], models: ModelRegistry, fetcher: SafeFetcher, *, reference: str = "input_reference"
+) -> tuple[NewJob, Init | None]:
     """What a request asks for, with every default decided, and the file that it starts from, which is not stored yet.
 
-    The prompt is taken as it is, unless `enhance_prompt` says otherwise. Raises InvalidParams with all wrong fields, and
+    `reference` is the field that holds it. The prompt is taken as it is, unless `enhance_prompt` says otherwise. Raises InvalidParams with all wrong fields, and
     ModelNotFound.
     """
     reader = FieldReader(fields)
@@ -78,7 +80,8 @@ def read_create(fields: Mapping[str, Any], models: ModelRegistry, fetcher: SafeF
     num_frames = reader.whole("num_frames", FRAMES, default=None) or count_frames(reader, seconds, draft.fps)
     webhook_url = read_webhook(reader, fetcher)
     enhance = reader.yes_no("enhance_prompt", default=False)
-    init = read_any_init(reader, "input_reference", _reference(reader), fetcher)
+    value = _reference(reader) if reference == "input_reference" else reader.given(reference)
+    init = read_any_init(reader, reference, value, fetcher)
     card = _find_model(reader, draft.model_id, models)
     reader.raise_errors()
     params = replace(
@@ -103,6 +106,49 @@ def read_remix(fields: Mapping[str, Any], source: Job, models: ModelRegistry, fe
     params = replace(source.params, prompt=enhance_prompt(prompt, card) if enhance else prompt)
     request = _remember(prompt, card, enhance=enhance) | {"remixed_from": source.id}
     return NewJob(params=params, request=request, max_frames=card.max_frames, webhook_url=webhook_url)
+
+
+@dataclass(frozen=True)
+class VideoId:
+    """What names a video of this service, as it was sent."""
+
+    text: str
+
+
+def read_edited(fields: Mapping[str, Any]) -> VideoId | None:
+    """The video that an edit starts from; None: it is sent with the request, in any way that one can be sent.
+
+    Raises InvalidParams when there is neither.
+    """
+    reader = FieldReader(fields)
+    video = reader.given("video")
+    video_id = video.get("id") if isinstance(video, Mapping) else reader.given("video[id]")
+    if isinstance(video_id, str) and video_id.strip():
+        return VideoId(video_id.strip())
+    if isinstance(video, str) and _VIDEO_ID.fullmatch(video.strip()):
+        return VideoId(video.strip())
+    if video is None or isinstance(video, Mapping):
+        reader.reject("video", 'The video must be a file, its URL, a data: URI, or {"id": "video_17"}, one that was made here.')
+    reader.raise_errors()
+    return None
+
+
+def read_edit(
+    fields: Mapping[str, Any], source: Job, content: bytes, models: ModelRegistry, fetcher: SafeFetcher
+) -> tuple[NewJob, Init | None]:
+    """A job that starts from the source's file, and is as it in all that is not said otherwise, the seed too.
+
+    Raises InvalidParams and ModelNotFound.
+    """
+    params = source.params
+    as_it_was = _to_extensions(params) | {"model": params.model_id, "width": params.width, "height": params.height}
+    as_it_was["enhance_prompt"] = _was_enhanced(source)
+    del as_it_was["strength"]  # which was of what the source itself started from
+    if FieldReader(fields).given("seconds") is not None:
+        del as_it_was["num_frames"]
+    sent = {name: value for name, value in fields.items() if FieldReader(fields).given(name) is not None}
+    new_job, init = read_create(as_it_was | sent | {"video": content}, models, fetcher, reference="video")
+    return replace(new_job, request=new_job.request | {"remixed_from": source.id}), init
 
 
 def _read_params(reader: FieldReader) -> VideoParams:

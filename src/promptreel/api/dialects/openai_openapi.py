@@ -117,6 +117,27 @@ REMIX: dict[str, Any] = {
         },
     }
 }
+_EDITED = {
+    "type": ["object", "string"],
+    "description": 'The video to start from: {"id": "video_17"} for one that was made here, or a file in a multipart form, '
+    "a URL, a data: URI.",
+}
+_EDIT_FIELDS = {"video": _EDITED} | {name: field for name, field in CREATE_FIELDS.items() if name != "input_reference"}
+EDIT: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": _schema(_EDIT_FIELDS) | {"required": ["prompt", "video"]},
+                "example": {"prompt": "a blue cat sitting on a bench", "video": {"id": "video_1"}},
+            },
+            "multipart/form-data": {
+                "schema": _schema(_EDIT_FIELDS | {"video": {"type": "string", "format": "binary"}})
+                | {"required": ["prompt", "video"]}
+            },
+        },
+    }
+}
 LIST: dict[str, Any] = {
     "parameters": [
         _query("after", {"type": "string", "example": "video_17"}, "The `last_id` of the page before."),
