@@ -11,7 +11,7 @@ from ipaddress import ip_address
 
 from promptreel.bootstrap import build_database, build_deliveries, build_jobs, build_keys, environment_of, new_owner
 from promptreel.errors import BadConfiguration
-from promptreel.settings import Settings
+from promptreel.settings import Settings, name_links
 from promptreel.worker.supervisor import ChildSpec, Supervisor
 
 log = logging.getLogger(__name__)
@@ -19,9 +19,19 @@ log = logging.getLogger(__name__)
 # Where nothing is computed, one thread in each numerical library that may be loaded is enough.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
+# What a large request took goes back to the system at its end. The C library would learn to keep such pieces, up to 64 MB of
+# each kind, and one heap for each of the api's threads.
+_GIVES_BACK = {
+    "MALLOC_MMAP_THRESHOLD_": str(1024 * 1024),
+    "MALLOC_TRIM_THRESHOLD_": str(8 * 1024 * 1024),
+    "MALLOC_ARENA_MAX": "2",
+}
+
 
 def run_service(settings: Settings, *, stop: threading.Event) -> None:
     """Runs until `stop` is set. One line on stdout says where the service is, once it can make a video."""
+    if links := name_links():
+        log.info("these variables are Kubernetes' own, and are not taken for settings: %s", ", ".join(links))
     database = build_database(settings)
     jobs, deliveries = build_jobs(settings, database), build_deliveries(settings, database)
     listener = _listen(settings.host, settings.port)
@@ -59,7 +69,7 @@ def _api(settings: Settings, listener: socket.socket) -> ChildSpec:
     return ChildSpec(
         name="api",
         command=lambda _owner: _promptreel("api", str(fd)),
-        environment={**environment_of(settings), **_ONE_THREAD},
+        environment={**environment_of(settings), **_ONE_THREAD, **_GIVES_BACK},
         pass_fds=(fd,),
     )
 

@@ -17,6 +17,14 @@ from promptreel.errors import BadConfiguration
 
 PREFIX = "PROMPTREEL_"
 
+# Kubernetes tells every container of every service: for one that is called promptreel, PROMPTREEL_SERVICE_HOST=10.0.0.1,
+# PROMPTREEL_PORT=tcp://10.0.0.1:8000, PROMPTREEL_PORT_8000_TCP_ADDR=10.0.0.1 and more; for promptreel-api likewise.
+_LINK = re.compile(r"(tcp|udp|sctp)://")
+_PORT_NAMES = re.compile(PREFIX + r"(\w+_)?PORT", re.IGNORECASE)
+_LINK_NAMES = re.compile(
+    PREFIX + r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.IGNORECASE
+)
+
 
 def _split_list(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -173,14 +181,19 @@ class Settings(BaseSettings):
             raise ValueError("give a whole address, such as https://video.example.com")
         return value.rstrip("/")
 
+    @field_validator("port", mode="before")
+    @classmethod
+    def _pass_over_link(cls, value: object) -> object:
+        return cls.model_fields["port"].default if isinstance(value, str) and _LINK.match(value) else value
+
     @property
     def models_by_alias(self) -> dict[str, str]:
         return dict(each.split("=") for each in self.model_aliases)
 
     @property
-    def database(self) -> str:
-        """The URL of the database that is used."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'promptreel.db'}"
+    def database(self) -> str | Path:
+        """Where the database is that is used: its URL, or its file."""
+        return self.database_url or self.data_dir / "promptreel.db"
 
     @property
     def threads_per_worker(self) -> int:
@@ -202,6 +215,15 @@ def load_settings(**given: Any) -> Settings:
     return settings
 
 
+def name_links() -> list[str]:
+    """The variables that are Kubernetes' own, and no settings, though they are called like some."""
+    return [
+        name
+        for name, value in sorted(os.environ.items())
+        if _LINK_NAMES.fullmatch(name) or (_PORT_NAMES.fullmatch(name) and _LINK.match(value))
+    ]
+
+
 def _name_bad(error: ValidationError) -> list[str]:
     """One line for each setting that is wrong. A database's URL may hold a password: such values are not repeated."""
     lines: dict[str, str] = {}
@@ -214,10 +236,10 @@ def _name_bad(error: ValidationError) -> list[str]:
 
 def _name_unknown() -> list[str]:
     """One line for each variable that looks like a setting and is none: a slip of the pen would otherwise change nothing."""
-    known = [PREFIX + name.upper() for name in Settings.model_fields]
+    known, links = [PREFIX + name.upper() for name in Settings.model_fields], name_links()
     lines = []
     for name in sorted(os.environ):
-        if name.upper().startswith(PREFIX) and name.upper() not in known:
+        if name.upper().startswith(PREFIX) and name.upper() not in known and name not in links:
             close = difflib.get_close_matches(name.upper(), known, n=1)
             lines.append(f"{name}: there is no such setting" + (f"; do you mean {close[0]}?" if close else "."))
     return lines

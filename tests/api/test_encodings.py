@@ -6,6 +6,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 from fastapi.testclient import TestClient
@@ -76,12 +77,27 @@ def test_empty_body_needs_no_unpacking(client: TestClient) -> None:
 
 
 def test_slash_too_many_makes_no_difference(client: TestClient) -> None:
-    answers = [client.post(path, json={"prompt": "a"}) for path in (f"{SUBMIT}/", f"/{SUBMIT}", SUBMIT.replace("/v4/", "//v4/"))]
+    host = "http://video.test:8000"
+    urls = [f"{host}{SUBMIT}/", f"{host}/{SUBMIT}", f"{host}{SUBMIT.replace('/v4/', '//v4/')}"]
+    answers = [client.post(url, json={"prompt": "a"}).json() for url in urls]
     video = client.post(f"{VIDEOS}/", json={"prompt": "a"}).json()
 
-    assert [answer.json()["status"] for answer in answers] == ["processing"] * 3
+    assert [answer["status"] for answer in answers] == ["processing"] * 3
     assert client.get(f"{VIDEOS}//{video['id']}/").json() == video
-    assert client.post(answers[0].json()["fetch_result"] + "/").json()["id"] == answers[0].json()["id"]
+    assert client.post(answers[0]["fetch_result"] + "/").json()["id"] == answers[0]["id"]
     assert "The id is missing" in client.post("/api/v7/video-fusion/fetch/").json()["message"]
     assert client.get("/health/").status_code == 200
-    assert client.get("//").status_code == 404
+    assert client.get(f"{host}//").status_code == 404
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "latin-1"])
+def test_body_may_be_latin_1_whatever_it_says_of_itself(client: TestClient, charset: str) -> None:
+    prompt = "un café à Genève"
+    raw, escaped = f"prompt={prompt}".encode(charset), f"prompt={quote(prompt, encoding=charset)}".encode()
+    quoted = json.dumps({"prompt": prompt}, ensure_ascii=False).encode(charset)
+    multipart = b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n' + prompt.encode(charset) + b"\r\n--b--\r\n"
+    form, of_parts = "application/x-www-form-urlencoded", "multipart/form-data; boundary=b"
+
+    for kind, content in ((form, raw), (form, escaped), ("application/json", quoted), (of_parts, multipart)):
+        answer = client.post(SUBMIT, content=content, headers={"Content-Type": kind}).json()
+        assert answer["meta"]["prompt"] == prompt, kind

@@ -12,9 +12,9 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
 from promptreel.api.app import AppParts, create_app
+from promptreel.api.bodies import read_fields, read_fields_with_files, read_fields_with_init
 from promptreel.api.callers import Callers
 from promptreel.api.dialects.legacy import FETCH_BY_FIELD_PATHS
-from promptreel.api.parsing import read_fields, read_fields_with_files, read_fields_with_init
 from promptreel.api.problems import body_of, status_to_send
 from promptreel.api.routes import build_router
 from promptreel.api.services import find_caller

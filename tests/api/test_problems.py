@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
 from promptreel.api.app import AppParts, create_app
-from promptreel.api.parsing import MAX_BODY_BYTES, MAX_INIT_BODY_BYTES
+from promptreel.api.bodies import MAX_BODY_BYTES, MAX_INIT_BODY_BYTES
 from promptreel.api.problems import GENERATIONS, STATUSES, status_of
 from promptreel.errors import JobLost, PromptreelError, RemoteFailed
 from promptreel.jobs.database import open_database, write_transaction
@@ -56,7 +56,8 @@ def test_malformed_multipart_is_an_invalid_api_request(client: TestClient) -> No
 def test_no_fields_at_all_miss_the_prompt(client: TestClient, body: bytes) -> None:
     message = {"prompt": ["The prompt field is required."]}
 
-    assert client.post(SUBMIT, content=body).json() == {"status": "error", "message": message, "messege": message}
+    answer = client.post(SUBMIT, content=body).json()
+    assert answer == {"status": "error", "message": message, "messege": message, "tip": "The prompt field is required."}
 
 
 def test_body_that_is_too_large_is_refused_in_the_contracts_shape(client: TestClient) -> None:
@@ -117,7 +118,7 @@ def test_setting_makes_status_codes_real_but_for_fetch(strict_client: TestClient
     [
         ("GET", "/nowhere", 404),
         ("POST", "/api/v4/nowhere", 404),
-        ("POST", SUBMIT + "/", 404),
+        ("POST", SUBMIT + "/x", 404),
         ("GET", SUBMIT, 405),
         ("DELETE", "/health", 405),
         ("POST", "/files/a.mp4", 405),

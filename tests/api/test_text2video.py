@@ -188,6 +188,11 @@ def test_all_wrong_fields_are_named_at_once(client: TestClient) -> None:
     assert set(found) == {"prompt", "width", "seconds", "num_inference_steps", "init_image"}
 
 
+def test_wrong_fields_are_named_in_a_plain_sentence_too(client: TestClient) -> None:
+    """A program that prints `message` prints [object Object]."""
+    assert submit(client, prompt="", width=1)["tip"] == "The width must be at least 64. The prompt field is required."
+
+
 @pytest.mark.parametrize("number", ["1e999", "NaN", "Infinity", "-Infinity"])
 @pytest.mark.parametrize("field", ["width", "guidance_scale", "seed"])
 def test_numbers_that_are_none_are_refused(client: TestClient, field: str, number: str) -> None:
@@ -215,7 +220,9 @@ def test_unknown_model_is_not_found(client: TestClient, jobs: JobStore) -> None:
     for model_id in ("nowhere", "../cutout", "..", "/etc/passwd", "cutout/"):
         answer = submit(client, model_id=model_id)
 
+        tip = answer.pop("tip")
         assert answer == {"status": "error", "message": "Model not found", "messege": "Model not found"}
+        assert tip.startswith(f"There is no model {model_id!r}. Known models: cutout, midjourney, plain.")
     assert jobs.list() == []
 
 

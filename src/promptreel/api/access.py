@@ -1,4 +1,4 @@
-"""Around every request: its id, one line in the log, safe headers, and the last net for errors."""
+"""Around every request: its id, one line in the log, safe headers, the end of its place in a room, the last net for errors."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from collections.abc import Collection
 from urllib.parse import quote
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from promptreel.api.problems import answer_unknown_error
+from promptreel.api.forms import MalformedRequest, refuse_many_fields
+from promptreel.api.problems import answer_error, answer_unknown_error
 
 NOTHING_RUNS = "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; sandbox"
 """For a browser that opens an answer as a page: a file that somebody uploaded may be shown, and can do nothing."""
@@ -43,11 +45,16 @@ class AccessLog:
         try:
             await self._answer(scope, receive, send_with_headers)
         finally:
+            if "place" in state:
+                state["place"].leave()
             _log_access(scope, time.perf_counter() - started)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
+            refuse_many_fields(scope["query_string"])
             await self._app(scope, receive, send)
+        except MalformedRequest as error:
+            await answer_error(Request(scope), error)(scope, receive, send)
         except Exception:
             request_id = scope["state"]["request_id"]
             log.exception("unknown error in request=%s", request_id)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 
 from promptreel.api import openai_routes, routes
@@ -71,7 +72,20 @@ _SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"key": []}, {}]
 
 
 class DescribedApp(FastAPI):
-    """An application whose OpenAPI document has the components that `describe_answers` refers to."""
+    """An application whose OpenAPI document has the components that `describe_answers` refers to.
+
+    It is written as JSON once: that takes so long that whoever asked again and again would hold up all others.
+    """
+
+    _written: bytes | None = None
+
+    def setup(self) -> None:
+        self.add_route("/openapi.json", self._send_document, include_in_schema=False)  # found before FastAPI's own
+        super().setup()
+
+    async def _send_document(self, _request: Request) -> Response:
+        self._written = self._written or bytes(JSONResponse(self.openapi()).body)
+        return Response(self._written, media_type="application/json")
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil
 
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
-from promptreel.api.parsing import read_any_fields
+from promptreel.api.bodies import keys_beside_body, read_any_fields
 from promptreel.errors import InvalidApiKey, RateLimitExceeded
 from promptreel.jobs.keys import LOCAL_CALLER, ApiKey, Caller, KeyStore, hash_key
 
@@ -36,7 +36,7 @@ class Callers:
 
     async def find(self, request: Request) -> Caller:
         """Raises InvalidApiKey and RateLimitExceeded. The request's body is only read if a key is needed."""
-        if not await self._are_keys_needed():
+        if await self.know_everyone():
             return LOCAL_CALLER
         sent = await _read_key(request)
         key = None if sent is None else await self._find_key(sent)
@@ -45,14 +45,22 @@ class Callers:
         self._count(key)
         return Caller(api_key_id=key.id)
 
-    async def _are_keys_needed(self) -> bool:
+    async def know_everyone(self) -> bool:
+        """Whether no key is needed."""
         if not self._serves_local:
-            return True
+            return False
         read_at, any_active = self._any_active
         if self._now() - read_at >= REMEMBERED_SECONDS:
             any_active = await run_in_threadpool(self._keys.any_active)
             self._any_active = (self._now(), any_active)
-        return any_active
+        return not any_active
+
+    async def know(self, sent: Sequence[str]) -> bool:
+        """Whether one of them is a valid key."""
+        for each in sent:
+            if await self._find_key(each) is not None:
+                return True
+        return False
 
     async def _find_key(self, sent: str) -> ApiKey | None:
         """Only keys that there are, are remembered: of others there is no end."""
@@ -85,10 +93,7 @@ class Callers:
 
 async def _read_key(request: Request) -> str | None:
     """From the field `key` of the body, else of the query; else from the header `key`; else from a Bearer token."""
-    fields = await read_any_fields(request)
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    bearer = token if scheme.lower() == "bearer" else ""
-    for sent in (fields.get("key"), request.headers.get("key"), bearer):
-        if isinstance(sent, str) and sent.strip():
-            return sent.strip()
-    return None
+    in_fields = (await read_any_fields(request)).get("key")
+    if isinstance(in_fields, str) and in_fields.strip():
+        return in_fields.strip()
+    return next(iter(keys_beside_body(request)), None)

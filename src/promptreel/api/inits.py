@@ -105,7 +105,7 @@ def _one_of(name: str, kinds: Sequence[InitKind]) -> str:
 
 def _read_data_uri(name: str, value: object, kinds: Sequence[InitKind]) -> Init:
     """`data:<media type>;base64,<data>` (RFC 2397). A plus that a form made a space, and line breaks, are put right."""
-    header, comma, text = value.strip().partition(",") if isinstance(value, str) else ("", "", "")
+    header, comma, text = value.strip().partition(",") if isinstance(value, str) and value.isascii() else ("", "", "")
     match = _HEADER.fullmatch(header[:200])
     if match is None or not comma:
         if bare := _read_bare_base64(value):
@@ -139,7 +139,7 @@ def read_file(name: str, value: object, kinds: Sequence[InitKind], *, max_megaby
 
     Raises InitUnusable.
     """
-    text = value.strip() if isinstance(value, str) else ""
+    text = value.strip() if isinstance(value, str) and value.isascii() else ""
     data = _decode_base64(name, text.partition(",")[2] if text[:5].lower() == "data:" else text)
     if len(data) > max_megabytes * _MEGABYTE:
         raise InitUnusable(f"The {label(name)} must not be greater than {max_megabytes} MB.")

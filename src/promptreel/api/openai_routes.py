@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
 from promptreel.api.addresses import links
+from promptreel.api.bodies import Fields, FieldsWithFiles
 from promptreel.api.deletion import delete_job
-from promptreel.api.dialects import openai, openai_openapi
+from promptreel.api.dialects import openai, openai_edits, openai_openapi
 from promptreel.api.estimates import look_ahead
 from promptreel.api.openai_events import EVENTS_MEDIA_TYPE, VideoWatcher, stream_events
-from promptreel.api.parsing import read_fields, read_fields_with_files
 from promptreel.api.services import CallerOfRequest, Services, ServicesOfApp
 from promptreel.api.submission import submit
 from promptreel.encoding.poster import POSTER_MEDIA_TYPE, make_poster
 from promptreel.errors import JobNotFound, NotAvailable
 from promptreel.jobs.job import Job, JobStatus, NewJob
 from promptreel.media import MEDIA_TYPES, Init
-
-Fields = Annotated[dict[str, Any], Depends(read_fields)]
-FieldsWithFiles = Annotated[dict[str, Any], Depends(read_fields_with_files)]
 
 _KEPT = {"Cache-Control": "private, max-age=3600"}  # a finished video never changes
 
@@ -102,14 +98,14 @@ def edit_video(request: Request, fields: FieldsWithFiles, services: ServicesOfAp
     """Queue a video that starts from another one, with a new prompt. What is not sent is as it was, if it is one of yours."""
 
     def read() -> tuple[NewJob, Init | None]:
-        edited = openai.read_edited(fields)
-        if edited is None:
-            return openai.read_create(fields, services.models, services.fetcher, reference="video")
-        source = _find_job(request, services, edited.text)
+        source_id = openai_edits.read_source_id(fields)
+        if source_id is None:
+            return openai_edits.read_edit(fields, services.models, services.fetcher)
+        source = _find_job(request, services, source_id)
         content = services.storage.read(source.result.key) if source.result else None
         if content is None:
             raise openai.ContentUnavailable(_why_unavailable(source))
-        return openai.read_edit(fields, source, content, services.models, services.fetcher)
+        return openai_edits.read_edit_of(source, content, fields, services.models, services.fetcher)
 
     return _answer(request, services, submit(request, services, read))
 

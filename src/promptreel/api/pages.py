@@ -27,14 +27,13 @@ def refuse_foreign_pages(request: Request, services: Shared) -> None:
     """Raises ForeignPage. A trusted proxy knows which names are its own."""
     host = request.headers.get("host", "").lower()
     origin = request.headers.get("origin")
-    is_own = origin is None or _netloc(origin) in {host, _netloc(base_url(request, services))}
-    if not is_own and origin not in services.cors_origins:
+    own = {host, _netloc(base_url(request, services))} - {""}
+    if origin is not None and _netloc(origin) not in own and origin not in services.cors_origins:
         raise ForeignPage("Web pages of other sites are served with an API key, or if PROMPTREEL_CORS_ORIGINS names them.")
-    is_known = host == _netloc(services.public_url or "") or is_from_proxy(request, services.trusted_proxies)
-    if not is_known and _is_public_name(host):
+    if not _is_own_host(host, services) and not is_from_proxy(request, services.trusted_proxies):
         raise ForeignPage(
-            f"Without API keys, this machine alone is served, and it is not called {host}. Use 127.0.0.1, set "
-            "PROMPTREEL_PUBLIC_URL, or make a key with `promptreel keys create NAME`."
+            "Without API keys, this machine alone is served, and it is not known by the name in this request's Host. Use "
+            "127.0.0.1, set PROMPTREEL_PUBLIC_URL, or make a key with `promptreel keys create NAME`."
         )
 
 
@@ -45,11 +44,20 @@ def _netloc(url: str) -> str:
         return ""
 
 
-def _is_public_name(host: str) -> bool:
-    """Whether a Host header holds a name that somebody may own. What is no host at all, no browser sends."""
+def _is_own_host(host: str, services: Shared) -> bool:
+    """Whether a Host header holds an address, or a name that nobody else can own. Whatever is not known for one is refused:
+    browsers send what is no name by the rules, too."""
+    if HOST.fullmatch(host) is None:
+        return False
+    if host.startswith("["):
+        return _is_address(host[1:].partition("]")[0])
     name = host.partition(":")[0].removesuffix(".")
-    is_name = HOST.fullmatch(host) is not None and "." in name and not _is_address(name)
-    return is_name and name.rpartition(".")[2] not in _OWN_DOMAINS
+    is_reserved = bool(name) and ("." not in name or name.rpartition(".")[2] in _OWN_DOMAINS)
+    return is_reserved or _is_address(name) or name == _hostname(services.public_url)
+
+
+def _hostname(url: str | None) -> str | None:
+    return urlsplit(url or "").hostname
 
 
 def _is_address(text: str) -> bool:

@@ -1,32 +1,17 @@
-"""One lenient reader of requests: JSON, forms and query strings in; fields by name out, checked one by one.
-
-Clients of the hosted service send forms under a JSON content type, numbers as strings and null for "the default".
-"""
+"""One lenient reader of fields: numbers as strings, yes and no, null for "the default"; each is checked, one by one."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from fastapi import Depends, Request
-from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers
-from starlette.formparsers import MultiPartException, MultiPartParser
-
-from promptreel.errors import InvalidParams, PromptreelError
+from promptreel.errors import InvalidParams
 from promptreel.jobs.params import MAX_FRAMES
-
-MAX_BODY_BYTES = 256 * 1024
-# An image of 5 MB and a video of 20, in base64, which is percent-encoded where it travels in a form.
-MAX_INIT_BODY_BYTES = 36 * 1024 * 1024
-# A client that is cut off while it still sends may never read why, so somewhat more is read and thrown away.
-_MAX_DISCARDED_BYTES = 16 * 1024 * 1024
-_LONG_BODY_BYTES = 16 * 1024
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,30}(\.0*)?")
 _NUMBER = re.compile(r"[+-]?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
@@ -35,123 +20,6 @@ _NO = frozenset({"no", "false", "0", "off"})
 _NULL = frozenset({"", "null", "none", "undefined"})
 
 D = TypeVar("D")
-
-
-class MalformedRequest(PromptreelError):
-    """The body of the request is neither a JSON object nor a form."""
-
-    code = "malformed_request"
-
-
-class BodyTooLarge(PromptreelError):
-    """The body of the request is larger than its endpoint takes."""
-
-    code = "body_too_large"
-
-
-async def read_fields(request: Request) -> dict[str, Any]:
-    """The fields of a request, from its query string and its body; the body's go first.
-
-    Raises MalformedRequest and BodyTooLarge. The values are not checked yet.
-    """
-    return await _read_fields(request, MAX_BODY_BYTES)
-
-
-async def read_fields_with_init(request: Request) -> dict[str, Any]:
-    """The same for an endpoint that takes an init image or video: its body may be MAX_INIT_BODY_BYTES long."""
-    return await _read_fields(request, MAX_INIT_BODY_BYTES)
-
-
-async def read_fields_with_files(request: Request) -> dict[str, Any]:
-    """The same, and the files of a multipart form are fields too, as bytes."""
-    return await _read_fields(request, MAX_INIT_BODY_BYTES, with_files=True)
-
-
-async def read_any_fields(request: Request) -> dict[str, Any]:
-    """The fields that the endpoint has read; where it reads none, those of a short body, and of none that cannot be read."""
-    try:
-        return await read_fields(request)
-    except (MalformedRequest, BodyTooLarge):
-        request.state.fields = dict(request.query_params)
-        return dict(request.query_params)
-
-
-Fields = Annotated[dict[str, Any], Depends(read_fields)]
-FieldsWithInit = Annotated[dict[str, Any], Depends(read_fields_with_init)]
-
-
-async def _read_fields(request: Request, maximum: int, *, with_files: bool = False) -> dict[str, Any]:
-    if hasattr(request.state, "fields"):  # a body can be read once
-        return dict(request.state.fields)
-    body = await _read_body(request, maximum)
-    fields: dict[str, Any] = dict(request.query_params)
-    if body.strip():
-        fields |= await _parse_body(body, request.headers, with_files=with_files)
-    request.state.fields = fields
-    return fields
-
-
-async def _read_body(request: Request, maximum: int) -> bytes:
-    body = bytearray()
-    received = 0
-    async for chunk in request.stream():
-        received += len(chunk)
-        if received <= maximum:
-            body += chunk
-        elif received > maximum + _MAX_DISCARDED_BYTES:
-            break
-    if received > maximum:
-        size = f"{maximum // 1024} kB" if maximum < 1024 * 1024 else f"{maximum // 1024**2} MB"
-        raise BodyTooLarge(f"The body of the request is larger than {size}: send a shorter one.")
-    return bytes(body)
-
-
-async def _parse_body(body: bytes, headers: Headers, *, with_files: bool) -> dict[str, Any]:
-    if headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        return await _parse_multipart(body, headers, with_files=with_files)
-    if len(body) > _LONG_BODY_BYTES:
-        return await run_in_threadpool(_parse_text, body)  # it would hold up all other requests
-    return _parse_text(body)
-
-
-def _parse_text(body: bytes) -> dict[str, Any]:
-    try:
-        text = body.decode("utf-8-sig").strip()
-    except UnicodeDecodeError as error:
-        raise MalformedRequest("The body of the request is not UTF-8.") from error
-    if text.startswith(("{", "[", '"')) or "=" not in text:
-        return _parse_json(text)
-    return dict(parse_qsl(text, keep_blank_values=True))
-
-
-def _parse_json(text: str) -> dict[str, Any]:
-    try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise MalformedRequest("The body of the request is not valid JSON.") from error
-    if not isinstance(fields, dict):
-        raise MalformedRequest("The body of the request is not a JSON object.")
-    return fields
-
-
-async def _parse_multipart(body: bytes, headers: Headers, *, with_files: bool) -> dict[str, Any]:
-    """The text fields of a multipart form. Files are left out, or read as bytes, for the endpoints where a field takes one."""
-
-    async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
-
-    try:
-        form = await MultiPartParser(headers, stream(), max_part_size=len(body)).parse()
-    except (MultiPartException, ValueError) as error:
-        raise MalformedRequest("The body of the request is not a valid form.") from error
-    fields: dict[str, Any] = {}
-    for name, value in form.multi_items():
-        if isinstance(value, str):
-            fields[name] = value
-        elif with_files:
-            fields[name] = await value.read()
-    await form.close()
-    return fields
 
 
 @dataclass(frozen=True)
@@ -202,7 +70,7 @@ class FieldReader:
     def given(self, name: str) -> Any:
         """The field as it was sent; None for null, "", and the words by which forms of several languages spell null."""
         value = self._fields.get(name)
-        return None if isinstance(value, str) and value.strip().lower() in _NULL else value
+        return None if isinstance(value, str) and _word(value) in _NULL else value
 
     def text(self, name: str, *, maximum: int) -> str | None:
         """The text, unchanged. None if it is null or wrong; "" stays "", for it may be meant."""
@@ -264,20 +132,21 @@ class FieldReader:
 
     def yes_no(self, name: str, *, default: bool) -> bool:
         value = self.given(name)
-        word = json.dumps(value) if isinstance(value, bool | int) else value
+        word = json.dumps(value) if isinstance(value, bool | int) else _word(value) if isinstance(value, str) else value
         if word is None:
             return default
-        if not isinstance(word, str) or word.strip().lower() not in _YES | _NO:
+        if not isinstance(word, str) or word not in _YES | _NO:
             self.reject(name, f"The {label(name)} must be yes or no.")
             return default
-        return word.strip().lower() in _YES
+        return word in _YES
 
     def choice(self, name: str, choices: Collection[str], *, default: str) -> str:
         value = self.given(name)
         if value is None:
             return default
         if isinstance(value, str):
-            spelled = next((choice for choice in choices if choice.casefold() == value.strip().casefold()), None)
+            word = value.strip()[:100].lower()
+            spelled = next((choice for choice in choices if choice.lower() == word), None)
             if spelled is not None:
                 return spelled
         self.reject(name, f"The selected {label(name)} is invalid. Use one of: {', '.join(choices)}.")
@@ -291,6 +160,11 @@ def count_frames(reader: FieldReader, seconds: int, fps: int) -> int:
         why = f"a video has at most {MAX_FRAMES} frames, which are {longest} seconds at {fps} fps."
         reader.reject("seconds", f"The seconds must not be greater than {longest}: {why}")
     return seconds * fps
+
+
+def _word(text: str) -> str:
+    """To be compared with short words: small letters of a text of megabytes would take many times its room."""
+    return text.strip()[:16].lower()
 
 
 def label(name: str) -> str:

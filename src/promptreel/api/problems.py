@@ -10,8 +10,10 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
+from promptreel.api.bodies import BodyTooLarge, BodyTooSlow
 from promptreel.api.dialects import openai
-from promptreel.api.parsing import BodyTooLarge, MalformedRequest
+from promptreel.api.forms import MalformedRequest
+from promptreel.api.rooms import NoRoom
 from promptreel.api.unpacking import UnknownEncoding
 from promptreel.errors import (
     ApiKeyNotFound,
@@ -46,6 +48,8 @@ STATUSES: dict[type[PromptreelError], int] = {
     MalformedRequest: 400,
     BodyTooLarge: 413,
     UnknownEncoding: 415,
+    BodyTooSlow: 408,
+    NoRoom: 503,
     ModelNotFound: 404,
     JobNotFound: 404,
     DeliveryNotFound: 404,
@@ -119,14 +123,14 @@ def body_of(error: PromptreelError, path: str, status: int) -> dict[str, Any]:
         case JobNotFound():
             return {"status": "failed", "id": "", "message": "Request not found", "messege": "Request not found", "output": []}
         case _:
-            when = {"retry_after": error.retry_after} if isinstance(error, (RateLimitExceeded, DatabaseBusy)) else {}
+            when = {"retry_after": error.retry_after} if isinstance(error, (RateLimitExceeded, DatabaseBusy, NoRoom)) else {}
             return error_body(error.message, **when)
 
 
 def headers_of(error: PromptreelError) -> dict[str, str]:
     """What clients look for beside the body, with whatever status."""
     match error:
-        case RateLimitExceeded() | DatabaseBusy():
+        case RateLimitExceeded() | DatabaseBusy() | NoRoom():
             return {"Retry-After": str(error.retry_after)}
         case InvalidApiKey():
             return {"WWW-Authenticate": "Bearer"}

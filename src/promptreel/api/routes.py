@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 
 from promptreel.api import openai_routes
 from promptreel.api.addresses import links
+from promptreel.api.bodies import Fields, FieldsWithInit
 from promptreel.api.dialects import (
     legacy,
     legacy_load,
@@ -18,7 +19,7 @@ from promptreel.api.dialects import (
     legacy_uploads,
 )
 from promptreel.api.estimates import estimate
-from promptreel.api.parsing import FieldReader, Fields, FieldsWithInit
+from promptreel.api.parsing import FieldReader
 from promptreel.api.problems import error_body
 from promptreel.api.services import CallerOfRequest, OpenServices, OpenServicesOfApp, Services, ServicesOfApp
 from promptreel.api.submission import submit

@@ -2,22 +2,87 @@
 
 from __future__ import annotations
 
+import asyncio
+import resource
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
 import uvicorn
 from fastapi import FastAPI
+
+from promptreel.api.connections import MAX_CONNECTIONS, Connection, Crowd
 
 MAX_HEADER_BYTES = 64 * 1024
 """Of a request's first line and headers together; a longer one is cut off with 400."""
 
+MAX_FILES = 8192
+OTHER_FILES = 256
+"""What the process opens beside connections and the files that they are sent: the database, in each of its threads."""
 
-def build_server(app: FastAPI) -> uvicorn.Server:
-    """Not started yet. Only the application knows proxies (addresses.py): the server must not believe others on its own."""
+_WAITING_CONNECTIONS = 2048
+_ACCEPTED_AT_ONCE = 64
+_TICKS_A_SECOND = 10
+
+
+def build_server(app: FastAPI, *, now: Callable[[], float] = time.monotonic, most: int = MAX_CONNECTIONS) -> uvicorn.Server:
+    """Not started yet; it takes `most` connections, or as many as the process may open files for.
+
+    Only the application knows proxies (addresses.py): the server must not believe others on its own.
+    """
     config = uvicorn.Config(
         app,
-        http="h11",
+        loop="asyncio",
+        http=Connection,
+        ws="none",
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+        backlog=_ACCEPTED_AT_ONCE,
         proxy_headers=False,
         server_header=False,
         access_log=False,
         log_config=None,
     )
-    return uvicorn.Server(config)
+    return _Server(config, Crowd(min(most, _count_connections(_raise_file_limit())), now=now))
+
+
+def _raise_file_limit() -> int:
+    """The number of files that this process may open: many systems allow 1,024 unless a process asks for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return MAX_FILES if soft == resource.RLIM_INFINITY else soft
+
+
+def _count_connections(files: int) -> int:
+    """Each may need a second file: the one that it is sent."""
+    return max(1, (files - OTHER_FILES) // 2)
+
+
+class _Server(uvicorn.Server):
+    """Looks after its connections, and says once a minute that there are no files left for more."""
+
+    server_state: Crowd
+
+    def __init__(self, config: uvicorn.Config, crowd: Crowd) -> None:
+        super().__init__(config)
+        self.server_state = crowd
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(self._tell_exception)
+        await super().startup(sockets)
+        for listener in sockets or []:  # asyncio accepts as many at once as it lets wait, before it looks at any
+            listener.listen(_WAITING_CONNECTIONS)
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % _TICKS_A_SECOND == 0:
+            self.server_state.look()
+        return await super().on_tick(counter)
+
+    def _tell_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if "accept()" in context["message"]:  # asyncio tries again in a second
+            self.server_state.tell(1, "%d connections could not be accepted yet: the system has no files or memory for them")
+        else:
+            loop.default_exception_handler(context)

@@ -11,9 +11,10 @@ from typing import Annotated, Any, cast
 
 from fastapi import Depends, Request
 
+from promptreel.api.bodies import read_any_fields
 from promptreel.api.callers import Callers
 from promptreel.api.pages import refuse_foreign_pages
-from promptreel.api.parsing import read_any_fields
+from promptreel.api.rooms import BodyRooms
 from promptreel.errors import InvalidParams
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.callers import Idempotency, JobsForAnyone, JobsOfCaller
@@ -60,6 +61,7 @@ class AppParts(Shared):
 
     jobs: JobStore
     callers: Callers
+    rooms: BodyRooms = field(default_factory=BodyRooms)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from alembic import command
@@ -35,13 +36,14 @@ EXAMPLE_URL = "sqlite:////var/lib/promptreel/promptreel.db"
 _BEGIN_MODE = "promptreel_begin_mode"
 
 
-def open_database(url: str, *, busy_seconds: float = BUSY_SECONDS) -> Engine:
-    """Opens `sqlite:////absolute/path.db`, and creates the file if there is none; its folder must exist.
+def open_database(where: str | Path, *, busy_seconds: float = BUSY_SECONDS) -> Engine:
+    """Opens a file, or `sqlite:////absolute/path.db`, and creates the file if there is none; its folder must exist.
 
     Raises BadConfiguration when the address, the file or the SQLite library cannot be used, and DatabaseBusy when another
     process keeps the file locked.
     """
-    address = _parse_url(url)
+    # A path may hold what means something in a URL, such as % and ?.
+    address = URL.create("sqlite", database=str(where)) if isinstance(where, Path) else _parse_url(where)
     refuse_affected_sqlite(sqlite.sqlite_version_info)
     engine = create_engine(
         address,

@@ -7,10 +7,11 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
+from promptreel.api.bodies import Fields
 from promptreel.api.dialects import listings_openapi as openapi
 from promptreel.api.dialects.legacy import MAX_TEXT
 from promptreel.api.paging import Page, read_page
-from promptreel.api.parsing import FieldReader, Fields
+from promptreel.api.parsing import FieldReader
 from promptreel.api.services import CallerOfRequest, ServicesOfApp
 from promptreel.errors import NotAvailable
 from promptreel.jobs.params import SCHEDULERS

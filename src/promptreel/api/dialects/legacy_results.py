@@ -8,11 +8,12 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
 from promptreel.api.addresses import links
+from promptreel.api.bodies import Fields
 from promptreel.api.deletion import delete_job
 from promptreel.api.dialects import listings_openapi as openapi
 from promptreel.api.dialects.legacy import parse_job_id, tell_expiry
 from promptreel.api.paging import read_page
-from promptreel.api.parsing import FieldReader, Fields
+from promptreel.api.parsing import FieldReader
 from promptreel.api.services import Services, ServicesOfApp
 from promptreel.api.uploads import delete_upload
 from promptreel.errors import JobNotFound

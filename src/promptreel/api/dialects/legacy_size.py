@@ -19,7 +19,7 @@ _LINES = re.compile(r"\s*([0-9]{1,5})\s*[pP]\s*", re.ASCII)
 def spell_out_resolution(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     """The fields with a `resolution` such as "480p", or "512x512", which one of the SDKs sends by itself, as numbers."""
     sent = fields.get("resolution")
-    if not isinstance(sent, str):
+    if not isinstance(sent, str) or len(sent) > 40:
         return fields
     if size := _WIDTH_AND_HEIGHT.fullmatch(sent):
         return {**fields, "width": size[1], "height": size[2], "resolution": None}

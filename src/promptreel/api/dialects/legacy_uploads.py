@@ -9,10 +9,11 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from promptreel.api.addresses import links
+from promptreel.api.bodies import FieldsWithInit
 from promptreel.api.dialects import listings_openapi as openapi
 from promptreel.api.dialects.legacy import tell_expiry
 from promptreel.api.inits import read_file
-from promptreel.api.parsing import FieldReader, FieldsWithInit, label
+from promptreel.api.parsing import FieldReader, label
 from promptreel.api.services import OpenServicesOfApp, ServicesOfApp
 from promptreel.api.uploads import MAX_MEGABYTES, MEDIA_TYPES, read_upload, store_upload
 from promptreel.encoding.inits import crop_init

@@ -70,8 +70,8 @@ def read_create(
 ) -> tuple[NewJob, Init | None]:
     """What a request asks for, with every default decided, and the file that it starts from, which is not stored yet.
 
-    `reference` is the field that holds it. The prompt is taken as it is, unless `enhance_prompt` says otherwise. Raises InvalidParams with all wrong fields, and
-    ModelNotFound.
+    `reference` is the field that holds it. The prompt is taken as it is, unless `enhance_prompt` says otherwise. Raises
+    InvalidParams with all wrong fields, and ModelNotFound.
     """
     reader = FieldReader(fields)
     draft = _read_params(reader)
@@ -86,6 +86,7 @@ def read_create(
     reader.raise_errors()
     params = replace(
         draft,
+        model_id=card.model_id,
         prompt=enhance_prompt(draft.prompt, card) if enhance else draft.prompt,
         num_frames=num_frames,
         negative_prompt=card.default_negative_prompt if negative_prompt is None else negative_prompt,
@@ -102,53 +103,10 @@ def read_remix(fields: Mapping[str, Any], source: Job, models: ModelRegistry, fe
     webhook_url = read_webhook(reader, fetcher)
     reader.raise_errors()
     card = models.get(source.params.model_id)
-    enhance = _was_enhanced(source)
+    enhance = was_enhanced(source)
     params = replace(source.params, prompt=enhance_prompt(prompt, card) if enhance else prompt)
     request = _remember(prompt, card, enhance=enhance) | {"remixed_from": source.id}
     return NewJob(params=params, request=request, max_frames=card.max_frames, webhook_url=webhook_url)
-
-
-@dataclass(frozen=True)
-class VideoId:
-    """What names a video of this service, as it was sent."""
-
-    text: str
-
-
-def read_edited(fields: Mapping[str, Any]) -> VideoId | None:
-    """The video that an edit starts from; None: it is sent with the request, in any way that one can be sent.
-
-    Raises InvalidParams when there is neither.
-    """
-    reader = FieldReader(fields)
-    video = reader.given("video")
-    video_id = video.get("id") if isinstance(video, Mapping) else reader.given("video[id]")
-    if isinstance(video_id, str) and video_id.strip():
-        return VideoId(video_id.strip())
-    if isinstance(video, str) and _VIDEO_ID.fullmatch(video.strip()):
-        return VideoId(video.strip())
-    if video is None or isinstance(video, Mapping):
-        reader.reject("video", 'The video must be a file, its URL, a data: URI, or {"id": "video_17"}, one that was made here.')
-    reader.raise_errors()
-    return None
-
-
-def read_edit(
-    fields: Mapping[str, Any], source: Job, content: bytes, models: ModelRegistry, fetcher: SafeFetcher
-) -> tuple[NewJob, Init | None]:
-    """A job that starts from the source's file, and is as it in all that is not said otherwise, the seed too.
-
-    Raises InvalidParams and ModelNotFound.
-    """
-    params = source.params
-    as_it_was = _to_extensions(params) | {"model": params.model_id, "width": params.width, "height": params.height}
-    as_it_was["enhance_prompt"] = _was_enhanced(source)
-    del as_it_was["strength"]  # which was of what the source itself started from
-    if FieldReader(fields).given("seconds") is not None:
-        del as_it_was["num_frames"]
-    sent = {name: value for name, value in fields.items() if FieldReader(fields).given(name) is not None}
-    new_job, init = read_create(as_it_was | sent | {"video": content}, models, fetcher, reference="video")
-    return replace(new_job, request=new_job.request | {"remixed_from": source.id}), init
 
 
 def _read_params(reader: FieldReader) -> VideoParams:
@@ -234,7 +192,7 @@ def _remember(prompt: str, card: ModelCard, *, enhance: bool) -> dict[str, Any]:
     return request | ({"tip": tip} if unknown else {})
 
 
-def _was_enhanced(job: Job) -> bool:
+def was_enhanced(job: Job) -> bool:
     return job.request.get("enhance_prompt") == "yes"
 
 
@@ -253,7 +211,7 @@ def read_page(fields: Mapping[str, Any]) -> Page:
     limit = reader.whole("limit", PAGE, default=DEFAULT_PAGE)
     order = reader.choice("order", ORDERS, default="desc")
     sent = reader.given("after")
-    after = None if sent is None else _parse_video_id(sent)
+    after = None if sent is None else read_video_id(sent)
     if sent is not None and after is None:
         reader.reject("after", 'The after must be the id of a video, such as "video_17": the last_id of the page before.')
     reader.raise_errors()
@@ -270,13 +228,14 @@ def read_variant(fields: Mapping[str, Any]) -> str:
 
 def parse_video_id(sent: str) -> int:
     """The job's id. Raises JobNotFound if no job can have it."""
-    job_id = _parse_video_id(sent)
+    job_id = read_video_id(sent)
     if job_id is None:
         raise JobNotFound(NO_SUCH_VIDEO)
     return job_id
 
 
-def _parse_video_id(sent: object) -> int | None:
+def read_video_id(sent: object) -> int | None:
+    """None for what can be no id of a video."""
     match = _VIDEO_ID.fullmatch(sent) if isinstance(sent, str) else None
     return int(match[1]) if match else None
 
@@ -307,8 +266,8 @@ def to_video(job: Job, outlook: Outlook | None = None) -> dict[str, Any]:
         "seconds": f"{seconds:g}",
         "remixed_from_video_id": None if remixed_from is None else to_video_id(remixed_from),
         "error": _to_job_error(job),
-        **_to_extensions(params),
-        "enhance_prompt": _was_enhanced(job),
+        **to_extensions(params),
+        "enhance_prompt": was_enhanced(job),
     }
     if outlook is not None and not job.is_final:
         video |= {"stage": job.stage, **to_outlook(outlook)}
@@ -342,7 +301,7 @@ def to_progress(job: Job) -> int:
     return 100 if job.status is JobStatus.SUCCEEDED else min(99, int(job.progress * 100))
 
 
-def _to_extensions(params: VideoParams) -> dict[str, Any]:
+def to_extensions(params: VideoParams) -> dict[str, Any]:
     """What was asked, in the words of the requests' extensions, and what kind of file it makes."""
     return {
         "negative_prompt": params.negative_prompt,

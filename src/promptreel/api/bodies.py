@@ -1,0 +1,206 @@
+"""How the body of a request comes in: in bounded memory and time, and a long one only from callers who may ask.
+
+A short body is read whatever it is. A long one needs a place in a room (rooms.py). If no valid key is in the query or a header,
+it may still be in the body, as the hosted service's clients send it: then the body is received, looked through for a key, and
+parsed only if there is one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+from fastapi import Depends, Request
+
+from promptreel.api.forms import MalformedRequest, parse_body
+from promptreel.api.pages import refuse_foreign_pages
+from promptreel.api.rooms import MEGABYTE, Place
+from promptreel.errors import InvalidApiKey, PromptreelError
+
+if TYPE_CHECKING:
+    from promptreel.api.services import AppParts
+
+MAX_BODY_BYTES = 256 * 1024
+# An image of 5 MB and a video of 20, in base64, which is percent-encoded where it travels in a form.
+MAX_INIT_BODY_BYTES = 36 * MEGABYTE
+# A client that is cut off while it still sends may never read why, so somewhat more is read and thrown away.
+_MAX_DISCARDED_BYTES = 16 * MEGABYTE
+SHORT_BYTES = 16 * 1024
+"""A body up to this length takes no room, and is parsed at once: a longer one would hold up other requests."""
+
+GRACE_SECONDS = 30.0
+SLOWEST_BYTES_A_SECOND = 64 * 1024
+"""A body may take so long, and what its bytes need at this rate: half a megabit a second."""
+
+_KEYS = {
+    b'"key"': re.compile(rb'"key"(?:\s*:\s*"|\r\n(?:[^\r\n]{1,200}\r\n){0,4}\r\n)([^"\r\n]{1,200})'),
+    b"name=key": re.compile(rb"name=key\r\n(?:[^\r\n]{1,200}\r\n){0,4}\r\n([^\r\n]{1,200})"),
+    b"key=": re.compile(rb"(?:^|(?<=&))key=([^&\s]{1,200})"),
+}
+"""Where a key stands in JSON, in a multipart form and in a form. No base64 has these marks, so that few are looked at."""
+_MAX_MARKS = 1000
+_MAX_KEYS = 4
+
+
+class BodyTooLarge(PromptreelError):
+    """The body of the request is larger than its endpoint takes."""
+
+    code = "body_too_large"
+
+
+class BodyTooSlow(PromptreelError):
+    """The body of the request did not come in the time that it may take."""
+
+    code = "body_too_slow"
+
+
+async def read_fields(request: Request) -> dict[str, Any]:
+    """The fields of a request, from its query string and its body; the body's go first. The values are not checked yet.
+
+    Raises MalformedRequest, BodyTooLarge, BodyTooSlow, NoRoom, InvalidApiKey and ForeignPage.
+    """
+    return await _read_fields(request, MAX_BODY_BYTES)
+
+
+async def read_fields_with_init(request: Request) -> dict[str, Any]:
+    """The same for an endpoint that takes an init image or video: its body may be MAX_INIT_BODY_BYTES long."""
+    return await _read_fields(request, MAX_INIT_BODY_BYTES)
+
+
+async def read_fields_with_files(request: Request) -> dict[str, Any]:
+    """The same, and the files of a multipart form are fields too, as bytes."""
+    return await _read_fields(request, MAX_INIT_BODY_BYTES, with_files=True)
+
+
+async def read_any_fields(request: Request) -> dict[str, Any]:
+    """The fields that the endpoint has read; where it reads none, those of a short body, and of none that cannot be read."""
+    try:
+        return await read_fields(request)
+    except (MalformedRequest, BodyTooLarge):
+        request.state.fields = dict(request.query_params)
+        return dict(request.query_params)
+
+
+Fields = Annotated[dict[str, Any], Depends(read_fields)]
+FieldsWithInit = Annotated[dict[str, Any], Depends(read_fields_with_init)]
+FieldsWithFiles = Annotated[dict[str, Any], Depends(read_fields_with_files)]
+
+
+async def _read_fields(request: Request, maximum: int, *, with_files: bool = False) -> dict[str, Any]:
+    if hasattr(request.state, "fields"):  # a body can be read once
+        return dict(request.state.fields)
+    body = await _Receipt(request, maximum).receive()
+    content_type = request.headers.get("content-type", "")
+    if len(body) <= SHORT_BYTES:
+        sent = parse_body(body, content_type, with_files=with_files)
+    else:
+        reader = _parts_of(request).rooms.reader
+        loop = asyncio.get_running_loop()
+        sent = await loop.run_in_executor(reader, lambda: parse_body(body, content_type, with_files=with_files))
+    request.state.fields = dict(request.query_params) | sent
+    return dict(request.state.fields)
+
+
+class _Receipt:
+    """The receiving of one body."""
+
+    def __init__(self, request: Request, maximum: int) -> None:
+        self._request = request
+        self._maximum = maximum
+        self._parts = _parts_of(request)
+        self._place: Place | None = None
+        self._is_known = False
+
+    async def receive(self) -> bytearray:
+        try:
+            async with asyncio.timeout(None) as limit:
+                body = await self._receive(limit)
+        except TimeoutError as error:
+            raise BodyTooSlow(
+                "The body of the request came too slowly, or others waited for its room. Send it again, with the API key as a "
+                "header: then it is known before the rest of the request is."
+            ) from error
+        finally:
+            if self._place is not None:
+                self._place.hurry = None
+        await self._refuse_unknown(body)
+        return body
+
+    async def _receive(self, limit: asyncio.Timeout) -> bytearray:
+        body, received = bytearray(), 0
+        started = asyncio.get_running_loop().time()
+        limit.reschedule(started + GRACE_SECONDS)
+        async for chunk in self._request.stream():
+            received += len(chunk)
+            if received > self._maximum + _MAX_DISCARDED_BYTES:
+                break
+            if received > self._maximum:
+                body.clear()
+                continue
+            if received > SHORT_BYTES and self._place is None:
+                started += await self._enter(received, limit)
+            body += chunk
+            limit.reschedule(started + GRACE_SECONDS + received / SLOWEST_BYTES_A_SECOND)
+        if received > self._maximum:
+            kilobytes = self._maximum // 1024
+            size = f"{kilobytes} kB" if kilobytes < 1024 else f"{kilobytes // 1024} MB"
+            raise BodyTooLarge(f"The body of the request is larger than {size}: send a shorter one.")
+        return body
+
+    async def _enter(self, received: int, limit: asyncio.Timeout) -> float:
+        """Takes a place for the whole body, which is left when the request is answered (access.py). Returns the seconds."""
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
+        limit.reschedule(None)
+        self._is_known = await _is_known(self._request)
+        rooms = self._parts.rooms
+        declared = int(self._request.headers.get("content-length", self._maximum))
+        size = min(max(declared, received), self._maximum)
+        self._place = await (rooms.of_known if self._is_known else rooms.of_unknown).take(size)
+        self._request.state.place = self._place
+        if not self._is_known:
+            self._place.hurry = lambda: limit.reschedule(loop.time())
+        return loop.time() - asked_at
+
+    async def _refuse_unknown(self, body: bytearray) -> None:
+        """Before a long body is parsed."""
+        if self._is_known or len(body) <= MAX_BODY_BYTES:
+            return
+        if not await self._parts.callers.know(_find_keys(body)):
+            raise InvalidApiKey("Invalid API key")
+
+
+async def _is_known(request: Request) -> bool:
+    """Whether this much is known without the body: the caller may ask. Raises ForeignPage."""
+    parts = _parts_of(request)
+    if await parts.callers.know_everyone():
+        refuse_foreign_pages(request, parts)
+        return True
+    return await parts.callers.know(keys_beside_body(request))
+
+
+def keys_beside_body(request: Request) -> list[str]:
+    """In the order in which they count: from the query, from the header `key`, from a Bearer token."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    bearer = token if scheme.lower() == "bearer" else ""
+    sent = (request.query_params.get("key", ""), request.headers.get("key", ""), bearer)
+    return [key.strip() for key in sent if key.strip()]
+
+
+def _find_keys(body: bytearray) -> list[str]:
+    """What stands where keys do, without parsing: the first few, in no order."""
+    found: set[bytes] = set()
+    for mark, pattern in _KEYS.items():
+        at = body.find(mark)
+        for _ in range(_MAX_MARKS):
+            if at < 0 or len(found) == _MAX_KEYS:
+                break
+            if match := pattern.match(body, at):
+                found.add(match[1].strip())
+            at = body.find(mark, at + 1)
+    return [key.decode("latin-1") for key in found if key]
+
+
+def _parts_of(request: Request) -> AppParts:
+    return cast("AppParts", request.app.state.parts)

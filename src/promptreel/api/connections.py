@@ -1,0 +1,134 @@
+"""Connections with limits: how many there are, and how long each may let us wait.
+
+uvicorn closes a connection that is idle between two requests. It waits for ever for headers that do not end and for a client
+that does not read, takes as many connections as the system has files, and then answers nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+log = logging.getLogger(__name__)
+
+HEAD_SECONDS = 20.0
+"""How long after it was made, or after its last answer, a connection may take to say all of a request but its body."""
+
+UNREAD_SECONDS = 30.0
+"""How long a client may read nothing of what is there for it."""
+
+MAX_CONNECTIONS = 1024
+_RECEIVE_BYTES = 64 * 1024
+_REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
+_SILENCE_SECONDS = 60.0
+
+
+class Crowd(ServerState):
+    """All connections of a server, `most` at once.
+
+    When there are more, those are closed that have let us wait longest, and first those from where most of them come: a client
+    that says what it wants is so always let in, however many say nothing.
+    """
+
+    def __init__(self, most: int, *, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self.most = most
+        self.now = now
+        self._told_at: dict[str, float] = {}
+        self._untold: Counter[str] = Counter()
+
+    def admit(self, newcomer: Connection) -> bool:
+        """Whether there is room for it, which is made if need be."""
+        if len(self.connections) <= self.most:
+            return True
+        waited_for = [each for each in self._all() if each is not newcomer and each.is_waited_for]
+        crowds = Counter(each.host for each in waited_for)
+        closed = heapq.nsmallest(1 + self.most // 20, waited_for, key=lambda each: (-crowds[each.host], each.heard_at))
+        for each in closed:
+            each.drop()
+        self.tell(max(1, len(closed)), f"there are more than {self.most} connections: %d were closed or refused")
+        return bool(closed)
+
+    def look(self) -> None:
+        """Closes what has let us wait too long. To be called once a second or so."""
+        for each in self._all():
+            each.look()
+
+    def tell(self, count: int, message: str) -> None:
+        """Logs it once a minute: what a stranger causes must not fill the log. The message has a %d for how often."""
+        self._untold[message] += count
+        if self.now() - self._told_at.get(message, float("-inf")) > _SILENCE_SECONDS:
+            log.warning(message, self._untold.pop(message))
+            self._told_at[message] = self.now()
+
+    def _all(self) -> list[Connection]:
+        return [each for each in self.connections if isinstance(each, Connection)]
+
+
+class Connection(H11Protocol):
+    """One connection. It is waited for while its client has still to send, or to read, something."""
+
+    server_state: Crowd
+
+    def __init__(
+        self, config: Config, server_state: Crowd, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._now = server_state.now
+        self._free_at = self._now()
+        self._unread = 0
+        self._read_at = 0.0
+        self.heard_at = self._now()
+
+    @property
+    def host(self) -> str:
+        return self.client[0] if self.client else ""
+
+    @property
+    def is_waited_for(self) -> bool:
+        return self._is_free or self.cycle.more_body or self.transport.get_write_buffer_size() > 0
+
+    @property
+    def _is_free(self) -> bool:
+        """Whether no request is under way."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        transport.max_size = _RECEIVE_BYTES  # type: ignore[attr-defined] # asyncio would take 256 kB at once of each client
+        if not self.server_state.admit(self):
+            self.server_state.connections.discard(self)
+            transport.write(_REFUSAL)
+            transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = self._now()
+        super().data_received(data)
+
+    def on_response_complete(self) -> None:
+        self._free_at = self._now()
+        super().on_response_complete()
+
+    def look(self) -> None:
+        """Closes it if it has let us wait too long."""
+        now, unread = self._now(), self.transport.get_write_buffer_size()
+        if unread == 0 or unread != self._unread:
+            self._unread, self._read_at = unread, now
+        elif now - self._read_at > UNREAD_SECONDS:
+            self.drop()
+        if self._is_free and now - self._free_at > HEAD_SECONDS:
+            self.transport.close()  # after what is still unread
+
+    def drop(self) -> None:
+        """Closes it now."""
+        self.server_state.connections.discard(self)
+        self.transport.abort()
