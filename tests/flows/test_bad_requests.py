@@ -19,7 +19,7 @@ WRONG = {
     "enhance_prompt": "maybe",
     "guidance_scale": 0,
     "strength": "2",
-    "seed": -1,
+    "seed": -2,
     "webhook": "not a url",
     "track_id": {"id": 1},
 }
