@@ -17,7 +17,7 @@ WRONG = {
     "scheduler": "FastScheduler",
     "num_inference_steps": 51,
     "enhance_prompt": "maybe",
-    "guidance_scale": 0,
+    "guidance_scale": -1,
     "strength": "2",
     "seed": -2,
     "webhook": "not a url",
@@ -68,6 +68,8 @@ def test_body_of_40_megabytes_is_refused(service: Service) -> None:
 def test_unknown_model_is_not_found(service: Service, model_id: str) -> None:
     body = service.ask(**DOCUMENTED | {"model_id": model_id})
 
+    body = body
+    assert "Known models: cutout." in body.pop("tip")
     assert body == {"status": "error", "message": "Model not found", "messege": "Model not found"}
 
 
