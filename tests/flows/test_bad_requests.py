@@ -68,7 +68,6 @@ def test_body_of_40_megabytes_is_refused(service: Service) -> None:
 def test_unknown_model_is_not_found(service: Service, model_id: str) -> None:
     body = service.ask(**DOCUMENTED | {"model_id": model_id})
 
-    body = body
     assert "Known models: cutout." in body.pop("tip")
     assert body == {"status": "error", "message": "Model not found", "messege": "Model not found"}
 
