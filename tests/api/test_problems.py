@@ -235,7 +235,12 @@ def test_every_error_has_a_status_and_is_documented() -> None:
 
 @pytest.mark.parametrize(
     ("path", "allowed"),
-    [("/v1/videos", "GET, POST"), ("/v1/videos/video_1", "DELETE, GET"), ("/api/v3/dreambooth/fetch/1", "GET, POST")],
+    [
+        ("/v1/videos", "GET, POST"),
+        ("/v1/videos/video_1", "DELETE, GET"),
+        ("/v1/videos/edits", "POST"),
+        ("/api/v3/dreambooth/fetch/1", "GET, POST"),
+    ],
 )
 def test_wrong_method_is_told_all_right_ones(client: TestClient, path: str, allowed: str) -> None:
     answer = client.put(path)

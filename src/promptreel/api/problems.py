@@ -161,9 +161,11 @@ def answer_http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """Of all routes that have the path: the framework names those of the first alone."""
-    matching = (route for route in request.app.state.router.routes if route.matches(request.scope)[0] is not Match.NONE)
-    return sorted({method for route in matching for method in route.methods})
+    """Of all routes that have the path: the framework names those of the first alone. One that spells it out goes before."""
+    router = request.app.state.router
+    matching = [route for route in router.routes if route.matches(request.scope)[0] is not Match.NONE]
+    spelled_out = [route for route in matching if route.path == request.scope["path"]]
+    return sorted({method for route in spelled_out or matching for method in route.methods})
 
 
 def answer_unknown_error(path: str, request_id: str, *, real_status_codes: Collection[str]) -> JSONResponse:
