@@ -239,7 +239,7 @@ def test_server_that_falls_silent_does_not_keep_a_wait_from_ending_in_time() -> 
 
 def test_errors_are_those_of_the_server(client: Client, jobs: JobStore, tmp_path: Path) -> None:
     with pytest.raises(InvalidParams, match="The seed must be at least 0") as wrong:
-        client.create("a cat", seed=-1)
+        client.create("a cat", seed=-2)
     assert list(wrong.value.fields) == ["seed"]
     with pytest.raises(ModelNotFound, match="Known models: cutout, midjourney, plain"):
         client.create("a cat", model="sora")

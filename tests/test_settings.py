@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from promptreel.api.problems import GENERATIONS
+from promptreel.bootstrap import environment_of
 from promptreel.errors import BadConfiguration
 from promptreel.settings import PREFIX, Settings, load_settings, name_links
 
@@ -74,6 +75,19 @@ def test_settings_are_read_from_the_environment(monkeypatch: pytest.MonkeyPatch,
     assert settings.fetch_allow_networks == (ip_network("10.0.0.0/8"),)
     assert settings.fetch_allow_ports == (9000, 8443)
     assert settings.threads_per_worker == max(1, (os.cpu_count() or 1) // 64)
+
+
+def test_aliases_of_models_are_pairs_and_reach_the_child_processes_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROMPTREEL_MODEL_ALIASES", "sora-2=cutout, sora-2-pro = my_model")
+
+    settings = load_settings()
+
+    assert settings.models_by_alias == {"sora-2": "cutout", "sora-2-pro": "my_model"}
+    assert environment_of(settings)["PROMPTREEL_MODEL_ALIASES"] == "sora-2=cutout,sora-2-pro=my_model"
+    for bad in ("sora-2", "=cutout", "sora-2=", "a=b=c"):
+        monkeypatch.setenv("PROMPTREEL_MODEL_ALIASES", bad)
+        with pytest.raises(BadConfiguration, match="give NAME=MODEL for each, separated by commas, such as sora-2=cutout"):
+            load_settings()
 
 
 def test_command_line_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,7 @@ def build_links(settings: Settings, database: Database) -> LinkMaker:
 
 
 def build_models(settings: Settings) -> ModelRegistry:
-    return ModelRegistry(built_in=BUILT_IN_MODELS, models_dir=settings.data_dir / "models")
+    return ModelRegistry(built_in=BUILT_IN_MODELS, models_dir=settings.data_dir / "models", aliases=settings.models_by_alias)
 
 
 def build_storage(settings: Settings) -> LocalStorage:

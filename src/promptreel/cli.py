@@ -131,7 +131,7 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     negative_prompt: Annotated[str | None, typer.Option(help="What it does not show.", show_default="the model's own")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same video.")] = None,
     steps: Annotated[int, typer.Option(min=1, max=50, help="Inference steps.")] = 20,
-    guidance: Annotated[float, typer.Option(min=1, max=20, help="How closely to follow the prompt; 1 is unguided.")] = 7.5,
+    guidance: Annotated[float, typer.Option(min=0, max=20, help="How closely to follow the prompt; 0 to 1 is unguided.")] = 7.5,
     scheduler: Annotated[str, typer.Option(help=f"One of {', '.join(SCHEDULERS)}.")] = DEFAULT_SCHEDULER,
     frames: Annotated[int | None, typer.Option(min=1, max=MAX_FRAMES, help="Frames in all.", show_default="5 seconds")] = None,
     fps: Annotated[int | None, typer.Option(min=1, max=30, help="Frames a second.", show_default="the model's own")] = None,

@@ -53,6 +53,16 @@ def _read_origin(value: str) -> str:
 Origins = Annotated[tuple[Annotated[str, AfterValidator(_read_origin)], ...], NoDecode, BeforeValidator(_split_list)]
 Hosts = Annotated[tuple[Annotated[str, AfterValidator(_read_host)], ...], NoDecode, BeforeValidator(_split_list)]
 Ports = Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], NoDecode, BeforeValidator(_split_list)]
+
+
+def _read_alias(value: str) -> str:
+    names = [part.strip() for part in value.split("=")]
+    if len(names) != 2 or not all(names):
+        raise ValueError("give NAME=MODEL for each, separated by commas, such as sora-2=cutout,sora-2-pro=cutout")
+    return "=".join(names)
+
+
+Aliases = Annotated[tuple[Annotated[str, AfterValidator(_read_alias)], ...], NoDecode, BeforeValidator(_split_list)]
 Generations = Annotated[tuple[Literal["v3", "v4", "v5", "v6", "enterprise"], ...], NoDecode, BeforeValidator(_split_list)]
 
 
@@ -96,6 +106,11 @@ class Settings(BaseSettings):
         default=(),
         description="Generations of the hosted API, separated by commas, whose errors answer 400, 404 and the like instead of "
         "200, which their clients expect: v3, v4, v5, v6, enterprise.",
+    )
+    model_aliases: Aliases = Field(
+        default=(),
+        description="Other names of models, as NAME=MODEL, separated by commas, for clients that name models of another "
+        "service: sora-2=cutout,sora-2-pro=cutout. A model that is there goes before an alias of the same name.",
     )
     file_link_seconds: int | None = Field(
         default=None,
@@ -184,6 +199,10 @@ class Settings(BaseSettings):
     @classmethod
     def _pass_over_link(cls, value: object) -> object:
         return cls.model_fields["port"].default if isinstance(value, str) and _LINK.match(value) else value
+
+    @property
+    def models_by_alias(self) -> dict[str, str]:
+        return dict(each.split("=") for each in self.model_aliases)
 
     @property
     def database(self) -> str | Path:

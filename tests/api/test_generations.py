@@ -19,9 +19,24 @@ V6 = "/api/v6/video/text2video"
 V7 = "/api/v7/video-fusion/text-to-video"
 ENTERPRISE = "/api/v1/enterprise/text2video"
 ENTERPRISE_VIDEO = "/api/v1/enterprise/video/text2video"
-IN_V6 = [V6, "/api/v6/video/text2video_ultra", ENTERPRISE_VIDEO]
-FROM_PICTURE = ["/api/v6/video/img2video", "/api/v7/video-fusion/image-to-video"]
-PICTURE = f"data:image/png;base64,{b64encode(encode_image(np.zeros((8, 8, 3), np.uint8))).decode()}"
+ULTRA = "/api/v6/video/text2video_ultra"
+IN_V6 = [V6, ULTRA, ENTERPRISE_VIDEO]
+FROM_PICTURE = [
+    "/api/v6/video/img2video",
+    "/api/v6/video/img2video_ultra",
+    "/api/v1/enterprise/video/img2video",
+    "/api/v1/enterprise/ultra_video/img2video",
+    "/api/v1/enterprise/image_to_video_ultra/img2video",
+    "/api/v7/video-fusion/image-to-video",
+]
+FROM_VIDEO = [
+    "/api/v6/video/video2video",
+    "/api/v1/enterprise/video/video2video",
+    "/api/v7/video-fusion/video-to-video",
+]
+PICTURE_BASE64 = b64encode(encode_image(np.zeros((8, 8, 3), np.uint8))).decode()
+CLIP_BASE64 = b64encode(encode_image(np.zeros((3, 8, 8, 3), np.uint8), "GIF")).decode()
+PICTURE = f"data:image/png;base64,{PICTURE_BASE64}"
 
 # What the vendor's Python SDK sends for Text2Video(model_id=..., prompt=...).
 SDK_BODY = {
@@ -52,8 +67,11 @@ def ask(client: TestClient, path: str, **fields: Any) -> dict[str, Any]:
         (ENTERPRISE, "/api/v1/enterprise/video/fetch"),
         (ENTERPRISE_VIDEO, "/api/v1/enterprise/video/fetch"),
         (V6, "/api/v6/video/fetch"),
-        ("/api/v6/video/text2video_ultra", "/api/v6/video/fetch"),
+        (ULTRA, "/api/v6/video/fetch"),
         ("/api/v6/video/img2video", "/api/v6/video/fetch"),
+        ("/api/v6/video/img2video_ultra", "/api/v6/video/fetch"),
+        ("/api/v1/enterprise/video/img2video", "/api/v1/enterprise/video/fetch"),
+        ("/api/v1/enterprise/ultra_video/text2video", "/api/v1/enterprise/video/fetch"),
         (V7, "/api/v7/video-fusion/fetch"),
         ("/api/v7/video-fusion/image-to-video", "/api/v7/video-fusion/fetch"),
     ],
@@ -156,7 +174,7 @@ def test_v6_has_its_own_defaults_and_names_its_meta_as_its_requests(client: Test
     }
 
 
-@pytest.mark.parametrize("path", IN_V6)
+@pytest.mark.parametrize("path", [V6, ENTERPRISE_VIDEO])
 def test_v6_takes_what_the_sdk_sends_by_itself(client: TestClient, path: str) -> None:
     answer = ask(client, path, **SDK_BODY)
 
@@ -173,7 +191,7 @@ def test_v6_takes_what_the_sdk_sends_by_itself(client: TestClient, path: str) ->
 def test_v6_moves_numbers_into_their_range(client: TestClient) -> None:
     too_large = {"width": 5000, "height": "2048", "num_frames": 1e9, "num_inference_steps": 10**30, "guidance_scale": "1e300"}
     too_large |= {"fps": 60, "clip_skip": 99, "strength": 7}
-    too_small = {"width": 1, "height": 0, "num_frames": -5, "num_inference_steps": 0, "guidance_scale": 0, "fps": 0}
+    too_small = {"width": 1, "height": -1, "num_frames": -5, "num_inference_steps": -1, "guidance_scale": -1, "fps": -1}
     largest, smallest = (ask(client, V6, **numbers)["meta"] for numbers in (too_large, too_small))
 
     def told(meta: dict[str, Any]) -> list[Any]:
@@ -181,11 +199,11 @@ def test_v6_moves_numbers_into_their_range(client: TestClient) -> None:
 
     assert told(largest) == [1024, 1024, 25, 50, 20, 16]
     assert (largest["clip_skip"], largest["strength"]) == (12, 1)
-    assert told(smallest) == [64, 64, 1, 1, 1, 1]
+    assert told(smallest) == [64, 64, 1, 1, 0, 1]
 
 
 def test_v6_still_names_what_is_no_number_and_a_seed_that_cannot_be(client: TestClient) -> None:
-    wrong = {"width": "wide", "guidance_scale": "NaN", "seed": -1, "temp": "maybe"}
+    wrong = {"width": "wide", "guidance_scale": "NaN", "seed": -2, "temp": "maybe"}
     answer = client.post(V6, json={"prompt": "a", "num_frames": 99, **wrong})
 
     assert (answer.status_code, set(answer.json()["message"])) == (200, set(wrong))
@@ -200,15 +218,79 @@ def test_v6_tells_switches_as_yes_and_no_and_what_it_left_out(client: TestClient
 
 
 @pytest.mark.parametrize("path", FROM_PICTURE)
-def test_image_to_video_needs_a_picture(client: TestClient, jobs: JobStore, path: str) -> None:
-    answer = ask(client, path, init_image=PICTURE)
-    missing = client.post(path, json={"prompt": "a red cat", "init_image": ""}).json()
+def test_image_to_video_needs_a_picture_and_no_prompt(client: TestClient, jobs: JobStore, path: str) -> None:
+    body = {"model_id": "midjourney", "enhance_prompt": "yes", "init_image": PICTURE}
+    answers = [client.post(path, json=body | prompt).json() for prompt in ({}, {"prompt": None}, {"prompt": " "})]
+    missing = [client.post(path, json={"prompt": "a red cat", "init_image": none}).json() for none in ("", None, [], [""])]
 
-    init_key = jobs.get(answer["id"]).params.init_key
-    assert init_key is not None
-    assert init_key.endswith(".png")
-    assert answer["meta"]["init_image"] == "yes"
-    assert missing["message"] == {"init_image": ["The init image field is required."]}
+    for answer in answers:
+        params = jobs.get(answer["id"]).params
+        assert (params.prompt, answer["meta"]["prompt"], params.model_id) == ("", "", "midjourney")
+        assert (params.init_key or "").endswith(".png")
+        assert answer["meta"]["init_image"] == "yes"
+    for answer in missing:
+        assert answer["message"] == {"init_image": ["The init image field is required."]}
+
+
+@pytest.mark.parametrize("path", FROM_VIDEO)
+def test_video_to_video_needs_a_video_and_no_prompt(client: TestClient, jobs: JobStore, path: str) -> None:
+    answer = client.post(path, json={"init_video": f"data:image/gif;base64,{CLIP_BASE64}"}).json()
+    missing = client.post(path, json={"prompt": "a red cat", "init_image": PICTURE}).json()
+
+    assert (jobs.get(answer["id"]).params.init_key or "").startswith("inits/video/")
+    assert (answer["meta"]["init_video"], answer["meta"]["prompt"]) == ("yes", "")
+    assert missing["message"]["init_video"] == ["The init video field is required."]
+
+
+@pytest.mark.parametrize("sent", [PICTURE_BASE64, f" {PICTURE_BASE64}\n", [PICTURE_BASE64], [PICTURE], [PICTURE, None]])
+def test_picture_may_be_bare_base64_and_in_an_array(client: TestClient, jobs: JobStore, sent: Any) -> None:
+    answers = {}
+    for path in (SUBMIT, *FROM_PICTURE):
+        for told in (None, True, "no"):
+            answer = ask(client, path, init_image=sent, base64=told)
+            answers[path, told] = "base64 results" in answer["tip"]
+            assert (jobs.get(answer["id"]).params.init_key or "").endswith(".png"), path
+
+    assert {told for (_, told), is_named in answers.items() if is_named} == {True}
+
+
+def test_two_pictures_are_too_many_and_bare_base64_of_something_else_is_named(client: TestClient) -> None:
+    two = client.post(FROM_PICTURE[0], json={"init_image": [PICTURE, PICTURE]}).json()
+    other = client.post(FROM_PICTURE[0], json={"init_image": b64encode(b"something else").decode()}).json()
+
+    assert two["message"] == {"init_image": ["Send one init image: a clip starts from no more."]}
+    assert other["message"]["init_image"][0].startswith("The init image must be one of image/png")
+
+
+@pytest.mark.parametrize(
+    ("sent", "size"),
+    [
+        ({}, (512, 512)),
+        ({"resolution": 320}, (568, 320)),
+        ({"resolution": "480p", "portrait": False}, (848, 480)),
+        ({"resolution": "480", "portrait": "yes"}, (480, 848)),
+        ({"resolution": 720}, (1024, 576)),
+        ({"resolution": "512x256", "portrait": None}, (512, 256)),  # the Dart SDK sends "512x512" by itself
+        ({"resolution": 0, "portrait": True}, (320, 568)),
+        ({"width": 512, "height": 256, "portrait": True}, (256, 512)),
+        ({"width": 96, "height": 96, "resolution": 320}, (568, 320)),
+    ],
+)
+def test_ultra_follows_resolution_and_portrait(client: TestClient, sent: dict[str, Any], size: tuple[int, int]) -> None:
+    answer = ask(client, ULTRA, **sent)
+
+    assert (answer["meta"]["width"], answer["meta"]["height"]) == size
+    assert ("resolution 576" in answer["tip"]) is (sent == {"resolution": 720})
+
+
+def test_ultra_makes_long_clips_and_says_what_it_leaves_out(client: TestClient) -> None:
+    """As the vendor's Python SDK asks."""
+    answer = ask(client, ULTRA, num_frames=92, num_inference_steps=8, guidance_scale=1.0, fps=18, sample_shift=3)
+
+    assert (answer["meta"]["num_frames"], answer["meta"]["fps"], answer["meta"]["guidance_scale"]) == (92, 18, 1)
+    assert answer["tip"] == "not available yet and left out: sample_shift"
+    with_resolution = ask(client, V7, aspect_ratio="16:9", duration="8s", resolution="480p")
+    assert with_resolution["tip"] == "not available yet and left out: aspect_ratio, duration, resolution"
 
 
 def test_v7_needs_no_more_than_a_prompt(client: TestClient) -> None:

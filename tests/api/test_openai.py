@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
+from promptreel.api.app import AppParts, create_app
 from promptreel.jobs.job import Claim, Job, JobStage, Result
 from promptreel.jobs.store import JobStore
+from promptreel.models.registry import ModelRegistry
 from promptreel.storage.local import LocalStorage
 from tests.api.conftest import SUBMIT
 from tests.api.test_inits import GIF, MP4, PNG, data_uri, stored_files
@@ -136,7 +139,7 @@ def test_frames_go_before_seconds_and_sides_stand_in_for_a_size(client: TestClie
         ({"output_type": "avi"}, "output_type", "Use one of: mp4, webm, gif."),
         ({"enhance_prompt": "maybe"}, "enhance_prompt", "must be yes or no"),
         ({"clip_skip": 13}, "clip_skip", "must not be greater than 12"),
-        ({"seed": -1}, "seed", "The seed must be at least 0."),
+        ({"seed": -2}, "seed", "The seed must be at least 0."),
         ({"input_reference": "/etc/passwd"}, "input_reference", "The input reference must be a URL or a data: URI"),
         ({"input_reference": {"file_id": "file_1"}}, "input_reference", "No files are kept here"),
         ({"input_reference": data_uri("text/html", b"x")}, "input_reference", "The input reference must be one of video/mp4"),
@@ -260,6 +263,100 @@ def test_content_is_the_file_with_ranges_once_it_is_there(client: TestClient, fi
     assert (whole.status_code, whole.content, whole.headers["Content-Type"]) == (200, MP4, "video/mp4")
     assert (part.status_code, part.content) == (206, MP4[2:6])
     assert error_of(client.get(path, params={"variant": "spritesheet"}), 400)["param"] == "variant"
+
+
+def test_players_may_ask_for_the_head_of_the_content_first(client: TestClient, finish_next: Callable[[bytes], None]) -> None:
+    path = f"{VIDEOS}/{create(client)['id']}/content"
+    early = client.head(path)
+    finish_next(MP4)
+
+    answer = client.head(path)
+
+    assert (early.status_code, answer.status_code, answer.content) == (404, 200, b"")
+    assert (answer.headers["Content-Type"], answer.headers["Content-Length"]) == ("video/mp4", str(len(MP4)))
+
+
+def edit(client: TestClient, **fields: Any) -> Any:
+    return client.post(f"{VIDEOS}/edits", json={"prompt": "a red ball", **fields})
+
+
+def test_edit_of_a_video_starts_from_its_file_and_is_else_as_it(
+    client: TestClient, jobs: JobStore, storage: LocalStorage, finish_next: Callable[[bytes], None]
+) -> None:
+    asked = {"size": "96x64", "num_frames": 3, "seed": 9, "scheduler": "DDIMScheduler", "negative_prompt": "fog", "fps": 4}
+    asked |= {"model": "midjourney", "enhance_prompt": True, "input_reference": data_uri("image/png", PNG), "strength": 0.1}
+    source = create(client, **asked, guidance_scale=0)
+    finish_next(MP4)
+    first = jobs.get(1).params
+
+    for sent in ({"id": source["id"]}, source["id"]):
+        answer = edit(client, video=sent)
+        assert answer.status_code == 200, answer.text
+        params = jobs.get(int(answer.json()["id"].removeprefix("video_"))).params
+        assert storage.read(params.init_key or "") == MP4
+        assert params == replace(
+            first, prompt="mdjrny-v4 style a red ball DSLR photography, sharp focus", init_key=params.init_key, strength=0.55
+        )
+        assert answer.json()["remixed_from_video_id"] == source["id"]
+    longer = edit(client, video=source["id"], seconds=2, strength=0.8, size="64x64", seed=-1, model="").json()
+    assert (longer["num_frames"], longer["strength"], longer["size"]) == (8, 0.8, "64x64")
+    assert (longer["model"], longer["seed"] == 9) == ("midjourney", False)
+
+
+def test_edit_starts_from_a_file_too(client: TestClient, jobs: JobStore, storage: LocalStorage) -> None:
+    answers = [
+        client.post(f"{VIDEOS}/edits", data={"prompt": "a red ball", "size": "96x96"}, files={"video": ("a.mp4", MP4)}),
+        edit(client, video=data_uri("video/mp4", MP4), size="96x96"),
+    ]
+
+    for number, answer in enumerate(answers, 1):
+        assert answer.status_code == 200, answer.text
+        assert storage.read(jobs.get(number).params.init_key or "") == MP4
+        assert (answer.json()["size"], answer.json()["remixed_from_video_id"]) == ("96x96", None)
+
+
+def test_edit_that_cannot_be_says_why(client: TestClient, jobs: JobStore) -> None:
+    waiting = create(client)["id"]
+
+    for video in (None, "", {}, {"id": ""}):
+        assert error_of(edit(client, video=video), 400)["param"] == "video"
+    assert error_of(edit(client, video=data_uri("text/html", b"x")), 400)["param"] == "video"
+    assert error_of(edit(client, video={"id": "video_99"}), 404)["code"] == "job_not_found"
+    assert error_of(edit(client, video={"id": waiting}), 404)["code"] == "content_unavailable"
+    assert error_of(edit(client, video={"id": waiting}, prompt=""), 404)["code"] == "content_unavailable"
+    assert len(jobs.list()) == 1
+
+
+@pytest.mark.parametrize(("path", "words"), [("extensions", "Make a longer one"), ("characters", "as input_reference")])
+def test_what_is_not_done_says_so_once(client: TestClient, path: str, words: str) -> None:
+    answer = client.post(f"{VIDEOS}/{path}", data={"prompt": "a", "seconds": "4", "video[id]": "video_1"})
+
+    error = error_of(answer, 501)
+    assert (error["code"], words in error["message"]) == ("not_available", True)
+    assert answer.headers["X-Should-Retry"] == "false"
+
+
+def test_model_that_is_not_here_says_how_to_name_it(client: TestClient) -> None:
+    error = error_of(client.post(VIDEOS, json={"prompt": "a", "model": "sora-2"}), 404)
+
+    assert "Known models: cutout, midjourney, plain." in error["message"]
+    assert error["message"].endswith("PROMPTREEL_MODEL_ALIASES=sora-2=cutout.")
+
+
+def test_alias_stands_for_a_model_in_every_api(services: AppParts, jobs: JobStore) -> None:
+    aliases = {"sora-2": "plain", "cutout": "plain", "gone": "nowhere"}
+    folder = services.models.get("plain").path.parent
+    models = ModelRegistry(built_in=folder / "none", models_dir=folder, aliases=aliases)
+    client = TestClient(create_app(replace(services, models=models)))
+
+    client.post(VIDEOS, json={"prompt": "a", "model": "sora-2"})
+    client.post(SUBMIT, json={"prompt": "a", "model_id": "sora-2"})
+    client.post(SUBMIT, json={"prompt": "a", "model_id": "cutout"})
+
+    assert [jobs.get(number).params.model_id for number in (1, 2, 3)] == ["plain", "plain", "cutout"]
+    assert client.get("/v1/models/sora-2").json()["id"] == "plain"
+    assert "'nowhere'" in client.get("/v1/models/gone").json()["error"]["message"]
+    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["cutout", "midjourney", "plain"]
 
 
 def test_thumbnail_is_the_first_frame(client: TestClient, finish_next: Callable[[bytes], None]) -> None:

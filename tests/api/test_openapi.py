@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -11,12 +12,14 @@ from fastapi.testclient import TestClient
 
 from promptreel.api.dialects.legacy import CREATE_PATHS
 from tests.api.conftest import SUBMIT
-from tests.api.test_generations import PICTURE
+from tests.api.test_generations import CLIP_BASE64, PICTURE
 from tests.api.test_openai import VIDEOS
 
 ECHOES = {"width": "W", "height": "H", "num_inference_steps": "steps", "fps": "fps", "clip_skip": "clip_skip"}
+UNSET = re.compile(r"(-?[0-9]+): as if left out")
+INITS = {"init_image": PICTURE, "init_video": CLIP_BASE64}
 # null stands for what is decided for each job.
-UNTOLD = {"seed", "num_frames", "init_image", "upscale_height", "upscale_width"}
+UNTOLD = {"seed", "num_frames", "init_image", "init_video", "upscale_height", "upscale_width"}
 
 
 @pytest.fixture
@@ -41,7 +44,9 @@ def test_documented_ranges_are_those_that_are_checked(client: TestClient, fields
     assert len(numbers) == 11
 
     for name, field in numbers.items():
-        for value, fits in ((field["minimum"], True), (field["minimum"] - 1, False), (field["maximum"] + 1, False)):
+        unset = int(number[1]) if (number := UNSET.search(field["description"])) else None
+        below = field["minimum"] - (1 if field["minimum"] - 1 != unset else 2)
+        for value, fits in ((field["minimum"], True), (below, False), (field["maximum"] + 1, False), (unset, True)):
             answer = client.post(SUBMIT, json={"prompt": "a", "model_id": "plain", name: value}).json()
             assert (answer["status"] == "processing") is fits, (name, value)
 
@@ -116,7 +121,7 @@ def test_each_generation_is_described_as_it_is(client: TestClient, path: str) ->
     """Its example is taken, and what it says of a field that is left out is so."""
     content = client.get("/openapi.json").json()["paths"][path]["post"]["requestBody"]["content"]["application/json"]
     fields, required = content["schema"]["properties"], content["schema"]["required"]
-    pictured = {"init_image": PICTURE} if "init_image" in required else {}
+    pictured = {name: INITS[name] for name in required if name in INITS}
     example = client.post(path, json=content["example"] | pictured).json()
     meta = client.post(path, json={"prompt": "a red cat"} | pictured).json()["meta"]
 
@@ -148,8 +153,10 @@ def test_documented_ranges_and_choices_of_the_standard_are_those_that_are_checke
         return client.post(VIDEOS, json={"prompt": "a", "model": "plain", name: value}).status_code
 
     for name, field in numbers.items():
-        statuses = [status_of(name, value) for value in (field["minimum"], field["minimum"] - 1, field["maximum"] + 1)]
-        assert statuses == [200, 400, 400], name
+        unset = int(number[1]) if (number := UNSET.search(field["description"])) else None
+        below = field["minimum"] - (1 if field["minimum"] - 1 != unset else 2)
+        statuses = [status_of(name, value) for value in (field["minimum"], below, field["maximum"] + 1, unset)]
+        assert statuses == [200, 400, 400, 200], name
     for name in ("scheduler", "output_type"):
         assert {status_of(name, choice) for choice in standard_fields[name]["enum"]} == {200}
 

@@ -76,7 +76,7 @@ def test_nothing_is_answered_without_a_key(client: TestClient, keys: KeyStore) -
             status = status_to_send(path, 401, ())
             assert status in {200, 401}, path
             assert answer.status_code == status, path
-            assert answer.json() == body_of(InvalidApiKey("Invalid API key"), path, status), path
+            assert method == "HEAD" or answer.json() == body_of(InvalidApiKey("Invalid API key"), path, status), path
             assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 

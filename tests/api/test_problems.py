@@ -58,7 +58,8 @@ def test_malformed_multipart_is_an_invalid_api_request(client: TestClient) -> No
 def test_no_fields_at_all_miss_the_prompt(client: TestClient, body: bytes) -> None:
     message = {"prompt": ["The prompt field is required."]}
 
-    assert client.post(SUBMIT, content=body).json() == {"status": "error", "message": message, "messege": message}
+    answer = client.post(SUBMIT, content=body).json()
+    assert answer == {"status": "error", "message": message, "messege": message, "tip": "The prompt field is required."}
 
 
 def test_body_that_is_too_large_is_refused_in_the_contracts_shape(client: TestClient) -> None:
@@ -119,7 +120,7 @@ def test_setting_makes_status_codes_real_but_for_fetch(strict_client: TestClient
     [
         ("GET", "/nowhere", 404),
         ("POST", "/api/v4/nowhere", 404),
-        ("POST", SUBMIT + "/", 404),
+        ("POST", SUBMIT + "/x", 404),
         ("GET", SUBMIT, 405),
         ("DELETE", "/health", 405),
         ("POST", "/files/a.mp4", 405),
@@ -256,7 +257,12 @@ def test_every_error_has_a_status_and_is_documented() -> None:
 
 @pytest.mark.parametrize(
     ("path", "allowed"),
-    [("/v1/videos", "GET, POST"), ("/v1/videos/video_1", "DELETE, GET"), ("/api/v3/dreambooth/fetch/1", "GET, POST")],
+    [
+        ("/v1/videos", "GET, POST"),
+        ("/v1/videos/video_1", "DELETE, GET"),
+        ("/v1/videos/edits", "POST"),
+        ("/api/v3/dreambooth/fetch/1", "GET, POST"),
+    ],
 )
 def test_wrong_method_is_told_all_right_ones(client: TestClient, path: str, allowed: str) -> None:
     answer = client.put(path)

@@ -140,18 +140,18 @@ def test_native_size_is_left_out_for_a_model_of_any_size(client: TestClient) -> 
         ("height", "2048", "The height must not be greater than 1024."),
         ("scheduler", 5, f"The selected scheduler is invalid. Use one of: {', '.join(SCHEDULERS)}."),
         ("scheduler", "Fast", f"The selected scheduler is invalid. Use one of: {', '.join(SCHEDULERS)}."),
-        ("num_inference_steps", 0, "The num inference steps must be at least 1."),
+        ("num_inference_steps", -1, "The num inference steps must be at least 1."),
         ("num_inference_steps", "51", "The num inference steps must not be greater than 50."),
         ("num_inference_steps", 10**400, "The num inference steps must not be greater than 50."),
         ("num_inference_steps", 7.5, "The num inference steps must be an integer."),
         ("enhance_prompt", "maybe", "The enhance prompt must be yes or no."),
         ("guidance_scale", "high", "The guidance scale must be a number."),
-        ("guidance_scale", 0.5, "The guidance scale must be at least 1."),
+        ("guidance_scale", -0.5, "The guidance scale must be at least 0."),
         ("guidance_scale", 21, "The guidance scale must not be greater than 20."),
         ("guidance_scale", 10**400, "The guidance scale must not be greater than 20."),
         ("strength", -0.1, "The strength must be at least 0."),
         ("strength", "1.1", "The strength must not be greater than 1."),
-        ("seed", -1, "The seed must be at least 0."),
+        ("seed", -2, "The seed must be at least 0."),
         ("seed", 2**32, "The seed must not be greater than 4294967295."),
         ("seed", "lucky", "The seed must be an integer."),
         ("webhook", "not a url", "The webhook must be a valid URL."),
@@ -188,6 +188,11 @@ def test_all_wrong_fields_are_named_at_once(client: TestClient) -> None:
     assert set(found) == {"prompt", "width", "seconds", "num_inference_steps", "init_image"}
 
 
+def test_wrong_fields_are_named_in_a_plain_sentence_too(client: TestClient) -> None:
+    """A program that prints `message` prints [object Object]."""
+    assert submit(client, prompt="", width=1)["tip"] == "The width must be at least 64. The prompt field is required."
+
+
 @pytest.mark.parametrize("number", ["1e999", "NaN", "Infinity", "-Infinity"])
 @pytest.mark.parametrize("field", ["width", "guidance_scale", "seed"])
 def test_numbers_that_are_none_are_refused(client: TestClient, field: str, number: str) -> None:
@@ -215,7 +220,9 @@ def test_unknown_model_is_not_found(client: TestClient, jobs: JobStore) -> None:
     for model_id in ("nowhere", "../cutout", "..", "/etc/passwd", "cutout/"):
         answer = submit(client, model_id=model_id)
 
+        tip = answer.pop("tip")
         assert answer == {"status": "error", "message": "Model not found", "messege": "Model not found"}
+        assert tip.startswith(f"There is no model {model_id!r}. Known models: cutout, midjourney, plain.")
     assert jobs.list() == []
 
 

@@ -17,9 +17,9 @@ WRONG = {
     "scheduler": "FastScheduler",
     "num_inference_steps": 51,
     "enhance_prompt": "maybe",
-    "guidance_scale": 0,
+    "guidance_scale": -1,
     "strength": "2",
-    "seed": -1,
+    "seed": -2,
     "webhook": "not a url",
     "track_id": {"id": 1},
 }
@@ -68,6 +68,7 @@ def test_body_of_40_megabytes_is_refused(service: Service) -> None:
 def test_unknown_model_is_not_found(service: Service, model_id: str) -> None:
     body = service.ask(**DOCUMENTED | {"model_id": model_id})
 
+    assert "Known models: cutout." in body.pop("tip")
     assert body == {"status": "error", "message": "Model not found", "messege": "Model not found"}
 
 

@@ -63,4 +63,4 @@ def test_what_the_server_refuses_is_one_line(service: Service, tmp_path: Path) -
     output, errors = process.communicate(timeout=60)
 
     assert (process.returncode, output) == (2, "")
-    assert errors == "promptreel: There is no model 'sora'. Known models: cutout.\n"
+    assert errors.startswith("promptreel: There is no model 'sora'. Known models: cutout. Clients may use another name")

@@ -15,9 +15,15 @@ import numpy as np
 import pytest
 from modelslab_py.core.apis.video import Video
 from modelslab_py.core.client import Client
-from modelslab_py.schemas.video import Image2Video, Text2Video, Text2VideoUltra
+from modelslab_py.schemas.video import (
+    Image2Video,
+    Image2VideoUltra,
+    Text2Video,
+    Text2VideoUltra,
+    WatermarkRemoverSchema,
+)
 
-from tests.encoding.files import encode_image
+from tests.encoding.files import encode_image, encode_video
 from tests.flows.service import SHORT, Service, decode
 from tests.models.checkpoints import make_card
 from tests.waiting import LONGEST_SECONDS
@@ -25,7 +31,10 @@ from tests.waiting import LONGEST_SECONDS
 PROMPT = str(SHORT["prompt"])
 # Of a model that is not here: v6 replaces it.
 BY_THE_SDK: dict[str, Any] = {**SHORT, "model_id": "zeroscope"}
-PICTURE = f"data:image/png;base64,{b64encode(encode_image(np.full((96, 96, 3), (200, 40, 40), np.uint8))).decode()}"
+RED = np.full((2, 96, 96, 3), (200, 40, 40), np.uint8)
+PICTURE_BASE64 = b64encode(encode_image(RED[0])).decode()
+PICTURE = f"data:image/png;base64,{PICTURE_BASE64}"
+CLIP = f"data:video/mp4;base64,{b64encode(encode_video(RED)).decode()}"
 
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -131,7 +140,55 @@ def test_sdk_starts_from_a_picture_and_hears_what_is_wrong(service: Service, sdk
     assert np.abs(frames[0].astype(float).mean((0, 1)) - (200, 40, 40)).max() < 60
 
 
-def test_sdk_asks_for_an_ultra_video(sdk: Client) -> None:
-    answer = Video(sdk).text_to_video_ultra(Text2VideoUltra(**BY_THE_SDK, resolution=320, portrait=True, sample_shift=3))
+@pytest.mark.parametrize("enterprise", [False, True])
+def test_sdk_asks_for_ultra_videos(service: Service, sdk: Client, enterprise: bool) -> None:
+    video = Video(sdk, enterprise=enterprise)
+    ultra = SHORT | {"resolution": 64, "portrait": True, "sample_shift": 3}
+    from_text = video.text_to_video_ultra(Text2VideoUltra(**ultra))
+    from_picture = video.image_to_video_ultra(Image2VideoUltra(**ultra, init_image=PICTURE))
 
-    assert Video(sdk).fetch(str(answer["id"]))["status"] == "success"
+    for answer in (from_text, from_picture):
+        frames, _ = decode(service.download(video.fetch(str(answer["id"]))))
+        assert frames.shape == (4, 112, 64, 3)
+
+
+def test_sdk_hears_what_this_service_does_not_do(sdk: Client) -> None:
+    """And what it does for enterprises."""
+    refused = Video(sdk).watermark_remover(WatermarkRemoverSchema(init_video="https://videos.example/1.mp4"))
+    enterprise = Video(sdk, enterprise=True)
+
+    assert (refused["status"], refused["message"].split(":")[0]) == ("error", "Watermarks are not removed here")
+    assert enterprise.system_details()["status"] == "ok"
+    for answer in (enterprise.restart(), enterprise.update(), enterprise.clear_cache(), enterprise.clear_queue()):
+        assert answer["status"] == "error"
+
+
+def test_command_line_makes_a_video_of_a_video(service: Service, modelslab: CommandLine) -> None:
+    with service.no_job_begins():
+        queued = modelslab("video-to-video", "--prompt", PROMPT, "--init-video", CLIP, "--no-wait")
+        (job,) = service.jobs.list(limit=1)
+        service.jobs.cancel(job.id)
+
+    assert f"Job queued: {job.id}" in queued.stdout
+    assert (job.params.init_key or "").startswith("inits/video/")
+
+
+@pytest.mark.parametrize(
+    ("path", "started_from"),
+    [
+        ("/api/v6/video/img2video", {"init_image": PICTURE_BASE64, "base64": True}),
+        ("/api/v1/enterprise/video/img2video", {"init_image": PICTURE}),
+        ("/api/v7/video-fusion/image-to-video", {"init_image": [PICTURE]}),
+        ("/api/v6/video/video2video", {"init_video": CLIP}),
+    ],
+)
+def test_clip_is_made_without_a_prompt(service: Service, path: str, started_from: dict[str, Any]) -> None:
+    """It is as red as what it started from."""
+    body = SHORT | {"model_id": "cutout", "num_frames": 2, "strength": 0.2, "num_inference_steps": 5, "enhance_prompt": "yes"}
+    del body["prompt"]
+    answer = service.client.post(service.url + path, json=body | started_from).json()
+    success = service.finish(answer)
+
+    frames, _ = decode(service.download(success))
+    assert (success["meta"]["prompt"], len(frames)) == ("", 2)
+    assert np.abs(frames[0].astype(float).mean((0, 1)) - (200, 40, 40)).max() < 60

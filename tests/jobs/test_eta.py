@@ -2,10 +2,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
-from promptreel.jobs.eta import Ahead, Rate, Shape, Timing, estimate_seconds, learn_rate, work_left, work_units
+from promptreel.jobs.eta import (
+    Ahead,
+    Rate,
+    Shape,
+    Timing,
+    Work,
+    estimate_queue_seconds,
+    estimate_seconds,
+    learn_rate,
+    work_left,
+    work_units,
+)
 from promptreel.jobs.job import Job, JobStage, JobStatus
 from promptreel.jobs.params import VideoParams
 from tests.jobs.factories import START
@@ -48,14 +60,30 @@ def make_job(
     )
 
 
-def estimate(job: Job, ahead: Sequence[Job] = (), live_workers: int = 1, of_key: int = 0, at_once: int | None = None) -> int:
-    """The first `of_key` of those ahead are of the job's own API key."""
-    work = tuple(
-        work_left(each.params.model_id, SHAPE, owner=each.owner, stage=each.stage, progress=each.progress, cost=each.cost)
-        for each in ahead
-    )
+def estimate(
+    job: Job,
+    ahead: Sequence[Job] = (),
+    live_workers: int = 1,
+    of_key: int = 0,
+    at_once: int | None = None,
+    seconds: float = 0.0,
+) -> int:
+    """The first `of_key` of those ahead are of the job's own API key. It is `seconds` after START."""
+    work = tuple(left_of(each) for each in ahead)
     in_front = Ahead(work, of_key=work[:of_key], at_once=at_once)
-    return estimate_seconds(job, ahead=in_front, live_workers=live_workers, rate=lambda each: RATES[each.model_id])
+    now = START + timedelta(seconds=seconds)
+    return estimate_seconds(job, ahead=in_front, live_workers=live_workers, rate=lambda each: RATES[each.model_id], now=now)
+
+
+def left_of(job: Job) -> Work:
+    model_id, since = job.params.model_id, job.started_at
+    return work_left(model_id, SHAPE, owner=job.owner, stage=job.stage, progress=job.progress, cost=job.cost, since=since)
+
+
+def run_since(seconds: float, *, progress: float, model_id: str = "cutout", owner: str = "a") -> Job:
+    """A job that began `seconds` after START."""
+    job = make_job(model_id, progress, JobStatus.RUNNING)
+    return replace(job, owner=owner, started_at=START + timedelta(seconds=seconds))
 
 
 @pytest.mark.parametrize(("guidance_scale", "units"), [(7.5, 1600), (1.1, 1600), (1.0, 800), (0.0, 800)])
@@ -190,3 +218,46 @@ def test_rate_is_of_the_devices_that_are_there() -> None:
     assert seconds_for(learn_rate(timings, SHAPE, {"cpu"}), 20) == pytest.approx(14)
     assert learn_rate(timings, SHAPE, {"other"}) is None
     assert seconds_for(learn_rate(timings, SHAPE), 20) == pytest.approx((14 + 2) / 2)  # no worker is alive
+
+
+def test_busy_spell_is_forgotten_after_two_quick_jobs_and_quick_times_after_two_slow_ones() -> None:
+    """Jobs of several lengths, 20 times as slow in the one time as in the other."""
+    quick = [make_timing(calls=calls, fixed=0.5, a_call=0.1) for calls in (20, 4)]
+    slow = [make_timing(calls=calls, fixed=10, a_call=2) for calls in (4, 20, 8) * 6]
+
+    assert seconds_for(learn_rate([*quick, *slow[:17]], SHAPE), 20) == pytest.approx(2.5)
+    assert seconds_for(learn_rate([*slow[:2], *quick * 8], SHAPE), 20) == pytest.approx(50)
+    other_shape = [replace(timing, shape=Shape(10, 1024, 1024)) for timing in slow[:17]]
+    assert seconds_for(learn_rate([*other_shape, *quick], SHAPE), 20) == pytest.approx(2.5)
+
+
+def test_jobs_that_run_now_correct_what_was_learned_in_slower_times() -> None:
+    """Each is half done, which was to take 5 seconds. Both in two seconds: five times as quick."""
+    running = [run_since(0, progress=0.5), run_since(0.5, progress=0.5)]
+
+    assert estimate(make_job(), running, seconds=2) == (5 + 5 + 10) / 5
+    assert estimate(running[1], running[:1], seconds=2) == (5 + 5) / 5
+    assert estimate(make_job("slow to end"), running, seconds=2) == (5 + 5 + 50) / 5
+
+
+def test_jobs_that_run_now_prove_nothing_when_they_are_no_quicker_or_have_just_begun() -> None:
+    assert estimate(make_job(), [run_since(0, progress=0.5)], seconds=60) == 5 + 10
+    assert estimate(make_job(), [run_since(0, progress=0.0)], seconds=1) == 10 + 10
+    assert estimate(make_job(), [run_since(9, progress=0.5)], seconds=1) == 5 + 10  # the clock was set back
+
+
+def test_each_worker_is_as_quick_as_its_own_jobs_are() -> None:
+    """`b` did in 4 seconds what was to take 5, and `a` in 2 what was to take 10: together 6 for 15."""
+    running = [run_since(2, progress=0.5), run_since(2, progress=0.5), run_since(0, progress=0.5, owner="b")]
+    work = [left_of(each) for each in running]
+    now = START + timedelta(seconds=4)
+
+    assert estimate(make_job(), running, live_workers=2, seconds=4) == 7  # (15 / 2 + 10) * 6 / 15
+    queue = estimate_queue_seconds(work, live_workers=2, rate=lambda each: RATES[each.model_id], now=now)
+    assert queue == 3  # 15 / 2 * 6 / 15
+
+
+def test_calls_of_a_job_that_is_decoded_are_all_done() -> None:
+    decoding = replace(run_since(0, progress=0.0, model_id="slow to end"), stage=JobStage.DECODING)
+
+    assert estimate(decoding, seconds=1) == 40 * 1 / 10

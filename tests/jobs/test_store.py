@@ -239,7 +239,8 @@ def test_work_ahead_is_summed_up_by_model_and_shape(store: JobStore) -> None:
     ahead = store.queue_ahead(last)
 
     assert ahead.waiting == 3
-    assert ahead.work[0] == Work(model_id="a|b", shape=shape, owner="w", units=150, fixed_times=1)
+    running = Work(model_id="a|b", shape=shape, owner="w", units=150, fixed_times=1, done=50, since=store.get(1).started_at)
+    assert ahead.work[0] == running
     assert Work(model_id="a|b", shape=shape, owner=None, units=100, fixed_times=2) in ahead.work
     assert len(ahead.work) == 3
     assert len(store.unfinished_work()) == 4

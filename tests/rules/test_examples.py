@@ -6,6 +6,7 @@ import ast
 import json
 import re
 import shlex
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -81,6 +82,31 @@ def test_python_example_sends_what_the_curl_example_sends() -> None:
 
     assert ast.literal_eval(first_post.args[0]) == submit
     assert ast.literal_eval(first_post.keywords[0].value) == body
+
+
+def test_python_example_looks_again_after_seconds_however_long_the_estimate(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A hundred minutes are in front of it; its job is then done while it waits."""
+    slept: list[float] = []
+    longest = {"prompt": "a red cat", "seconds": 30, "num_inference_steps": 50, "scheduler": "HeunDiscreteScheduler"}
+    (submit, _), _ = curl_requests()
+    etas = [client.post(submit, json=longest).json()["eta"] for _ in range(20)]
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 3:
+            client.post("/v1/videos/video_21/cancel")
+
+    monkeypatch.setitem(sys.modules, "requests", client)  # it has the two functions, and answers alike
+    monkeypatch.setattr("time.sleep", sleep)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="Cancelled"):
+        exec(code_blocks(read("README.md"), "python")[0], {})
+
+    assert etas[-1] > 600
+    assert len(slept) == 3
+    assert max(slept) <= 5
 
 
 def test_example_of_the_open_standard_makes_a_video(client: TestClient) -> None:

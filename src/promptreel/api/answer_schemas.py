@@ -148,7 +148,10 @@ _LEGACY: dict[str, Schema] = {
             ),
             "messege": {"description": "The hosted service's spelling; always as message."},
         },
-        optional={"tip": TEXT, "retry_after": {**COUNT, "description": "Seconds after which to try again."}},
+        optional={
+            "tip": {**TEXT, "description": "What to do, in plain sentences; always there if message is an object."},
+            "retry_after": {**COUNT, "description": "Seconds after which to try again."},
+        },
     ),
     "Done": shape({"status": only("success"), **_WORDS}, optional={"model_id": TEXT}),
     "HostedModel": shape(
@@ -244,8 +247,13 @@ _OPENAI: dict[str, Schema] = {
             "queue_position": {**COUNT, "description": "1 is the next one; 0 is no longer waiting."},
             "eta": {**COUNT, "description": "Seconds until it is done."},
             "tip": {**TEXT, "description": "Words of the prompt that the model does not know."},
-            "inference_time_s": {**SECONDS, "description": "Without its waiting for other jobs."},
-            "stage_durations": {"type": "object", "propertyNames": {"enum": list(JobStage)}, "additionalProperties": SECONDS},
+            "inference_time_s": {**SECONDS, "description": "Its share of its worker's time: those of all jobs add up."},
+            "stage_durations": {
+                "type": "object",
+                "propertyNames": {"enum": list(JobStage)},
+                "additionalProperties": SECONDS,
+                "description": "What inference_time_s is made of.",
+            },
             "peak_memory_mb": {**NUMBER, "description": "The most that its worker held meanwhile, with other jobs' share."},
         },
     ),

@@ -15,7 +15,7 @@ from promptreel.api.dialects import (
     legacy_load,
     legacy_models,
     legacy_results,
-    legacy_training,
+    legacy_unavailable,
     legacy_uploads,
 )
 from promptreel.api.problems import speaks_openai, status_to_send
@@ -45,13 +45,16 @@ _WELL: dict[Callable[..., Any], tuple[str, ...]] = {
     legacy_uploads.upload_cropped: ("Cropped",),
     legacy_uploads.upload_base64_string: ("Uploaded",),
     legacy_uploads.upload_init_obj: ("Uploaded",),
-    legacy_training.train: (),
+    legacy_unavailable.refuse: (),
     openai_routes.create_video: ("Video",),
     openai_routes.list_videos: ("VideoPage",),
     openai_routes.get_video: ("Video",),
     openai_routes.delete_video: ("DeletedVideo",),
     openai_routes.cancel_video: ("Video",),
     openai_routes.remix_video: ("Video",),
+    openai_routes.edit_video: ("Video",),
+    openai_routes.extend_video: (),
+    openai_routes.create_character: (),
     openai_routes.list_models: ("Models",),
     openai_routes.get_model: ("Model",),
 }

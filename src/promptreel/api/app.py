@@ -13,9 +13,12 @@ from starlette.requests import ClientDisconnect
 
 from promptreel.api.access import AccessLog
 from promptreel.api.answers import DescribedApp, describe_answers
+from promptreel.api.dialects.legacy import FETCH_PATHS
 from promptreel.api.problems import answer_disconnect, answer_error, answer_http_error
 from promptreel.api.routes import build_router
 from promptreel.api.services import AppParts
+from promptreel.api.slashes import PlainSlashes
+from promptreel.api.unpacking import Unpacking
 from promptreel.encoding.decoder import MOST_WAITING as CHECKS_AT_ONCE
 from promptreel.errors import PromptreelError
 from promptreel.fetching.fetcher import AT_ONCE as FETCHES_AT_ONCE
@@ -51,6 +54,8 @@ def create_app(parts: AppParts) -> FastAPI:
     app.add_exception_handler(PromptreelError, answer_error)
     app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(ClientDisconnect, answer_disconnect)
+    app.add_middleware(Unpacking)
+    app.add_middleware(PlainSlashes, kept=[f"{path}/" for path in FETCH_PATHS])
     if parts.cors_origins:
         app.add_middleware(
             CORSMiddleware,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from statistics import median
 
@@ -44,7 +45,9 @@ def look_ahead(services: Services, job: Job) -> Outlook:
     workers = services.jobs.live_workers()
     ahead = services.jobs.queue_ahead(job)
     return Outlook(
-        eta=estimate_seconds(job, ahead=ahead, live_workers=len(workers), rate=_rates(services, workers)),
+        eta=estimate_seconds(
+            job, ahead=ahead, live_workers=len(workers), rate=_rates(services, workers), now=datetime.now(UTC)
+        ),
         queue_position=ahead.waiting + 1 if job.status is JobStatus.QUEUED else 0,
     )
 
@@ -53,7 +56,7 @@ def estimate_queue(services: Services) -> int:
     """Whole seconds until all jobs that are there now are done."""
     workers = services.jobs.live_workers()
     unfinished = services.jobs.unfinished_work()
-    return estimate_queue_seconds(unfinished, live_workers=len(workers), rate=_rates(services, workers))
+    return estimate_queue_seconds(unfinished, live_workers=len(workers), rate=_rates(services, workers), now=datetime.now(UTC))
 
 
 def _rates(services: Services, workers: Sequence[WorkerRecord]) -> Callable[[Work], Rate]:

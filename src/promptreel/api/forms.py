@@ -65,7 +65,7 @@ def _parse_json(body: bytes | bytearray) -> dict[str, Any]:
     try:
         if len(body) > _SMALL_BYTES:  # read as it is: json would need it as text too, of up to four times as many bytes
             return _object.validate_json(body)
-        fields = json.loads(_decode(body).strip())
+        fields = json.loads(_to_text(body).strip())
     except (ValueError, RecursionError) as error:
         raise MalformedRequest("The body of the request is not a valid JSON object.") from error
     if not isinstance(fields, dict):
@@ -73,20 +73,11 @@ def _parse_json(body: bytes | bytearray) -> dict[str, Any]:
     return fields
 
 
-def _decode(body: bytes | bytearray) -> str:
-    try:
-        return body.decode()
-    except UnicodeDecodeError as error:
-        raise MalformedRequest("The body of the request is not UTF-8.") from error
-
-
 def _parse_form(body: bytes | bytearray) -> dict[str, Any]:
     """As urllib.parse.parse_qsl does, which takes thirty times a body's size where much of it is escaped."""
     refuse_many_fields(body)
     if body.count(b"%") > MAX_ESCAPES:
         raise MalformedRequest(f"The form has more than {MAX_ESCAPES} escaped bytes.")
-    if not body.isascii():
-        _decode(body)
     pairs = (field.partition(b"=") for field in body.strip().split(b"&") if field)
     return {_unescape(name): _unescape(value) for name, _, value in pairs}
 
@@ -94,7 +85,7 @@ def _parse_form(body: bytes | bytearray) -> dict[str, Any]:
 def _unescape(text: bytes | bytearray) -> str:
     spaced = text.replace(b"+", b" ")
     if b"%" not in spaced:
-        return spaced.decode(errors="replace")
+        return _to_text(spaced)
     plain, start = bytearray(), 0
     while start < len(spaced):
         end = start + _PIECE_BYTES
@@ -103,7 +94,7 @@ def _unescape(text: bytes | bytearray) -> str:
             end = end if cut < 0 else cut
         plain += unquote_to_bytes(bytes(spaced[start:end]))
         start = end
-    return plain.decode(errors="replace")
+    return _to_text(plain)
 
 
 class _Part:
@@ -172,6 +163,7 @@ def _parse_multipart(body: bytes | bytearray, content_type: str, *, with_files: 
 
 
 def _to_text(data: bytes | bytearray) -> str:
+    """UTF-8, or else Latin-1, which PowerShell, older pages and some clients of Java send without a word."""
     try:
         return data.decode()
     except UnicodeDecodeError:

@@ -28,12 +28,24 @@ def read_init(reader: FieldReader, fetcher: SafeFetcher, decoder: Decoder) -> In
 
     To be read after the other fields: what a URL names is only fetched when none of them is wrong. Raises DecoderBusy.
     """
-    given = {name: value for name in FIELDS if (value := reader.given(name)) is not None}
-    if len(given) > 1:
+    given = [(name, value) for name in FIELDS for value in sent_inits(reader, name)]
+    if not given:
+        return None
+    name, value = given[0]
+    if given[-1][0] != name:
         reader.reject("init_video", "Send init_image or init_video, not both.")
         return None
-    name, value = next(iter(given.items()), ("", None))
-    return None if value is None else _read(reader, name, value, [FIELDS[name]], _Ways(fetcher, decoder))
+    if len(given) > 1:
+        reader.reject(name, f"Send one {label(name)}: a clip starts from no more.")
+        return None
+    return _read(reader, name, value, [FIELDS[name]], _Ways(fetcher, decoder))
+
+
+def sent_inits(reader: FieldReader, name: str) -> list[object]:
+    """What was sent in a field of FIELDS. v7 takes an array there."""
+    value = reader.given(name)
+    values = value if isinstance(value, list) else [value]
+    return [each for each in values if each is not None and each != ""]
 
 
 def read_any_init(reader: FieldReader, name: str, value: object, *, fetcher: SafeFetcher, decoder: Decoder) -> Init | None:
@@ -105,6 +117,8 @@ def _read_data_uri(name: str, value: object, kinds: Sequence[InitKind]) -> Init:
     header, comma, text = value.strip().partition(",") if isinstance(value, str) and value.isascii() else ("", "", "")
     match = _HEADER.fullmatch(header[:200])
     if match is None or not comma:
+        if bare := _read_bare_base64(value):
+            return _recognise(name, bare, kinds)
         raise InitUnusable(f"The {label(name)} must be a URL or a data: URI, such as data:{_types(kinds)[0]};base64,...")
     media_type = _ALIASES.get(match[1].lower(), match[1].lower())
     for kind in kinds:
@@ -112,6 +126,14 @@ def _read_data_uri(name: str, value: object, kinds: Sequence[InitKind]) -> Init:
             if known == media_type:
                 return _sized(name, Init(kind, ending, _decode_base64(name, text)))
     raise InitUnusable(_one_of(name, kinds))
+
+
+def _read_bare_base64(value: object) -> bytes | None:
+    """What clients send that were told to send base64: it has no header, and the bytes say what they are."""
+    try:
+        return _decode_base64("", value.strip()) if isinstance(value, str) else None
+    except InitUnusable:
+        return None
 
 
 def _decode_base64(name: str, text: str) -> bytes:

@@ -10,13 +10,13 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 from promptreel.api.addresses import links
 from promptreel.api.bodies import Fields, FieldsWithFiles
 from promptreel.api.deletion import delete_job
-from promptreel.api.dialects import openai, openai_openapi
+from promptreel.api.dialects import openai, openai_edits, openai_openapi
 from promptreel.api.estimates import look_ahead
 from promptreel.api.openai_events import EVENTS_MEDIA_TYPE, VideoWatcher, stream_events
-from promptreel.api.services import Services, ServicesOfApp
+from promptreel.api.services import CallerOfRequest, Services, ServicesOfApp
 from promptreel.api.submission import submit
 from promptreel.encoding.poster import POSTER_MEDIA_TYPE, make_poster
-from promptreel.errors import JobNotFound
+from promptreel.errors import JobNotFound, NotAvailable
 from promptreel.jobs.job import Job, JobStatus, NewJob
 from promptreel.media import MEDIA_TYPES, Init
 
@@ -28,6 +28,9 @@ def add_routes(router: APIRouter) -> None:
     add = partial(router.add_api_route, tags=["v1"])
     add("/v1/videos", create_video, methods=["POST"], openapi_extra=docs.CREATE)
     add("/v1/videos", list_videos, methods=["GET"], openapi_extra=docs.LIST)
+    add("/v1/videos/edits", edit_video, methods=["POST"], openapi_extra=docs.EDIT)
+    add("/v1/videos/extensions", extend_video, methods=["POST"], openapi_extra=docs.EDIT)
+    add("/v1/videos/characters", create_character, methods=["POST"])
     path = "/v1/videos/{video_id}"
     add(path, get_video, methods=["GET"])
     add(path, delete_video, methods=["DELETE"])
@@ -41,6 +44,7 @@ def add_routes(router: APIRouter) -> None:
         openapi_extra=docs.CONTENT,
         responses=docs.CONTENT_ANSWERS,
     )
+    add(f"{path}/content", send_content, methods=["HEAD"], include_in_schema=False)
     add(f"{path}/events", send_events, methods=["GET"], response_class=StreamingResponse, responses=docs.EVENTS_ANSWERS)
     add("/v1/models", list_models, methods=["GET"])
     add("/v1/models/{model_id}", get_model, methods=["GET"])
@@ -88,6 +92,36 @@ def remix_video(request: Request, video_id: str, fields: Fields, services: Servi
         return openai.read_remix(fields, source, services.models, services.fetcher), None
 
     return _answer(request, services, submit(request, services, read))
+
+
+def edit_video(request: Request, fields: FieldsWithFiles, services: ServicesOfApp) -> JSONResponse:
+    """Queue a video that starts from another one, with a new prompt. What is not sent is as it was, if it is one of yours."""
+
+    def read() -> tuple[NewJob, Init | None]:
+        source_id = openai_edits.read_source_id(fields)
+        if source_id is None:
+            return openai_edits.read_edit(fields, services.models, services.fetcher, services.decoder)
+        source = _find_job(request, services, source_id)
+        content = services.storage.read(source.result.key) if source.result else None
+        if content is None:
+            raise openai.ContentUnavailable(_why_unavailable(source))
+        return openai_edits.read_edit_of(
+            source, content, fields, models=services.models, fetcher=services.fetcher, decoder=services.decoder
+        )
+
+    return _answer(request, services, submit(request, services, read))
+
+
+def extend_video(_caller: CallerOfRequest) -> JSONResponse:
+    """Not available: a video is not made longer. The answer says what to do instead."""
+    raise NotAvailable(
+        "Videos are not extended here. Make a longer one: POST /v1/videos takes up to 240 frames, as seconds or num_frames."
+    )
+
+
+def create_character(_caller: CallerOfRequest) -> JSONResponse:
+    """Not available: there are no characters. The answer says what to do instead."""
+    raise NotAvailable("Characters are not kept here. Send a picture or a video of yours as input_reference.")
 
 
 def send_content(request: Request, video_id: str, services: ServicesOfApp) -> Response:

@@ -17,17 +17,22 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,30}(\.0*)?")
 _NUMBER = re.compile(r"[+-]?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})(e[+-]?[0-9]{1,3})?", re.IGNORECASE)
 _YES = frozenset({"yes", "true", "1", "on"})
 _NO = frozenset({"no", "false", "0", "off"})
+_NULL = frozenset({"", "null", "none", "undefined"})
 
 D = TypeVar("D")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The range of a number, both ends included. A number outside is refused, or, if it `clamps`, moved to the nearer end."""
+    """The range of a number, both ends included. A number outside is refused, or, if it `clamps`, moved to the nearer end.
+
+    `unset` is a number outside that means "not given": clients send 0 for a length that nobody chose, and -1 for any seed.
+    """
 
     minimum: float
     maximum: float
     clamps: bool = False
+    unset: float | None = None
 
     @property
     def pattern(self) -> str:
@@ -63,9 +68,9 @@ class FieldReader:
             raise InvalidParams(self._errors)
 
     def given(self, name: str) -> Any:
-        """The field as it was sent; None for null, "" and "null", which is how forms spell null."""
+        """The field as it was sent; None for null, "", and the words by which forms of several languages spell null."""
         value = self._fields.get(name)
-        return None if isinstance(value, str) and _word(value) in {"", "null"} else value
+        return None if isinstance(value, str) and _word(value) in _NULL else value
 
     def text(self, name: str, *, maximum: int) -> str | None:
         """The text, unchanged. None if it is null or wrong; "" stays "", for it may be meant."""
@@ -112,6 +117,8 @@ class FieldReader:
         number = read(value)
         if number is None:
             self.reject(name, f"The {label(name)} must be {kind}.")
+        elif number == limits.unset:
+            return default
         elif limits.minimum <= number <= limits.maximum:
             return number
         elif limits.clamps:
@@ -137,8 +144,11 @@ class FieldReader:
         value = self.given(name)
         if value is None:
             return default
-        if value in choices:
-            return str(value)
+        if isinstance(value, str):
+            word = value.strip()[:100].lower()
+            spelled = next((choice for choice in choices if choice.lower() == word), None)
+            if spelled is not None:
+                return spelled
         self.reject(name, f"The selected {label(name)} is invalid. Use one of: {', '.join(choices)}.")
         return default
 

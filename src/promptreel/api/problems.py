@@ -14,6 +14,7 @@ from promptreel.api.bodies import BodyTooLarge, BodyTooSlow
 from promptreel.api.dialects import openai
 from promptreel.api.forms import MalformedRequest
 from promptreel.api.rooms import NoRoom
+from promptreel.api.unpacking import UnknownEncoding
 from promptreel.errors import (
     ApiKeyNotFound,
     BadConfiguration,
@@ -48,6 +49,7 @@ STATUSES: dict[type[PromptreelError], int] = {
     InvalidParams: 400,
     MalformedRequest: 400,
     BodyTooLarge: 413,
+    UnknownEncoding: 415,
     BodyTooSlow: 408,
     NoRoom: 503,
     ModelNotFound: 404,
@@ -117,11 +119,11 @@ def body_of(error: PromptreelError, path: str, status: int) -> dict[str, Any]:
         return openai.to_error(status, error.message, code=error.code, param=param)
     match error:
         case InvalidParams():
-            return error_body(error.fields)
+            return error_body(error.fields, tip=error.message)  # programs that print a message print this one's braces
         case MalformedRequest():
             return error_body("Invalid API Request", tip=MALFORMED_TIP)
         case ModelNotFound():
-            return error_body("Model not found")
+            return error_body("Model not found", tip=error.message)
         case JobNotFound():
             return {"status": "failed", "id": "", "message": "Request not found", "messege": "Request not found", "output": []}
         case _:
@@ -133,7 +135,13 @@ def headers_of(error: PromptreelError) -> dict[str, str]:
     """What clients look for beside the body, with whatever status."""
     if error.retry_after is not None:
         return {"Retry-After": f"{error.retry_after:g}"}
-    return {"WWW-Authenticate": "Bearer"} if isinstance(error, InvalidApiKey) else {}
+    match error:
+        case InvalidApiKey():
+            return {"WWW-Authenticate": "Bearer"}
+        case NotAvailable():
+            return {"X-Should-Retry": "false"}  # OpenAI's SDK asks again after a 501 otherwise
+        case _:
+            return {}
 
 
 def answer_error(request: Request, error: Exception) -> JSONResponse:
@@ -148,15 +156,20 @@ def answer_http_error(request: Request, error: Exception) -> JSONResponse:
     """For what the framework refuses: an unknown path is 404 and a wrong method 405, whatever the generation of the API."""
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
+    message, path = error.detail, request.url.path
     if error.status_code == 405:
         headers["Allow"] = ", ".join(_allowed_methods(request))
-    return JSONResponse(plain_body(request.url.path, error.status_code, error.detail), error.status_code, headers)
+    if error.status_code == 404 and "endpoint" not in request.scope:  # no handler said why
+        message = f"There is nothing at {path[:200]}: /docs has all addresses."
+    return JSONResponse(plain_body(path, error.status_code, message), error.status_code, headers)
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """Of all routes that have the path: the framework names those of the first alone."""
-    matching = (route for route in request.app.state.router.routes if route.matches(request.scope)[0] is not Match.NONE)
-    return sorted({method for route in matching for method in route.methods})
+    """Of all routes that have the path: the framework names those of the first alone. One that spells it out goes before."""
+    router = request.app.state.router
+    matching = [route for route in router.routes if route.matches(request.scope)[0] is not Match.NONE]
+    spelled_out = [route for route in matching if route.path == request.scope["path"]]
+    return sorted({method for route in spelled_out or matching for method in route.methods})
 
 
 def answer_unknown_error(path: str, request_id: str, *, real_status_codes: Collection[str]) -> JSONResponse:

@@ -15,7 +15,7 @@ from promptreel.api.dialects import (
     legacy_models,
     legacy_openapi,
     legacy_results,
-    legacy_training,
+    legacy_unavailable,
     legacy_uploads,
 )
 from promptreel.api.estimates import estimate
@@ -41,7 +41,7 @@ def build_router() -> APIRouter:
     router.add_api_route(path, send_preview, methods=["GET"], response_class=Response, responses=shape, tags=["video"])
     router.add_api_route(path, send_preview, methods=["HEAD"], include_in_schema=False)
     router.add_api_route("/health", health, methods=["GET"], tags=["service"])
-    for kind in (openai_routes, legacy_models, legacy_load, legacy_results, legacy_uploads, legacy_training):
+    for kind in (openai_routes, legacy_models, legacy_load, legacy_results, legacy_uploads, legacy_unavailable):
         kind.add_routes(router)
     return router
 

@@ -56,6 +56,8 @@ def inline_uploads(fields: Mapping[str, Any], services: Services) -> dict[str, A
 
 
 def _inline(value: Any, services: Services) -> Any:
+    if isinstance(value, list):
+        return [_inline(each, services) for each in value]
     if not is_url(value):
         return value
     link = urlsplit(value.strip())

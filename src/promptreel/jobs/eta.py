@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from statistics import median
 from typing import Self
 
@@ -19,6 +20,9 @@ from promptreel.jobs.windows import frames_computed
 
 FIRST_GUESS_SECONDS_PER_UNIT = 0.02
 """Only a guess: it is used while nothing was measured yet."""
+
+LATEST = 3
+"""Jobs that a rate is learned from. The median of three outlives one odd job, and two are enough to tell of other times."""
 
 # What is left of the fixed seconds once a stage has begun. Decoding and encoding take most of them, each about half.
 _FIXED_LEFT = {JobStage.DECODING: 1.0, JobStage.ENCODING: 0.5, JobStage.STORING: 0.0}
@@ -39,7 +43,7 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """How long a job took: `busy_seconds` without its waiting for others, `call_seconds` of them in its `units` of calls."""
+    """What a job took: `busy_seconds` are its share of its worker's time, `call_seconds` of them in its `units` of calls."""
 
     shape: Shape
     device: str
@@ -60,7 +64,7 @@ class Rate:
 class Work:
     """What is left of jobs of one model and shape: `units` of calls, and the fixed seconds, `fixed_times` over.
 
-    `owner` is the worker that has them; None: they wait.
+    `owner` is the worker that has them; None: they wait. Of a job that runs, `done` units of calls were made since `since`.
     """
 
     model_id: str
@@ -68,6 +72,8 @@ class Work:
     owner: str | None
     units: float
     fixed_times: float
+    done: float = 0.0
+    since: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -98,13 +104,14 @@ def work_units(params: VideoParams, max_frames: int) -> float:
 def learn_rate(timings: Sequence[Timing], shape: Shape, devices: Collection[str] = ()) -> Rate | None:
     """The rate for a shape on any of the devices (none: all count), from what jobs of the same model took; None without any.
 
-    Medians, because one slow start must not spoil it, of jobs of the same shape; if there are none, of the same size, and if
-    there are none, of all. Both parts of a rate grow with the number of frames.
+    Medians of the LATEST jobs (`timings` begin with the newest): neither one slow start nor a busy hour that has passed may
+    spoil it. Of jobs of the same shape; if there are none, of the same size, and if there are none, of all. Both parts of a
+    rate grow with the number of frames.
     """
     on_device = [timing for timing in timings if timing.device in devices or not devices]
     same_size = [timing for timing in on_device if (timing.shape.width, timing.shape.height) == (shape.width, shape.height)]
     same_shape = [timing for timing in same_size if timing.shape == shape]
-    alike = same_shape or same_size or on_device
+    alike = (same_shape or same_size or on_device)[:LATEST]
     if not alike:
         return None
     fixed_a_frame = median((timing.busy_seconds - timing.call_seconds) / timing.shape.num_frames for timing in alike)
@@ -114,14 +121,40 @@ def learn_rate(timings: Sequence[Timing], shape: Shape, devices: Collection[str]
     )
 
 
-def work_left(model_id: str, shape: Shape, *, owner: str | None, stage: JobStage | None, progress: float, cost: float) -> Work:
-    """What is left of one job."""
+def work_left(
+    model_id: str,
+    shape: Shape,
+    *,
+    owner: str | None,
+    stage: JobStage | None,
+    progress: float,
+    cost: float,
+    since: datetime | None = None,
+) -> Work:
+    """What is left of one job, which began at `since` if it runs."""
     if stage in _FIXED_LEFT:  # its calls are done, whatever its progress says
-        return Work(model_id=model_id, shape=shape, owner=owner, units=0.0, fixed_times=_FIXED_LEFT[stage])
-    return Work(model_id=model_id, shape=shape, owner=owner, units=cost * (1.0 - progress), fixed_times=1.0)
+        progress, fixed_times = 1.0, _FIXED_LEFT[stage]
+    else:
+        fixed_times = 1.0
+    left, done = cost * (1.0 - progress), cost * progress
+    return Work(model_id=model_id, shape=shape, owner=owner, units=left, fixed_times=fixed_times, done=done, since=since)
 
 
-def estimate_seconds(job: Job, *, ahead: Ahead, live_workers: int, rate: Callable[[Work], Rate]) -> int:
+def quicken(work: Sequence[Work], rate: Callable[[Work], Rate], *, now: datetime) -> float:
+    """What the rates must be multiplied with, 1 at most, to be no slower than the jobs that run now.
+
+    Since the first of a worker's jobs began, it made all their calls, and perhaps others too: where they were to take longer
+    than that, the rates were learned in slower times.
+    """
+    passed = expected = 0.0
+    for owner in {each.owner for each in work if each.since is not None}:
+        mine = [(each, each.since) for each in work if each.owner == owner and each.since is not None]
+        passed += max(0.0, (now - min(since for _, since in mine)).total_seconds())
+        expected += sum(each.done * rate(each).seconds_per_unit for each, _ in mine)
+    return passed / expected if 0.0 < passed < expected else 1.0
+
+
+def estimate_seconds(job: Job, *, ahead: Ahead, live_workers: int, rate: Callable[[Work], Rate], now: datetime) -> int:
     """Whole seconds until `job` is done: at least 1 while it is not, 0 once it is.
 
     `ahead` is what `JobStore.queue_ahead` returned: of a running job's worker alone, else of all workers. Without a live
@@ -136,18 +169,21 @@ def estimate_seconds(job: Job, *, ahead: Ahead, live_workers: int, rate: Callabl
         stage=job.stage,
         progress=job.progress,
         cost=job.cost,
+        since=job.started_at if job.status is JobStatus.RUNNING else None,
     )
     workers = 1 if job.status is JobStatus.RUNNING else max(1, live_workers)
     wait = max(
         _seconds(ahead.work, rate) / workers,
         _seconds(ahead.of_key, rate) / min(workers, ahead.at_once or workers),
     )
-    return max(1, math.ceil(wait + _seconds([own], rate)))
+    return max(1, math.ceil((wait + _seconds([own], rate)) * quicken([*ahead.work, own], rate, now=now)))
 
 
-def estimate_queue_seconds(unfinished: Sequence[Work], *, live_workers: int, rate: Callable[[Work], Rate]) -> int:
+def estimate_queue_seconds(
+    unfinished: Sequence[Work], *, live_workers: int, rate: Callable[[Work], Rate], now: datetime
+) -> int:
     """Whole seconds until all this work is done, shared among the workers; 0 without any."""
-    return math.ceil(_seconds(unfinished, rate) / max(1, live_workers))
+    return math.ceil(_seconds(unfinished, rate) * quicken(unfinished, rate, now=now) / max(1, live_workers))
 
 
 def _seconds(work: Sequence[Work], rate: Callable[[Work], Rate]) -> float:

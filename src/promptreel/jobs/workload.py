@@ -32,7 +32,7 @@ _OWN = (
     .outerjoin(api_keys, jobs.c.api_key_id == api_keys.c.id)
     .where(jobs.c.id == bindparam("job_id"))
 )
-_RUNNING = select(jobs.c.batch_key, jobs.c.owner, jobs.c.stage, jobs.c.progress, jobs.c.cost).where(
+_RUNNING = select(jobs.c.batch_key, jobs.c.owner, jobs.c.stage, jobs.c.progress, jobs.c.cost, jobs.c.started_at).where(
     has_status(JobStatus.RUNNING)
 )
 _OF_KEY = jobs.c.api_key_id == bindparam("api_key_id")
@@ -91,7 +91,15 @@ def _running(rows: Iterable[Row[Any]]) -> Iterator[Work]:
     for row in rows:
         model_id, shape = _read_batch_key(row.batch_key)
         stage = None if row.stage is None else JobStage(row.stage)
-        yield work_left(model_id, shape, owner=row.owner, stage=stage, progress=row.progress, cost=row.cost)
+        yield work_left(
+            model_id,
+            shape,
+            owner=row.owner,
+            stage=stage,
+            progress=row.progress,
+            cost=row.cost,
+            since=row.started_at,
+        )
 
 
 def _queued(rows: Iterable[Row[Any]]) -> Iterator[Work]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -87,18 +88,27 @@ class _CardFile(BaseModel):
 
 
 class ModelRegistry:
-    """The checkpoints in two folders: those in the package, and the user's. A built-in one wins over a namesake."""
+    """The checkpoints in two folders: those in the package, and the user's. A built-in one wins over a namesake.
 
-    def __init__(self, *, built_in: Path, models_dir: Path) -> None:
+    `aliases` are other names that requests may use for them: clients written for another service name its models.
+    """
+
+    def __init__(self, *, built_in: Path, models_dir: Path, aliases: Mapping[str, str] | None = None) -> None:
+        self._aliases = dict(aliases or {})
         self._built_in = built_in
         self._roots = (models_dir, built_in)
 
     def get(self, model_id: str) -> ModelCard:
         """Raises ModelNotFound, or CheckpointUnusable when the model's card cannot be used."""
         folders = self._folders()
-        if model_id not in folders:
-            raise ModelNotFound(f"There is no model {model_id[:100]!r}. Known models: {', '.join(sorted(folders)) or 'none'}.")
-        return _read_card(folders[model_id])
+        meant = model_id if model_id in folders else self._aliases.get(model_id, model_id)
+        if meant not in folders:
+            known = ", ".join(sorted(folders))
+            raise ModelNotFound(
+                f"There is no model {meant[:100]!r}. Known models: {known or 'none'}. "
+                f"Clients may use another name with the setting PROMPTREEL_MODEL_ALIASES={_alias_for(meant)}."
+            )
+        return _read_card(folders[meant])
 
     def is_built_in(self, model_id: str) -> bool:
         """Whether the model comes with the package."""
@@ -124,6 +134,11 @@ class ModelRegistry:
             for folder in root.iterdir()
             if MODEL_ID.fullmatch(folder.name) and _has_card(folder)
         }
+
+
+def _alias_for(model_id: str) -> str:
+    """What the setting would be, for a name that can be in it."""
+    return f"{model_id if MODEL_ID.fullmatch(model_id) else 'NAME'}={DEFAULT_MODEL_ID}"
 
 
 def _has_card(folder: Path) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -32,9 +34,13 @@ def run_video_job(
     decoder: Decoder,
     scratch: Path,
     on_progress: OnProgress,
+    time_shared: Callable[[], float] = time.monotonic,
 ) -> Result:
-    """Generates, encodes and stores; the key names the attempt, so that no two attempts ever share a file."""
-    clock = StageClock(on_progress)
+    """Generates, encodes and stores; the key names the attempt, so that no two attempts ever share a file.
+
+    `time_shared` is read for what the stages took: a SharedTime's `now`, where other jobs may be in hand.
+    """
+    clock = StageClock(on_progress, time_shared)
     path = scratch / f"{job.file_prefix}.{claim.attempt}.{job.params.output_type}"
     try:
         _make_folder(scratch)
@@ -82,11 +88,11 @@ class MadeVideo:
 
 def _to_facts(made: MadeVideo, stages: dict[str, float], *, device: str) -> dict[str, Any]:
     """What the job keeps of how it was made; estimates are learned from it (jobs/eta.py)."""
-    waiting = stages[JobStage.DENOISING] - made.device_seconds
     facts: dict[str, Any] = {
         "stages": stages,
-        "busy_seconds": round(sum(stages.values()) - max(0.0, waiting), 3),
-        "device_seconds": round(made.device_seconds, 3),
+        "busy_seconds": round(sum(stages.values()), 3),
+        # Its forwards may have taken longer than its share of the time, if other jobs were decoded or encoded meanwhile.
+        "device_seconds": round(min(made.device_seconds, stages[JobStage.DENOISING]), 3),
         "device": device,
     }
     if made.peak_memory_mb is not None:
@@ -143,6 +149,42 @@ def provenance(params: VideoParams, model_hash: str) -> dict[str, object]:
     """
     versions = {name: version(name) for name in ("promptreel", "torch", "diffusers")}
     return {**params.to_json(), "model_sha256": model_hash, "versions": versions}
+
+
+class SharedTime:
+    """A worker's time as its jobs are charged with it: a second in which several were in hand is divided among them.
+
+    So what all jobs took adds up to what the worker took, and a job is no dearer for having had company: estimates, which
+    add jobs up, learn from it.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._changing = threading.Lock()
+        self._jobs = 0
+        self._read_at = clock()
+        self._passed = 0.0
+
+    @contextmanager
+    def divide(self) -> Iterator[None]:
+        """Inside the block, one job more is in hand."""
+        self._change(1)
+        try:
+            yield
+        finally:
+            self._change(-1)
+
+    def now(self) -> float:
+        """Seconds that each job in hand was charged with so far."""
+        return self._change(0)
+
+    def _change(self, jobs: int) -> float:
+        with self._changing:
+            now = self._clock()
+            self._passed += (now - self._read_at) / max(1, self._jobs)
+            self._read_at = now
+            self._jobs += jobs
+            return self._passed
 
 
 class StageClock:

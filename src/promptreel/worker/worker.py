@@ -23,7 +23,7 @@ from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard
 from promptreel.storage.local import LocalStorage
 from promptreel.worker.footprint import Room, estimate_bytes, return_freed_memory
 from promptreel.worker.pulse import Hold, Pulse, WorkerStopping
-from promptreel.worker.video_job import run_video_job
+from promptreel.worker.video_job import SharedTime, run_video_job
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,7 @@ class Worker:
         self.live: list[InHand] = []
         self.device_lost: DeviceLost | None = None
         self.seconds_per_unit: float | None = None
+        self.time = SharedTime()
         self.seldom = Seldom(log)
         self.end_process: Callable[[int], object] = os._exit
         self.pulse = Pulse(
@@ -190,7 +191,7 @@ class Worker:
         """Runs one job to its end, whatever that is; no error of a job ends the worker."""
         log.info("job %d started, attempt %d", job.id, claim.attempt)
         try:
-            with self.pulse.hold(claim) as hold:
+            with self.pulse.hold(claim) as hold, self.time.divide():
                 self._run(hold, job)
         except JobLost as lost:
             log.warning("job %d: %s", job.id, lost)
@@ -211,6 +212,7 @@ class Worker:
                     decoder=self.decoder,
                     scratch=self.scratch,
                     on_progress=hold.on_progress,
+                    time_shared=self.time.now,
                 )
         except JobCancelled:
             self._tell(claim, lambda: self.jobs.acknowledge_cancel(claim))

@@ -10,12 +10,24 @@ from dataclasses import replace
 from typing import Any
 
 from promptreel.api.dialects.legacy_dialect import Dialect
+from promptreel.api.dialects.legacy_size import read_size, spell_out_resolution
 from promptreel.api.dialects.legacy_v4 import ENTERPRISE, V4
 from promptreel.api.dialects.legacy_v5 import V5
-from promptreel.api.dialects.legacy_v6 import ENTERPRISE_VIDEO, V6, V6_IMAGE
-from promptreel.api.dialects.legacy_v7 import V7, V7_IMAGE
-from promptreel.api.inits import read_init
-from promptreel.api.parsing import FieldReader, Limits, count_frames, spell
+from promptreel.api.dialects.legacy_v6 import (
+    ENTERPRISE_FROM_VIDEO,
+    ENTERPRISE_IMAGE,
+    ENTERPRISE_ULTRA,
+    ENTERPRISE_ULTRA_IMAGE,
+    ENTERPRISE_VIDEO,
+    V6,
+    V6_IMAGE,
+    V6_ULTRA,
+    V6_ULTRA_IMAGE,
+    V6_VIDEO,
+)
+from promptreel.api.dialects.legacy_v7 import V7, V7_IMAGE, V7_VIDEO
+from promptreel.api.inits import read_init, sent_inits
+from promptreel.api.parsing import FieldReader, Limits, count_frames, label, spell
 from promptreel.api.webhooks import read_webhook
 from promptreel.encoding.decoder import Decoder
 from promptreel.errors import ModelNotFound
@@ -35,8 +47,8 @@ from promptreel.models.prompts import enhance_prompt, find_unknown_words
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistry
 
 MAX_TEXT = 2000
-SEED = Limits(0, MAX_SEED)
-SAMPLES = Limits(1, 4)
+SEED = Limits(0, MAX_SEED, unset=-1)
+SAMPLES = Limits(1, 4, unset=0)
 
 FIELDS_NOT_YET = ("lora_model",)
 SWITCHES_NOT_YET = ("safety_checker", "multi_lingual")
@@ -46,11 +58,19 @@ CREATE_PATHS = {
     "/api/v5/text2video": V5,
     "/api/v1/enterprise/text2video": ENTERPRISE,
     "/api/v6/video/text2video": V6,
-    "/api/v6/video/text2video_ultra": V6,
+    "/api/v6/video/text2video_ultra": V6_ULTRA,
     "/api/v6/video/img2video": V6_IMAGE,
+    "/api/v6/video/img2video_ultra": V6_ULTRA_IMAGE,
+    "/api/v6/video/video2video": V6_VIDEO,
     "/api/v1/enterprise/video/text2video": ENTERPRISE_VIDEO,
+    "/api/v1/enterprise/video/img2video": ENTERPRISE_IMAGE,
+    "/api/v1/enterprise/video/video2video": ENTERPRISE_FROM_VIDEO,
+    "/api/v1/enterprise/ultra_video/text2video": ENTERPRISE_ULTRA,
+    "/api/v1/enterprise/ultra_video/img2video": ENTERPRISE_ULTRA_IMAGE,
+    "/api/v1/enterprise/image_to_video_ultra/img2video": ENTERPRISE_ULTRA_IMAGE,
     "/api/v7/video-fusion/text-to-video": V7,
     "/api/v7/video-fusion/image-to-video": V7_IMAGE,
+    "/api/v7/video-fusion/video-to-video": V7_VIDEO,
 }
 # With the job's id as the last part of the path.
 FETCH_PATHS = (
@@ -83,7 +103,7 @@ def read_text2video(
 
     Raises InvalidParams with all wrong fields, ModelNotFound and DecoderBusy.
     """
-    reader = FieldReader(fields)
+    reader = FieldReader(spell_out_resolution(fields) if dialect.has_resolution else fields)
     reader.text("key", maximum=MAX_TEXT)  # where no key is needed, any will do, but it must be one
     draft = _read_params(reader, dialect)
     negative_prompt = reader.text("negative_prompt", maximum=MAX_TEXT)
@@ -109,7 +129,7 @@ def read_text2video(
     params = replace(
         draft,
         model_id=card.model_id,
-        prompt=enhance_prompt(draft.prompt, card) if enhance else draft.prompt,
+        prompt=enhance_prompt(draft.prompt, card) if enhance and draft.prompt else draft.prompt,
         negative_prompt=negative_prompt,
         init_key=init.key if init else None,
     )
@@ -120,15 +140,14 @@ def read_text2video(
 def _read_params(reader: FieldReader, dialect: Dialect) -> VideoParams:
     """All params but those that the model has a say in: which it is, and its prompts. The prompt is the user's own."""
     defaults, ranges = dialect.defaults, dialect.ranges
-    width = reader.whole("width", ranges.size, default=defaults.width)
-    height = reader.whole("height", ranges.size, default=defaults.height)
+    width, height = read_size(reader, dialect)
     fps = reader.whole("fps", ranges.fps, default=defaults.fps)
     seed = reader.whole("seed", SEED, default=None)
     return VideoParams(
         model_id=reader.text("model_id", maximum=255) or DEFAULT_MODEL_ID,
-        prompt=reader.required_text("prompt", maximum=MAX_TEXT),
-        width=width - width % 8,
-        height=height - height % 8,
+        prompt=_read_prompt(reader, dialect),
+        width=width,
+        height=height,
         num_frames=_read_length(reader, dialect, fps),
         fps=fps,
         scheduler=reader.choice("scheduler", SCHEDULERS, default=DEFAULT_SCHEDULER),
@@ -143,6 +162,14 @@ def _read_params(reader: FieldReader, dialect: Dialect) -> VideoParams:
     )
 
 
+def _read_prompt(reader: FieldReader, dialect: Dialect) -> str:
+    """Without one, a clip follows what it starts from, and what the negative prompt leaves of it."""
+    if dialect.needs_init is None:
+        return reader.required_text("prompt", maximum=MAX_TEXT)
+    prompt = reader.text("prompt", maximum=MAX_TEXT) or ""
+    return prompt if prompt.strip() else ""
+
+
 def _read_length(reader: FieldReader, dialect: Dialect, fps: int) -> int:
     """In frames."""
     num_frames = reader.whole("num_frames", dialect.ranges.num_frames, default=dialect.defaults.num_frames)
@@ -153,8 +180,8 @@ def _read_length(reader: FieldReader, dialect: Dialect, fps: int) -> int:
 
 
 def _read_init(reader: FieldReader, dialect: Dialect, fetcher: SafeFetcher, decoder: Decoder) -> Init | None:
-    if dialect.needs_init_image and reader.given("init_image") is None:
-        reader.reject("init_image", "The init image field is required.")
+    if dialect.needs_init is not None and not sent_inits(reader, dialect.needs_init):
+        reader.reject(dialect.needs_init, f"The {label(dialect.needs_init)} field is required.")
     return read_init(reader, fetcher, decoder)
 
 
@@ -170,7 +197,9 @@ def _read_unavailable(reader: FieldReader, dialect: Dialect) -> list[str]:
             reader.reject(name, f"The {name.replace('_', ' ')} is not available yet: leave it out.")
     left_out = [name for name in SWITCHES_NOT_YET if reader.yes_no(name, default=False)]
     left_out += [name for name in dialect.left_out if reader.given(name) is not None]
-    return [*left_out, "samples"] if reader.whole("samples", SAMPLES, default=1) > 1 else left_out
+    left_out += ["samples"] if reader.whole("samples", SAMPLES, default=1) > 1 else []
+    # It says that pictures are sent so, which needs no saying, and that the result shall be.
+    return [*left_out, "base64 results"] if reader.yes_no("base64", default=False) else left_out
 
 
 def _find_model(reader: FieldReader, model_id: str, models: ModelRegistry, dialect: Dialect) -> ModelCard:

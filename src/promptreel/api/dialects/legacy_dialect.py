@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from promptreel.api.parsing import Limits
 from promptreel.jobs.job import Job
@@ -46,7 +46,8 @@ class Dialect:
 
     `name` is kept with a job, so that all answers on it are in its dialect. `fetch_path` is where its clients fetch, but for
     the id. `switches` are yes/no fields that make no difference here, and `left_out` fields that are taken without
-    being followed: the answer's tip names them.
+    being followed: the answer's tip names them. `needs_init` is the field with what a clip must start from: then it needs no
+    prompt. With `has_resolution`, a size may be given as `resolution` and `portrait` (legacy_size.py).
     """
 
     name: str
@@ -57,7 +58,8 @@ class Dialect:
     switches: tuple[str, ...] = ("temp",)
     left_out: tuple[str, ...] = ()
     replaces_unknown_model: bool = False
-    needs_init_image: bool = False
+    needs_init: Literal["init_image", "init_video"] | None = None
+    has_resolution: bool = False
 
 
 def plain(number: float) -> float:

@@ -13,7 +13,7 @@ from promptreel.jobs.job import JobStatus
 
 def add_routes(router: APIRouter) -> None:
     described = openapi.body(properties={})
-    for generation in ("v3", "v1/enterprise"):
+    for generation in ("v3", "v1/enterprise", "v1/enterprise/video"):
         for name, handler in (("system_load", system_load), ("system_details", system_details)):
             path = f"/api/{generation}/{name}"
             router.add_api_route(path, handler, methods=["POST"], tags=["service"], openapi_extra=described)

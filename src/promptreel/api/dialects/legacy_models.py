@@ -33,11 +33,13 @@ def add_routes(router: APIRouter) -> None:
 
     for generation in ("v3", "v4"):
         post(f"/api/{generation}/dreambooth/model_list", list_models, properties={})
+    post("/api/v1/enterprise/get_all_models", list_models, properties={})
     for path in ("/api/v3/load_model", "/api/v1/enterprise/load_model"):
         post(path, load_model, properties=openapi.LOAD_MODEL, required=["url"])
     post("/api/v1/enterprise/verify_model", verify_model, properties=openapi.MODEL_ID, required=["model_id"])
     post("/api/v1/enterprise/delete_model", delete_model, properties=openapi.MODEL_ID, required=["model_id"])
-    post("/api/v4/dreambooth/model_reload", reload_model, properties=openapi.MODEL_ID, required=["model_id"])
+    for path in ("/api/v4/dreambooth/model_reload", "/api/v6/images/model_reload"):
+        post(path, reload_model, properties=openapi.MODEL_ID, required=["model_id"])
     post("/api/v1/enterprise/schedulers_list", list_schedulers, properties={})
 
     query = openapi.query(openapi.PAGED_MODELS)

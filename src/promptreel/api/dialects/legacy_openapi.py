@@ -7,6 +7,7 @@ from typing import Any
 from promptreel.api import inits
 from promptreel.api.dialects import legacy
 from promptreel.api.dialects.legacy_dialect import Dialect
+from promptreel.api.dialects.legacy_size import RESOLUTION
 from promptreel.api.parsing import Limits
 from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, OUTPUT_TYPES, SCHEDULERS
 from promptreel.media import INIT_TYPES, MEDIA_TYPES, PREVIEW_MEDIA_TYPE
@@ -33,6 +34,12 @@ DOCUMENTED_EXAMPLE = {
 EXAMPLE_IMAGE = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAA"
     "FElEQVR4nGO8o6HBgA0wYRUdtBIA78QBPFxuqR4AAAAASUVORK5CYII="
+)
+# Two frames of 8x8 pixels, a red and a blue one.
+EXAMPLE_VIDEO = (
+    "data:image/gif;base64,"
+    "R0lGODlhCAAIAIEAAMgoKAAAAAAAAAAAACH/C05FVFNDQVBFMi4wAwEAAAAh+QQADAAAACwAAAAACAAIAAAIDwABCBxIsKDBgwgTKkwYEAAh+Q"
+    "QBDAABACwAAAAACAAIAIEoKMgAAAAAAAAAAAAIDwABCBxIsKDBgwgTKkwYEAA7"
 )
 _EXAMPLE_OF_V5 = {
     "key": "",
@@ -74,6 +81,8 @@ def _field(kind: str | list[str], description: str, **more: Any) -> dict[str, An
 
 
 def _number(limits: Limits, description: str, *, default: float | None, kind: str = "integer") -> dict[str, Any]:
+    if limits.unset is not None:
+        description = f"{description} {limits.unset}: as if left out."
     if limits.clamps:
         description = f"{description} {limits.minimum} to {limits.maximum}: a number outside is moved to the nearer end."
         return _field([kind, "string", "null"], description, pattern=limits.pattern, default=default)
@@ -96,7 +105,7 @@ def _switch(description: str, *, default: str) -> dict[str, Any]:
 def _init(name: str, description: str) -> dict[str, Any]:
     kind = inits.FIELDS[name]
     types = ", ".join(INIT_TYPES[kind].values())
-    pattern = f"^(https?://|data:{kind}/)"
+    pattern = "^(https?://|data:image/)" if kind == "image" else "^(https?://|data:(video/|image/gif))"
     return _field(_TEXT, f"{description} {types}; {inits.MAX_MEGABYTES[kind]} MB at most.", pattern=pattern, default=None)
 
 
@@ -109,7 +118,7 @@ _KEY = {
 
 def describe_create(dialect: Dialect) -> dict[str, Any]:
     """The request body of an endpoint that creates a job in this dialect."""
-    required = ["prompt", "init_image"] if dialect.needs_init_image else ["prompt"]
+    required: list[str] = [dialect.needs_init or "prompt"]
     fields = _create_fields(dialect)
     return _body({name: fields[name] for name in _MAIN_FIELDS} | fields, required, _example(dialect))
 
@@ -121,7 +130,7 @@ def _create_fields(dialect: Dialect) -> dict[str, dict[str, Any]]:
         "model_id": _field(
             _TEXT, f"The model that makes the video.{unknown}", default=DEFAULT_MODEL_ID, example=DEFAULT_MODEL_ID
         ),
-        **_PROMPTS,
+        **(_PROMPTS if dialect.needs_init is None else _PROMPTS | {"prompt": _PROMPT_OF_INIT}),
         **_numbers(dialect),
         "scheduler": _field(_TEXT, "The noise scheduler.", enum=[*SCHEDULERS, None], default=DEFAULT_SCHEDULER),
         "enhance_prompt": _switch(
@@ -130,9 +139,7 @@ def _create_fields(dialect: Dialect) -> dict[str, dict[str, Any]]:
         ),
         **_OTHERS,
         **{name: _switch(_SWITCHES[name], default="no") for name in dialect.switches},
-        **{
-            name: _field(["string", "integer", "null"], "Left out, and tip says so.", default=None) for name in dialect.left_out
-        },
+        **{name: _field(["string", "number", "null"], "Left out, and tip says so.", default=None) for name in dialect.left_out},
         **{name: _field("null", _NOT_YET, default=None) for name in legacy.FIELDS_NOT_YET},
     }
 
@@ -146,6 +153,7 @@ def _numbers(dialect: Dialect) -> dict[str, dict[str, Any]]:
         most = f"Length; at most {ranges.num_frames.maximum} frames in all."
         seconds = {"seconds": _number(ranges.seconds, most, default=defaults.seconds)}
     return {
+        **(_RESOLUTION if dialect.has_resolution else {}),
         "width": _number(ranges.size, "Pixels, rounded down to a multiple of 8.", default=defaults.width),
         "height": _number(ranges.size, "Pixels, rounded down to a multiple of 8.", default=defaults.height),
         **seconds,
@@ -157,7 +165,10 @@ def _numbers(dialect: Dialect) -> dict[str, dict[str, Any]]:
             default=defaults.num_inference_steps,
         ),
         "guidance_scale": _number(
-            ranges.guidance_scale, "How closely the video follows the prompt.", default=defaults.guidance_scale, kind="number"
+            ranges.guidance_scale,
+            "How closely the video follows the prompt; 0 to 1: without guidance.",
+            default=defaults.guidance_scale,
+            kind="number",
         ),
         "strength": _number(
             ranges.strength,
@@ -175,6 +186,15 @@ _PROMPTS = {
     ),
     "negative_prompt": _field(_TEXT, "What it should not show. null: the model's own default.", maxLength=legacy.MAX_TEXT),
 }
+_PROMPT_OF_INIT = _field(
+    _TEXT, "What the video shows; it may be left out.", maxLength=legacy.MAX_TEXT, example="a red cat sitting on a bench"
+)
+_RESOLUTION = {
+    "resolution": _number(
+        RESOLUTION, "The shorter side in pixels; the longer is 16/9 of it. Goes before width and height.", default=None
+    ),
+    "portrait": _switch("Whether the video is upright.", default="no"),
+}
 _OTHERS = {
     "seed": _number(legacy.SEED, "The same seed gives the same video. null: one is drawn; meta tells which.", default=None),
     "webhook": _field(_TEXT, "A URL that is sent a signed POST once the job has ended.", pattern="^https?://", default=None),
@@ -184,6 +204,7 @@ _OTHERS = {
     "init_video": _init("init_video", "The same as a video. A longer one is cut, a shorter one holds its last frame."),
     "samples": _number(legacy.SAMPLES, "One video is made, however many are asked for.", default=1),
     "safety_checker": _switch("There is none yet: yes is left out, and tip says so.", default="no"),
+    "base64": _switch("Makes no difference to pictures; results are links, and tip says so.", default="no"),
     "multi_lingual": _switch("Prompts are not translated yet: yes is left out, and tip says so.", default="no"),
 }
 _SWITCHES = {
@@ -194,8 +215,9 @@ _SWITCHES = {
 
 
 def _example(dialect: Dialect) -> dict[str, Any]:
-    if dialect.needs_init_image:
-        return _EXAMPLE_OF_V7 | {"init_image": EXAMPLE_IMAGE}
+    if dialect.needs_init is not None:
+        example = {"init_image": EXAMPLE_IMAGE, "init_video": EXAMPLE_VIDEO}[dialect.needs_init]
+        return _EXAMPLE_OF_V7 | {dialect.needs_init: example}
     return _EXAMPLES.get(dialect.name, DOCUMENTED_EXAMPLE)
 
 

@@ -11,12 +11,12 @@ from promptreel.jobs.job import Job
 from promptreel.jobs.params import MAX_FRAMES
 
 RANGES = Ranges(
-    size=Limits(64, 1024),
-    seconds=Limits(1, 30),
-    num_frames=Limits(1, MAX_FRAMES),
-    fps=Limits(1, 30),
-    num_inference_steps=Limits(1, 50),
-    guidance_scale=Limits(1, 20),
+    size=Limits(64, 1024, unset=0),
+    seconds=Limits(1, 30, unset=0),
+    num_frames=Limits(1, MAX_FRAMES, unset=0),
+    fps=Limits(1, 30, unset=0),
+    num_inference_steps=Limits(1, 50, unset=0),
+    guidance_scale=Limits(0, 20),
     strength=Limits(0, 1),
     # The text encoder of Stable Diffusion 1.5 has twelve layers; a model with fewer says so when the job runs.
     clip_skip=Limits(0, 12),

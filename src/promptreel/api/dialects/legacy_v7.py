@@ -14,6 +14,7 @@ V7 = Dialect(
     defaults=legacy_v6.DEFAULTS,
     ranges=legacy_v4.RANGES,
     switches=legacy_v6.SWITCHES,
-    left_out=legacy_v6.LEFT_OUT,
+    left_out=(*legacy_v6.LEFT_OUT, "aspect_ratio", "duration", "resolution"),
 )
-V7_IMAGE = replace(V7, needs_init_image=True)
+V7_IMAGE = replace(V7, needs_init="init_image")
+V7_VIDEO = replace(V7, needs_init="init_video")

@@ -31,17 +31,17 @@ from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistr
 
 DIALECT = "openai"
 MAX_TEXT = 2000
-SIDE = Limits(64, 1792)  # the standard's own sizes reach from 720x1280 to 1792x1024
+SIDE = Limits(64, 1792, unset=0)  # the standard's own sizes reach from 720x1280 to 1792x1024
 MAX_PIXELS = 1792 * 1024
 DEFAULT_SIZE = "512x512"
-SECONDS = Limits(1, 30)
+SECONDS = Limits(1, 30, unset=0)
 DEFAULT_SECONDS = 4
-FPS = Limits(1, 30)
-FRAMES = Limits(1, MAX_FRAMES)
-STEPS = Limits(1, 50)
-GUIDANCE = Limits(1, 20)
+FPS = Limits(1, 30, unset=0)
+FRAMES = Limits(1, MAX_FRAMES, unset=0)
+STEPS = Limits(1, 50, unset=0)
+GUIDANCE = Limits(0, 20)
 STRENGTH = Limits(0, 1)
-SEED = Limits(0, MAX_SEED)
+SEED = Limits(0, MAX_SEED, unset=-1)
 CLIP_SKIP = Limits(0, 12)
 PAGE = Limits(1, 100)
 DEFAULT_PAGE = 20
@@ -67,12 +67,17 @@ class ContentUnavailable(PromptreelError):
 
 
 def read_create(
-    fields: Mapping[str, Any], models: ModelRegistry, fetcher: SafeFetcher, decoder: Decoder
+    fields: Mapping[str, Any],
+    models: ModelRegistry,
+    fetcher: SafeFetcher,
+    decoder: Decoder,
+    *,
+    reference: str = "input_reference",
 ) -> tuple[NewJob, Init | None]:
     """What a request asks for, with every default decided, and the file that it starts from, which is not stored yet.
 
-    The prompt is taken as it is, unless `enhance_prompt` says otherwise. Raises InvalidParams with all wrong fields,
-    ModelNotFound and DecoderBusy.
+    `reference` is the field that holds it. The prompt is taken as it is, unless `enhance_prompt` says otherwise. Raises
+    InvalidParams with all wrong fields, ModelNotFound and DecoderBusy.
     """
     reader = FieldReader(fields)
     draft = _read_params(reader)
@@ -81,11 +86,13 @@ def read_create(
     num_frames = reader.whole("num_frames", FRAMES, default=None) or count_frames(reader, seconds, draft.fps)
     webhook_url = read_webhook(reader, fetcher)
     enhance = reader.yes_no("enhance_prompt", default=False)
-    init = read_any_init(reader, "input_reference", _reference(reader), fetcher=fetcher, decoder=decoder)
+    value = _reference(reader) if reference == "input_reference" else reader.given(reference)
+    init = read_any_init(reader, reference, value, fetcher=fetcher, decoder=decoder)
     card = _find_model(reader, draft.model_id, models)
     reader.raise_errors()
     params = replace(
         draft,
+        model_id=card.model_id,
         prompt=enhance_prompt(draft.prompt, card) if enhance else draft.prompt,
         num_frames=num_frames,
         negative_prompt=card.default_negative_prompt if negative_prompt is None else negative_prompt,
@@ -102,7 +109,7 @@ def read_remix(fields: Mapping[str, Any], source: Job, models: ModelRegistry, fe
     webhook_url = read_webhook(reader, fetcher)
     reader.raise_errors()
     card = models.get(source.params.model_id)
-    enhance = _was_enhanced(source)
+    enhance = was_enhanced(source)
     params = replace(source.params, prompt=enhance_prompt(prompt, card) if enhance else prompt)
     request = _remember(prompt, card, enhance=enhance) | {"remixed_from": source.id}
     return NewJob(params=params, request=request, max_frames=card.max_frames, webhook_url=webhook_url)
@@ -191,7 +198,7 @@ def _remember(prompt: str, card: ModelCard, *, enhance: bool) -> dict[str, Any]:
     return request | ({"tip": tip} if unknown else {})
 
 
-def _was_enhanced(job: Job) -> bool:
+def was_enhanced(job: Job) -> bool:
     return job.request.get("enhance_prompt") == "yes"
 
 
@@ -210,7 +217,7 @@ def read_page(fields: Mapping[str, Any]) -> Page:
     limit = reader.whole("limit", PAGE, default=DEFAULT_PAGE)
     order = reader.choice("order", ORDERS, default="desc")
     sent = reader.given("after")
-    after = None if sent is None else _parse_video_id(sent)
+    after = None if sent is None else read_video_id(sent)
     if sent is not None and after is None:
         reader.reject("after", 'The after must be the id of a video, such as "video_17": the last_id of the page before.')
     reader.raise_errors()
@@ -227,13 +234,14 @@ def read_variant(fields: Mapping[str, Any]) -> str:
 
 def parse_video_id(sent: str) -> int:
     """The job's id. Raises JobNotFound if no job can have it."""
-    job_id = _parse_video_id(sent)
+    job_id = read_video_id(sent)
     if job_id is None:
         raise JobNotFound(NO_SUCH_VIDEO)
     return job_id
 
 
-def _parse_video_id(sent: object) -> int | None:
+def read_video_id(sent: object) -> int | None:
+    """None for what can be no id of a video."""
     match = _VIDEO_ID.fullmatch(sent) if isinstance(sent, str) else None
     return int(match[1]) if match else None
 
@@ -264,8 +272,8 @@ def to_video(job: Job, outlook: Outlook | None = None) -> dict[str, Any]:
         "seconds": f"{seconds:g}",
         "remixed_from_video_id": None if remixed_from is None else to_video_id(remixed_from),
         "error": _to_job_error(job),
-        **_to_extensions(params),
-        "enhance_prompt": _was_enhanced(job),
+        **to_extensions(params),
+        "enhance_prompt": was_enhanced(job),
     }
     if outlook is not None and not job.is_final:
         video |= {"stage": job.stage, **to_outlook(outlook)}
@@ -299,7 +307,7 @@ def to_progress(job: Job) -> int:
     return 100 if job.status is JobStatus.SUCCEEDED else min(99, int(job.progress * 100))
 
 
-def _to_extensions(params: VideoParams) -> dict[str, Any]:
+def to_extensions(params: VideoParams) -> dict[str, Any]:
     """What was asked, in the words of the requests' extensions, and what kind of file it makes."""
     return {
         "negative_prompt": params.negative_prompt,

@@ -18,6 +18,8 @@ _TEXT = ["string", "null"]
 
 
 def _number(limits: Limits, description: str, *, default: float | None, kind: str = "integer") -> dict[str, Any]:
+    if limits.unset is not None:
+        description = f"{description} {limits.unset}: as if left out."
     ranges = {"minimum": limits.minimum, "maximum": limits.maximum, "pattern": limits.pattern, "default": default}
     return {"type": [kind, "string", "null"], **ranges, "description": description}
 
@@ -50,7 +52,9 @@ CREATE_FIELDS: dict[str, dict[str, Any]] = {
         "description": "What it should not show. null: the model's own default.",
     },
     "num_inference_steps": _number(openai.STEPS, "Denoising steps: more are slower and finer.", default=20),
-    "guidance_scale": _number(openai.GUIDANCE, "How closely the video follows the prompt.", default=7.5, kind="number"),
+    "guidance_scale": _number(
+        openai.GUIDANCE, "How closely the video follows the prompt; 0 to 1: without guidance.", default=7.5, kind="number"
+    ),
     "scheduler": {"type": _TEXT, "enum": [*SCHEDULERS, None], "default": DEFAULT_SCHEDULER, "description": "Noise scheduler."},
     "seed": _number(openai.SEED, "The same seed gives the same video. null: one is drawn, and told.", default=None),
     "num_frames": _number(openai.FRAMES, "Length in frames; goes before seconds. null: seconds x fps.", default=None),
@@ -110,6 +114,27 @@ REMIX: dict[str, Any] = {
                 "schema": _schema({"prompt": CREATE_FIELDS["prompt"]}),
                 "example": {"prompt": "a blue cat sitting on a bench"},
             }
+        },
+    }
+}
+_EDITED = {
+    "type": ["object", "string"],
+    "description": 'The video to start from: {"id": "video_17"} for one that was made here, or a file in a multipart form, '
+    "a URL, a data: URI.",
+}
+_EDIT_FIELDS = {"video": _EDITED} | {name: field for name, field in CREATE_FIELDS.items() if name != "input_reference"}
+EDIT: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": _schema(_EDIT_FIELDS) | {"required": ["prompt", "video"]},
+                "example": {"prompt": "a blue cat sitting on a bench", "video": {"id": "video_1"}},
+            },
+            "multipart/form-data": {
+                "schema": _schema(_EDIT_FIELDS | {"video": {"type": "string", "format": "binary"}})
+                | {"required": ["prompt", "video"]}
+            },
         },
     }
 }
