@@ -24,7 +24,7 @@ ODD_TEXTS = {
     "half_of_a_pair": "\ud83d" * LONGEST_PROMPT,
     "nothing_to_see": "a\u200b\ufeff\u00ad\u2028\u0000" * 333,
     "one_word": "a" * LONGEST_PROMPT,
-    "every_word_its_own": "".join(map(chr, range(0x4E00, 0x4E00 + LONGEST_PROMPT))),
+    "every_word_its_own": "".join(map(chr, range(0x4E00, 0x4E00 + 1_000))),  # three tokens each
     "commas": "," * LONGEST_PROMPT,
     "largest_characters": "\U0010ffff\ufdfa" * 999,
 }
