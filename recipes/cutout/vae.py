@@ -23,11 +23,14 @@ from torch import Tensor
 from recipes.cutout.device import mixed_precision, pick_device
 from recipes.cutout.loop import Budget, Loop, load_into
 from recipes.cutout.quick import quicken, run_in_bf16
-from recipes.cutout.world import MAX_FRAMES, draw_frame, pick_scene
+from recipes.cutout.world import MAX_FRAMES, SIZE, draw_frame, pick_scene
 
 LATENT_CHANNELS = 16
 DOWN = 16  # pixels of a latent's side
 BATCH = 16
+CROPS = 32  # of as many frames in a batch: twice the scenes in half the pixels
+CROP = 96  # pixels of a side
+CROPPED_SHARE = 0.75  # of the steps; the others see whole frames
 HALVED = 8  # frames of a batch that are also decoded at half their size
 HALVED_WEIGHT = 0.25
 LATENT_NOISE = 0.2  # the strongest, of unit variance
@@ -70,7 +73,7 @@ def train_vae(folder: Path, budget: Budget) -> None:
     rng = random.Random(f"vae {loop.step}")
 
     def loss() -> Tensor:
-        frames = draw_frames(rng, BATCH).to(device, memory_format=torch.channels_last)
+        frames = draw_batch(rng).to(device, memory_format=torch.channels_last)
         latents = run_in_bf16(vae.encoder, frames)
         drawn = run_in_bf16(vae.decoder, spoil(latents))
         halves = run_in_bf16(vae.decoder, F.avg_pool2d(latents[:HALVED], 2))
@@ -79,6 +82,19 @@ def train_vae(folder: Path, budget: Budget) -> None:
         return whole + HALVED_WEIGHT * half + variance_loss(latents.float())
 
     loop.run(loss, budget)
+
+
+def draw_batch(rng: random.Random) -> Tensor:
+    """What one step sees: whole frames, or crops of more frames, mostly from their middle, where things are."""
+    if rng.random() >= CROPPED_SHARE:
+        return draw_frames(rng, BATCH)
+    return torch.stack([_crop(frame, rng) for frame in draw_frames(rng, CROPS)])
+
+
+def _crop(frame: Tensor, rng: random.Random) -> Tensor:
+    """[3, 192, 192] to [3, 96, 96]."""
+    top, left = (int((rng.random() + rng.random()) / 2 * (SIZE - CROP + 1)) for _ in range(2))
+    return frame[:, top : top + CROP, left : left + CROP]
 
 
 def spoil(latents: Tensor) -> Tensor:

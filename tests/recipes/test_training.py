@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from recipes.cutout.picture import build_unet
 from recipes.cutout.progress import keep_progress, take_up_progress
 from recipes.cutout.quick import quicken
 from recipes.cutout.text import build_text_encoder, build_tokenizer
-from recipes.cutout.vae import build_vae
+from recipes.cutout.vae import build_vae, draw_batch
 
 
 def new_loop(folder: Path) -> tuple[Loop, nn.Module]:
@@ -202,3 +203,12 @@ def test_weights_that_were_kept_do_not_replace_a_training_folders_own(tmp_path: 
     take_up_progress(tmp_path, tmp_path / "kept")
 
     assert new_loop(tmp_path)[0].step == 3
+
+
+def test_most_batches_of_the_vae_are_crops_of_more_frames() -> None:
+    rng = random.Random(0)
+
+    shapes = [tuple(draw_batch(rng).shape) for _ in range(20)]
+
+    assert set(shapes) == {(16, 3, 192, 192), (32, 3, 96, 96)}
+    assert shapes.count((32, 3, 96, 96)) > 10
