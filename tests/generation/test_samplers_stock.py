@@ -64,8 +64,8 @@ def test_latents_are_those_of_diffusers_own_loop(name: str, prediction_type: str
             assert relative_distance(ours, theirs) < 2e-6
 
 
-# Begun in the middle, two are wrong in diffusers: PNDM's second call is at a timestep that it takes for the first one's, and LMS
-# takes as high an order as if it had made the steps before.
+# Begun in the middle, two are wrong in diffusers: PNDM's second call is at a timestep that it takes for the first one's, and
+# LMS takes as high an order as if it had made the steps before.
 @pytest.mark.parametrize("name", sorted(set(stock_samplers()) - {"PNDMScheduler", "LMSDiscreteScheduler"}))
 def test_latents_with_an_init_are_those_of_diffusers_own_loop(name: str) -> None:
     space, init = ModelSpace(TABLE), unit_noise(TINY, seed=4)
