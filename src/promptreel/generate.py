@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,12 +130,13 @@ def write_video(
     init: Init | None = None,
 ) -> None:
     """Makes the video and puts it at `output`; an older file there is replaced only by a whole new one."""
-    from promptreel.worker.video_job import make_video  # noqa: PLC0415 - takes torch seconds to load, wrong parameters are told first
+    from promptreel.worker.video_job import Makers, make_video  # noqa: PLC0415 - takes torch seconds, wrong parameters are told first
 
     output.parent.mkdir(parents=True, exist_ok=True)
     beside = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        make_video(params, beside, engine=engine, decoder=decoder, on_progress=on_progress, init=init)
+        makers = Makers(engine, decoder, threading.Semaphore(1))
+        make_video(params, beside, makers=makers, on_progress=on_progress, init=init)
         beside.replace(output)
     finally:
         beside.unlink(missing_ok=True)
