@@ -124,9 +124,9 @@ def test_video_is_turned_upright() -> None:
 @pytest.mark.parametrize(
     ("init", "why"),
     [
-        (Init("image", "png", b""), "is not image/png, as it says"),
-        (Init("image", "png", encode_image(make_bars(), "JPEG")), "is not image/png, as it says"),
-        (Init("video", "mp4", encode_image(make_bars())), "is not video/mp4, as it says"),
+        (Init("image", "png", b""), "cannot be decoded"),
+        (Init("image", "png", encode_image(make_bars(), "JPEG")), "cannot be decoded"),
+        (Init("video", "mp4", encode_image(make_bars())), "cannot be decoded"),
         (Init("image", "png", declare_png(9000, 9000)), "36 million pixels"),
         (Init("image", "png", declare_png(60_000, 60_000)), "36 million pixels"),
         (Init("image", "png", declare_png(20_000, 4)), "16384 on a side"),

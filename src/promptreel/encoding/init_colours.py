@@ -6,7 +6,7 @@ import io
 from functools import cache
 
 import numpy as np
-from av.video.reformatter import Colorspace, ColorPrimaries, ColorTrc
+from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFilter
 
@@ -19,7 +19,11 @@ _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 # Light of a gamut's primaries -> of BT.709's, which are sRGB's: ITU-R BT.2087, and the same for P3 with the white of D65.
 _FROM_BT2020 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]])
 _FROM_P3 = np.array([[1.2249, -0.2249, 0.0], [-0.0421, 1.0421, 0.0], [-0.0196, -0.0786, 1.0983]])
-_GAMUTS = {int(ColorPrimaries.BT2020): _FROM_BT2020, int(ColorPrimaries.SMPTE431): _FROM_P3, int(ColorPrimaries.SMPTE432): _FROM_P3}
+_GAMUTS = {
+    int(ColorPrimaries.BT2020): _FROM_BT2020,
+    int(ColorPrimaries.SMPTE431): _FROM_P3,
+    int(ColorPrimaries.SMPTE432): _FROM_P3,
+}
 _HDR = frozenset({int(ColorTrc.SMPTE2084), int(ColorTrc.ARIB_STD_B67)})
 # As frames name their matrix. Others are rare, or wrong.
 _MATRICES = frozenset({int(Colorspace.ITU709), 4, 5, 6, int(Colorspace.SMPTE240M), int(Colorspace.BT2020)})
@@ -27,7 +31,7 @@ _BT2020_CONSTANT = 10
 
 
 def apply_profile(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """The picture in RGB or RGBA, its colours as its ICC profile means them; one that is broken, or of other colours, is ignored."""
+    """The picture in RGB or RGBA, its colours as its ICC profile means them. One that is broken or does not fit is ignored."""
     has_alpha = picture.has_transparency_data
     if profile is None:
         return picture.convert("RGBA" if has_alpha else "RGB")
@@ -45,7 +49,9 @@ def _convert(picture: Image.Image, profile: bytes) -> Image.Image:
         same = picture if picture.mode == shape else picture.convert(shape)
         try:
             found = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = ImageCms.profileToProfile(same, found, _SRGB, outputMode="RGB", flags=ImageCms.Flags.BLACKPOINTCOMPENSATION)
+            converted = ImageCms.profileToProfile(
+                same, found, _SRGB, outputMode="RGB", flags=ImageCms.Flags.BLACKPOINTCOMPENSATION
+            )
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             continue
         assert converted is not None
@@ -88,12 +94,12 @@ def _to_light(signal: NDArray[np.float64], transfer: int) -> NDArray[np.float64]
     if transfer == ColorTrc.ARIB_STD_B67:
         scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - 0.55991073) / 0.17883277) + 0.28466892) / 12)
         luminance = scene @ np.array([0.2627, 0.6780, 0.0593])
-        return PEAK_NITS * luminance[:, None] ** 0.2 * scene
-    return signal**2.2
+        return np.multiply(scene, PEAK_NITS * luminance[:, None] ** 0.2)
+    return np.power(signal, 2.2)
 
 
 def _compress(nits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """To 0 to 1 of sRGB's white: the highlights are rolled off as in ITU-R BT.2390's EETF, by the brightest of three colours."""
+    """To 0 to 1 of sRGB's white: the highlights are rolled off by the EETF of ITU-R BT.2390, for the brightest of R, G, B."""
     nits = np.clip(nits, 0, None)
     brightest = np.clip(nits.max(axis=1, keepdims=True), 1e-6, PEAK_NITS)
     peak = _to_pq(np.array(PEAK_NITS))
@@ -108,13 +114,13 @@ def _compress(nits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _to_pq(nits: NDArray[np.float64]) -> NDArray[np.float64]:
     power = (nits / 10_000) ** (1305 / 8192)
-    return ((107 / 128 + 2413 / 128 * power) / (1 + 2392 / 128 * power)) ** (2523 / 32)
+    return np.power((107 / 128 + 2413 / 128 * power) / (1 + 2392 / 128 * power), 2523 / 32)
 
 
 def _from_pq(signal: NDArray[np.float64]) -> NDArray[np.float64]:
     power = signal ** (32 / 2523)
-    return 10_000 * (np.maximum(power - 107 / 128, 0) / (2413 / 128 - 2392 / 128 * power)) ** (8192 / 1305)
+    return 10_000 * np.power(np.maximum(power - 107 / 128, 0) / (2413 / 128 - 2392 / 128 * power), 8192 / 1305)
 
 
 def _to_srgb(light: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.power(light, 1 / 2.4) - 0.055)

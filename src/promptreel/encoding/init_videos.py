@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
@@ -173,19 +174,22 @@ def _show(frame: av.VideoFrame, reformatter: VideoReformatter, aspect: Fraction,
     across, down, lies = _read_matrix(frame)
     pixels = _to_rgb(frame, reformatter, size[::-1] if lies else size)
     picture = Image.fromarray(np.ascontiguousarray((pixels.swapaxes(0, 1) if lies else pixels)[::down, ::across]))
-    shown = picture.resize(size, Image.Resampling.BICUBIC, box=_covering_box(picture.size, 1 / aspect if lies else aspect, size))
+    shown = picture.resize(
+        size, Image.Resampling.BICUBIC, box=_covering_box(picture.size, 1 / aspect if lies else aspect, size)
+    )
     table = make_table(frame.color_trc, frame.color_primaries)
     opaque = flatten(shown)
     return np.asarray(opaque.filter(table) if table else opaque)
 
 
 def _read_matrix(frame: av.VideoFrame) -> tuple[int, int, bool]:
-    """A frame's display matrix, to the nearest right angle: steps across and down, after it was laid on its other side or not."""
-    try:
-        matrix = np.frombuffer(bytes(frame.side_data[SideDataType.DISPLAYMATRIX]), "<i4")
-    except KeyError:
-        return 1, 1, False
-    a, b, c, d = (int(matrix[index]) for index in (0, 1, 3, 4))
+    """A frame's display matrix, to the nearest right angle: steps across and down, and whether rows become columns before."""
+    turned = {90: (0, -1, 1, 0), 180: (-1, 0, 0, -1), 270: (0, 1, -1, 0)}
+    a, b, c, d = turned.get(frame.rotation % 360, (1, 0, 0, 1))  # all that is known beside notes that PyAV does not know
+    with suppress(KeyError, ValueError):
+        notes = cast("SideDataContainer", frame.side_data)  # PyAV's own stub names another type
+        matrix = np.frombuffer(bytes(notes[SideDataType.DISPLAYMATRIX]), "<i4")
+        a, b, c, d = (int(matrix[index]) for index in (0, 1, 3, 4))
     if lies := abs(b) + abs(c) > abs(a) + abs(d):
         a, d = c, b
     return -1 if a < 0 else 1, -1 if d < 0 else 1, lies
@@ -206,7 +210,7 @@ def _to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, size: tuple[int
 
 
 def _covering_box(picture: tuple[int, int], aspect: Fraction, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The greatest part around a picture's centre that is of the shape of `size` when its pixels are as wide as `aspect` says."""
+    """The greatest part around a picture's centre that has the shape of `size`, for pixels `aspect` times as wide as high."""
     width = min(float(picture[0]), picture[1] * size[0] / size[1] / float(aspect))
     height = min(float(picture[1]), picture[0] * float(aspect) * size[1] / size[0])
     left, top = (picture[0] - width) / 2, (picture[1] - height) / 2

@@ -16,7 +16,7 @@ def strip(data: bytes) -> bytes:
     at = _SIGNATURE
     while at + 8 <= len(data):
         name, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4])
-        if end > len(data) or name in _KEPT and (name not in {b"iCCP", b"eXIf"} or _is_sound(data[at:end])):
+        if end > len(data) or (name in _KEPT and (name not in {b"iCCP", b"eXIf"} or _is_sound(data[at:end]))):
             kept.append(data[at:end])
         if name == b"IEND":
             break
