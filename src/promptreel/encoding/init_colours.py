@@ -59,13 +59,14 @@ def _convert(picture: Image.Image, profile: bytes) -> Image.Image:
     return picture.convert("RGB")
 
 
-def guess_matrix(colorspace: int, *, width: int, height: int) -> int:
-    """A frame's own matrix, if it names one that there is; else what players take for its size: BT.709 from 720p on."""
+def guess_matrix(colorspace: int, *, codec: str, size: tuple[int, int]) -> int:
+    """A frame's own matrix, if it names one that there is; else what players take: BT.709 from 720p on, but for VP8 (RFC 6386)."""
     if colorspace == _BT2020_CONSTANT:
         return int(Colorspace.BT2020)
     if colorspace in _MATRICES:
         return colorspace
-    return int(Colorspace.ITU709 if width >= 1280 or height > 576 else Colorspace.ITU601)
+    is_hd = size[0] >= 1280 or size[1] > 576
+    return int(Colorspace.ITU709 if is_hd and codec != "vp8" else Colorspace.ITU601)
 
 
 def make_table(transfer: int, primaries: int) -> ImageFilter.Color3DLUT | None:
@@ -94,8 +95,10 @@ def _to_light(signal: NDArray[np.float64], transfer: int) -> NDArray[np.float64]
     if transfer == ColorTrc.ARIB_STD_B67:
         scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - 0.55991073) / 0.17883277) + 0.28466892) / 12)
         luminance = scene @ np.array([0.2627, 0.6780, 0.0593])
-        return np.multiply(scene, PEAK_NITS * luminance[:, None] ** 0.2)
-    return np.power(signal, 2.2)
+        nits: NDArray[np.float64] = PEAK_NITS * luminance[:, None] ** 0.2 * scene
+        return nits
+    light: NDArray[np.float64] = signal**2.2
+    return light
 
 
 def _compress(nits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -114,13 +117,16 @@ def _compress(nits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _to_pq(nits: NDArray[np.float64]) -> NDArray[np.float64]:
     power = (nits / 10_000) ** (1305 / 8192)
-    return np.power((107 / 128 + 2413 / 128 * power) / (1 + 2392 / 128 * power), 2523 / 32)
+    signal: NDArray[np.float64] = ((107 / 128 + 2413 / 128 * power) / (1 + 2392 / 128 * power)) ** (2523 / 32)
+    return signal
 
 
 def _from_pq(signal: NDArray[np.float64]) -> NDArray[np.float64]:
     power = signal ** (32 / 2523)
-    return 10_000 * np.power(np.maximum(power - 107 / 128, 0) / (2413 / 128 - 2392 / 128 * power), 8192 / 1305)
+    nits: NDArray[np.float64] = 10_000 * (np.maximum(power - 107 / 128, 0) / (2413 / 128 - 2392 / 128 * power)) ** (8192 / 1305)
+    return nits
 
 
 def _to_srgb(light: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.power(light, 1 / 2.4) - 0.055)
+    signal: NDArray[np.float64] = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return signal

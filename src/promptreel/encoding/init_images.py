@@ -27,7 +27,7 @@ MAX_SCANS = 64
 MAX_CROP_PIXELS = 16_000_000
 CHECK_SIZE = (64, 64)
 _WEBP_BYTES_A_PIXEL = 17  # Pillow plays it, on two canvases and with a copy
-_AVIF_BYTES_A_PIXEL = 18  # its planes of 16 bits, and three copies in colours
+_AVIF_BYTES_A_PIXEL = 20  # four planes of 16 bits, and three copies in colours
 _ORIENTATION = 0x0112  # of EXIF: how a picture is brought upright
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

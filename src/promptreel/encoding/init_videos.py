@@ -157,6 +157,9 @@ def _timed_frames(container: InputContainer, stream: VideoStream) -> Iterator[tu
     for frame, _ in zip(container.decode(stream), range(MAX_FRAMES), strict=False):
         _check_pixels(pixels := pixels + frame.width * frame.height)
         if frame.pts is not None and frame.time_base is not None:
+            if not frame.format.is_rgb:
+                codec, size = stream.codec.canonical_name, (frame.width, frame.height)
+                frame.colorspace = guess_matrix(frame.colorspace, codec=codec, size=size)
             yield frame.pts * frame.time_base, frame
 
 
@@ -200,8 +203,6 @@ def _to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, size: tuple[int
 
     That takes a third of the time.
     """
-    if not frame.format.is_rgb:
-        frame.colorspace = guess_matrix(frame.colorspace, width=frame.width, height=frame.height)
     share = max(1, min(frame.width // size[0], frame.height // size[1]) // 2)
     wanted = {"width": frame.width // share, "height": frame.height // share}
     layout = "rgba" if any(component.is_alpha for component in frame.format.components) else "rgb24"
