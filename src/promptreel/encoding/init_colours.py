@@ -60,7 +60,7 @@ def _convert(picture: Image.Image, profile: bytes) -> Image.Image:
 
 
 def guess_matrix(colorspace: int, *, codec: str, size: tuple[int, int]) -> int:
-    """A frame's own matrix, if it names one that there is; else what players take: BT.709 from 720p on, but for VP8 (RFC 6386)."""
+    """A frame's own matrix, if it names one that there is; else what players take: BT.709 from 720p on, but never for VP8."""
     if colorspace == _BT2020_CONSTANT:
         return int(Colorspace.BT2020)
     if colorspace in _MATRICES:
@@ -112,7 +112,8 @@ def _compress(nits: NDArray[np.float64]) -> NDArray[np.float64]:
     t = np.clip((level - knee) / (1 - knee), 0, 1)
     rolled = (2 * t**3 - 3 * t**2 + 1) * knee + (t**3 - 2 * t**2 + t) * (1 - knee) + (-2 * t**3 + 3 * t**2) * most
     wanted = _from_pq(np.where(level < knee, level, rolled) * peak)
-    return np.clip(nits / brightest * wanted / WHITE_NITS, 0, 1)
+    share: NDArray[np.float64] = np.clip(nits / brightest * wanted / WHITE_NITS, 0, 1)
+    return share
 
 
 def _to_pq(nits: NDArray[np.float64]) -> NDArray[np.float64]:
