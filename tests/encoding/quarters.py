@@ -11,6 +11,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 from PIL import Image, ImageCms
 
 COLOURS = ((200, 40, 40), (40, 160, 60), (40, 60, 190), (220, 200, 50))
@@ -195,6 +196,21 @@ def lay(mp4: bytes, matrix: tuple[int, int, int, int]) -> bytes:
     at = mp4.index(b"tkhd") + 44
     a, b, c, d = (value * 0x10000 for value in matrix)
     return mp4[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 0x40000000) + mp4[at + 36 :]
+
+
+def retag(mp4: bytes, *, primaries: int, transfer: int, matrix: int) -> bytes:
+    """A file of H.264 with other tags in its stream, which encoders refuse to write if they name nothing."""
+    tags = f"colour_primaries={primaries}:transfer_characteristics={transfer}:matrix_coefficients={matrix}"
+    file = io.BytesIO()
+    with av.open(io.BytesIO(mp4)) as source, av.open(file, "w", format="mp4") as target:
+        old = source.streams.video[0]
+        new = target.add_stream_from_template(old)
+        tagging = BitStreamFilterContext(f"h264_metadata={tags}", old, new)
+        for packet in source.demux(old):
+            for tagged in tagging.filter(packet if packet.size else None):
+                tagged.stream = new
+                target.mux(tagged)
+    return file.getvalue()
 
 
 def to_light(srgb: np.ndarray) -> np.ndarray:
