@@ -179,7 +179,7 @@ def _to_8_bits(picture: Image.Image) -> Image.Image:
     clear = picture.info.get("transparency")
     if clear is None:
         return grey
-    return Image.merge("LA", [grey, Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))])
+    return Image.merge("LA", [grey, Image.fromarray(np.where(values == clear, np.uint8(0), np.uint8(255)))])
 
 
 def _orientation(picture: Image.Image) -> int:
