@@ -168,4 +168,14 @@ def test_endings_are_recognised_by_the_first_bytes() -> None:
         "webp",
         "gif",
     ]
+    boxes = {
+        b"ftypisom": "mp4",
+        b"ftypqt  ": "mov",
+        b"wide\0\0\0\0": "mov",
+        b"ftypavif": "avif",
+        b"ftypavis": "avif",
+        b"ftypheic": None,
+    }
+    assert [recognise(b"\0\0\0\x10" + start + bytes(64)) for start in boxes] == list(boxes.values())
+    assert recognise(b"\0\0\0\x18ftypmif1\0\0\0\0miafavif") == "avif"  # whose first name is that of a family
     assert [recognise(data) for data in (b"", b"RIFF1234WAVE", b"<svg>", b"\0" * 64)] == [None] * 4

@@ -152,6 +152,13 @@ def tiff() -> bytes:
     return file.getvalue()
 
 
+def avif() -> bytes:
+    """Of one colour: 16 million pixels in less than a kilobyte."""
+    file = io.BytesIO()
+    Image.new("RGB", (4000, 4000), "red").save(file, "AVIF", speed=10, quality=10)
+    return file.getvalue()
+
+
 # Videos
 
 
@@ -320,7 +327,8 @@ PICTURES = [
         gif_of_50000_frames_as_picture=(partial(gif, 50_000, width=16, height=16), "init_image"),
         page_behind_a_gif=(lambda: gif(3, width=64, height=64) + b"<script>/*", "init_video"),
     ),
-    *cases(refuse_reference, "image/tiff", tiff=(tiff, "must be one of")),
+    *cases(refuse_reference, "image/tiff", tiff=(tiff, "This is TIFF: save it as PNG or JPEG.")),
+    *cases(refuse_reference, "image/avif", avif_of_16_megapixels=(avif, million(12))),
 ]
 
 VIDEO_FILES = [
