@@ -115,7 +115,7 @@ def test_generate_starts_from_a_picture_or_a_video(tmp_path: Path) -> None:
     ("content", "why"),
     [
         (None, "cannot be read: No such file"),
-        (b"hello", "is none of png, jpg, webp, gif, mp4, webm"),
+        (b"hello", "must be one of video/mp4, video/webm"),
         (b"GIF89a", "init video"),
         (webp_of_one_colour(6000, 6000), "must not be greater than 14 million pixels"),
     ],

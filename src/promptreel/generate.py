@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptreel.client import Client, VideoOptions
+from promptreel.encoding import inits as encoded
 from promptreel.encoding.decoder import Decoder
-from promptreel.encoding.inits import recognise
-from promptreel.errors import InitUnusable, InvalidParams, PromptreelError
+from promptreel.errors import InvalidParams, PromptreelError
 from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
-from promptreel.media import INIT_TYPES, Init
+from promptreel.media import Init
 from promptreel.models.prompts import enhance_prompt
 from promptreel.models.registry import ModelCard
 from promptreel.remote import RemoteModel, RemoteVideo
@@ -111,11 +111,7 @@ def read_init(path: Path, decoder: Decoder) -> Init:
         data = path.read_bytes()
     except OSError as error:
         raise InvalidParams({"init": [f"The init {str(path)!r} cannot be read: {error.strerror}."]}) from error
-    ending = recognise(data)
-    if ending is None:
-        kinds = [ending for endings in INIT_TYPES.values() for ending in endings]
-        raise InitUnusable(f"The init {str(path)!r} is none of {', '.join(dict.fromkeys(kinds))}.")
-    init = Init("video" if ending in INIT_TYPES["video"] else "image", ending, data)
+    init = encoded.read_init(data, ["video", "image"], named=f"init {str(path)!r}")
     decoder.check(init)
     return init
 
