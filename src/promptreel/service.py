@@ -7,10 +7,12 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from ipaddress import ip_address
 
 from promptreel.bootstrap import build_database_of_service, build_deliveries, build_jobs, build_keys, environment_of, new_owner
 from promptreel.errors import PASSING, BadConfiguration
+from promptreel.jobs.store import JobStore
 from promptreel.settings import Settings, name_links
 from promptreel.worker.supervisor import ChildSpec, Supervisor
 
@@ -59,11 +61,19 @@ def run_service(settings: Settings, *, stop: threading.Event) -> None:
     def announce() -> None:
         print(f"Promptreel is ready on {url} (documentation: {url}/docs, data: {settings.data_dir})", flush=True)  # noqa: T201
 
-    specs = [_api(settings, listener), _courier(settings, free_deliveries), *_workers(settings, free_leases)]
+    specs = [
+        _api(settings, listener),
+        _courier(settings, free_deliveries),
+        *_workers(settings, free_leases, partial(_is_live, jobs)),
+    ]
     try:
         Supervisor(specs, new_owner=new_owner, stop=stop).run(is_ready=is_ready, on_ready=announce)
     finally:
         listener.close()
+
+
+def _is_live(jobs: JobStore, owner: str) -> bool:
+    return any(worker.id == owner for worker in jobs.live_workers())
 
 
 def _api(settings: Settings, listener: socket.socket) -> ChildSpec:
@@ -86,13 +96,15 @@ def _courier(settings: Settings, free_deliveries: Callable[[str], None]) -> Chil
     )
 
 
-def _workers(settings: Settings, free_leases: Callable[[str], None]) -> list[ChildSpec]:
+def _workers(settings: Settings, free_leases: Callable[[str], None], is_heard: Callable[[str], bool]) -> list[ChildSpec]:
     return [
         ChildSpec(
             name=f"worker {number}",
             command=lambda owner: _promptreel("worker", "--owner", owner),
             environment=environment_of(settings),
             on_death=free_leases,
+            is_heard=is_heard,
+            patience_seconds=settings.stall_seconds,
         )
         for number in range(1, settings.workers + 1)
     ]
