@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 THREADS = "1"
 
 FLOWS = PurePosixPath("tests/flows")
-HOSTILE = PurePosixPath("tests/hostile")
 OF_THE_CALLING_SERVICE = {FLOWS / "test_crashes.py", FLOWS / "test_wall_clock.py", FLOWS / "test_webhooks.py"}
 WITHOUT_SERVICE = {FLOWS / "test_demo.py", FLOWS / "test_busy_machine.py"}
 
@@ -29,8 +28,6 @@ class TestsOfAServiceTogether(LoadScopeScheduling):
         file = PurePosixPath(nodeid.partition("::")[0])
         if file in OF_THE_CALLING_SERVICE:
             return "calling service"
-        if file.parent == HOSTILE:
-            return "hostile service"
         return "service" if file.parent == FLOWS and file not in WITHOUT_SERVICE else nodeid
 
 

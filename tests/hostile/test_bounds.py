@@ -1,7 +1,8 @@
 """Whatever a stranger sends costs a real service no more than a bounded amount of memory and time, and stops nobody else.
 
-The cases are those of every file of this folder. A case whose answer is wrong fails at once; one that broke a bound is tried
-again, since a busy machine can break a bound too, but not one time after the other.
+`make hostile` runs it; it takes about two minutes. The cases are those of every file of this folder. A case whose answer is
+wrong fails at once; one that broke a bound is tried again, since a busy machine can break a bound too, but not one time after
+the other.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from tests.flows.service import SHORT, Service
 from tests.hostile.case import HostileCase
 from tests.hostile.measure import Watch
 from tests.waiting import LONGEST_SECONDS
+
+pytestmark = pytest.mark.hostile
 
 BOUNDS = {"most_mb": 300.0, "most_log_kb": 300.0, "most_seconds": 10.0, "most_health_seconds": 1.0}
 TRIES = 3
