@@ -47,15 +47,27 @@ BUILT_IN_MODELS = Path(__file__).parent / "models" / "built_in"
 
 def build_database(settings: Settings) -> Database:
     """The tables, created or migrated if need be. Waits for no writer if there is no need."""
+    make_data_dir(settings)
+    database = open_database(settings.database)
+    migrate(database)
+    return database
+
+
+def find_database(settings: Settings) -> Database:
+    """The same for who only looks. Raises BadConfiguration if there is none, and makes nothing."""
+    database = open_database(settings.database, create=False)
+    migrate(database)
+    return database
+
+
+def make_data_dir(settings: Settings) -> None:
+    """For its owner alone, if it is not there yet; the rights of one that is are its owner's business."""
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise BadConfiguration(
             f"The data directory {settings.data_dir} cannot be made: {error.strerror}. Give another --data-dir."
         ) from error
-    database = open_database(settings.database)
-    migrate(database)
-    return database
 
 
 def build_database_of_service(settings: Settings) -> Database:
