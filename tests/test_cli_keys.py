@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import re
 import socket
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from promptreel.errors import ApiKeyNotFound, BadConfiguration
 from promptreel.jobs.keys import KeyLimits
 from promptreel.service import is_loopback, run_service
 from promptreel.settings import load_settings
+from promptreel.worker.supervisor import Stop
 
 Run = Callable[..., str]
 
@@ -61,7 +61,7 @@ def test_service_that_others_could_reach_does_not_start_without_a_key(tmp_path: 
     settings = load_settings(host="0.0.0.0", port=0, data_dir=tmp_path)
 
     with pytest.raises(BadConfiguration, match="promptreel keys create NAME"):
-        run_service(settings, stop=threading.Event())
+        run_service(settings, stop=Stop())
 
 
 def test_revoked_key_does_not_let_the_service_start(run: Run, tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_revoked_key_does_not_let_the_service_start(run: Run, tmp_path: Path) ->
     run("revoke", "1")
 
     with pytest.raises(BadConfiguration, match="there is no API key"):
-        run_service(load_settings(host="0.0.0.0", port=0, data_dir=tmp_path), stop=threading.Event())
+        run_service(load_settings(host="0.0.0.0", port=0, data_dir=tmp_path), stop=Stop())
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ inside the functions that build a worker or an engine, so that the api and the c
 
 from __future__ import annotations
 
+import logging
 import secrets
 import socket
 import threading
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
     from promptreel.generation.engine import Engine
     from promptreel.worker.worker import Worker
+
+log = logging.getLogger(__name__)
 
 BUILT_IN_MODELS = Path(__file__).parent / "models" / "built_in"
 
@@ -155,6 +158,7 @@ def build_engine(settings: Settings) -> Engine:
 def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Worker:
     # before torch's seconds: what is wrong with the data directory is told at once
     jobs = build_jobs(settings, build_database_of_service(settings))
+    log.info("worker %s loads PyTorch", owner)
     from promptreel.worker.footprint import Room, machine_memory
     from promptreel.worker.worker import Worker
 

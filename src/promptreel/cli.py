@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
@@ -37,6 +36,7 @@ from promptreel.logs import set_up_logging
 from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.remote import RemoteVideo
 from promptreel.settings import Settings, load_settings
+from promptreel.worker.supervisor import Stop
 
 if TYPE_CHECKING:
     from promptreel.encoding.decoder import Decoder
@@ -89,10 +89,10 @@ def worker(data_dir: DataDir = None, owner: Annotated[str | None, typer.Option(h
     """Run one worker alone, on the same data directory or database as a service elsewhere."""
     settings = load_settings(data_dir=data_dir)
     set_up_logging(settings.log_level)
-    stop = threading.Event()
-    built = build_worker(settings, owner=owner or new_owner(), stop=stop)  # takes seconds, in which a signal ends it at once
-    _set_on_signals(stop)
-    built.run()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it is warm, it has nothing in hand: a signal ends it at once
+    stop = Stop()
+    built = build_worker(settings, owner=owner or new_owner(), stop=stop)
+    built.run(on_warm=lambda: _set_on_signals(stop))
 
 
 @app.command(hidden=True)
@@ -265,19 +265,21 @@ def _spell(time: datetime) -> str:
     return f"{time:%Y-%m-%d %H:%M:%S}"
 
 
-def _stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and SIGINT set."""
-    stop = threading.Event()
+def _stop_on_signals() -> Stop:
+    """What SIGTERM and SIGINT set, and SIGHUP, as when a terminal is closed, unless that was to be ignored (nohup)."""
+    stop = Stop()
     _set_on_signals(stop)
     return stop
 
 
-def _set_on_signals(stop: threading.Event) -> None:
-    def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
+def _set_on_signals(stop: Stop) -> None:
+    def ask_to_stop(number: int, _frame: FrameType | None) -> None:
+        stop.because(f"it got {signal.Signals(number).name}")
 
     signal.signal(signal.SIGTERM, ask_to_stop)
     signal.signal(signal.SIGINT, ask_to_stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, ask_to_stop)
 
 
 @contextmanager

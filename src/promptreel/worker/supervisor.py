@@ -28,6 +28,16 @@ STEADY_SECONDS = 60.0
 LONGEST_PAUSE_SECONDS = 30.0
 
 
+class Stop(threading.Event):
+    """Set to end a process in order; `reason` is for its log, and is kept here because a signal handler must not write one."""
+
+    reason = "it was asked to"
+
+    def because(self, reason: str) -> None:
+        self.reason = reason
+        self.set()
+
+
 @dataclass(frozen=True)
 class ChildSpec:
     """One process to keep alive. `command` is called with a fresh owner name at each start; `on_death` with the dead one's."""
@@ -52,7 +62,7 @@ class _Child:
 class Supervisor:
     """Keeps children alive until `stop` is set. Restarts wait twice as long after each quick death, 30 s at most."""
 
-    def __init__(self, specs: Sequence[ChildSpec], *, new_owner: Callable[[], str], stop: threading.Event) -> None:
+    def __init__(self, specs: Sequence[ChildSpec], *, new_owner: Callable[[], str], stop: Stop) -> None:
         self._children = [_Child(spec) for spec in specs]
         self._untold: list[tuple[ChildSpec, str]] = []
         self._new_owner = new_owner
@@ -71,8 +81,13 @@ class Supervisor:
                     announced = True
                     on_ready()
                 self._stop.wait(CHECK_SECONDS)
+            log.info("the service stops: %s", self._stop.reason)
+        except Exception as error:
+            log.error("the service stops because of an error: %r", error)  # noqa: TRY400 - it goes on up, with its traceback
+            raise
         finally:
             self._stop_all()
+            log.info("the service has stopped")
 
     def _keep_alive(self, child: _Child) -> None:
         if child.process is None:
