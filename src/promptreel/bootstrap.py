@@ -19,6 +19,7 @@ from promptreel.api.callers import Callers
 from promptreel.api.dialects.webhooks import to_webhook
 from promptreel.api.services import AppParts
 from promptreel.encoding.decoder import MOST_WAITING, PATIENCE_SECONDS, Decoder
+from promptreel.encoding.mp4 import ENCODER_THREADS
 from promptreel.errors import BadConfiguration
 from promptreel.fetching.fetcher import AT_ONCE as FETCHES_AT_ONCE
 from promptreel.fetching.fetcher import SafeFetcher
@@ -172,7 +173,7 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
         decoder=Decoder(),
         scratch=settings.data_dir / "scratch",
         lease_seconds=settings.lease_seconds,
-        room=Room(settings.jobs_at_once, memory),
+        room=Room(settings.jobs_at_once, memory, encoders=max(1, settings.threads_per_worker // ENCODER_THREADS)),
         stall_seconds=settings.stall_seconds,
         stop=stop,
     )

@@ -16,7 +16,6 @@
     ├── DecoderBusy           decoder_busy          too many pictures and videos wait to be checked; a later try may succeed
     ├── NotAvailable          not_available         what the hosted service did and this one does not
     ├── BadConfiguration      bad_configuration     this machine or its settings; start-up refuses
-    ├── DeviceLost            device_lost           a worker's device answers no more; its process ends, and its jobs do not
     ├── RemoteFailed          remote_failed         what a client asked of a server elsewhere did not come about
     │   ├── ServerUnreachable     server_unreachable
     │   ├── RequestRefused        request_refused       or whatever code the server gave
@@ -29,6 +28,7 @@
         ├── EncodingFailed        encoding_failed
         ├── StorageFailed         storage_failed
         │   └── DiskFull              disk_full             of a request too; a later try may succeed
+        ├── DeviceLost            device_lost           of `generate` alone: a worker ends, and its jobs are tried again
         └── WorkerLost            worker_lost
 
 `code` is a promise and may be compared; a message may change. Foreign exceptions become one of these where they enter.
@@ -155,12 +155,6 @@ class BadConfiguration(PromptreelError):
     code = "bad_configuration"
 
 
-class DeviceLost(PromptreelError):
-    """The device failed in a way that only a new process gets over. A worker ends with it; its jobs keep their other lives."""
-
-    code = "device_lost"
-
-
 class RemoteFailed(PromptreelError):
     """What a client asked of a server elsewhere did not come about (client.py)."""
 
@@ -240,6 +234,12 @@ class DiskFull(StorageFailed):
 
     code = "disk_full"
     retry_after = 30
+
+
+class DeviceLost(JobFailed):
+    """The device failed in a way that only a new process gets over. A worker ends with it; its jobs keep their other lives."""
+
+    code = "device_lost"
 
 
 class WorkerLost(JobFailed):

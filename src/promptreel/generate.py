@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptreel.client import Client, VideoOptions
+from promptreel.encoding import inits as encoded
 from promptreel.encoding.decoder import Decoder
-from promptreel.encoding.inits import recognise
-from promptreel.errors import InitUnusable, InvalidParams, PromptreelError
+from promptreel.errors import InvalidParams, PromptreelError
 from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
-from promptreel.media import INIT_TYPES, Init
+from promptreel.media import Init
 from promptreel.models.prompts import enhance_prompt, find_unknown_words
 from promptreel.models.registry import ModelCard
 from promptreel.remote import RemoteModel, RemoteVideo
@@ -129,11 +130,7 @@ def read_init(path: Path, decoder: Decoder) -> Init:
         data = path.read_bytes()
     except OSError as error:
         raise InvalidParams({"init": [f"The init {str(path)!r} cannot be read: {error.strerror}."]}) from error
-    ending = recognise(data)
-    if ending is None:
-        kinds = [ending for endings in INIT_TYPES.values() for ending in endings]
-        raise InitUnusable(f"The init {str(path)!r} is none of {', '.join(dict.fromkeys(kinds))}.")
-    init = Init("video" if ending in INIT_TYPES["video"] else "image", ending, data)
+    init = encoded.read_init(data, ["video", "image"], named=f"init {str(path)!r}")
     decoder.check(init)
     return init
 
@@ -148,11 +145,12 @@ def write_video(
     init: Init | None = None,
 ) -> None:
     """Makes the video and puts it at `output`; an older file there is replaced only by a whole new one."""
-    from promptreel.worker.video_job import make_video  # noqa: PLC0415 - takes torch seconds to load, wrong parameters are told first
+    from promptreel.worker.video_job import Makers, make_video  # noqa: PLC0415 - takes torch seconds, wrong parameters are told first
 
     beside = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        make_video(params, beside, engine=engine, decoder=decoder, on_progress=on_progress, init=init)
+        makers = Makers(engine, decoder, threading.Semaphore(1))
+        make_video(params, beside, makers=makers, on_progress=on_progress, init=init)
         beside.replace(output)
     finally:
         beside.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from ipaddress import ip_address
 
 from promptreel.bootstrap import (
@@ -22,6 +23,8 @@ from promptreel.bootstrap import (
     new_owner,
 )
 from promptreel.errors import PASSING, BadConfiguration
+from promptreel.jobs.keys import KeyStore
+from promptreel.jobs.store import JobStore
 from promptreel.settings import Settings, name_links
 from promptreel.worker.supervisor import ChildSpec, Stop, Supervisor
 
@@ -56,11 +59,8 @@ def _run_alone(settings: Settings, *, stop: Stop) -> None:
     jobs, deliveries = build_jobs(settings, database), build_deliveries(settings, database)
     listener = _listen(settings.host, settings.port)
     url = _url_of(listener)
-    if not is_loopback(listener) and not build_keys(settings, database).any_active():
-        raise BadConfiguration(
-            f"{url} can be reached by other machines, and there is no API key: everyone who reaches it could use it. "
-            "Make a key with `promptreel keys create NAME`, or listen on 127.0.0.1."
-        )
+    if not is_loopback(listener):
+        _refuse_without_key(url, build_keys(settings, database))
 
     def free_leases(owner: str) -> None:
         if freed := jobs.free_owner(owner):
@@ -82,11 +82,27 @@ def _run_alone(settings: Settings, *, stop: Stop) -> None:
         print(f"Promptreel is ready on {url} (documentation: {url}/docs, data: {settings.data_dir})", flush=True)  # noqa: T201
 
     log.info("listening on %s; the workers load the model and measure it first, up to a minute on a slow machine", url)
-    specs = [_api(settings, listener), _courier(settings, free_deliveries), *_workers(settings, free_leases)]
+    specs = [
+        _api(settings, listener),
+        _courier(settings, free_deliveries),
+        *_workers(settings, free_leases, partial(_is_live, jobs)),
+    ]
     try:
         Supervisor(specs, new_owner=new_owner, stop=stop).run(is_ready=is_ready, on_ready=announce)
     finally:
         listener.close()
+
+
+def _is_live(jobs: JobStore, owner: str) -> bool:
+    return any(worker.id == owner for worker in jobs.live_workers())
+
+
+def _refuse_without_key(url: str, keys: KeyStore) -> None:
+    if not keys.any_active():
+        raise BadConfiguration(
+            f"{url} can be reached by other machines, and there is no API key: everyone who reaches it could use it. "
+            "Make a key with `promptreel keys create NAME`, or listen on 127.0.0.1."
+        )
 
 
 class _Warmth:
@@ -154,13 +170,15 @@ def _courier(settings: Settings, free_deliveries: Callable[[str], None]) -> Chil
     )
 
 
-def _workers(settings: Settings, free_leases: Callable[[str], None]) -> list[ChildSpec]:
+def _workers(settings: Settings, free_leases: Callable[[str], None], is_heard: Callable[[str], bool]) -> list[ChildSpec]:
     return [
         ChildSpec(
             name=f"worker {number}",
             command=lambda owner: _promptreel("worker", "--owner", owner),
             environment=environment_of(settings),
             on_death=free_leases,
+            is_heard=is_heard,
+            patience_seconds=settings.stall_seconds,
         )
         for number in range(1, settings.workers + 1)
     ]

@@ -113,8 +113,7 @@ def make_noise() -> np.ndarray:
         ({"init_image": "data:image/png;base64,iVBOR*w0KGg"}, "init_image", "The init image is not valid base64."),
         ({"init_image": "http://127.0.0.1/a.png"}, "init_image", "127.0.0.1 is not on the public internet"),
         ({"init_video": "http://169.254.169.254/a.mp4"}, "init_video", "169.254.169.254 is not on the public internet"),
-        ({"init_image": data_uri("image/png", b"hello")}, "init_image", "The init image is not image/png, as it says"),
-        ({"init_video": data_uri("video/webm", MP4)}, "init_video", "The init video is not video/webm, as it says"),
+        ({"init_image": data_uri("image/png", b"hello")}, "init_image", "The init image must be one of image/png, image"),
         ({"init_video": data_uri("video/mp4", MP4[:40])}, "init_video", "The init video cannot be decoded"),
         ({"init_image": "x", "init_video": "y"}, "init_video", "Send init_image or init_video, not both."),
     ],
@@ -213,8 +212,8 @@ def test_init_is_fetched_from_a_url(
     [
         ("init_image", "missing.png", "answered with status 404"),
         ("init_image", "fake.png", "The init image must be one of"),
-        ("init_image", "a.mp4", "The URL's Content-Type is none of those that can be used"),
-        ("init_image", "page.html", "The URL's Content-Type is none of those that can be used"),
+        ("init_image", "a.mp4", "The init image must be one of"),
+        ("init_image", "page.html", "This is a web page: use the address of the file itself."),
     ],
 )
 def test_url_that_names_no_init_is_refused(

@@ -124,9 +124,9 @@ def test_video_is_turned_upright() -> None:
 @pytest.mark.parametrize(
     ("init", "why"),
     [
-        (Init("image", "png", b""), "is not image/png, as it says"),
-        (Init("image", "png", encode_image(make_bars(), "JPEG")), "is not image/png, as it says"),
-        (Init("video", "mp4", encode_image(make_bars())), "is not video/mp4, as it says"),
+        (Init("image", "png", b""), "cannot be decoded"),
+        (Init("image", "png", encode_image(make_bars(), "JPEG")), "cannot be decoded"),
+        (Init("video", "mp4", encode_image(make_bars())), "cannot be decoded"),
         (Init("image", "png", declare_png(9000, 9000)), "36 million pixels"),
         (Init("image", "png", declare_png(60_000, 60_000)), "36 million pixels"),
         (Init("image", "png", declare_png(20_000, 4)), "16384 on a side"),
@@ -168,4 +168,14 @@ def test_endings_are_recognised_by_the_first_bytes() -> None:
         "webp",
         "gif",
     ]
+    boxes = {
+        b"ftypisom": "mp4",
+        b"ftypqt  ": "mov",
+        b"wide\0\0\0\0": "mov",
+        b"ftypavif": "avif",
+        b"ftypavis": "avif",
+        b"ftypheic": None,
+    }
+    assert [recognise(b"\0\0\0\x10" + start + bytes(64)) for start in boxes] == list(boxes.values())
+    assert recognise(b"\0\0\0\x18ftypmif1\0\0\0\0miafavif") == "avif"  # whose first name is that of a family
     assert [recognise(data) for data in (b"", b"RIFF1234WAVE", b"<svg>", b"\0" * 64)] == [None] * 4

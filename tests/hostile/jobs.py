@@ -107,7 +107,7 @@ CASES = [
             ("a_number_of_many_digits", "num_frames", "9" * 5_000),
             ("no_number", "guidance_scale", float("nan")),
             ("endless_guidance", "guidance_scale", float("inf")),
-            ("just_too_little_guidance", "guidance_scale", 0.99),
+            ("just_too_little_guidance", "guidance_scale", -1e-9),
             ("negative_strength", "strength", -1e-9),
             ("a_seed_too_large", "seed", 2**32),
             ("an_unknown_scheduler", "scheduler", "A" * 1_000),

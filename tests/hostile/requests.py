@@ -7,6 +7,7 @@ import json
 import re
 import resource
 import socket
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -34,12 +35,19 @@ MANY = 1124
 
 
 def body_case(
-    name: str, make: Callable[[], bytes], said: str, *, kind: str = "application/json", path: str = VIDEOS
+    name: str,
+    make: Callable[[], bytes],
+    said: str,
+    *,
+    kind: str = "application/json",
+    path: str = VIDEOS,
+    encoding: str = "identity",
 ) -> HostileCase:
     """A body that must be refused, with these words in the answer."""
+    headers = {"Content-Type": kind, "Content-Encoding": encoding}
 
     def attack(service: Service) -> None:
-        answer = service.client.post(service.url + path, content=make(), headers={"Content-Type": kind})
+        answer = service.client.post(service.url + path, content=make(), headers=headers)
         assert said in answer.text, answer.text[:300]
         assert answer.status_code < 500
 
@@ -48,6 +56,13 @@ def body_case(
 
 def fill(pattern: bytes, size: int = LARGE) -> bytes:
     return pattern * (size // len(pattern))
+
+
+def packed(size: int) -> bytes:
+    """So many equal bytes, compressed piece by piece."""
+    packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
+    piece = b"a" * MEGABYTE
+    return b"".join(packer.compress(piece) for _ in range(size // MEGABYTE)) + packer.flush()
 
 
 def in_prompt(text: bytes) -> bytes:
@@ -75,7 +90,11 @@ JSON_BODIES = [
     body_case(
         "lists where no picture is taken", lambda: b"[" + fill(b"[],", 250_000) + b"[]]", "Invalid API Request", path=FETCH
     ),
-    body_case("body with an unknown compression", lambda: gzip.compress(fill(b"a")), "not"),
+    body_case("body that is compressed and does not say so", lambda: gzip.compress(fill(b"a")), "The prompt field is required"),
+    body_case("body with an unknown compression", lambda: fill(b"a"), "are not read: send gzip", encoding="br"),
+    body_case("gigabyte in a megabyte", lambda: packed(1024 * MEGABYTE), "larger than 36 MB", encoding="gzip"),
+    body_case("compressed lists", lambda: gzip.compress(b"[" + fill(b"[],") + b"[]]"), "more than 50000", encoding="gzip"),
+    body_case("body that ends amid its compression", lambda: packed(MEGABYTE)[:500], "not", encoding="gzip"),
 ]
 
 

@@ -75,7 +75,7 @@ def supervised(*specs: ChildSpec, ready_at: int = 10**6) -> Iterator[list[str]]:
         seen.update(current - {""})
         return len(seen) >= ready_at
 
-    supervisor = Supervisor(specs, new_owner=lambda: f"owner-{next(owners)}", stop=stop)
+    supervisor = Supervisor(specs, new_owner=lambda: f"owner-{next(owners)}", stop=stop, listen_seconds=0.05)
     run = {"is_ready": is_ready, "on_ready": lambda: announced.append("ready")}
     thread = threading.Thread(target=supervisor.run, kwargs=run)
     thread.start()
@@ -212,3 +212,27 @@ def is_running(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+def test_child_that_is_not_heard_of_is_killed_and_started_again(out: Path) -> None:
+    deaths: list[str] = []
+    silent = replace(spec(STAYS, out, deaths=deaths), is_heard=lambda owner: owner != "owner-1", patience_seconds=0.5)
+    with supervised(silent):
+        wait_for(lambda: len(out.read_text().splitlines()) == 2)
+        started = [line.split()[0] for line in out.read_text().splitlines()]
+
+    assert started == ["owner-1", "owner-2"]
+    assert deaths[0] == "owner-1"
+
+
+def test_child_is_not_taken_for_silent_while_nobody_can_tell(out: Path) -> None:
+    asked = itertools.count()
+
+    def cannot_tell(_owner: str) -> bool:
+        next(asked)
+        raise DiskFull("The disk of the database is full.")
+
+    with supervised(replace(spec(STAYS, out), is_heard=cannot_tell, patience_seconds=0.0)):
+        wait_for(lambda: next(asked) > 20)
+
+    assert len(out.read_text().splitlines()) == 1

@@ -398,7 +398,7 @@ def test_worker_notices_a_job_that_stands_still(worker: Worker, jobs: JobStore, 
         scratch=worker.scratch,
         lease_seconds=LEASE_SECONDS,
         room=Room(1, 1 << 40),
-        decoder=worker.decoder,
+        decoder=worker.makers.decoder,
         stop=stop,
         stall_seconds=1,
     )

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from promptreel.api.parsing import FieldReader, is_url, label
+from promptreel.encoding import inits as encoded
 from promptreel.encoding.decoder import Decoder
-from promptreel.encoding.inits import recognise
 from promptreel.errors import InitUnusable, UrlUnusable
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.media import INIT_TYPES, Init, InitKind
@@ -17,10 +17,9 @@ from promptreel.media import INIT_TYPES, Init, InitKind
 FIELDS: Mapping[str, InitKind] = {"init_image": "image", "init_video": "video"}
 MAX_MEGABYTES: Mapping[InitKind, int] = {"image": 5, "video": 20}
 _MEGABYTE = 1024 * 1024
-_HEADER = re.compile(r"data:([a-z]+/[a-z0-9.+-]+)(?:;[^,;]*)*;base64", re.IGNORECASE)
-_ALIASES = {"image/jpg": "image/jpeg"}
-# What servers call a file whose type they do not know.
-_UNTYPED = frozenset({"application/octet-stream", "binary/octet-stream"})
+_BLANKS = str.maketrans({" ": "+", "\r": None, "\n": None, "\t": None})
+# Up to its base64. What stands between says what the file is: its first bytes know better. A codec's list has commas in it.
+_DATA_URI = re.compile(r"data:[^\n]{0,300}?;\s*base64\s*,|data:base64\s*,", re.IGNORECASE)
 
 
 def read_init(reader: FieldReader, fetcher: SafeFetcher, decoder: Decoder) -> Init | None:
@@ -83,21 +82,13 @@ def _read(reader: FieldReader, name: str, value: object, kinds: Sequence[InitKin
 
 def _fetch(name: str, url: str, kinds: Sequence[InitKind], fetcher: SafeFetcher) -> Init:
     """The file behind a URL. Raises UrlUnusable and InitUnusable."""
-    types = [*_types(kinds), *_ALIASES, *_UNTYPED]
     most = max(MAX_MEGABYTES[kind] for kind in kinds)
-    return _recognise(name, fetcher.get(url, max_bytes=most * _MEGABYTE, accept=types).content, kinds)
+    return _recognise(name, fetcher.get(url, max_bytes=most * _MEGABYTE, accept=_types(kinds)).content, kinds)
 
 
 def _recognise(name: str, data: bytes, kinds: Sequence[InitKind]) -> Init:
     """A file whose first bytes say what it is. Raises InitUnusable."""
-    ending = recognise(data)
-    kind = next((kind for kind in kinds if ending in INIT_TYPES[kind]), None)
-    if ending is None or kind is None:
-        raise InitUnusable(_one_of(name, kinds))
-    return _sized(name, Init(kind, ending, data))
-
-
-def _sized(name: str, init: Init) -> Init:
+    init = encoded.read_init(data, kinds, named=label(name))
     if len(init.data) > MAX_MEGABYTES[init.kind] * _MEGABYTE:
         raise InitUnusable(f"The {label(name)} must not be greater than {MAX_MEGABYTES[init.kind]} MB.")
     return init
@@ -108,37 +99,28 @@ def _types(kinds: Sequence[InitKind]) -> list[str]:
     return list(dict.fromkeys(known for kind in kinds for known in INIT_TYPES[kind].values()))
 
 
-def _one_of(name: str, kinds: Sequence[InitKind]) -> str:
-    return f"The {label(name)} must be one of {', '.join(_types(kinds))}."
-
-
 def _read_data_uri(name: str, value: object, kinds: Sequence[InitKind]) -> Init:
-    """`data:<media type>;base64,<data>` (RFC 2397). A plus that a form made a space, and line breaks, are put right."""
-    header, comma, text = value.strip().partition(",") if isinstance(value, str) and value.isascii() else ("", "", "")
-    match = _HEADER.fullmatch(header[:200])
-    if match is None or not comma:
-        if bare := _read_bare_base64(value):
-            return _recognise(name, bare, kinds)
-        raise InitUnusable(f"The {label(name)} must be a URL or a data: URI, such as data:{_types(kinds)[0]};base64,...")
-    media_type = _ALIASES.get(match[1].lower(), match[1].lower())
-    for kind in kinds:
-        for ending, known in INIT_TYPES[kind].items():
-            if known == media_type:
-                return _sized(name, Init(kind, ending, _decode_base64(name, text)))
-    raise InitUnusable(_one_of(name, kinds))
+    """`data:<media type>;base64,<data>` (RFC 2397), or bare base64. Its bytes say what the file is. Raises InitUnusable."""
+    text = value.strip() if isinstance(value, str) and value.isascii() else ""
+    if header := _DATA_URI.match(text):
+        return _recognise(name, _decode_base64(name, text[header.end() :]), kinds)
+    if bare := _read_bare_base64(text):
+        return _recognise(name, bare, kinds)
+    raise InitUnusable(f"The {label(name)} must be a URL or a data: URI, such as data:{_types(kinds)[0]};base64,...")
 
 
-def _read_bare_base64(value: object) -> bytes | None:
-    """What clients send that were told to send base64: it has no header, and the bytes say what they are."""
+def _read_bare_base64(text: str) -> bytes | None:
+    """What clients send that were told to send base64: it has no header."""
     try:
-        return _decode_base64("", value.strip()) if isinstance(value, str) else None
+        return _decode_base64("", text)
     except InitUnusable:
         return None
 
 
 def _decode_base64(name: str, text: str) -> bytes:
+    """A plus that a form made a space, and line breaks, are put right."""
     try:
-        return binascii.a2b_base64(text.replace(" ", "+").replace("\r", "").replace("\n", ""), strict_mode=True)
+        return binascii.a2b_base64(text.translate(_BLANKS), strict_mode=True)
     except ValueError as error:
         raise InitUnusable(f"The {label(name)} is not valid base64.") from error
 
@@ -149,12 +131,8 @@ def read_file(name: str, value: object, kinds: Sequence[InitKind], *, max_megaby
     It was not looked into yet. Raises InitUnusable.
     """
     text = value.strip() if isinstance(value, str) and value.isascii() else ""
-    data = _decode_base64(name, text.partition(",")[2] if text[:5].lower() == "data:" else text)
+    header = _DATA_URI.match(text)
+    data = _decode_base64(name, text[header.end() :] if header else text)
     if len(data) > max_megabytes * _MEGABYTE:
         raise InitUnusable(f"The {label(name)} must not be greater than {max_megabytes} MB.")
-    ending = recognise(data)
-    kind = next((kind for kind in kinds if ending in INIT_TYPES[kind]), None)
-    if ending is None or kind is None:
-        types = dict.fromkeys(known for kind in kinds for known in INIT_TYPES[kind].values())
-        raise InitUnusable(f"The {label(name)} must be a data: URI of one of {', '.join(types)}.")
-    return Init(kind, ending, data)
+    return encoded.read_init(data, kinds, named=label(name))

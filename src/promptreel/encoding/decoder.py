@@ -17,6 +17,7 @@ from typing import IO, Any, TypeVar
 import numpy as np
 
 from promptreel.encoding.decoder_process import BY_SIGNAL
+from promptreel.encoding.inits import cropped_ending
 from promptreel.errors import DecoderBusy, InitUnusable
 from promptreel.media import Clip, Init
 
@@ -78,12 +79,12 @@ class Decoder:
         self._do("check", init, self._check_seconds, lambda answer: answer.read_line())
 
     def crop(self, init: Init) -> Init:
-        """The largest square around a picture's centre, upright; of a gif, its first frame as a PNG.
+        """The largest square around a picture's centre, upright; a gif's first frame and an AVIF as PNG.
 
         Raises InitUnusable and DecoderBusy.
         """
         data = self._do("crop", init, self._check_seconds, lambda answer: answer.read(answer.read_line()["size"]))
-        return Init(init.kind, "png" if init.ending == "gif" else init.ending, data)
+        return Init(init.kind, cropped_ending(init), data)
 
     def decode(self, init: Init, *, num_frames: int, fps: int, width: int, height: int) -> Clip:
         """A clip of `num_frames` frames, `fps` of them a second, at `width` x `height` pixels, as in encoding/inits.py.

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, JpegImagePlugin, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401 - loaded once, for all forks
+from PIL import AvifImagePlugin, Image, JpegImagePlugin, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401 - loaded once, for all forks
 
 from promptreel.encoding.inits import check_init, crop_init, decode_init
 from promptreel.errors import InitUnusable

@@ -1,4 +1,4 @@
-"""Pictures to start from: PNG, JPEG, WebP, and the first frame of a GIF."""
+"""Pictures to start from: PNG, JPEG, WebP, AVIF, and the first frame of a GIF."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import AvifImagePlugin, Image, ImageOps, PngImagePlugin
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from promptreel.encoding.init_colours import apply_profile
+from promptreel.encoding.png_chunks import MAX_PROFILE_BYTES, strip
 from promptreel.errors import InitUnusable
 
 MAX_PIXELS = 36_000_000
@@ -24,12 +27,25 @@ MAX_SCANS = 64
 MAX_CROP_PIXELS = 16_000_000
 CHECK_SIZE = (64, 64)
 _WEBP_BYTES_A_PIXEL = 17  # Pillow plays it, on two canvases and with a copy
-_ORIENTATION = 0x0112  # of EXIF: the pictures that lie on their side have
+_AVIF_BYTES_A_PIXEL = 20  # four planes of 16 bits, and three copies in colours
+_ORIENTATION = 0x0112  # of EXIF: how a picture is brought upright
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _LYING = frozenset({5, 6, 7, 8})
-_FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "gif": "GIF"}
+_FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "avif": "AVIF", "gif": "GIF"}
 # A JPEG's marker: no byte that is stuffed, and no restart within a scan.
 _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 _START_OF_SCAN, _END_OF_IMAGE, _WITHOUT_LENGTH = 0xDA, 0xD9, frozenset({0x01, 0xD8})
+
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each takes memory
+PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE_BYTES
 
 
 def check_image(data: bytes, ending: str) -> None:
@@ -44,9 +60,10 @@ def decode_image(data: bytes, ending: str, size: tuple[int, int]) -> NDArray[np.
     """
     with _open(data, ending) as picture:
         width, height = size
-        lies = picture.getexif().get(_ORIENTATION) in _LYING
-        scaled = ImageOps.fit(_to_scalable(picture), (height, width) if lies else size, Image.Resampling.BICUBIC)
-        return np.asarray(_flatten(_to_colours(ImageOps.exif_transpose(scaled))))
+        orientation, profile = _orientation(picture), picture.info.get("icc_profile")
+        lying = (height, width) if orientation in _LYING else size
+        scaled = ImageOps.fit(_to_scalable(picture), lying, Image.Resampling.BICUBIC)
+        return np.asarray(flatten(_turn(apply_profile(scaled, profile), orientation)))
 
 
 def crop_square(data: bytes, ending: str, new_ending: str) -> bytes:
@@ -61,15 +78,17 @@ def crop_square(data: bytes, ending: str, new_ending: str) -> bytes:
             )
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
-        square = picture.crop((left, top, left + side, top + side))
+        square = _turn(picture.crop((left, top, left + side, top + side)), _orientation(picture))
     file = io.BytesIO()
-    ImageOps.exif_transpose(square).save(file, _FORMATS[new_ending], quality=95)
+    square.save(file, _FORMATS[new_ending], quality=95)
     return file.getvalue()
 
 
-def fit(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """An RGB picture, scaled until it covers `size` (width, height) and cropped around its centre: uint8 [H, W, 3]."""
-    return np.asarray(ImageOps.fit(Image.fromarray(picture), size, Image.Resampling.BICUBIC))
+def flatten(picture: Image.Image) -> Image.Image:
+    """RGB or RGBA -> RGB, on white."""
+    if picture.mode == "RGB":
+        return picture
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
 @contextmanager
@@ -81,6 +100,8 @@ def _open(data: bytes, ending: str, *, for_copy: int = 0) -> Iterator[Image.Imag
     try:
         if ending == "webp":  # Pillow makes room for it before it tells of its size
             _check_size(_size_of_webp(data), _WEBP_BYTES_A_PIXEL + for_copy)
+        if ending == "png":
+            data = strip(data)
         with Image.open(io.BytesIO(data), formats=[_FORMATS[ending]]) as picture:
             _check_size(picture.size, _bytes_a_pixel(picture) + for_copy)
             if isinstance(picture, JpegImageFile):
@@ -118,6 +139,8 @@ def _bytes_a_pixel(picture: Image.Image) -> int:
     match picture:
         case WebPImageFile():
             return _WEBP_BYTES_A_PIXEL
+        case AvifImageFile():
+            return _AVIF_BYTES_A_PIXEL
         case JpegImageFile() if picture.info.get("progressive"):
             return 4 + 2 * len(picture.getbands())  # the coefficients of all scans
         case _ if picture.has_transparency_data:
@@ -141,20 +164,31 @@ def _too_large(most: int) -> str:
 
 def _to_scalable(picture: Image.Image) -> Image.Image:
     """Palettes cannot be scaled, nor can colours of which one is transparent. All others are smaller once they are scaled."""
-    if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
-        grey = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-        grey.info = picture.info
-        return grey
     picture.load()  # a palette's transparency may follow its header
-    return _to_colours(picture) if picture.mode in {"1", "P", "PA"} or "transparency" in picture.info else picture
+    if picture.mode.startswith("I"):
+        return _to_8_bits(picture)
+    if picture.mode in {"1", "P", "PA"} or "transparency" in picture.info:
+        return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    return picture
 
 
-def _to_colours(picture: Image.Image) -> Image.Image:
-    """In RGB, or in RGBA if anything of it may be transparent."""
-    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+def _to_8_bits(picture: Image.Image) -> Image.Image:
+    """Of 16 bits of grey, which Pillow would cut off at 255. One of them may be transparent."""
+    values = np.asarray(picture)
+    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    clear = picture.info.get("transparency")
+    if clear is None:
+        return grey
+    return Image.merge("LA", [grey, Image.fromarray(np.where(values == clear, np.uint8(0), np.uint8(255)))])
 
 
-def _flatten(picture: Image.Image) -> Image.Image:
-    if picture.mode == "RGB":
-        return picture
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+def _orientation(picture: Image.Image) -> int:
+    """1 is upright, and so is a picture whose EXIF nobody can read: a broken note is no reason to refuse what it is about."""
+    try:
+        return int(picture.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - made-up bytes make Pillow raise nearly anything
+        return 1
+
+
+def _turn(picture: Image.Image, orientation: int) -> Image.Image:
+    return picture.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else picture

@@ -1,27 +1,33 @@
-"""Short videos to start from: mp4, webm and gif, brought to the length that is generated."""
+"""Short videos to start from: mp4, mov, webm and gif, brought to the length that is generated."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.sidedata.sidedata import SideDataContainer
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
+from PIL import Image
 
-from promptreel.encoding.init_images import fit
+from promptreel.encoding.init_colours import guess_matrix, make_table
+from promptreel.encoding.init_images import flatten
 from promptreel.errors import InitUnusable
 
 MAX_FRAMES = 1_800  # a minute at 30 fps
 MAX_FRAME_PIXELS = 4096 * 2304
 MAX_PIXELS = MAX_FRAMES * 1280 * 720
 """Of all frames together: some seconds of one processor."""
+MAX_ASPECT = 16
+"""How many times as wide as high, or as high as wide, a pixel may be."""
 CHECK_SIZE = (64, 64)
 # Those that browsers and phones write. Fewer decoders, fewer ways into this process.
 CODECS = frozenset({"h264", "hevc", "mpeg4", "vp8", "vp9", "av1", "gif"})
@@ -59,7 +65,7 @@ def _decode_all(data: bytes, ending: str) -> None:
         for _, frame in _timed_frames(container, stream):
             form = (frame.format.name, frame.width, frame.height)
             if form not in forms:
-                fit(_to_rgb(frame, reformatter, CHECK_SIZE), CHECK_SIZE)
+                _show(frame, reformatter, _aspect_of(stream), CHECK_SIZE)
             forms.add(form)
     if not forms:
         raise InitUnusable("The init video holds no frame that can be decoded: check the file, or save it again.")
@@ -77,7 +83,7 @@ def decode_video(
     with _open(data, ending) as (container, stream):
         for frame, times in pick_nearest(_timed_frames(container, stream), num_frames=num_frames, fps=fps):
             found = True
-            yield fit(_to_rgb(frame, reformatter, size), size), times
+            yield _show(frame, reformatter, _aspect_of(stream), size), times
     if not found:
         raise InitUnusable("The init video holds no frame that can be decoded: check the file, or save it again.")
 
@@ -151,13 +157,62 @@ def _timed_frames(container: InputContainer, stream: VideoStream) -> Iterator[tu
     for frame, _ in zip(container.decode(stream), range(MAX_FRAMES), strict=False):
         _check_pixels(pixels := pixels + frame.width * frame.height)
         if frame.pts is not None and frame.time_base is not None:
+            if not frame.format.is_rgb:
+                codec, size = stream.codec.canonical_name, (frame.width, frame.height)
+                frame.colorspace = guess_matrix(frame.colorspace, codec=codec, size=size)
             yield frame.pts * frame.time_base, frame
 
 
+def _aspect_of(stream: VideoStream) -> Fraction:
+    """How wide a pixel is for its height. Square, if the file says nothing or nonsense."""
+    aspect = stream.sample_aspect_ratio
+    return aspect if aspect and 1 / MAX_ASPECT <= aspect <= MAX_ASPECT else Fraction(1)
+
+
+def _show(frame: av.VideoFrame, reformatter: VideoReformatter, aspect: Fraction, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A frame as players show it: upright, its pixels `aspect` times as wide as high, in sRGB; uint8 [H, W, 3].
+
+    It is scaled until it covers `size` (width, height), and cropped around its centre.
+    """
+    across, down, lies = _read_matrix(frame)
+    pixels = _to_rgb(frame, reformatter, size[::-1] if lies else size)
+    picture = Image.fromarray(np.ascontiguousarray((pixels.swapaxes(0, 1) if lies else pixels)[::down, ::across]))
+    shown = picture.resize(
+        size, Image.Resampling.BICUBIC, box=_covering_box(picture.size, 1 / aspect if lies else aspect, size)
+    )
+    table = make_table(frame.color_trc, frame.color_primaries)
+    opaque = flatten(shown)
+    return np.asarray(opaque.filter(table) if table else opaque)
+
+
+def _read_matrix(frame: av.VideoFrame) -> tuple[int, int, bool]:
+    """A frame's display matrix, to the nearest right angle: steps across and down, and whether rows become columns before."""
+    turned = {90: (0, -1, 1, 0), 180: (-1, 0, 0, -1), 270: (0, 1, -1, 0)}
+    a, b, c, d = turned.get(frame.rotation % 360, (1, 0, 0, 1))  # all that is known beside notes that PyAV does not know
+    with suppress(KeyError, ValueError):
+        notes = cast("SideDataContainer", frame.side_data)  # PyAV's own stub names another type
+        matrix = np.frombuffer(bytes(notes[SideDataType.DISPLAYMATRIX]), "<i4")
+        a, b, c, d = (int(matrix[index]) for index in (0, 1, 3, 4))
+    if lies := abs(b) + abs(c) > abs(a) + abs(d):
+        a, d = c, b
+    return -1 if a < 0 else 1, -1 if d < 0 else 1, lies
+
+
 def _to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3], turned upright; brought near to `size` (width, height) if it is far greater, which takes a third."""
-    width, height = size if frame.rotation % 180 == 0 else size[::-1]
-    share = max(1, min(frame.width // width, frame.height // height) // 2)
+    """uint8 [H, W, 3], or 4 if it may be transparent; brought near to `size` (width, height) if it is far greater.
+
+    That takes a third of the time.
+    """
+    share = max(1, min(frame.width // size[0], frame.height // size[1]) // 2)
     wanted = {"width": frame.width // share, "height": frame.height // share}
-    rgb = reformatter.reformat(frame, **wanted, format="rgb24", interpolation=CONVERSION, threads=1).to_ndarray()
-    return np.ascontiguousarray(np.rot90(rgb, frame.rotation // 90).astype(np.uint8, copy=False))
+    layout = "rgba" if any(component.is_alpha for component in frame.format.components) else "rgb24"
+    rgb = reformatter.reformat(frame, **wanted, format=layout, interpolation=CONVERSION, threads=1).to_ndarray()
+    return rgb.astype(np.uint8, copy=False)
+
+
+def _covering_box(picture: tuple[int, int], aspect: Fraction, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The greatest part around a picture's centre that has the shape of `size`, for pixels `aspect` times as wide as high."""
+    width = min(float(picture[0]), picture[1] * size[0] / size[1] / float(aspect))
+    height = min(float(picture[1]), picture[0] * float(aspect) * size[1] / size[0])
+    left, top = (picture[0] - width) / 2, (picture[1] - height) / 2
+    return left, top, left + width, top + height

@@ -5,7 +5,8 @@ What a client sent is decoded in the process of encoding/decoder.py alone, which
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,25 @@ from numpy.typing import NDArray
 from promptreel.encoding.init_images import check_image, crop_square, decode_image
 from promptreel.encoding.init_videos import check_video, decode_video
 from promptreel.errors import InitUnusable
-from promptreel.media import INIT_TYPES, Init
+from promptreel.media import INIT_TYPES, Init, InitKind
+
+# Brands of pictures in boxes. A demuxer takes HEIC for a video, of which one tile of the picture is a frame.
+_HEIC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
+_PICTURES = frozenset({b"mif1", b"msf1", b"mif2", b"miaf"})
+_FOREIGN = {
+    "HEIC: save it as JPEG or PNG": re.compile(rb"....ftyp(?:hei[cxms]|hev[cx]|mi[fa][12f]|msf1)", re.DOTALL),
+    "TIFF: save it as PNG or JPEG": re.compile(rb"ii\*\0|mm\0\*"),
+    "BMP: save it as PNG or JPEG": re.compile(rb"bm.{4}\0{4}", re.DOTALL),
+    "JPEG XL: save it as PNG or JPEG": re.compile(rb"\xff\x0a|\0\0\0\x0cjxl "),
+    "SVG: save it as PNG": re.compile(rb"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)?(?:<!doctype svg[^>]*>\s*)?<svg", re.DOTALL),
+    "a web page: use the address of the file itself": re.compile(rb"(?:<\?xml[^>]*>\s*)?(?:<!doctype html|<html|<head)"),
+    "PDF: save its page as PNG": re.compile(rb"%pdf"),
+    "AVI: save it as MP4": re.compile(rb"riff....avi ", re.DOTALL),
+    "an MPEG program or transport stream: save it as MP4": re.compile(rb"\0\0\x01\xba|g.{187}g", re.DOTALL),
+    "FLV: save it as MP4": re.compile(rb"flv\x01"),
+    "WMV: save it as MP4": re.compile(rb"0&\xb2u\x8ef\xcf\x11"),
+    "Ogg: save it as WebM or MP4": re.compile(rb"oggs\0"),
+}
 
 
 def recognise(data: bytes) -> str | None:
@@ -22,14 +41,51 @@ def recognise(data: bytes) -> str | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     if data[4:8] == b"ftyp":
-        return "mp4"
+        return _recognise_brand(data)
+    if data[4:8] in {b"moov", b"mdat", b"wide"}:  # QuickTime, as it was before there was a box to say so
+        return "mov"
     return next((ending for start, ending in starts.items() if data.startswith(start)), None)
 
 
+def _recognise_brand(data: bytes) -> str | None:
+    """Of a file in boxes: the first one names what it is, and what else it can be read as."""
+    brand = data[8:12]
+    if brand in {b"avif", b"avis"} or (brand in _PICTURES and b"avif" in _read_brands(data)):
+        return "avif"
+    if brand in _HEIC or brand in _PICTURES:
+        return None
+    return "mov" if brand == b"qt  " else "mp4"
+
+
+def _read_brands(data: bytes) -> set[bytes]:
+    end = min(int.from_bytes(data[:4]), 512)
+    return {data[at : at + 4] for at in range(16, end, 4)}
+
+
+def read_init(data: bytes, kinds: Sequence[InitKind], *, named: str = "") -> Init:
+    """The file as the first of `kinds` that its first bytes speak of, whatever anybody calls it. It is not decoded yet.
+
+    Raises InitUnusable: `named` as a client knows it.
+    """
+    ending = recognise(data)
+    kind = next((kind for kind in kinds if ending in INIT_TYPES[kind]), None)
+    if ending is None or kind is None:
+        types = ", ".join(dict.fromkeys(known for kind in kinds for known in INIT_TYPES[kind].values()))
+        raise InitUnusable(f"The {named or 'init'} must be one of {types}.{_explain(data)}")
+    return Init(kind, ending, data)
+
+
+def _explain(data: bytes) -> str:
+    """What a file is that is not read, for those that people send most."""
+    start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for what, sign in _FOREIGN.items():
+        if sign.match(start):
+            return f" This is {what}."
+    return ""
+
+
 def check_init(init: Init) -> None:
-    """Decodes all of the file and keeps nothing. Raises InitUnusable for what is not its kind, damaged or too large."""
-    if recognise(init.data) != init.ending:
-        raise InitUnusable(f"The init {init.kind} is not {INIT_TYPES[init.kind][init.ending]}, as it says: check the file.")
+    """Decodes all of the file and keeps nothing. Raises InitUnusable for what is damaged or too large."""
     if init.kind == "image":
         check_image(init.data, init.ending)
     else:
@@ -37,9 +93,13 @@ def check_init(init: Init) -> None:
 
 
 def crop_init(init: Init) -> Init:
-    """The largest square around a picture's centre, upright; of a gif, its first frame as a PNG. Raises InitUnusable."""
-    ending = "png" if init.ending == "gif" else init.ending
+    """The largest square around a picture's centre, upright; a gif's first frame and an AVIF as PNG. Raises InitUnusable."""
+    ending = cropped_ending(init)
     return Init(init.kind, ending, crop_square(init.data, init.ending, ending))
+
+
+def cropped_ending(init: Init) -> str:
+    return "png" if init.ending in {"gif", "avif"} else init.ending
 
 
 def decode_init(init: Init, *, num_frames: int, fps: int, width: int, height: int) -> Iterator[tuple[NDArray[np.uint8], int]]:

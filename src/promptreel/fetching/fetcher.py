@@ -38,10 +38,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Fetched:
-    """What a URL held: its bytes, and its media type in lower case, without parameters."""
+    """What a URL held."""
 
     content: bytes
-    media_type: str
 
 
 class SafeFetcher:
@@ -86,7 +85,7 @@ class SafeFetcher:
         return theirs
 
     def get(self, url: str, *, max_bytes: int, accept: Collection[str]) -> Fetched:
-        """What the URL holds, at most `max_bytes` of one of the media types `accept`.
+        """What the URL holds, at most `max_bytes`. One of the media types `accept` is asked for; servers answer with any.
 
         It blocks: call it from a thread, not from an event loop. Raises UrlUnusable, whose message is for whoever sent
         the URL: it names no address behind a name, and of the answer only the status.
@@ -166,12 +165,12 @@ class SafeFetcher:
 
     def _ask(self, target: Target, backend: PinnedBackend, max_bytes: int, accept: Collection[str]) -> Fetched | str:
         """One request: what was fetched, or the location that it redirects to."""
-        with self._open(target, backend, "GET", {"Accept": ", ".join(sorted(accept))}) as response:
+        with self._open(target, backend, "GET", {"Accept": ", ".join([*sorted(accept), "*/*;q=0.1"])}) as response:
             headers = {name.lower().decode("latin-1"): value.decode("utf-8", "replace") for name, value in response.headers}
             if response.status in REDIRECT_STATUSES and "location" in headers:
                 return headers["location"]
-            media_type = _check_answer(target.host, response.status, headers, accept)
-            return Fetched(self._read_content(response, headers, max_bytes), media_type)
+            _check_answer(target.host, response.status, headers)
+            return Fetched(self._read_content(response, headers, max_bytes))
 
     def _read_content(self, response: httpcore2.Response, headers: dict[str, str], max_bytes: int) -> bytes:
         too_large = UrlUnusable(f"The URL's file is too large: {max_bytes} bytes at most.")
@@ -243,16 +242,12 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _check_answer(host: str, status: int, headers: dict[str, str], accept: Collection[str]) -> str:
-    """The media type of an answer that can be used."""
+def _check_answer(host: str, status: int, headers: dict[str, str]) -> None:
+    """Whether it can be used. Its Content-Type says nothing: whoever reads the file knows better."""
     if status != 200:
         raise UrlUnusable(f"{host} answered with status {status}. Check that the URL can be opened by anyone.")
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise UrlUnusable(f"{host} sent a compressed answer, which is not read. Use a URL that answers with the file itself.")
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in accept:
-        raise UrlUnusable(f"The URL's Content-Type is none of those that can be used: {', '.join(sorted(accept))}.")
-    return media_type
 
 
 def _read_and_forget(response: httpcore2.Response) -> None:

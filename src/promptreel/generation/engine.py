@@ -28,7 +28,7 @@ from promptreel.generation.preview import SECONDS_APART, OnPreview, Previews
 from promptreel.generation.row_plan import measure_row_plan
 from promptreel.generation.samplers.catalogue import all_samplers
 from promptreel.generation.samplers.sampler import Call, Sample, Start
-from promptreel.generation.seat import WAIT_SECONDS, OnWait, Rows, Seat, keep_waiting
+from promptreel.generation.seat import WAIT_SECONDS, OnWait, Rows, Seat, in_turn, keep_waiting
 from promptreel.generation.windows import draw_noise, predict
 from promptreel.jobs.job import JobStage
 from promptreel.jobs.params import VideoParams
@@ -77,7 +77,7 @@ class Engine:
         self._loaded: LoadedCheckpoint | None = None
         self._in_use = 0
         self._changed = threading.Condition()
-        self._decoding = threading.Lock()
+        self._vae = threading.Semaphore(1)  # one job at a time: a VAE's activations are the largest tensors of all
 
     def generate(
         self, params: VideoParams, on_progress: OnProgress, *, init: Clip | None = None, on_preview: OnPreview | None = None
@@ -119,7 +119,7 @@ class Engine:
             start = self._start(checkpoint, params, init, on_progress.again)
             with self.batcher.seat(on_progress.again) as seat:
                 latents = self._denoise(checkpoint, params, start, text, seat, on_progress, previews)
-        with named_arithmetic_failures(params), self._vae(on_progress.again):
+        with named_arithmetic_failures(params), in_turn(self._vae, on_progress.again):
             on_progress(JobStage.DECODING, 0.0)
             frames = checkpoint.decode(latents, on_progress.again)
         return Generated(Clip(frames.numpy(), params.fps), checkpoint.model_hash, seat.device_seconds)
@@ -152,16 +152,6 @@ class Engine:
 
     def _holds(self, card: ModelCard) -> bool:
         return self._loaded is not None and self._loaded.card == card
-
-    @contextmanager
-    def _vae(self, on_wait: OnWait) -> Iterator[None]:
-        """One job at a time: a VAE's activations are the largest tensors of all."""
-        while not self._decoding.acquire(timeout=WAIT_SECONDS):
-            on_wait()
-        try:
-            yield
-        finally:
-            self._decoding.release()
 
     def measure(self, model_id: str) -> float:
         """Seconds that one frame of one row takes in a guided call of the longest clip, and logs how rows are batched."""
@@ -228,7 +218,7 @@ class Engine:
         noise = draw_noise(shape, checkpoint.card.max_frames, generator)
         if init is None:
             return Start(noise, params.num_inference_steps, generator, guided=is_guided(params))
-        with self._vae(on_wait):
+        with in_turn(self._vae, on_wait):
             latents = checkpoint.encode(torch.from_numpy(init.frames), on_wait)
         return Start(noise, params.num_inference_steps, generator, latents, params.strength, is_guided(params))
 

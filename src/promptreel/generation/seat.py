@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,6 +24,17 @@ OnWait = Callable[[], None]
 
 def keep_waiting() -> None:
     """An OnWait that never stops a request."""
+
+
+@contextmanager
+def in_turn(places: threading.Semaphore, on_wait: OnWait) -> Iterator[None]:
+    """Takes one of the places while the block runs; waits for it as long as there is none."""
+    while not places.acquire(timeout=WAIT_SECONDS):
+        on_wait()
+    try:
+        yield
+    finally:
+        places.release()
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ STOP_SECONDS = 30.0
 CHECK_SECONDS = 0.1
 STEADY_SECONDS = 60.0
 LONGEST_PAUSE_SECONDS = 30.0
+LISTEN_SECONDS = 5.0
+"""How often it is asked whether children were heard of. A longer pause was the supervisor's own: it counts as no more."""
 
 
 class Stop(threading.Event):
@@ -40,13 +42,18 @@ class Stop(threading.Event):
 
 @dataclass(frozen=True)
 class ChildSpec:
-    """One process to keep alive. `command` is called with a fresh owner name at each start; `on_death` with the dead one's."""
+    """One process to keep alive. `command` is called with a fresh owner name at each start; `on_death` with the dead one's.
+
+    A process of which `is_heard` says for `patience_seconds` that it was not heard of lately is killed: it hangs.
+    """
 
     name: str
     command: Callable[[str], Sequence[str]]
     environment: Mapping[str, str]
     pass_fds: tuple[int, ...] = ()
     on_death: Callable[[str], None] | None = None
+    is_heard: Callable[[str], bool] = lambda _owner: True
+    patience_seconds: float = float("inf")
 
 
 @dataclass
@@ -56,18 +63,28 @@ class _Child:
     owner: str = ""
     started_at: float = 0.0
     start_at: float = 0.0
+    silent_seconds: float = 0.0
     deaths_in_a_row: int = field(default=0)
 
 
 class Supervisor:
     """Keeps children alive until `stop` is set. Restarts wait twice as long after each quick death, 30 s at most."""
 
-    def __init__(self, specs: Sequence[ChildSpec], *, new_owner: Callable[[], str], stop: Stop) -> None:
+    def __init__(
+        self,
+        specs: Sequence[ChildSpec],
+        *,
+        new_owner: Callable[[], str],
+        stop: Stop,
+        listen_seconds: float = LISTEN_SECONDS,
+    ) -> None:
         self._children = [_Child(spec) for spec in specs]
         self._untold: list[tuple[ChildSpec, str]] = []
         self._new_owner = new_owner
         self._seldom = Seldom(log)
         self._stop = stop
+        self._listen_seconds = listen_seconds
+        self._listened_at = time.monotonic()
 
     def run(self, *, is_ready: Callable[[set[str]], bool], on_ready: Callable[[], None]) -> None:
         """Starts all, calls `on_ready` once when `is_ready` first says so of the owners, and returns when all have stopped."""
@@ -77,6 +94,7 @@ class Supervisor:
                 for child in self._children:
                     self._keep_alive(child)
                 self._tell_deaths()
+                self._end_silent()
                 if not announced and is_ready({child.owner for child in self._children}):
                     announced = True
                     on_ready()
@@ -99,6 +117,7 @@ class Supervisor:
     def _start(self, child: _Child) -> None:
         child.owner = self._new_owner()
         child.started_at = time.monotonic()
+        child.silent_seconds = 0.0
         child.process = subprocess.Popen(  # noqa: S603 - the command is our own
             list(child.spec.command(child.owner)),
             stdin=subprocess.PIPE,
@@ -132,6 +151,29 @@ class Supervisor:
                 self._untold.append((spec, owner))
             except Exception:  # the service must outlive it; the leases run out by themselves
                 log.exception("what %s held could not be freed", spec.name)
+
+    def _end_silent(self) -> None:
+        """Kills what hangs as a whole, and so cannot end itself: a worker that never gets ready, or whose pulse has stopped."""
+        passed = time.monotonic() - self._listened_at
+        if passed < self._listen_seconds:
+            return
+        self._listened_at = time.monotonic()
+        for child in self._children:
+            if child.process is None:
+                continue
+            if self._is_heard(child):
+                child.silent_seconds = 0.0
+                continue
+            child.silent_seconds += min(passed, 2 * self._listen_seconds)
+            if child.silent_seconds > child.spec.patience_seconds:
+                log.error("%s has not been heard of for %.0f s and is killed", child.spec.name, child.silent_seconds)
+                child.process.kill()  # it is buried in the next round
+
+    def _is_heard(self, child: _Child) -> bool:
+        try:
+            return child.spec.is_heard(child.owner)
+        except PASSING:  # nobody can be heard of meanwhile
+            return True
 
     def _stop_all(self) -> None:
         """SIGTERM to all, in reverse order; SIGKILL to what has not ended in 30 s."""

@@ -18,6 +18,7 @@ from promptreel.errors import DiskFull, StorageFailed, is_full
 from promptreel.generation.engine import Engine, OnProgress, generated_size
 from promptreel.generation.failures import named_failures
 from promptreel.generation.preview import OnPreview
+from promptreel.generation.seat import in_turn
 from promptreel.jobs.job import Claim, Job, JobStage, Result
 from promptreel.jobs.params import VideoParams
 from promptreel.media import Clip, Init, Video, kind_of_init
@@ -25,13 +26,23 @@ from promptreel.storage.local import LocalStorage
 from promptreel.worker.preview import keep_preview
 
 
+@dataclass(frozen=True)
+class Makers:
+    """What makes the videos of one process. `encoders` has a place for each that is encoded at once: of a large one, an encoder
+    holds hundreds of megabytes.
+    """
+
+    engine: Engine
+    decoder: Decoder
+    encoders: threading.Semaphore
+
+
 def run_video_job(
     job: Job,
     claim: Claim,
     *,
-    engine: Engine,
+    makers: Makers,
     storage: LocalStorage,
-    decoder: Decoder,
     scratch: Path,
     on_progress: OnProgress,
     time_shared: Callable[[], float] = time.monotonic,
@@ -50,8 +61,7 @@ def run_video_job(
             made = make_video(
                 job.params,
                 path,
-                engine=engine,
-                decoder=decoder,
+                makers=makers,
                 on_progress=clock.on_progress,
                 init=init,
                 on_preview=on_preview,
@@ -61,7 +71,7 @@ def run_video_job(
         storage.save(made.video, key)
     finally:
         path.unlink(missing_ok=True)
-    facts = _to_facts(made, clock.seconds(), device=str(engine.device))
+    facts = _to_facts(made, clock.seconds(), device=str(makers.engine.device))
     return Result(key=key, size_bytes=made.video.size_bytes, sha256=made.video.sha256, facts=facts)
 
 
@@ -104,8 +114,7 @@ def make_video(
     params: VideoParams,
     path: Path,
     *,
-    engine: Engine,
-    decoder: Decoder,
+    makers: Makers,
     on_progress: OnProgress,
     init: Init | None = None,
     on_preview: OnPreview | None = None,
@@ -116,11 +125,12 @@ def make_video(
     """
     with named_failures(params):
         on_progress(JobStage.LOADING, 0.0)
-        start = _decode_init(init, params, engine=engine, decoder=decoder)
-        made = engine.generate(params, on_progress, init=start, on_preview=on_preview)
+        start = _decode_init(init, params, makers)
+        made = makers.engine.generate(params, on_progress, init=start, on_preview=on_preview)
         on_progress(JobStage.ENCODING, 0.0)
         scaled = scale_clip(made.clip, params.width, params.height)
-        video = encode(scaled, path, output_type=params.output_type, metadata=provenance(params, made.model_hash))
+        with in_turn(makers.encoders, lambda: on_progress(JobStage.ENCODING, 0.0)):
+            video = encode(scaled, path, output_type=params.output_type, metadata=provenance(params, made.model_hash))
     return MadeVideo(video, made.device_seconds, made.peak_memory_mb)
 
 
@@ -134,12 +144,12 @@ def _load_init(key: str | None, storage: LocalStorage) -> Init | None:
     return init
 
 
-def _decode_init(init: Init | None, params: VideoParams, *, engine: Engine, decoder: Decoder) -> Clip | None:
+def _decode_init(init: Init | None, params: VideoParams, makers: Makers) -> Clip | None:
     """In the size at which the clip is generated."""
     if init is None:
         return None
-    width, height = generated_size(engine.models.get(params.model_id), params)
-    return decoder.decode(init, num_frames=params.num_frames, fps=params.fps, width=width, height=height)
+    width, height = generated_size(makers.engine.models.get(params.model_id), params)
+    return makers.decoder.decode(init, num_frames=params.num_frames, fps=params.fps, width=width, height=height)
 
 
 def provenance(params: VideoParams, model_hash: str) -> dict[str, object]:

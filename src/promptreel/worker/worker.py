@@ -23,7 +23,7 @@ from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard
 from promptreel.storage.local import LocalStorage
 from promptreel.worker.footprint import Room, estimate_bytes, return_freed_memory
 from promptreel.worker.pulse import Hold, Pulse, WorkerStopping
-from promptreel.worker.video_job import SharedTime, run_video_job
+from promptreel.worker.video_job import Makers, SharedTime, run_video_job
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +75,9 @@ class Worker:
         self.jobs = jobs
         self.engine = engine
         self.storage = storage
-        self.decoder = decoder
         self.scratch = scratch
         self.room = room
+        self.makers = Makers(engine, decoder, threading.Semaphore(room.encoders))
         self.stop = stop
         self.live: list[InHand] = []
         self.device_lost: DeviceLost | None = None
@@ -217,9 +217,8 @@ class Worker:
                 result = run_video_job(
                     job,
                     claim,
-                    engine=self.engine,
+                    makers=self.makers,
                     storage=self.storage,
-                    decoder=self.decoder,
                     scratch=self.scratch,
                     on_progress=hold.on_progress,
                     time_shared=self.time.now,
