@@ -15,7 +15,8 @@ install: .venv/installed ## install Promptreel and its development tools into .v
 
 .venv/installed: pyproject.toml constraints.txt
 	$(if $(PYTHON),,$(error Python 3.11 with venv was not found: install it, or say where it is: make PYTHON=/path/to/python3.11))
-	$(PYTHON) -m venv .venv
+	@# An environment of another Python, or one whose installation did not come to its end, is made anew.
+	$(PYTHON) -m venv $$(test -e $@ && $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || echo --clear) .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -59,6 +60,6 @@ bench-aiperf: .venv/installed .aiperf/installed ## let the public load tester ai
 	$(BIN)/python -m bench.aiperf
 
 .aiperf/installed:
-	$(PYTHON) -m venv .aiperf
+	$(PYTHON) -m venv --clear .aiperf
 	.aiperf/bin/python -m pip install --quiet aiperf==0.13.0
 	touch $@

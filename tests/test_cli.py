@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import av
 import pytest
+from typer.main import get_command
 
+from promptreel.bootstrap import build_keys
+from promptreel.cli import app
 from promptreel.demo import decode
 from promptreel.encoding.video import read_metadata
 from promptreel.jobs.database import migrate, open_database, write_transaction
 from promptreel.jobs.deliveries import DeliveryStore, Outcome
+from promptreel.jobs.job import Result
+from promptreel.jobs.params import SCHEDULERS
 from promptreel.jobs.store import JobStore
+from promptreel.settings import load_settings
+from promptreel.version import installed_version
 from tests.command_line import run_promptreel as run
 from tests.encoding.files import encode_image, make_bars
 from tests.generation.checkpoints import make_tiny_checkpoint
 from tests.hostile.media import webp_of_one_colour
 from tests.jobs.factories import WEBHOOK, make_new_job
+from tests.rules.test_cli_page import visible_commands
 from tests.waiting import wait_for
 
 
@@ -54,6 +65,7 @@ def test_help_names_the_commands() -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [("video.mp4", "mp4"), ("video.webm", "webm"), ("VIDEO.GIF", "gif")])
 def test_generate_makes_a_video_that_plays(tmp_path: Path, name: str, kind: str) -> None:
+    (tmp_path / "made").mkdir()
     video = tmp_path / "made" / name
     options = ["--frames", 4, "--fps", 4, "--steps", 2, "--seed", 7, "--width", 128]
     made = run("generate", "a red ball", "-o", video, *options, threads="1")
@@ -75,6 +87,9 @@ def test_generate_makes_a_video_that_plays(tmp_path: Path, name: str, kind: str)
         (["a cat", "--scheduler", "Fast"], "There is no scheduler 'Fast'"),
         (["a cat", "--model", "midjourney"], "Known models: cutout"),
         ([" "], "The prompt is empty"),
+        (["a cat", "-o", "absent/video.mp4"], "There is no folder 'absent': make it first"),
+        (["a cat", "-o", "absent/video.mp4", "--server", "http://127.0.0.1:9"], "There is no folder 'absent': make it first"),
+        (["a cat", "--server", "http://127.0.0.1:9"], "Check its address, and whether it runs."),
     ],
 )
 def test_generate_refuses_what_it_cannot_make(tmp_path: Path, arguments: list[str], why: str) -> None:
@@ -127,17 +142,162 @@ def test_init_that_cannot_be_used_is_one_line(tmp_path: Path, content: bytes | N
     check_refused(run("generate", "a cat", "--init", tmp_path / "init", data_dir=str(tmp_path)), why)
 
 
-def test_models_list_names_the_built_in_one(tmp_path: Path) -> None:
-    assert run("models", "list", "--data-dir", tmp_path).stdout.startswith("cutout\tanimatediff\t")
+def test_folder_that_is_a_file_of_the_wanted_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "video.mp4").mkdir()
+
+    check_refused(run("generate", "a cat", "-o", tmp_path / "video.mp4"), "is a folder: give the name of a file")
+
+
+def test_generate_says_what_the_video_will_not_be(tmp_path: Path) -> None:
+    video = tmp_path / "video.mp4"
+    options = ["--frames", 2, "--fps", 2, "--steps", 1, "--seed", 7, "--width", 100, "--height", 71]
+    made = run("generate", "a red zyzzyva", "-o", video, *options, threads="1")
+
+    assert made.stdout == f"{video}  (seed 7)\n"
+    assert "promptreel: the video is 96x64, not 100x71: sides are multiples of 8\n" in made.stderr
+    assert 'promptreel: the model "cutout" does not know: zyzzyva\n' in made.stderr
+
+
+def test_version_is_told() -> None:
+    assert run("--version").stdout == f"promptreel {installed_version()}\n"
+
+
+def test_models_list_shows_what_cannot_be_used_and_why(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    make_tiny_checkpoint(models / "tiny")
+    shutil.copytree(models / "tiny", models / "broken")
+    (models / "broken" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    for name in ("bare", "no id"):
+        (models / name).mkdir()
+    (models / "mine.safetensors").touch()
+    (models / "README").touch()
+    listed = run("models", "list", "--data-dir", tmp_path)
+    rows = json.loads(run("models", "list", "--json", "--data-dir", tmp_path).stdout)
+
+    assert listed.stdout.splitlines()[0].split() == ["ID", "FAMILY", "USABLE", "NAME"]
+    usable = [(row["id"], row["problem"] is None) for row in rows]
+    assert usable == [
+        ("bare", False), ("broken", False), ("cutout", True), ("mine.safetensors", False), ("no id", False), ("tiny", True),
+    ]  # fmt: skip
+    for row in rows:
+        assert re.search(rf"^{row['id']} +\S+ +{'no' if row['problem'] else 'yes'} ", listed.stdout, re.MULTILINE)
+        assert row["problem"] is None or f"\n{row['id']} cannot be used: {row['problem']}\n" in listed.stdout
+    assert "Write promptreel.json into it" in rows[0]["problem"]
+    assert "vae" in rows[1]["problem"]
+    assert listed.stderr == ""
+
+
+def test_own_model_behind_the_built_in_one_is_told(tmp_path: Path) -> None:
+    make_tiny_checkpoint(tmp_path / "models" / "cutout")
+    listed = run("models", "list", "--data-dir", tmp_path).stdout
+
+    assert re.findall(r"^cutout +(?:-|animatediff) +(\w+)", listed, re.MULTILINE) == ["yes", "no"]
+    assert "the built-in model of this name is used in its place" in listed
 
 
 def test_jobs_can_be_listed_shown_and_cancelled(jobs: JobStore, tmp_path: Path) -> None:
-    first, second = (jobs.submit(make_new_job(prompt)).id for prompt in ("a red cat", "a blue rocket"))
+    first, second = (jobs.submit(make_new_job(prompt)) for prompt in ("a red cat", "a blue rocket"))
+    header = r"ID +STATUS +CREATED \(UTC\) +MODEL +PROMPT\n"
+    lines = [
+        rf"{job.id} +{status} +{job.created_at:%Y-%m-%d %H:%M:%S} +cutout +{job.params.prompt}\n"
+        for job, status in ((first, "cancelled"), (second, "queued"))
+    ]
 
-    assert run("jobs", "cancel", first, "--data-dir", tmp_path).stdout == f"{first}\tcancelled\tcutout\ta red cat\n"
-    assert run("jobs", "show", second, "--data-dir", tmp_path).stdout == f"{second}\tqueued\tcutout\ta blue rocket\n"
-    lines = run("jobs", "list", "--data-dir", tmp_path).stdout.splitlines()
-    assert lines == [f"{second}\tqueued\tcutout\ta blue rocket", f"{first}\tcancelled\tcutout\ta red cat"]
+    assert re.fullmatch(header + lines[0], run("jobs", "cancel", first.id, "--data-dir", tmp_path).stdout)
+    assert re.fullmatch(header + lines[1] + lines[0], run("jobs", "list", "--data-dir", tmp_path).stdout)
+
+
+def test_jobs_are_listed_by_state_model_and_key(jobs: JobStore, tmp_path: Path) -> None:
+    made, _ = build_keys(load_settings(data_dir=tmp_path)).create("shop")
+    shop = jobs.submit(replace(make_new_job(), api_key_id=made.id)).id
+    other = jobs.submit(make_new_job(model_id="tiny")).id
+    gone = jobs.cancel(jobs.submit(make_new_job()).id).id
+
+    def ids(*options: object) -> list[int]:
+        return [job["id"] for job in json.loads(run("jobs", "list", "--json", *options, "--data-dir", tmp_path).stdout)]
+
+    assert ids() == [gone, other, shop]
+    assert ids("--limit", 1) == ids("--status", "cancelled") == [gone]
+    assert ids("--model", "tiny") == [other]
+    assert ids("--key", made.id) == ids("--key", made.prefix) == [shop]
+    assert ids("--status", "running") == []
+
+
+def test_all_of_a_job_is_shown(jobs: JobStore, tmp_path: Path) -> None:
+    made, _ = build_keys(load_settings(data_dir=tmp_path)).create("shop")
+    new = replace(make_new_job("a red cat", seed=77), api_key_id=made.id, track_id="t-1", webhook_url=WEBHOOK)
+    job_id = jobs.submit(new).id
+    claim, job = jobs.claim("worker-1")
+    jobs.give_back(claim)
+    claim, job = jobs.claim("worker-2")
+    file = tmp_path / "results" / job.file_prefix / "2.mp4"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"video")
+    facts = {"device": "cpu", "stages": {"denoising": 1.5}}
+    jobs.finish(claim, Result(key=f"{job.file_prefix}/2.mp4", size_bytes=5, sha256="abc", facts=facts))
+
+    shown = run("jobs", "show", job_id, "--data-dir", tmp_path).stdout
+    told = json.loads(run("jobs", "show", job_id, "--json", "--data-dir", tmp_path).stdout)
+
+    lines = dict(re.split(r"  +", line, maxsplit=1) for line in shown.splitlines())
+    expected = {
+        "id": str(job_id), "status": "succeeded", "prompt": "a red cat", "seed": "77", "model_id": "cutout", "track_id": "t-1",
+        "webhook": WEBHOOK, "api_key": "1 (shop)", "file": str(file), "size_bytes": "5", "sha256": "abc",
+        "made": "device cpu, stages denoising 1.5", "created_at": f"{job.created_at:%Y-%m-%d %H:%M:%S}",
+    }  # fmt: skip
+    assert lines.items() >= expected.items()
+    assert {"started_at", "finished_at", "waited_seconds", "took_seconds"} <= lines.keys()
+    assert re.fullmatch(r"from .* until .*, \w+, by worker-1", lines["attempt 1"])
+    assert re.fullmatch(r"from .* until .*, succeeded, by worker-2", lines["attempt 2"])
+    assert [attempt["worker"] for attempt in told["attempts"]] == ["worker-1", "worker-2"]
+    assert told["file"] == str(file)
+    file.unlink()
+    assert "deleted" in run("jobs", "show", job_id, "--data-dir", tmp_path).stdout
+
+
+def test_why_a_job_failed_is_shown(jobs: JobStore, tmp_path: Path) -> None:
+    job_id = jobs.submit(make_new_job()).id
+    claim, _ = jobs.claim("w")
+    jobs.fail(claim, code="out_of_memory", message="Ask for less.")
+
+    assert "failed (out_of_memory)" in run("jobs", "list", "--data-dir", tmp_path).stdout
+    assert re.search(r"error_message +Ask for less\.", run("jobs", "show", job_id, "--data-dir", tmp_path).stdout)
+
+
+def test_prompt_cannot_steer_the_terminal(jobs: JobStore, tmp_path: Path) -> None:
+    job_id = jobs.submit(make_new_job("a\x1b[2Jcat\nb\u202e")).id
+
+    for words in (["list"], ["show", job_id]):
+        shown = run("jobs", *words, "--data-dir", tmp_path).stdout
+        assert r"a\x1b[2Jcat\nb\u202e" in shown
+        assert shown.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["jobs", "list"], ["jobs", "show", 1], ["jobs", "cancel", 1], ["jobs", "deliveries", 1], ["jobs", "redeliver", 1],
+        ["keys", "list"], ["keys", "revoke", "1"], ["keys", "webhook-secret", "1"], ["models", "list"],
+    ],
+)  # fmt: skip
+def test_who_only_looks_makes_nothing(tmp_path: Path, words: list[object]) -> None:
+    check_refused(
+        run(*words, "--data-dir", tmp_path / "typo"), f"There is no {'data directory' if 'models' in words else 'database'}"
+    )
+    assert not (tmp_path / "typo").exists()
+    (tmp_path / "typo").mkdir()
+    run(*words, "--data-dir", tmp_path / "typo")
+    assert list((tmp_path / "typo").iterdir()) == []
+
+
+def test_help_is_whole_in_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = {}
+    for words in ([], ["jobs"], ["keys"], ["models"], *(name.split()[1:] for name, _ in visible_commands(get_command(app)))):
+        text = shown[" ".join(words)] = run(*words, "--help").stdout
+        assert max(map(len, text.splitlines())) <= 80, words
+        assert not re.search(r"…|\.\.\.$", text.replace("[ARGS]...", ""), re.MULTILINE), words
+    assert all(name in shown["generate"] for name in (*SCHEDULERS, "--no-enhance-prompt", "4294967295"))
 
 
 def test_deliveries_of_a_job_can_be_read_and_asked_for_again(jobs: JobStore, tmp_path: Path) -> None:
@@ -150,13 +310,18 @@ def test_deliveries_of_a_job_can_be_read_and_asked_for_again(jobs: JobStore, tmp
     ((delivery, (attempt,)),) = deliveries.list(told)
     database.dispose()
 
-    assert run("jobs", "deliveries", quiet, "--data-dir", tmp_path).stdout == ""
-    assert run("jobs", "deliveries", told, "--data-dir", tmp_path).stdout.splitlines() == [
-        f"{delivery.id}\tpending, next attempt at 2099-01-02 03:04:05\t{WEBHOOK}",
-        f"{attempt.started_at:%Y-%m-%d %H:%M:%S}\tattempt 1\tstatus 503 after 1.2 s",
+    assert "was sent without a webhook" in run("jobs", "deliveries", quiet, "--data-dir", tmp_path).stdout
+    lines = run("jobs", "deliveries", told, "--data-dir", tmp_path).stdout.splitlines()
+    told_by_line = [re.split("  +", line) for line in lines]
+    assert told_by_line[1].pop(2) in {"2099-01-02 03:04:04", "2099-01-02 03:04:05"}  # clocks part by microseconds
+    assert told_by_line == [
+        ["DELIVERY", "STATE", "NEXT ATTEMPT (UTC)", "URL"],
+        [delivery.id, "pending", WEBHOOK],
+        ["ATTEMPT", "STARTED (UTC)", "RESULT"],
+        ["1", f"{attempt.started_at:%Y-%m-%d %H:%M:%S}", "status 503 after 1.2 s"],
     ]
-    again = run("jobs", "redeliver", told, "--data-dir", tmp_path).stdout
-    assert re.fullmatch(rf"{delivery.id}\tpending, next attempt at 20[2-8]\d.*\n", again)
+    again = run("jobs", "redeliver", told, "--data-dir", tmp_path).stdout.splitlines()
+    assert re.fullmatch(rf"{delivery.id} +pending +20[2-8]\d.*", again[1])
     check_refused(run("jobs", "redeliver", quiet, "--data-dir", tmp_path), f"Job {quiet} has nothing to deliver")
     check_refused(run("jobs", "deliveries", 99, "--data-dir", tmp_path), "There is no job 99")
 

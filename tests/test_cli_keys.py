@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import re
 import socket
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from promptreel.errors import ApiKeyNotFound, BadConfiguration
 from promptreel.jobs.keys import KeyLimits
 from promptreel.service import is_loopback, run_service
 from promptreel.settings import load_settings
+from promptreel.worker.supervisor import Stop
 
 Run = Callable[..., str]
 
@@ -44,14 +45,17 @@ def test_key_is_made_listed_and_revoked(run: Run, tmp_path: Path) -> None:
     assert found is not None
     assert found.limits == KeyLimits(max_running=1, max_queued=20, requests_a_minute=120, weight=2.5)
     beginning = told["key"][:11]
-    assert run("list").splitlines() == [
-        f"1\t{beginning}...\tactive\t1 running, 20 queued, 120 a minute, weight 2.5\tthe shop's website",
-        f"2\t{store.get('2').prefix}...\tactive\tweight 1\tother",
+    assert [re.split("  +", line) for line in run("list").splitlines()] == [
+        ["ID", "KEY", "STATE", "LIMITS", "NAME"],
+        ["1", f"{beginning}...", "active", "1 running, 20 queued, 120 a minute, weight 2.5", "the shop's website"],
+        ["2", f"{store.get('2').prefix}...", "active", "weight 1", "other"],
     ]
+    assert [key["limits"]["weight"] for key in json.loads(run("list", "--json"))] == [2.5, 1.0]
+    assert told["webhook secret"] not in run("list", "--json")
     assert told["key"] not in run("list")
     assert run("webhook-secret", "1") == told["webhook secret"] + "\n"
 
-    assert re.fullmatch(rf"1\t{beginning}\.\.\.\trevoked \d{{4}}-\d\d-\d\d\t.*\n", run("revoke", beginning))
+    assert re.search(rf"\n1 +{beginning}\.\.\. +revoked \d{{4}}-\d\d-\d\d ", run("revoke", beginning))
     assert store.find(told["key"]) is None
     with pytest.raises(ApiKeyNotFound):
         run("revoke", "3")
@@ -61,7 +65,7 @@ def test_service_that_others_could_reach_does_not_start_without_a_key(tmp_path: 
     settings = load_settings(host="0.0.0.0", port=0, data_dir=tmp_path)
 
     with pytest.raises(BadConfiguration, match="promptreel keys create NAME"):
-        run_service(settings, stop=threading.Event())
+        run_service(settings, stop=Stop())
 
 
 def test_revoked_key_does_not_let_the_service_start(run: Run, tmp_path: Path) -> None:
@@ -69,7 +73,7 @@ def test_revoked_key_does_not_let_the_service_start(run: Run, tmp_path: Path) ->
     run("revoke", "1")
 
     with pytest.raises(BadConfiguration, match="there is no API key"):
-        run_service(load_settings(host="0.0.0.0", port=0, data_dir=tmp_path), stop=threading.Event())
+        run_service(load_settings(host="0.0.0.0", port=0, data_dir=tmp_path), stop=Stop())
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ inside the functions that build a worker or an engine, so that the api and the c
 
 from __future__ import annotations
 
+import logging
 import secrets
 import socket
 import threading
@@ -43,20 +44,34 @@ if TYPE_CHECKING:
     from promptreel.generation.engine import Engine
     from promptreel.worker.worker import Worker
 
+log = logging.getLogger(__name__)
+
 BUILT_IN_MODELS = Path(__file__).parent / "models" / "built_in"
 
 
 def build_database(settings: Settings) -> Database:
     """The tables, created or migrated if need be. Waits for no writer if there is no need."""
+    make_data_dir(settings)
+    database = open_database(settings.database)
+    migrate(database)
+    return database
+
+
+def find_database(settings: Settings) -> Database:
+    """The same for who only looks. Raises BadConfiguration if there is none, and makes nothing."""
+    database = open_database(settings.database, create=False)
+    migrate(database)
+    return database
+
+
+def make_data_dir(settings: Settings) -> None:
+    """For its owner alone, if it is not there yet; the rights of one that is are its owner's business."""
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise BadConfiguration(
             f"The data directory {settings.data_dir} cannot be made: {error.strerror}. Give another --data-dir."
         ) from error
-    database = open_database(settings.database)
-    migrate(database)
-    return database
 
 
 def build_database_of_service(settings: Settings) -> Database:
@@ -144,6 +159,7 @@ def build_engine(settings: Settings) -> Engine:
 def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Worker:
     # before torch's seconds: what is wrong with the data directory is told at once
     jobs = build_jobs(settings, build_database_of_service(settings))
+    log.info("worker %s loads PyTorch", owner)
     from promptreel.worker.footprint import Room, machine_memory
     from promptreel.worker.worker import Worker
 

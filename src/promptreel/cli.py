@@ -5,10 +5,8 @@ from __future__ import annotations
 import signal
 import socket
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -20,44 +18,56 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from promptreel.bootstrap import (
     build_app,
     build_courier,
-    build_deliveries,
     build_engine,
-    build_jobs,
     build_models,
-    build_webhook_secrets,
     build_worker,
     new_owner,
 )
+from promptreel.cli_jobs import jobs_app
 from promptreel.cli_keys import keys_app
+from promptreel.cli_models import models_app
+from promptreel.cli_terminal import DataDir
 from promptreel.errors import PromptreelError
-from promptreel.jobs.deliveries import Attempt, Delivery, DeliveryState
-from promptreel.jobs.job import Job, JobStage
+from promptreel.jobs.job import JobStage
 from promptreel.jobs.params import DEFAULT_SCHEDULER, MAX_FRAMES, MAX_SEED, SCHEDULERS
 from promptreel.logs import set_up_logging
 from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.remote import RemoteVideo
 from promptreel.settings import Settings, load_settings
+from promptreel.version import installed_version
+from promptreel.worker.supervisor import Stop
 
 if TYPE_CHECKING:
     from promptreel.encoding.decoder import Decoder
     from promptreel.generate import Wanted
 
 app = typer.Typer(
-    help="Promptreel: text to video on your own machine.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its tables cut what does not fit: in 80 columns, the names of options and of schedulers
 )
-jobs_app = typer.Typer(help="Look at the queue, and cancel jobs.", no_args_is_help=True)
-models_app = typer.Typer(help="The checkpoints that the service knows.", no_args_is_help=True)
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
 
-DataDir = Annotated[Path | None, typer.Option(help="Where the queue, the videos and the added models are kept.")]
-JobId = Annotated[int, typer.Argument(help="The id that was returned when the job was submitted.")]
 ENHANCE_HELP = "Add the model's own phrases to the prompt; --no-enhance-prompt leaves it as it is."
 WHOLE = 100.0
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"promptreel {installed_version()}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def promptreel(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Promptreel: text to video on your own machine."""
 
 
 def main() -> None:
@@ -86,13 +96,13 @@ def serve(
 
 @app.command()
 def worker(data_dir: DataDir = None, owner: Annotated[str | None, typer.Option(hidden=True)] = None) -> None:
-    """Run one worker alone, on the same data directory or database as a service elsewhere."""
+    """Run one worker alone. It shares the data directory or database of a service that runs elsewhere."""
     settings = load_settings(data_dir=data_dir)
     set_up_logging(settings.log_level)
-    stop = threading.Event()
-    built = build_worker(settings, owner=owner or new_owner(), stop=stop)  # takes seconds, in which a signal ends it at once
-    _set_on_signals(stop)
-    built.run()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it is warm, it has nothing in hand: a signal ends it at once
+    stop = Stop()
+    built = build_worker(settings, owner=owner or new_owner(), stop=stop)
+    built.run(on_warm=lambda: _set_on_signals(stop))
 
 
 @app.command(hidden=True)
@@ -144,7 +154,7 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
 ) -> None:
     """Make one video here and now, or on a server. Ctrl-C stops it, there too."""
     from promptreel.encoding.decoder import Decoder
-    from promptreel.generate import Wanted, read_init
+    from promptreel.generate import Wanted, read_init, tell
 
     settings = load_settings(api_key=api_key)
     set_up_logging("warning")
@@ -155,21 +165,24 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
         init=read_init(init, decoder) if init else None, strength=strength,
     )  # fmt: skip
     wanted.check()
+    tell(wanted.tell_size())
     made = _generate_here(wanted, settings, decoder) if server is None else _generate_there(wanted, server, settings.api_key)
     print(f"{output}  (seed {made})")  # noqa: T201
 
 
 def _generate_here(wanted: Wanted, settings: Settings, decoder: Decoder) -> int:
     """Returns the seed."""
-    from promptreel.generate import complete_params, write_video
+    from promptreel.generate import complete_params, tell, tell_unknown_words, write_video
 
-    params = complete_params(wanted, build_models(settings).get(wanted.model))
-    with _progress_bar() as tell:
-        tell("loading", 0)
+    card = build_models(settings).get(wanted.model)
+    tell(tell_unknown_words(wanted.prompt, card))
+    params = complete_params(wanted, card)
+    with _progress_bar() as show:
+        show("loading", 0)
 
         def on_progress(stage: JobStage, share: float) -> None:
             before = 0 if stage is JobStage.LOADING else WHOLE
-            tell(str(stage), share * WHOLE if stage is JobStage.DENOISING else before)
+            show(str(stage), share * WHOLE if stage is JobStage.DENOISING else before)
 
         engine = build_engine(settings)
         write_video(params, wanted.output, engine=engine, decoder=decoder, on_progress=on_progress, init=wanted.init)
@@ -190,94 +203,21 @@ def _generate_there(wanted: Wanted, server: str, api_key: str | None) -> int | N
         return make_on_server(wanted, client, on_progress).seed
 
 
-@jobs_app.command("list")
-def list_jobs(
-    data_dir: DataDir = None, limit: Annotated[int, typer.Option(min=1, max=1000, help="How many jobs to list.")] = 20
-) -> None:
-    """The newest jobs."""
-    for job in build_jobs(load_settings(data_dir=data_dir)).list(limit=limit):
-        _print_job(job)
-
-
-@jobs_app.command("show")
-def show_job(job_id: JobId, data_dir: DataDir = None) -> None:
-    """One job."""
-    _print_job(build_jobs(load_settings(data_dir=data_dir)).get(job_id))
-
-
-@jobs_app.command("cancel")
-def cancel_job(job_id: JobId, data_dir: DataDir = None) -> None:
-    """Cancel a job; one that is running stops at its next call to the model."""
-    _print_job(build_jobs(load_settings(data_dir=data_dir)).cancel(job_id))
-
-
-@jobs_app.command("deliveries")
-def list_deliveries(job_id: JobId, data_dir: DataDir = None) -> None:
-    """The deliveries of a job's webhook: every attempt, what became of it, and when the next one is."""
-    settings = load_settings(data_dir=data_dir)
-    build_jobs(settings).get(job_id)
-    for delivery, attempts in build_deliveries(settings).list(job_id):
-        _print_delivery(delivery, attempts)
-
-
-@jobs_app.command("redeliver")
-def redeliver(job_id: JobId, data_dir: DataDir = None) -> None:
-    """Deliver a job's webhook once more, now, and again for a day if that fails."""
-    deliveries = build_deliveries(load_settings(data_dir=data_dir))
-    deliveries.redeliver(job_id)
-    for delivery, _ in deliveries.list(job_id):
-        _print_delivery(delivery, [])
-
-
-@jobs_app.command("webhook-secret")
-def show_webhook_secret(data_dir: DataDir = None) -> None:
-    """The secret that webhooks are signed with, but for those of API keys, which have their own."""
-    print(build_webhook_secrets(load_settings(data_dir=data_dir)).of_installation())  # noqa: T201
-
-
-@models_app.command("list")
-def list_models(data_dir: DataDir = None) -> None:
-    """All checkpoints, by id."""
-    for card in build_models(load_settings(data_dir=data_dir)).list():
-        print(f"{card.model_id}\t{card.family}\t{card.name}")  # noqa: T201
-
-
-def _print_job(job: Job) -> None:
-    state = f"{job.status}, {job.stage} {job.progress:.0%}" if job.stage and not job.is_final else str(job.status)
-    why = f" ({job.error_code}: {job.error_message})" if job.error_code else ""
-    asked = ", cancel asked" if job.cancel_requested and not job.is_final else ""
-    print(f"{job.id}\t{state}{asked}{why}\t{job.params.model_id}\t{job.params.prompt[:60]}")  # noqa: T201
-
-
-def _print_delivery(delivery: Delivery, attempts: Sequence[Attempt]) -> None:
-    """One line for the delivery, then one for each attempt. Times are in UTC."""
-    is_open = delivery.state is DeliveryState.PENDING
-    next_at = f", next attempt at {_spell(delivery.next_at)}" if is_open else ""
-    print(f"{delivery.id}\t{delivery.state}{next_at}\t{delivery.url}")  # noqa: T201
-    for attempt in attempts:
-        took = "" if attempt.seconds is None else f" after {attempt.seconds:.1f} s"
-        status = "" if attempt.status is None else f"status {attempt.status}"
-        told = " ".join(filter(None, [status, attempt.error])) or "no answer yet"
-        print(f"{_spell(attempt.started_at)}\tattempt {attempt.number}\t{told}{took}")  # noqa: T201
-
-
-def _spell(time: datetime) -> str:
-    return f"{time:%Y-%m-%d %H:%M:%S}"
-
-
-def _stop_on_signals() -> threading.Event:
-    """An event that SIGTERM and SIGINT set."""
-    stop = threading.Event()
+def _stop_on_signals() -> Stop:
+    """What SIGTERM and SIGINT set, and SIGHUP, as when a terminal is closed, unless that was to be ignored (nohup)."""
+    stop = Stop()
     _set_on_signals(stop)
     return stop
 
 
-def _set_on_signals(stop: threading.Event) -> None:
-    def ask_to_stop(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
+def _set_on_signals(stop: Stop) -> None:
+    def ask_to_stop(number: int, _frame: FrameType | None) -> None:
+        stop.because(f"it got {signal.Signals(number).name}")
 
     signal.signal(signal.SIGTERM, ask_to_stop)
     signal.signal(signal.SIGINT, ask_to_stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, ask_to_stop)
 
 
 @contextmanager

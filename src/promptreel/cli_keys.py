@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from promptreel.bootstrap import build_keys
-from promptreel.jobs.keys import ApiKey, KeyLimits
+from promptreel.bootstrap import build_keys, find_database
+from promptreel.cli_terminal import AsJson, DataDir, print_json, print_table
+from promptreel.jobs.keys import ApiKey, KeyLimits, KeyStore
 from promptreel.settings import load_settings
 
 keys_app = typer.Typer(help="API keys: who may use the service, and how much of it.", no_args_is_help=True)
 
-DataDir = Annotated[Path | None, typer.Option(help="Where the queue, the videos and the added models are kept.")]
 Which = Annotated[str, typer.Argument(help="The key's id, or how it begins, as `promptreel keys list` shows them.")]
 NO_LIMIT = "no limit"
 
@@ -36,27 +38,38 @@ def create_key(
 
 
 @keys_app.command("list")
-def list_keys(data_dir: DataDir = None) -> None:
-    """All keys, oldest first, with their limits; of each key, how it begins."""
-    for key in build_keys(load_settings(data_dir=data_dir)).list():
-        _print_key(key)
+def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """All keys, oldest first. Of each key: how it begins, and its limits."""
+    keys = _open_keys(data_dir).list()
+    if as_json:
+        print_json([{name: value for name, value in asdict(key).items() if name != "webhook_secret"} for key in keys])
+    else:
+        _print_keys(keys)
 
 
 @keys_app.command("revoke")
 def revoke_key(which: Which, data_dir: DataDir = None) -> None:
     """End a key for good. Its jobs stay, and those that wait are still made."""
-    _print_key(build_keys(load_settings(data_dir=data_dir)).revoke(which))
+    _print_keys([_open_keys(data_dir).revoke(which)])
 
 
 @keys_app.command("webhook-secret")
 def show_webhook_secret(which: Which, data_dir: DataDir = None) -> None:
-    """The secret that the webhooks of a key's jobs are signed with."""
-    print(build_keys(load_settings(data_dir=data_dir)).get(which).webhook_secret)  # noqa: T201
+    """Show the secret of a key's webhooks. They are signed with it."""
+    print(_open_keys(data_dir).get(which).webhook_secret)  # noqa: T201
 
 
-def _print_key(key: ApiKey) -> None:
-    limits = key.limits
-    counts = {"running": limits.max_running, "queued": limits.max_queued, "a minute": limits.requests_a_minute}
-    told = [f"{count} {what}" for what, count in counts.items() if count is not None]
-    state = "active" if key.revoked_at is None else f"revoked {key.revoked_at:%Y-%m-%d}"
-    print(f"{key.id}\t{key.prefix}...\t{state}\t{', '.join([*told, f'weight {limits.weight:g}'])}\t{key.name}")  # noqa: T201
+def _open_keys(data_dir: Path | None) -> KeyStore:
+    settings = load_settings(data_dir=data_dir)
+    return build_keys(settings, find_database(settings))
+
+
+def _print_keys(keys: Sequence[ApiKey]) -> None:
+    rows = []
+    for key in keys:
+        limits = key.limits
+        counts = {"running": limits.max_running, "queued": limits.max_queued, "a minute": limits.requests_a_minute}
+        told = [f"{count} {what}" for what, count in counts.items() if count is not None]
+        state = "active" if key.revoked_at is None else f"revoked {key.revoked_at:%Y-%m-%d}"
+        rows.append((str(key.id), f"{key.prefix}...", state, ", ".join([*told, f"weight {limits.weight:g}"]), key.name))
+    print_table(("ID", "KEY", "STATE", "LIMITS", "NAME"), rows)

@@ -211,7 +211,9 @@ class Client:
             except _TryAgain as again:
                 error, pause = again.error, max(pause, again.seconds)  # noqa: PLW2901 - the server knows better
             except httpx2.RequestError as failure:
-                error = ServerUnreachable(f"The server {self.base_url} does not answer: {_spell(failure)}.")
+                error = ServerUnreachable(
+                    f"The server {self.base_url} does not answer: {_spell(failure)}. Check its address, and whether it runs."
+                )
             if time.monotonic() + pause > until:
                 raise error
             time.sleep(pause)

@@ -17,7 +17,7 @@ from promptreel.encoding.decoder import Decoder
 from promptreel.errors import InvalidParams, PromptreelError
 from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
 from promptreel.media import Init
-from promptreel.models.prompts import enhance_prompt
+from promptreel.models.prompts import enhance_prompt, find_unknown_words
 from promptreel.models.registry import ModelCard
 from promptreel.remote import RemoteModel, RemoteVideo
 
@@ -56,12 +56,31 @@ class Wanted:
         wrong: dict[str, list[str]] = {}
         if self.output_type not in OUTPUT_TYPES:
             wrong["output"] = [f"Let the name of {self.output.name!r} end in one of .{', .'.join(OUTPUT_TYPES)}."]
-        if self.scheduler not in SCHEDULERS:
-            wrong["scheduler"] = [f"There is no scheduler {self.scheduler!r}; take one of {', '.join(SCHEDULERS)}."]
+        elif not self.output.parent.is_dir():
+            wrong["output"] = [f"There is no folder {str(self.output.parent)!r}: make it first, or give another --output."]
+        elif self.output.is_dir():
+            wrong["output"] = [f"{str(self.output)!r} is a folder: give the name of a file."]
+        elif not os.access(self.output.parent, os.W_OK):
+            wrong["output"] = [f"The folder {str(self.output.parent)!r} cannot be written to: give another --output."]
         if not self.prompt.strip():
             wrong["prompt"] = ["The prompt is empty: say what the video shows."]
+        if self.scheduler not in SCHEDULERS:
+            wrong["scheduler"] = [f"There is no scheduler {self.scheduler!r}; take one of {', '.join(SCHEDULERS)}."]
         if wrong:
             raise InvalidParams(wrong)
+
+    def tell_size(self) -> str | None:
+        """What the size becomes, if it is not what was asked."""
+        width, height = self.width // 8 * 8, self.height // 8 * 8
+        if (width, height) == (self.width, self.height):
+            return None
+        return f"the video is {width}x{height}, not {self.width}x{self.height}: sides are multiples of 8"
+
+
+def tell_unknown_words(prompt: str, card: ModelCard) -> str | None:
+    """The same tip as the api's."""
+    unknown = find_unknown_words(prompt, card.words)
+    return f'the model "{card.model_id}" does not know: {", ".join(unknown)}' if unknown else None
 
 
 def complete_params(wanted: Wanted, card: ModelCard) -> VideoParams:
@@ -128,7 +147,6 @@ def write_video(
     """Makes the video and puts it at `output`; an older file there is replaced only by a whole new one."""
     from promptreel.worker.video_job import Makers, make_video  # noqa: PLC0415 - takes torch seconds, wrong parameters are told first
 
-    output.parent.mkdir(parents=True, exist_ok=True)
     beside = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         makers = Makers(engine, decoder, threading.Semaphore(1))
@@ -142,14 +160,20 @@ def make_on_server(wanted: Wanted, client: Client, on_progress: Callable[[Remote
     """Has the video made on a server and brings it to `wanted.output`. Ctrl-C meanwhile cancels it there."""
     model = client.model(wanted.model)
     video = client.create(wanted.prompt, **to_options(wanted, model))
+    tell(video.answer.get("tip"))
     try:
         done = client.wait(video, on_progress=on_progress)
     except KeyboardInterrupt:
         _cancel(video, client)
         raise
-    wanted.output.parent.mkdir(parents=True, exist_ok=True)
     client.download(done, wanted.output)
     return done
+
+
+def tell(*notes: str | None) -> None:
+    """On stderr, what the user should know of the video and cannot see."""
+    for note in filter(None, notes):
+        _say(note)
 
 
 def _cancel(video: RemoteVideo, client: Client) -> None:

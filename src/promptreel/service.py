@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import socket
 import sys
-import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from ipaddress import ip_address
 
-from promptreel.bootstrap import build_database_of_service, build_deliveries, build_jobs, build_keys, environment_of, new_owner
+from promptreel.bootstrap import (
+    build_database_of_service,
+    build_deliveries,
+    build_jobs,
+    build_keys,
+    environment_of,
+    make_data_dir,
+    new_owner,
+)
 from promptreel.errors import PASSING, BadConfiguration
+from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.store import JobStore
 from promptreel.settings import Settings, name_links
-from promptreel.worker.supervisor import ChildSpec, Supervisor
+from promptreel.worker.supervisor import ChildSpec, Stop, Supervisor
 
 log = logging.getLogger(__name__)
+
+LOCK_NAME = "serve.lock"
+PATIENCE_SECONDS = 10.0
+"""How often the log says that the workers are not ready yet."""
 
 # Where nothing is computed, one thread in each numerical library that may be loaded is enough.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -30,19 +46,21 @@ _GIVES_BACK = {
 }
 
 
-def run_service(settings: Settings, *, stop: threading.Event) -> None:
+def run_service(settings: Settings, *, stop: Stop) -> None:
     """Runs until `stop` is set. One line on stdout says where the service is, once it can make a video."""
+    with _sole_service(settings):
+        _run_alone(settings, stop=stop)
+
+
+def _run_alone(settings: Settings, *, stop: Stop) -> None:
     if links := name_links():
         log.info("these variables are Kubernetes' own, and are not taken for settings: %s", ", ".join(links))
     database = build_database_of_service(settings)
     jobs, deliveries = build_jobs(settings, database), build_deliveries(settings, database)
     listener = _listen(settings.host, settings.port)
     url = _url_of(listener)
-    if not is_loopback(listener) and not build_keys(settings, database).any_active():
-        raise BadConfiguration(
-            f"{url} can be reached by other machines, and there is no API key: everyone who reaches it could use it. "
-            "Make a key with `promptreel keys create NAME`, or listen on 127.0.0.1."
-        )
+    if not is_loopback(listener):
+        _refuse_without_key(url, build_keys(settings, database))
 
     def free_leases(owner: str) -> None:
         if freed := jobs.free_owner(owner):
@@ -52,15 +70,18 @@ def run_service(settings: Settings, *, stop: threading.Event) -> None:
         if freed := deliveries.free_owner(owner):
             log.warning("%d delivery of a courier that ended is due again", freed)
 
+    warmth = _Warmth(settings.workers)
+
     def is_ready(owners: set[str]) -> bool:
         try:
-            return sum(worker.id in owners for worker in jobs.live_workers()) == settings.workers
+            return warmth.is_reached_by(sum(worker.id in owners for worker in jobs.live_workers()))
         except PASSING:  # whatever keeps the job table from being read, the children must be kept alive
             return False
 
     def announce() -> None:
         print(f"Promptreel is ready on {url} (documentation: {url}/docs, data: {settings.data_dir})", flush=True)  # noqa: T201
 
+    log.info("listening on %s; the workers load the model and measure it first, up to a minute on a slow machine", url)
     specs = [
         _api(settings, listener),
         _courier(settings, free_deliveries),
@@ -74,6 +95,59 @@ def run_service(settings: Settings, *, stop: threading.Event) -> None:
 
 def _is_live(jobs: JobStore, owner: str) -> bool:
     return any(worker.id == owner for worker in jobs.live_workers())
+
+
+def _refuse_without_key(url: str, keys: KeyStore) -> None:
+    if not keys.any_active():
+        raise BadConfiguration(
+            f"{url} can be reached by other machines, and there is no API key: everyone who reaches it could use it. "
+            "Make a key with `promptreel keys create NAME`, or listen on 127.0.0.1."
+        )
+
+
+class _Warmth:
+    """How many workers are ready of those that there shall be; the log is told now and then while some are not."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._started = self._told = time.monotonic()
+
+    def is_reached_by(self, ready: int) -> bool:
+        now = time.monotonic()
+        if ready < self._workers and now - self._told > PATIENCE_SECONDS:
+            self._told = now
+            log.info("%d of %d workers are ready after %.0f s", ready, self._workers, now - self._started)
+        return ready == self._workers
+
+
+@contextmanager
+def _sole_service(settings: Settings) -> Iterator[None]:
+    """Holds the data directory's lock, which ends with this process however it ends. Raises BadConfiguration if it is held.
+
+    Two services would share the queue unseen: each would count the other's workers for its own, and jobs go to either.
+    """
+    make_data_dir(settings)
+    path = settings.data_dir / LOCK_NAME
+    try:
+        lock = path.open("a+")
+    except OSError as error:
+        raise BadConfiguration(
+            f"{path} cannot be written: {error.strerror}. Check the rights of the data directory."
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            process = lock.read(20).strip() or "unknown"
+            raise BadConfiguration(
+                f"A service runs on the data directory {settings.data_dir} already (process {process}). "
+                "Stop it first, or give another --data-dir. For more workers, start it with --workers."
+            ) from error
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
 
 
 def _api(settings: Settings, listener: socket.socket) -> ChildSpec:

@@ -18,5 +18,17 @@ def test_health_counts_workers_and_jobs(client: TestClient, jobs: JobStore) -> N
     assert answer.json() == {"status": "ok", "version": "1.2.3", "workers": 1, "queued": 2, "running": 1}
 
 
+def test_readiness_is_a_status_that_a_load_balancer_can_read(client: TestClient, jobs: JobStore) -> None:
+    waiting = client.get("/health/ready")
+    jobs.record_worker(WorkerRecord(id="worker-1", device="cpu", seconds_per_unit=None))
+    ready = client.get("/health/ready")
+
+    assert (waiting.status_code, waiting.json()["status"], waiting.json()["workers"]) == (503, "degraded", 0)
+    assert (ready.status_code, ready.json()) == (200, client.get("/health").json())
+    assert ready.json()["status"] == "ok"
+
+
 def test_health_is_degraded_without_a_worker(client: TestClient) -> None:
-    assert client.get("/health").json()["status"] == "degraded"
+    answer = client.get("/health")
+
+    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from promptreel.api.app import AppParts, create_app
+from promptreel.api.dialects.openai_openapi import CREATE_FIELDS
 from promptreel.jobs.job import Claim, Job, JobStage, Result
 from promptreel.jobs.store import JobStore
 from promptreel.models.registry import ModelRegistry
@@ -274,6 +276,45 @@ def test_players_may_ask_for_the_head_of_the_content_first(client: TestClient, f
 
     assert (early.status_code, answer.status_code, answer.content) == (404, 200, b"")
     assert (answer.headers["Content-Type"], answer.headers["Content-Length"]) == ("video/mp4", str(len(MP4)))
+
+
+@pytest.mark.parametrize(
+    ("fields", "tip"),
+    [
+        ({"sise": "64x64"}, "sise (is size meant?)"),
+        ({"Seconds": 2, "n": 1}, "Seconds (is seconds meant?), n"),
+        ({"size": "64x64", "width": 64}, "width"),
+        ({f"quite_another_{n}": 1 for n in range(10)}, ", ".join([*(f"quite_another_{n}" for n in range(8)), "2 more"])),
+        ({"\ud800\n": 1}, r"'\ud800\n'"),
+    ],
+)
+def test_fields_that_mean_nothing_are_named(client: TestClient, fields: dict[str, Any], tip: str) -> None:
+    """They are ignored all the same: other services know more of them."""
+    answer = client.post(VIDEOS, content=json.dumps({"prompt": "a red cat", **fields})).json()
+
+    assert answer["tip"] == f"fields without a meaning here: {tip}"
+    assert client.get(f"{VIDEOS}/{answer['id']}").json()["tip"] == answer["tip"]
+
+
+def test_fields_that_mean_something_are_not_named(client: TestClient, finish_next: Callable[[bytes], None]) -> None:
+    known = dict.fromkeys(CREATE_FIELDS) | {"key": "k", "track_id": 7, "webhook": None, "width": 64, "quality": None}
+    video = client.post(
+        VIDEOS, json={**known, "prompt": "a red cat", "input_reference": {"image_url": data_uri("image/png", PNG)}}
+    )
+    finish_next(MP4)
+    edits = [
+        edit(client, prompt="a red cat", video=video.json()["id"], **more) for more in ({}, {"size": "64x64", "seconds": 2})
+    ]
+    remix = client.post(f"{VIDEOS}/{video.json()['id']}/remix", json={"prompt": "a red cat"})
+
+    assert [answer.json().get("tip") for answer in (video, *edits, remix)] == [None] * 4
+
+
+def test_remix_names_what_it_leaves_as_it_was(client: TestClient) -> None:
+    video = create(client, prompt="a red cat")
+    remix = client.post(f"{VIDEOS}/{video['id']}/remix", json={"prompt": "a red cat", "size": "64x64"}).json()
+
+    assert remix["tip"] == "fields without a meaning here: size"
 
 
 def edit(client: TestClient, **fields: Any) -> Any:

@@ -26,12 +26,25 @@ def start(*arguments: object) -> subprocess.Popen[str]:
 def test_server_makes_the_same_bytes_as_this_machine(service: Service, tmp_path: Path) -> None:
     (tmp_path / "start.gif").write_bytes(GIF)
     here, there = tmp_path / "here.mp4", tmp_path / "made" / "there.mp4"
-    asked = ["a red ball", *SMALL, "--seed", 7, "--init", tmp_path / "start.gif", "--strength", 0.6, "--negative-prompt", "fog"]
+    there.parent.mkdir()
+    asked = [
+        "a red zyzzyva",
+        *SMALL,
+        "--seed",
+        7,
+        "--init",
+        tmp_path / "start.gif",
+        "--strength",
+        0.6,
+        "--negative-prompt",
+        "fog",
+    ]
 
     ran = [start(*asked, "-o", here), start(*asked, "-o", there, "--server", service.url)]
     told = [process.communicate(timeout=240) for process in ran]
 
     assert [process.returncode for process in ran] == [0, 0], told
+    assert ['promptreel: the model "cutout" does not know: zyzzyva\n' in errors for _, errors in told] == [True, True]
     assert told[1][0] == f"{there}  (seed 7)\n"
     assert "100 %" in told[1][1]
     assert hashlib.sha256(here.read_bytes()).hexdigest() == hashlib.sha256(there.read_bytes()).hexdigest()

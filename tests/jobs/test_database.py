@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import resource
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from promptreel.errors import BadConfiguration, DatabaseBusy, DiskFull
 from promptreel.jobs.database import migrate, open_database, read_transaction, refuse_affected_sqlite, write_transaction
 from promptreel.jobs.store import JobStore
 from promptreel.jobs.tables import metadata, workers
+from promptreel.version import installed_version
 from tests.jobs.factories import START, full_database, make_new_job
 
 WORKER = {"id": "w", "device": "cpu", "seconds_per_unit": None, "last_seen": START}
@@ -307,3 +309,60 @@ def test_older_database_with_waiting_jobs_is_brought_up_to_date(engine: Engine, 
     assert schema_of(engine) == newest
     claimed = [store.claim("w") for _ in waiting]
     assert [job.id for _, job in claimed] == waiting
+
+
+@pytest.fixture
+def usual_rights() -> Iterator[None]:
+    """New files may be read by everybody, as on most machines."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def rights_of(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+
+
+def test_files_of_the_database_are_their_owners_alone(tmp_path: Path, usual_rights: None) -> None:
+    engine = open_database(tmp_path / "x.db")
+    migrate(engine)
+    with engine.connect():
+        assert rights_of(tmp_path) == {"x.db": 0o600, "x.db-wal": 0o600, "x.db-shm": 0o600}
+    engine.dispose()
+
+
+def test_files_that_others_could_read_are_closed_to_them(
+    tmp_path: Path, usual_rights: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    older = open_database(tmp_path / "x.db")
+    migrate(older)
+    with older.connect():
+        for file in tmp_path.iterdir():
+            file.chmod(0o644)
+        open_database(tmp_path / "x.db").dispose()
+        assert rights_of(tmp_path) == {"x.db": 0o600, "x.db-wal": 0o600, "x.db-shm": 0o600}
+    older.dispose()
+    assert "now its owner alone can" in caplog.text
+
+
+def test_who_only_looks_makes_no_database(tmp_path: Path) -> None:
+    with pytest.raises(BadConfiguration, match="There is no database"):
+        open_database(tmp_path / "x.db", create=False)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("made_by", "told"), [("9.4.0", "it needs version 9.4.0"), (None, "it needs version later than")])
+def test_newer_database_says_which_version_it_needs(tmp_path: Path, made_by: str | None, told: str) -> None:
+    engine = open_database(tmp_path / "x.db")
+    migrate(engine)
+    with write_transaction(engine) as connection:
+        assert connection.execute(text("SELECT value FROM facts WHERE name = 'made_by'")).scalar() == installed_version()
+        connection.execute(text("UPDATE alembic_version SET version_num = '0900'"))
+        connection.execute(text("UPDATE facts SET value = :by WHERE name = 'made_by'"), {"by": made_by or "x"})
+        if made_by is None:
+            connection.execute(text("DROP TABLE facts"))
+
+    with pytest.raises(BadConfiguration, match=told):
+        migrate(engine)
+    engine.dispose()

@@ -8,7 +8,7 @@ from base64 import b64decode
 import pytest
 from sqlalchemy import Engine, select
 
-from promptreel.errors import ApiKeyNotFound
+from promptreel.errors import ApiKeyNotFound, InvalidParams
 from promptreel.jobs.database import read_transaction
 from promptreel.jobs.keys import KeyLimits, KeyStore
 from promptreel.jobs.tables import api_keys
@@ -83,3 +83,18 @@ def test_beginning_of_several_keys_means_none(keys: KeyStore) -> None:
 
     with pytest.raises(ApiKeyNotFound, match="Give an id"):
         keys.revoke(shared)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [("", "empty"), (" \t", "empty"), ("a\nb", "one line"), ("a\x1b[2J", "one line"), ("a" * 101, "101")]
+)
+def test_name_that_tells_nothing_makes_no_key(keys: KeyStore, name: str, why: str) -> None:
+    with pytest.raises(InvalidParams, match=why):
+        keys.create(name)
+
+    assert not keys.any_active()
+
+
+@pytest.mark.parametrize("name", ["x", "the shop's website", "Größe 京都", "a" * 100])
+def test_name_may_be_any_line(keys: KeyStore, name: str) -> None:
+    assert keys.create(name)[0].name == name

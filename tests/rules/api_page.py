@@ -26,8 +26,9 @@ HEAD = """# The API
 
 Written by `make docs` from the document that a running service has at `/openapi.json`, and compared with it by a test; `/docs`
 shows the same as a page to try. Requests are read leniently: as JSON, forms or query strings, numbers as text, yes/no and
-true/false, null for the default; fields that are not named here are ignored. How keys are sent is in [keys.md](keys.md), what
-goes wrong and with which status in [errors.md](errors.md), what webhooks are told in [webhooks.md](webhooks.md).
+true/false, null for the default; fields that are not named here are ignored, and under `/v1` named in `tip`. How keys are
+sent is in [keys.md](keys.md), what goes wrong and with which status in [errors.md](errors.md), what webhooks are told in
+[webhooks.md](webhooks.md).
 
 Each endpoint names the shapes of its answers, which are at the end. Where `Error` is among them, the older generations answer
 200 for errors too. `OpenAIError` has the statuses of [errors.md](errors.md).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import psutil
 import pytest
 
 from promptreel.errors import DiskFull
-from promptreel.worker.supervisor import ChildSpec, Supervisor
+from promptreel.worker.supervisor import ChildSpec, Stop, Supervisor
 from tests.waiting import wait_for
 
 # Each child writes one line when it starts: its owner name, its process and the time.
@@ -39,12 +40,12 @@ WATCHES = SAY_START + (
     "say(owner, os.getpid(), time.monotonic()); time.sleep(600)"
 )
 SUPERVISES = """
-import sys, threading
-from promptreel.worker.supervisor import ChildSpec, Supervisor
+import sys
+from promptreel.worker.supervisor import ChildSpec, Stop, Supervisor
 program, out = sys.argv[1:]
 specs = [ChildSpec(name=n, command=lambda o: [sys.executable, "-c", program, out, o], environment={}) for n in ("a", "b")]
 names = iter(["first", "second"])
-Supervisor(specs, new_owner=lambda: next(names), stop=threading.Event()).run(is_ready=lambda _: False, on_ready=print)
+Supervisor(specs, new_owner=lambda: next(names), stop=Stop()).run(is_ready=lambda _: False, on_ready=print)
 """
 
 
@@ -67,7 +68,7 @@ def spec(program: str, out: Path, *, deaths: list[str] | None = None, name: str 
 @contextmanager
 def supervised(*specs: ChildSpec, ready_at: int = 10**6) -> Iterator[list[str]]:
     """Runs a supervisor in a thread; yields what it announced. `ready_at`: how many owners it takes to be ready."""
-    stop, announced, owners = threading.Event(), list[str](), itertools.count(1)
+    stop, announced, owners = Stop(), list[str](), itertools.count(1)
     seen: set[str] = set()
 
     def is_ready(current: set[str]) -> bool:
@@ -81,7 +82,7 @@ def supervised(*specs: ChildSpec, ready_at: int = 10**6) -> Iterator[list[str]]:
     try:
         yield announced
     finally:
-        stop.set()
+        stop.because("the test ends")
         thread.join()
 
 
@@ -125,6 +126,21 @@ def test_death_that_cannot_be_told_is_told_later(out: Path) -> None:
         wait_for(lambda: len(told) >= 3)
 
     assert told[:3] == ["owner-1"] * 3
+
+
+def test_log_says_why_the_service_stops(out: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="promptreel")
+    with supervised(spec(STAYS, out)):
+        wait_for(lambda: started(out))
+
+    assert [record.message for record in caplog.records][-2:] == ["the service stops: the test ends", "the service has stopped"]
+
+    def break_down(_owners: set[str]) -> bool:
+        raise ZeroDivisionError("of the test")
+
+    with pytest.raises(ZeroDivisionError):
+        Supervisor([], new_owner=str, stop=Stop()).run(is_ready=break_down, on_ready=str)
+    assert "the service stops because of an error: ZeroDivisionError('of the test')" in caplog.text
 
 
 def test_quick_deaths_make_the_pause_longer(out: Path) -> None:

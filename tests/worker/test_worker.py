@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
+import logging
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -71,6 +73,28 @@ def test_job_becomes_a_stored_video(running: threading.Thread, jobs: JobStore, t
     assert 100 < job.result.facts["peak_memory_mb"] < 100_000  # torch alone is more than the first
     assert 0 < job.result.facts["device_seconds"] < job.result.facts["busy_seconds"]
     assert 0 < job.result.facts["busy_seconds"] <= sum(job.result.facts["stages"].values()) + 0.01
+
+
+def test_worker_tells_what_it_does_and_may_be_ended_until_it_is_warm(
+    worker: Worker, stop: threading.Event, jobs: JobStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Signals ask for an orderly stop from `on_warm` on; before it, they end the process, and nobody knows it yet."""
+    caplog.set_level(logging.INFO, logger="promptreel.worker")
+    told: list[str] = []
+
+    def on_warm() -> None:
+        assert jobs.live_workers() == []
+        told.extend(record.message for record in caplog.records)
+        stop.set()
+
+    worker.run(on_warm=on_warm)
+
+    assert re.fullmatch(
+        r"worker worker-1 loads cutout on cpu \(float32\)\nworker worker-1 loaded it in [\d.]+ s, and measures it\n"
+        r"worker worker-1 is warm after [\d.]+ s",
+        "\n".join(told),
+    )
+    assert worker.seconds_per_unit is not None
 
 
 def test_worker_is_known_with_its_rate_before_it_takes_a_job(running: threading.Thread, jobs: JobStore) -> None:

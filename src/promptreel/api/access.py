@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from promptreel.api.forms import MalformedRequest, refuse_many_fields
 from promptreel.api.problems import answer_error, answer_unknown_error
+from promptreel.errors import PromptreelError
 
 NOTHING_RUNS = "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; sandbox"
 """For a browser that opens an answer as a page: a file that somebody uploaded may be shown, and can do nothing."""
@@ -22,7 +23,9 @@ log = logging.getLogger(__name__)
 
 
 class AccessLog:
-    """Middleware. The line names path, status, time, request and job; never the query, headers or body, which hold keys."""
+    """Middleware. The line names path, status, time, request, job and, of a refused request, the error's code; never the query,
+    headers or body, which hold keys.
+    """
 
     def __init__(self, app: ASGIApp, *, real_status_codes: Collection[str]) -> None:
         self._app = app
@@ -56,10 +59,12 @@ class AccessLog:
         except MalformedRequest as error:
             await answer_error(Request(scope), error)(scope, receive, send)
         except Exception:
-            request_id = scope["state"]["request_id"]
+            state = scope["state"]
+            request_id = state["request_id"]
             log.exception("unknown error in request=%s", request_id)
-            if "status" in scope["state"]:  # half an answer is out: only a broken connection tells the client
+            if "status" in state:  # half an answer is out: only a broken connection tells the client
                 raise
+            state["error_code"] = PromptreelError.code
             answer = answer_unknown_error(scope["path"], request_id, real_status_codes=self._real_status_codes)
             await answer(scope, receive, send)
 
@@ -67,8 +72,7 @@ class AccessLog:
 def _add_headers(headers: MutableHeaders, request_id: str) -> None:
     headers["X-Request-Id"] = request_id
     headers["X-Content-Type-Options"] = "nosniff"
-    if not headers.get("content-type", "").startswith("text/html"):  # /docs alone, which is ours
-        headers["Content-Security-Policy"] = NOTHING_RUNS
+    headers.setdefault("Content-Security-Policy", NOTHING_RUNS)  # /docs has one of its own
     # A status or a 404 from before success must not be kept by a cache on the way.
     headers.setdefault("Cache-Control", "no-store")
 
@@ -76,11 +80,12 @@ def _add_headers(headers: MutableHeaders, request_id: str) -> None:
 def _log_access(scope: Scope, seconds: float) -> None:
     state = scope["state"]
     log.info(
-        "%s %s %s %.0f ms request=%s job=%s",
+        "%s %s %s %.0f ms request=%s job=%s%s",
         scope["method"],
         quote(scope["path"][:200]),
         state.get("status", "cut off"),
         seconds * 1000,
         state["request_id"],
         state.get("job_id", "-"),
+        f" error={state['error_code']}" if "error_code" in state else "",
     )

@@ -246,7 +246,10 @@ _OPENAI: dict[str, Schema] = {
             "stage": nullable({"enum": list(JobStage)}),
             "queue_position": {**COUNT, "description": "1 is the next one; 0 is no longer waiting."},
             "eta": {**COUNT, "description": "Seconds until it is done."},
-            "tip": {**TEXT, "description": "Words of the prompt that the model does not know."},
+            "tip": {
+                **TEXT,
+                "description": "Words that the model does not know; fields that mean nothing here, as misspelled ones.",
+            },
             "inference_time_s": {**SECONDS, "description": "Its share of its worker's time: those of all jobs add up."},
             "stage_durations": {
                 "type": "object",

@@ -30,6 +30,7 @@ _WELL: dict[Callable[..., Any], tuple[str, ...]] = {
     routes.fetch: _JOB,
     routes.fetch_by_field: _JOB,
     routes.health: ("Health",),
+    routes.ready: ("Health",),
     legacy_models.list_models: ("HostedModels",),
     legacy_models.search_models: ("AgentsModels",),
     legacy_models.show_model: ("OneAgentsModel",),
@@ -62,7 +63,7 @@ _WELL: dict[Callable[..., Any], tuple[str, ...]] = {
 _ERROR = "An error."
 
 # Anyone may ask for these.
-_OPEN = {routes.health, routes.send_file, routes.send_preview, legacy_uploads.send_upload}
+_OPEN = {routes.health, routes.ready, routes.send_file, routes.send_preview, legacy_uploads.send_upload}
 _SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": "key", "description": "`key` may be a field of the request too."},

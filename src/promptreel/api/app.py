@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from promptreel.api.access import AccessLog
 from promptreel.api.answers import DescribedApp, describe_answers
 from promptreel.api.dialects.legacy import FETCH_PATHS
+from promptreel.api.docs_page import PAGE_PATH
 from promptreel.api.problems import answer_disconnect, answer_error, answer_http_error
 from promptreel.api.routes import build_router
 from promptreel.api.services import AppParts
@@ -43,8 +44,10 @@ def create_app(parts: AppParts) -> FastAPI:
         title="Promptreel",
         version=parts.version,
         description="Text to video on your own machine. Requests are read leniently: JSON, forms and query strings; "
-        'numbers as strings; yes/no and true/false; null for "the default"; unknown fields are ignored.',
+        'numbers as strings; yes/no and true/false; null for "the default"; unknown fields are ignored, and under /v1 named '
+        "in `tip`.",
         redirect_slashes=False,
+        docs_url=None,
         redoc_url=None,
         lifespan=_with_threads,
     )
@@ -55,7 +58,7 @@ def create_app(parts: AppParts) -> FastAPI:
     app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(ClientDisconnect, answer_disconnect)
     app.add_middleware(Unpacking)
-    app.add_middleware(PlainSlashes, kept=[f"{path}/" for path in FETCH_PATHS])
+    app.add_middleware(PlainSlashes, kept=[f"{path}/" for path in (*FETCH_PATHS, PAGE_PATH)])
     if parts.cors_origins:
         app.add_middleware(
             CORSMiddleware,

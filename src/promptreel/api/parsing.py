@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import re
@@ -18,6 +19,8 @@ _NUMBER = re.compile(r"[+-]?([0-9]{1,30}(\.[0-9]{0,30})?|\.[0-9]{1,30})(e[+-]?[0
 _YES = frozenset({"yes", "true", "1", "on"})
 _NO = frozenset({"no", "false", "0", "off"})
 _NULL = frozenset({"", "null", "none", "undefined"})
+
+MOST_IGNORED_NAMED = 8
 
 D = TypeVar("D")
 
@@ -53,6 +56,7 @@ class FieldReader:
     def __init__(self, fields: Mapping[str, Any]) -> None:
         self._fields = fields
         self._errors: dict[str, list[str]] = {}
+        self._asked: set[str] = set()
         self.clamped: dict[str, float] = {}
 
     def reject(self, name: str, message: str) -> None:
@@ -67,14 +71,33 @@ class FieldReader:
         if self._errors:
             raise InvalidParams(self._errors)
 
+    def _get(self, name: str) -> Any:
+        self._asked.add(name)
+        return self._fields.get(name)
+
+    def name_ignored(self, *, but: Collection[str] = ()) -> list[str]:
+        """The fields that were sent and that nobody asked for, some of them if there are many, each with what may be meant.
+
+        What belongs to a field, as in `field[part]`, was asked for with it; `but` are read elsewhere.
+        """
+        known = self._asked | set(but)
+        sent = [name for name, value in self._fields.items() if value is not None]
+        ignored = [name for name in sent if name not in known and name.partition("[")[0] not in known]
+        told = []
+        for name in ignored[:MOST_IGNORED_NAMED]:
+            shown = name[:40] if name.isprintable() else ascii(name[:40])
+            close = difflib.get_close_matches(name[:40].lower(), sorted(name for name in known if "[" not in name), n=1)
+            told.append(f"{shown} (is {close[0]} meant?)" if close else shown)
+        return told if len(ignored) <= len(told) else [*told, f"{len(ignored) - len(told)} more"]
+
     def given(self, name: str) -> Any:
         """The field as it was sent; None for null, "", and the words by which forms of several languages spell null."""
-        value = self._fields.get(name)
+        value = self._get(name)
         return None if isinstance(value, str) and _word(value) in _NULL else value
 
     def text(self, name: str, *, maximum: int) -> str | None:
         """The text, unchanged. None if it is null or wrong; "" stays "", for it may be meant."""
-        value = self._fields.get(name)
+        value = self._get(name)
         if value is None:
             return None
         if not isinstance(value, str):
@@ -88,7 +111,7 @@ class FieldReader:
         return None
 
     def required_text(self, name: str, *, maximum: int) -> str:
-        value = self._fields.get(name)
+        value = self._get(name)
         if value is None or (isinstance(value, str) and not value.strip()):
             self.reject(name, f"The {label(name)} field is required.")
             return ""
@@ -96,7 +119,7 @@ class FieldReader:
 
     def scalar(self, name: str, *, maximum: int) -> str | None:
         """A string, number or boolean, as text."""
-        value = self._fields.get(name)
+        value = self._get(name)
         if isinstance(value, bool | int | float):
             return json.dumps(value)
         if value is not None and not isinstance(value, str):

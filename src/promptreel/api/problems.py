@@ -145,8 +145,9 @@ def headers_of(error: PromptreelError) -> dict[str, str]:
 
 
 def answer_error(request: Request, error: Exception) -> JSONResponse:
-    """For our own errors."""
+    """For our own errors. The code is for the log: many shapes of answers have no place for it."""
     assert isinstance(error, PromptreelError)
+    request.state.error_code = error.code
     path = request.url.path
     status = status_to_send(path, status_of(error), request.app.state.parts.real_status_codes)
     return JSONResponse(body_of(error, path, status), status, headers_of(error))

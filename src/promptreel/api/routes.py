@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from promptreel.api import openai_routes
+from promptreel.api import docs_page, openai_routes
 from promptreel.api.addresses import links
+from promptreel.api.answer_schemas import either, ref
 from promptreel.api.bodies import Fields, FieldsWithInit
 from promptreel.api.dialects import (
     legacy,
@@ -28,6 +31,13 @@ from promptreel.errors import JobNotFound
 from promptreel.jobs.job import Job, JobStatus, NewJob
 from promptreel.media import MEDIA_TYPES, PREVIEW_MEDIA_TYPE, Init
 
+NOT_READY: dict[int | str, dict[str, Any]] = {
+    503: {
+        "description": "No worker is alive.",
+        "content": {"application/json": {"schema": either(ref("Health"), ref("Error"))}},
+    }
+}
+
 
 def build_router() -> APIRouter:
     router = APIRouter(redirect_slashes=False, default_response_class=JSONResponse)
@@ -41,7 +51,8 @@ def build_router() -> APIRouter:
     router.add_api_route(path, send_preview, methods=["GET"], response_class=Response, responses=shape, tags=["video"])
     router.add_api_route(path, send_preview, methods=["HEAD"], include_in_schema=False)
     router.add_api_route("/health", health, methods=["GET"], tags=["service"])
-    for kind in (openai_routes, legacy_models, legacy_load, legacy_results, legacy_uploads, legacy_unavailable):
+    router.add_api_route("/health/ready", ready, methods=["GET"], responses=NOT_READY, tags=["service"])
+    for kind in (docs_page, openai_routes, legacy_models, legacy_load, legacy_results, legacy_uploads, legacy_unavailable):
         kind.add_routes(router)
     return router
 
@@ -116,17 +127,25 @@ def send_preview(request: Request, file_prefix: str, services: OpenServicesOfApp
 
 
 def health(services: OpenServicesOfApp) -> JSONResponse:
-    """Whether the service works: `degraded` means that no worker is alive, so that jobs wait."""
+    """Whether the service works: `degraded` means that no worker is alive, so that jobs wait. Always 200, while it answers."""
+    return JSONResponse(_look_at_health(services))
+
+
+def ready(services: OpenServicesOfApp) -> JSONResponse:
+    """The same for what reads the status alone, such as a load balancer: 503 while no worker is alive."""
+    state = _look_at_health(services)
+    return JSONResponse(state, 200 if state["workers"] else 503)
+
+
+def _look_at_health(services: OpenServices) -> dict[str, Any]:
     workers = len(services.jobs.live_workers())
-    return JSONResponse(
-        {
-            "status": "ok" if workers else "degraded",
-            "version": services.version,
-            "workers": workers,
-            "queued": services.jobs.count(JobStatus.QUEUED),
-            "running": services.jobs.count(JobStatus.RUNNING),
-        }
-    )
+    return {
+        "status": "ok" if workers else "degraded",
+        "version": services.version,
+        "workers": workers,
+        "queued": services.jobs.count(JobStatus.QUEUED),
+        "running": services.jobs.count(JobStatus.RUNNING),
+    }
 
 
 def _find_owner(request: Request, services: OpenServices, file_prefix: str) -> Job:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from importlib.metadata import PackageNotFoundError, version
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, cast
 
@@ -24,15 +23,9 @@ from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.store import JobStore
 from promptreel.models.registry import ModelRegistry
 from promptreel.storage.local import LocalStorage
+from promptreel.version import installed_version
 
 MAX_IDEMPOTENCY_KEY = 255
-
-
-def installed_version() -> str:
-    try:
-        return version("promptreel")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)

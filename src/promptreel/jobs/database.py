@@ -6,6 +6,8 @@ write transactions that take their lock at once instead of half-way.
 
 from __future__ import annotations
 
+import logging
+import os
 import random
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -18,12 +20,16 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from pysqlite3 import dbapi2 as sqlite
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, delete, event, insert, make_url, select
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from promptreel.errors import BadConfiguration, DatabaseBusy, DiskFull, PromptreelError
+from promptreel.jobs.tables import facts
+from promptreel.version import installed_version
+
+log = logging.getLogger(__name__)
 
 BUSY_SECONDS = 10.0
 """How long a transaction waits for another process's write lock before it raises DatabaseBusy."""
@@ -41,16 +47,26 @@ _BEGIN_MODE = "promptreel_begin_mode"
 _LOCKED = frozenset({sqlite.SQLITE_BUSY, sqlite.SQLITE_LOCKED, sqlite.SQLITE_PROTOCOL})
 _OF_THE_DISK = frozenset({sqlite.SQLITE_IOERR, sqlite.SQLITE_CANTOPEN, sqlite.SQLITE_READONLY})
 
+_OWNER_ALONE = 0o600
+"""Rights of the database's files: prompts are in them, and the secrets of links and webhooks."""
 
-def open_database(where: str | Path, *, busy_seconds: float = BUSY_SECONDS) -> Engine:
+_MADE_BY = "made_by"
+"""The fact that names the version which brought the tables to their newest form: older ones cannot know its number."""
+
+
+def open_database(where: str | Path, *, busy_seconds: float = BUSY_SECONDS, create: bool = True) -> Engine:
     """Opens a file, or `sqlite:////absolute/path.db`, and creates the file if there is none; its folder must exist.
 
-    Raises BadConfiguration when the address, the file or the SQLite library cannot be used, DatabaseBusy when another process
-    keeps the file locked, and DiskFull. Later on, whatever is asked of it may raise the last two.
+    Raises BadConfiguration when the address, the file or the SQLite library cannot be used, or there is no file and `create`
+    is off; DatabaseBusy when another process keeps the file locked, and DiskFull. Later on, whatever is asked of it may raise
+    the last two.
     """
     # A path may hold what means something in a URL, such as % and ?.
     address = URL.create("sqlite", database=str(where)) if isinstance(where, Path) else _parse_url(where)
     refuse_affected_sqlite(sqlite.sqlite_version_info)
+    file = _file_of(address)
+    if file is not None:
+        _make_file(file, create=create)
     engine = create_engine(
         address,
         module=sqlite,
@@ -71,23 +87,31 @@ def open_database(where: str | Path, *, busy_seconds: float = BUSY_SECONDS) -> E
             "Check that its folder exists and is writable, and that the file is a SQLite database."
         ) from error
     event.listen(engine, "handle_error", _translate)
+    if file is not None:
+        _close_to_others(file)
     return engine
 
 
 def migrate(engine: Engine) -> None:
     """Brings the schema to the newest revision. When two processes start at once, the second waits and finds nothing to do.
 
-    The write lock is only taken when there is something to do: whoever just reads waits for no writer.
+    The write lock is only taken when there is something to do: whoever just reads waits for no writer. Raises BadConfiguration
+    for a database that a newer version made.
     """
     config = Config()
     config.set_main_option("script_location", "promptreel.jobs:migrations")
+    script = ScriptDirectory.from_config(config)
     with read_transaction(engine) as connection:
-        revisions = MigrationContext.configure(connection).get_current_heads()
-    if set(revisions) == set(ScriptDirectory.from_config(config).get_heads()):
+        revisions = set(MigrationContext.configure(connection).get_current_heads())
+        if not revisions <= {known.revision for known in script.walk_revisions()}:
+            raise BadConfiguration(_name_needed_version(connection))
+    if revisions == set(script.get_heads()):
         return
     with write_transaction(engine) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
+        connection.execute(delete(facts).where(facts.c.name == _MADE_BY))
+        connection.execute(insert(facts).values(name=_MADE_BY, value=installed_version()))
 
 
 @contextmanager
@@ -120,6 +144,48 @@ def refuse_affected_sqlite(version: tuple[int, int, int]) -> None:
         f"SQLite {'.'.join(map(str, version))} can lose committed writes (the WAL-reset bug). Reinstall the package pysqlite3, "
         "whose wheel carries its own SQLite, or build it against SQLite 3.51.3 or newer (3.50.7 and 3.44.6 are fixed too)."
     )
+
+
+def _name_needed_version(connection: Connection) -> str:
+    try:
+        made_by = connection.execute(select(facts.c.value).where(facts.c.name == _MADE_BY)).scalar()
+    except DBAPIError:  # a newer version may keep it elsewhere
+        made_by = None
+    return (
+        f"The database {connection.engine.url.database} was made by a newer Promptreel: it needs version "
+        f"{made_by or f'later than {installed_version()}'}, and this is {installed_version()}. Install that version, "
+        "or give another --data-dir."
+    )
+
+
+def _file_of(address: URL) -> Path | None:
+    """Where SQLite keeps it; None for what is no plain file, which is refused once it is opened."""
+    named = address.database
+    return None if not named or named == ":memory:" or address.query else Path(named)
+
+
+def _make_file(file: Path, *, create: bool) -> None:
+    """For its owner alone from its first moment: SQLite would make it with the rights of any other file."""
+    if not create and not file.exists():
+        raise BadConfiguration(f"There is no database {file}: nothing was ever queued there. Give the --data-dir of a service.")
+    try:
+        # Only a file that is new is opened: to close one that SQLite has open too would end SQLite's locks on it.
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _OWNER_ALONE))
+    except OSError:  # it is there, or SQLite says better why it cannot be
+        return
+
+
+def _close_to_others(file: Path) -> None:
+    """Takes away the rights that older versions left to others. SQLite gives the log beside it those of the file."""
+    for each in (file, *(file.with_name(file.name + ending) for ending in ("-wal", "-shm"))):
+        try:
+            if each.stat().st_mode & 0o077:
+                each.chmod(_OWNER_ALONE)
+                log.warning("%s could be read by other users of this machine; now its owner alone can", each)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            log.warning("%s can be read by other users of this machine: %s. chmod 600 it.", each, error.strerror)
 
 
 def _parse_url(url: str) -> URL:

@@ -109,6 +109,17 @@ class Job:
         return f"{self.file_prefix}/preview.webp"
 
 
+@dataclass(frozen=True, kw_only=True)
+class JobAttempt:
+    """One time that a worker had the job; `ended_at` and `outcome` are None while it has it."""
+
+    attempt: int
+    worker: str
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: str | None
+
+
 @dataclass(frozen=True)
 class Claim:
     """The right to work on a job until its lease runs out; every write of the worker carries it."""

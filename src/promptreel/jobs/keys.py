@@ -17,7 +17,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Engine, Row, false, func, insert, select, update
 
-from promptreel.errors import ApiKeyNotFound
+from promptreel.errors import ApiKeyNotFound, InvalidParams
 from promptreel.jobs.database import read_transaction, write_transaction
 from promptreel.jobs.tables import api_keys, utc_now
 from promptreel.jobs.webhook_secrets import new_webhook_secret
@@ -25,6 +25,8 @@ from promptreel.jobs.webhook_secrets import new_webhook_secret
 KEY_PREFIX = "pr_"
 SHOWN_CHARACTERS = 11
 """How much of a key is kept to tell it from others: `pr_` and 48 of its 256 bits."""
+
+MAX_NAME = 100
 
 ACTIVE = api_keys.c.revoked_at.is_(None)
 
@@ -70,7 +72,8 @@ class KeyStore:
         self._now = now
 
     def create(self, name: str, limits: KeyLimits | None = None) -> tuple[ApiKey, str]:
-        """Makes a key; the second of what it returns is the key itself, which cannot be had again."""
+        """Makes a key; the second of what it returns is the key itself, which cannot be had again. Raises InvalidParams."""
+        _check_name(name)
         key = KEY_PREFIX + secrets.token_urlsafe(32)
         values = {
             "name": name,
@@ -117,6 +120,16 @@ class KeyStore:
         with write_transaction(self._engine) as connection:
             connection.execute(update(api_keys).where(api_keys.c.id == key.id, ACTIVE).values(revoked_at=self._now()))
         return self.get(str(key.id))
+
+
+def _check_name(name: str) -> None:
+    """A key that nobody can tell from others should not be the one that closes the service to all who have none."""
+    if not name.strip():
+        raise InvalidParams({"name": ["The key's name is empty: say whose key it is."]})
+    if not name.isprintable():
+        raise InvalidParams({"name": ["The key's name must be one line of letters, digits and signs that can be printed."]})
+    if len(name) > MAX_NAME:
+        raise InvalidParams({"name": [f"The key's name has {len(name)} characters, and may have {MAX_NAME}."]})
 
 
 def hash_key(key: str) -> str:

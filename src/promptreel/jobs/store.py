@@ -24,11 +24,11 @@ from promptreel.jobs.clock import moments
 from promptreel.jobs.database import read_transaction, write_transaction
 from promptreel.jobs.eta import Ahead, Timing, Work
 from promptreel.jobs.group_commit import GroupCommit
-from promptreel.jobs.job import Claim, Job, JobStage, JobStatus, NewJob, Result
+from promptreel.jobs.job import Claim, Job, JobAttempt, JobStage, JobStatus, NewJob, Result
 from promptreel.jobs.keys import Caller
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.submissions import check_room, find_first, insert_job
-from promptreel.jobs.tables import has_status, is_of, jobs, utc_now, workers
+from promptreel.jobs.tables import attempts, has_status, is_of, jobs, utc_now, workers
 from promptreel.jobs.timings import RecentTimings
 
 # Built once: putting a statement together takes longer than running it.
@@ -117,15 +117,38 @@ class JobStore:
         return _to_job(row)
 
     def list(
-        self, *, limit: int = 50, after: int | None = None, oldest_first: bool = False, of: Caller | None = None
+        self,
+        *,
+        limit: int = 50,
+        after: int | None = None,
+        oldest_first: bool = False,
+        status: JobStatus | None = None,
+        model_id: str | None = None,
+        of: Caller | None = None,
     ) -> builtins.list[Job]:
-        """The newest jobs, newest first, or the oldest ones, oldest first; `after` is the last id of the page before."""
-        page = select(jobs).where(_belongs(of)).order_by(jobs.c.id if oldest_first else jobs.c.id.desc()).limit(limit)
+        """The newest jobs, newest first, or the oldest ones, oldest first; `after` is the last id of the page before.
+
+        `status` and `model_id` leave out jobs in other states and of other models.
+        """
+        these = [true() if status is None else has_status(status), true() if model_id is None else jobs.c.model_id == model_id]
+        page = select(jobs).where(_belongs(of), *these).order_by(jobs.c.id if oldest_first else jobs.c.id.desc()).limit(limit)
         if after is not None:
             page = page.where(jobs.c.id > after if oldest_first else jobs.c.id < after)
         with read_transaction(self._engine) as connection:
             rows = connection.execute(page).all()
         return [_to_job(row) for row in rows]
+
+    def list_attempts(self, job_id: int) -> builtins.list[JobAttempt]:
+        """Every time that a worker took the job, the first one first."""
+        of_job = select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.attempt)
+        with read_transaction(self._engine) as connection:
+            rows = connection.execute(of_job).all()
+        return [
+            JobAttempt(
+                attempt=row.attempt, worker=row.worker, started_at=row.started_at, ended_at=row.ended_at, outcome=row.outcome
+            )
+            for row in rows
+        ]
 
     def list_succeeded(self, *, limit: int, offset: int = 0, of: Caller | None = None) -> builtins.list[Job]:
         """The newest jobs that made a video, newest first, without the first `offset` of them."""

@@ -104,8 +104,9 @@ class ModelRegistry:
         meant = model_id if model_id in folders else self._aliases.get(model_id, model_id)
         if meant not in folders:
             known = ", ".join(sorted(folders))
+            why = self.left_out().get(meant)
             raise ModelNotFound(
-                f"There is no model {meant[:100]!r}. Known models: {known or 'none'}. "
+                f"There is no model {meant[:100]!r}{f': {why}' if why else '.'} Known models: {known or 'none'}. "
                 f"Clients may use another name with the setting PROMPTREEL_MODEL_ALIASES={_alias_for(meant)}."
             )
         return _read_card(folders[meant])
@@ -115,15 +116,23 @@ class ModelRegistry:
         folder = self._folders().get(model_id)
         return folder is not None and folder.parent == self._built_in
 
-    def list(self) -> list[ModelCard]:
-        """All models with a usable card, by id; the others are logged and left out."""
+    def list(self, *, tell: bool = True) -> list[ModelCard]:
+        """All models with a usable card, by id; the others are left out, and logged unless the caller tells of them."""
         cards = []
         for _, folder in sorted(self._folders().items()):
             try:
                 cards.append(_read_card(folder))
             except CheckpointUnusable as error:
-                logging.getLogger(__name__).warning("model left out: %s", error)
+                if tell:
+                    logging.getLogger(__name__).warning("model left out: %s", error)
         return cards
+
+    def left_out(self) -> dict[str, str]:
+        """What lies among the user's models and is none that can be asked for, by name, with the reason and what to do."""
+        root = self._roots[0]
+        found = sorted(root.iterdir()) if root.is_dir() else []
+        reasons = {path.name: _why_left_out(path, self._built_in) for path in found if not path.name.startswith(".")}
+        return {name: reason for name, reason in reasons.items() if reason}
 
     def _folders(self) -> dict[str, Path]:
         """Folders with a card, by id. Ids are looked up here and never joined to a path, so that a request cannot name one."""
@@ -146,6 +155,23 @@ def _has_card(folder: Path) -> bool:
         return (folder / CARD_NAME).is_file()
     except OSError:  # one folder that may not be looked into hides none of the others
         return False
+
+
+def _why_left_out(path: Path, built_in: Path) -> str | None:
+    if not path.is_dir():
+        is_checkpoint = path.suffix in {".safetensors", ".ckpt", ".pt", ".bin"}
+        return "a model is a folder, not a file. Lay it out as docs/models.md says." if is_checkpoint else None
+    if MODEL_ID.fullmatch(path.name) is None:
+        return "the folder's name can be no id. Use up to 100 letters, digits and ._-, and begin with a letter or a digit."
+    if not _has_card(path):
+        return f"its folder has no card, or one that cannot be read. Write {CARD_NAME} into it, as docs/models.md says."
+    if _has_card(built_in / path.name):
+        return "the built-in model of this name is used in its place. Rename the folder."
+    try:
+        _read_card(path)
+    except CheckpointUnusable as error:
+        return error.message
+    return None
 
 
 def _read_card(folder: Path) -> ModelCard:

@@ -30,6 +30,16 @@ LISTEN_SECONDS = 5.0
 """How often it is asked whether children were heard of. A longer pause was the supervisor's own: it counts as no more."""
 
 
+class Stop(threading.Event):
+    """Set to end a process in order; `reason` is for its log, and is kept here because a signal handler must not write one."""
+
+    reason = "it was asked to"
+
+    def because(self, reason: str) -> None:
+        self.reason = reason
+        self.set()
+
+
 @dataclass(frozen=True)
 class ChildSpec:
     """One process to keep alive. `command` is called with a fresh owner name at each start; `on_death` with the dead one's.
@@ -65,7 +75,7 @@ class Supervisor:
         specs: Sequence[ChildSpec],
         *,
         new_owner: Callable[[], str],
-        stop: threading.Event,
+        stop: Stop,
         listen_seconds: float = LISTEN_SECONDS,
     ) -> None:
         self._children = [_Child(spec) for spec in specs]
@@ -89,8 +99,13 @@ class Supervisor:
                     announced = True
                     on_ready()
                 self._stop.wait(CHECK_SECONDS)
+            log.info("the service stops: %s", self._stop.reason)
+        except Exception as error:
+            log.error("the service stops because of an error: %r", error)  # noqa: TRY400 - it goes on up, with its traceback
+            raise
         finally:
             self._stop_all()
+            log.info("the service has stopped")
 
     def _keep_alive(self, child: _Child) -> None:
         if child.process is None:

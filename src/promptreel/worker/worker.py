@@ -94,7 +94,10 @@ class Worker:
             on_stall=self.give_up,
         )
 
-    def run(self) -> None:
+    def run(self, *, on_warm: Callable[[], object] = lambda: None) -> None:
+        """`on_warm` is called before anybody knows the worker: until then it has nothing in hand, and may just be ended."""
+        self.warm_up()
+        on_warm()
         self.startup()
         try:
             self.main_loop()
@@ -103,9 +106,16 @@ class Worker:
         if self.device_lost is not None:
             raise self.device_lost
 
-    def startup(self) -> None:
+    def warm_up(self) -> None:
         """Loads the built-in model and times one call, so that the first request finds it warm and its ETA measured."""
+        started = time.perf_counter()
+        log.info("worker %s loads %s on %s", self.owner, DEFAULT_MODEL_ID, self.engine.device)
+        self.engine.load(DEFAULT_MODEL_ID)
+        log.info("worker %s loaded it in %.1f s, and measures it", self.owner, time.perf_counter() - started)
         self.seconds_per_unit = self.engine.measure(DEFAULT_MODEL_ID)
+        log.info("worker %s is warm after %.1f s", self.owner, time.perf_counter() - started)
+
+    def startup(self) -> None:
         try:
             self.announce()
         except PASSING as passing:  # the pulse tries again

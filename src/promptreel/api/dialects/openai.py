@@ -56,6 +56,8 @@ _STATUSES = {
     JobStatus.FAILED: "failed",
     JobStatus.CANCELLED: "failed",
 }
+_READ_ELSEWHERE = ("key", "track_id")
+"""Fields of any request: who asks (callers.py), and what makes it the same as an earlier one (services.py)."""
 _SIZE = re.compile(r"([0-9]{1,5}) ?[xX] ?([0-9]{1,5})", re.ASCII)
 _VIDEO_ID = re.compile(r"video_(0|[1-9][0-9]{0,17})", re.ASCII)
 
@@ -98,7 +100,7 @@ def read_create(
         negative_prompt=card.default_negative_prompt if negative_prompt is None else negative_prompt,
         init_key=init.key if init else None,
     )
-    request = _remember(draft.prompt, card, enhance=enhance)
+    request = _remember(draft.prompt, card, reader, enhance=enhance)
     return NewJob(params=params, request=request, max_frames=card.max_frames, webhook_url=webhook_url), init
 
 
@@ -111,7 +113,7 @@ def read_remix(fields: Mapping[str, Any], source: Job, models: ModelRegistry, fe
     card = models.get(source.params.model_id)
     enhance = was_enhanced(source)
     params = replace(source.params, prompt=enhance_prompt(prompt, card) if enhance else prompt)
-    request = _remember(prompt, card, enhance=enhance) | {"remixed_from": source.id}
+    request = _remember(prompt, card, reader, enhance=enhance) | {"remixed_from": source.id}
     return NewJob(params=params, request=request, max_frames=card.max_frames, webhook_url=webhook_url)
 
 
@@ -189,13 +191,16 @@ def _find_model(reader: FieldReader, model_id: str, models: ModelRegistry) -> Mo
         raise
 
 
-def _remember(prompt: str, card: ModelCard, *, enhance: bool) -> dict[str, Any]:
-    """What answers will tell: the words of the prompt that the model does not know, and the size that clips are made at."""
-    unknown = find_unknown_words(prompt, card.words)
-    tip = f'the model "{card.model_id}" does not know: {", ".join(word[:40] for word in unknown[:8])}'
+def _remember(prompt: str, card: ModelCard, reader: FieldReader, *, enhance: bool) -> dict[str, Any]:
+    """What answers will tell: what of the request plays no part in the video, and the size that clips are made at."""
+    tips = []
+    if unknown := find_unknown_words(prompt, card.words):
+        tips.append(f'the model "{card.model_id}" does not know: {", ".join(word[:40] for word in unknown[:8])}')
+    if ignored := reader.name_ignored(but=_READ_ELSEWHERE):
+        tips.append(f"fields without a meaning here: {', '.join(ignored)}")
     native_size = [card.native_width, card.native_height] if card.native_width else None
     request = {"dialect": DIALECT, "native_size": native_size, "enhance_prompt": "yes" if enhance else "no"}
-    return request | ({"tip": tip} if unknown else {})
+    return request | ({"tip": ". ".join(tips)} if tips else {})
 
 
 def was_enhanced(job: Job) -> bool:

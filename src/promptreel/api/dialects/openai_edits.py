@@ -58,8 +58,11 @@ def read_edit_of(
         "enhance_prompt": openai.was_enhanced(source),
     }
     del as_it_was["strength"]  # which was of what the source itself started from
+    del as_it_was["media_type"]  # which follows from the output_type
     if reader.given("seconds") is not None:
         del as_it_was["num_frames"]
+    if reader.given("size") is not None:
+        del as_it_was["width"], as_it_was["height"]
     sent = {name: value for name, value in fields.items() if reader.given(name) is not None}
     new_job, init = read_edit(as_it_was | sent | {SOURCE: content}, models, fetcher, decoder)
     return replace(new_job, request=new_job.request | {"remixed_from": source.id}), init

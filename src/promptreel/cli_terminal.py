@@ -1,0 +1,69 @@
+"""What the commands that list things share: the option for where they are, and how they are printed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+DataDir = Annotated[Path | None, typer.Option(help="Where the queue, the videos and the added models are kept.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+
+GAP = "  "
+NARROWEST = 10
+"""How much of a last column is shown, however narrow the terminal is."""
+
+
+def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Columns below their headers. In a terminal, the last one is cut to the window; elsewhere, it is whole."""
+    lines = [header, *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header) - 1)]
+    left = shutil.get_terminal_size().columns - sum(widths) - len(widths) * len(GAP)
+    for line in lines:
+        last = shorten(line[-1], max(left, NARROWEST)) if sys.stdout.isatty() else line[-1]
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
+        print(GAP.join([*cells, last]).rstrip())  # noqa: T201
+
+
+def print_facts(facts: Mapping[str, object]) -> None:
+    """One line for each that is not None: its name and its value."""
+    told = {name: spell(value) for name, value in facts.items() if value is not None}
+    width = max(map(len, told), default=0)
+    for name, value in told.items():
+        print(f"{name.ljust(width)}{GAP}{printable(value)}")  # noqa: T201
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2, default=_to_json))  # noqa: T201
+
+
+def spell(value: object) -> str:
+    """Times are in UTC."""
+    match value:
+        case datetime():
+            return f"{value:%Y-%m-%d %H:%M:%S}"
+        case Mapping():
+            return ", ".join(f"{name} {spell(each)}" for name, each in value.items())
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)
+
+
+def printable(text: str) -> str:
+    """With what is no sign written out: a prompt comes from a client, and must not steer the terminal of who reads it."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
+def shorten(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def _to_json(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
