@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from promptreel.api.app import AppParts, create_app
 from promptreel.api.bodies import MAX_BODY_BYTES, MAX_INIT_BODY_BYTES
 from promptreel.api.problems import GENERATIONS, STATUSES, status_of
-from promptreel.errors import DeviceLost, JobLost, PromptreelError, RemoteFailed
+from promptreel.errors import JobLost, PromptreelError, RemoteFailed
 from promptreel.jobs.database import open_database, write_transaction
 from promptreel.jobs.store import JobStore
 from tests.api.conftest import SUBMIT
@@ -275,7 +275,7 @@ def test_every_error_has_a_status_and_is_documented() -> None:
     page = ERRORS_PAGE.read_text()
 
     for kind in all_errors():
-        assert set(kind.__mro__) & set(STATUSES) or issubclass(kind, RemoteFailed | DeviceLost), kind  # no request meets these
+        assert set(kind.__mro__) & set(STATUSES) or issubclass(kind, RemoteFailed), kind  # these are a client's alone
         assert f"`{kind.code}`" in page, kind
     assert status_of(PromptreelError("unforeseen")) == 500
     assert not issubclass(JobLost, PromptreelError)
