@@ -110,7 +110,7 @@ def measure_start_up(data_dir: Path) -> float:
 
 @contextmanager
 def _api_process(data_dir: Path, fd: int) -> Iterator[None]:
-    command = [sys.executable, "-m", "promptreel.cli", "api", str(fd)]
+    command = [sys.executable, "-m", "promptreel.child", "api", str(fd)]
     environment = os.environ | {"PROMPTREEL_DATA_DIR": str(data_dir), "PROMPTREEL_LOG_LEVEL": "error"}
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, pass_fds=(fd,), env=environment)
     try:

@@ -55,7 +55,11 @@ class Service:
             for name, value in self.environment.items():
                 ours.setenv(name, value)
             self._process = start_service(self.data_dir, self.log, **self.settings)
-        self.url = wait_until_ready(self._process, self.log, seconds=LONGEST_SECONDS)
+        try:
+            self.url = wait_until_ready(self._process, self.log, seconds=LONGEST_SECONDS)
+        except BaseException:  # whoever asked for it will not stop it
+            self.stop()
+            raise
 
     def need_key(self, limits: KeyLimits) -> ApiKey:
         """Makes the service's first key, without which it serves nobody from now on, and sends it with every request."""
