@@ -31,6 +31,9 @@ from promptreel.worker.supervisor import ChildSpec, Stop, Supervisor
 log = logging.getLogger(__name__)
 
 LOCK_NAME = "serve.lock"
+START_SECONDS = 600.0
+"""A worker has as long to get ready, at least."""
+
 PATIENCE_SECONDS = 10.0
 """How often the log says that the workers are not ready yet."""
 
@@ -94,7 +97,11 @@ def _run_alone(settings: Settings, *, stop: Stop) -> None:
 
 
 def _is_live(jobs: JobStore, owner: str) -> bool:
-    return any(worker.id == owner for worker in jobs.live_workers())
+    """Raises DatabaseBusy and DiskFull when no worker can be heard of, because none can write."""
+    if any(worker.id == owner for worker in jobs.live_workers()):
+        return True
+    jobs.check_writable()
+    return False
 
 
 def _refuse_without_key(url: str, keys: KeyStore) -> None:
@@ -178,7 +185,7 @@ def _workers(settings: Settings, free_leases: Callable[[str], None], is_heard: C
             environment=environment_of(settings),
             on_death=free_leases,
             is_heard=is_heard,
-            patience_seconds=settings.stall_seconds,
+            patience_seconds=max(settings.stall_seconds, START_SECONDS),
         )
         for number in range(1, settings.workers + 1)
     ]

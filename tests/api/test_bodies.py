@@ -15,9 +15,10 @@ from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 
+from promptreel.api.access import AccessLog
 from promptreel.api.app import AppParts, create_app
 from promptreel.api.bodies import MAX_BODY_BYTES, MAX_INIT_BODY_BYTES
-from promptreel.api.forms import MAX_ESCAPES, MAX_FIELDS, MAX_VALUES, MalformedRequest, parse_body
+from promptreel.api.forms import MAX_DEPTH, MAX_ESCAPES, MAX_FIELDS, MAX_VALUES, MalformedRequest, parse_body
 from promptreel.api.rooms import HURRIED_SECONDS, WAIT_SECONDS, BodyRooms, NoRoom, Room
 from promptreel.jobs.keys import KeyStore
 from tests.api.conftest import SUBMIT
@@ -26,6 +27,7 @@ from tests.api.test_openai import VIDEOS, error_of
 
 FORM = "application/x-www-form-urlencoded"
 MULTIPART = "multipart/form-data; boundary=x"
+REMIX = f"{VIDEOS}/video_1/remix"
 LONG = "x" * (MAX_BODY_BYTES + 1)
 
 
@@ -221,6 +223,48 @@ def test_place_is_left_when_the_request_is_answered(services: AppParts) -> None:
     for content in (json.dumps({"prompt": "a", "unknown": LONG}), "[" * (MAX_BODY_BYTES + 1), "[" * (MAX_INIT_BODY_BYTES + 1)):
         client.post(SUBMIT, content=content, headers={"Content-Length": str(len(content))})
         asyncio.run(rooms.of_known.take(400_000)).leave()
+
+
+def test_body_in_chunks_takes_room_for_all_that_may_come(services: AppParts) -> None:
+    """Whatever length a header tells besides."""
+    seconds = itertools.count(step=WAIT_SECONDS)
+    rooms = BodyRooms()
+    rooms.of_known = Room(100_000, now=lambda: float(next(seconds)))
+    client, said = TestClient(create_app(replace(services, rooms=rooms))), {"Content-Length": "20000"}
+
+    assert client.post(REMIX, content=b" " * 20_000, headers=said).status_code == 404
+    answer = client.post(REMIX, content=b" " * 20_000, headers=said | {"Transfer-Encoding": "chunked"})
+    assert error_of(answer, 503)["code"] == "no_room"
+
+
+def test_place_is_left_when_the_answer_begins() -> None:
+    """It may have no end, as a stream of events has none."""
+    left: list[str] = []
+
+    class Place:
+        def leave(self) -> None:
+            left.append("the place")
+
+    async def endless(scope: Any, _receive: Any, send: Any) -> None:
+        scope["state"]["place"] = Place()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        assert left == ["the place"]
+
+    async def ignore(_message: Any) -> None:
+        return None
+
+    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": []}
+    asyncio.run(AccessLog(endless, real_status_codes=())(scope, ignore, ignore))
+
+
+def test_json_may_be_nested_so_deep_and_no_deeper() -> None:
+    def nested(depth: int, size: int) -> bytes:
+        return (b'{"a": ' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}").ljust(size)
+
+    for size in (0, MAX_BODY_BYTES + 1):
+        assert parse_body(nested(MAX_DEPTH - 1, size), "", with_files=False)
+        with pytest.raises(MalformedRequest):
+            parse_body(nested(MAX_DEPTH + 1, size), "", with_files=False)
 
 
 def test_no_room_is_answered_with_when_to_come_back(services: AppParts) -> None:

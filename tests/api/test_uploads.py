@@ -146,5 +146,11 @@ def test_link_to_an_upload_serves_as_init_image_without_being_fetched(
         answer = client.post(SUBMIT, json={"prompt": "a red cat", "init_image": url}).json()
         assert answer["meta"]["init_image"] == "yes"
         assert storage.read(jobs.get(answer["id"]).params.init_key) == PNG
+    one = client.post(SUBMIT, json={"prompt": "a red cat", "init_image": [link]}).json()
+    assert one["meta"]["init_image"] == "yes"
+    many = client.post(SUBMIT, json={"prompt": "a red cat", "init_image": [link] * 40_000})  # none of them is read
+    assert many.json()["message"] == {"init_image": ["Send one init image: a clip starts from no more."]}
+    deep = client.post(SUBMIT, content='{"prompt": "a red cat", "init_image": ' + "[" * 150 + "]" * 150 + "}")
+    assert deep.json()["status"] == "error"
     unknown = client.post(SUBMIT, json={"prompt": "a red cat", "init_image": elsewhere.replace("/uploads/", "/uploads/0")})
     assert unknown.json()["status"] == "error"

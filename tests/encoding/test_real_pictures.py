@@ -205,7 +205,16 @@ def test_picture_is_shown_as_a_browser_shows_it(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["png_profile_and_alpha", "png_exif_that_is_none", "jpeg_cmyk", "avif_lying", "avif_with_alpha"]
+    "name",
+    [
+        "png_profile_and_alpha",
+        "jpeg_profile",
+        "webp_profile",
+        "png_exif_that_is_none",
+        "jpeg_cmyk",
+        "avif_lying",
+        "avif_with_alpha",
+    ],
 )
 def test_it_is_the_same_in_the_decoders_bounds_and_once_it_is_cropped(decoder: Decoder, name: str) -> None:
     build, wanted = TABLE[name]

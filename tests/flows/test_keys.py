@@ -19,6 +19,8 @@ from tests.flows.test_generate_on_server import SMALL, start
 from tests.flows.test_hosted_clients import BY_THE_SDK, PROMPT, make_command_line, make_sdk
 from tests.flows.test_openai import make_client
 
+ROUNDED = "promptreel: the video is 96x96, not 96x100: sides are multiples of 8\n"
+
 WRONG = "pr_wrong"
 
 
@@ -91,7 +93,7 @@ def test_generate_on_a_server_says_in_one_line_that_the_key_is_unknown(service: 
     refused, served = start(*asked, WRONG, "-o", tmp_path / "none.mp4"), start(*asked, service.key, "-o", video)
     told = [process.communicate(timeout=240) for process in (refused, served)]
 
-    assert (refused.returncode, *told[0]) == (2, "", "promptreel: Invalid API key\n")
+    assert (refused.returncode, *told[0]) == (2, "", f"{ROUNDED}promptreel: Invalid API key\n")
     assert (served.returncode, list(tmp_path.iterdir())) == (0, [video]), told[1]
     (job,) = [job for job in service.jobs.list(limit=2) if job.id > before]
     assert (job.status, job.api_key_id) == (JobStatus.SUCCEEDED, only.id)

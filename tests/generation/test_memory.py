@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 import gc
-
-import numpy as np
+import mmap
 
 from promptreel.generation.memory import MEGABYTE, MemoryWatch, Peak
 from tests.generation.conftest import CPU
 
 
 def hold_for_a_moment(megabytes: int) -> None:
-    """Memory that is really there: written, and given back at once."""
-    np.ones(megabytes * MEGABYTE, np.uint8)
+    """Memory that is really there: written, and given back at once. From the system itself: the C library may keep some."""
+    with mmap.mmap(-1, megabytes * MEGABYTE) as memory:
+        for _ in range(megabytes):
+            memory.write(b"x" * MEGABYTE)
 
 
 def megabytes(peak: Peak) -> float:

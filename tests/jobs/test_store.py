@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import Engine, delete, event, select, update
 from sqlalchemy.exc import StatementError
 
-from promptreel.errors import JobLost, JobNotFound
-from promptreel.jobs.database import read_transaction, write_transaction
+from promptreel.errors import DatabaseBusy, JobLost, JobNotFound
+from promptreel.jobs.database import open_database, read_transaction, write_transaction
 from promptreel.jobs.eta import Ahead, Shape, Timing, Work
 from promptreel.jobs.job import JobStage, JobStatus
 from promptreel.jobs.keys import KeyLimits, KeyStore
@@ -388,3 +388,12 @@ def test_timings_are_found_by_the_index_of_successes(store: JobStore, engine: En
             f"SEARCH jobs USING {kind} jobs_succeeded_by_model"
         ]
         assert not any("TEMP B-TREE" in row.detail for row in plan)
+
+
+def test_job_table_that_can_be_read_alone_is_told_from_one_that_can_be_written(store: JobStore, engine: Engine) -> None:
+    impatient = JobStore(open_database(str(engine.url), busy_seconds=0.02))
+    impatient.check_writable()
+    with write_transaction(engine), pytest.raises(DatabaseBusy):
+        impatient.check_writable()
+    assert impatient.live_workers() == []
+    impatient.check_writable()

@@ -144,6 +144,11 @@ def test_index_that_is_no_json_object_is_refused(checkpoint, content):
     refuse(checkpoint, r"model_index\.json is not (JSON|a JSON object)")
 
 
+@pytest.mark.parametrize("named", [["diffusers.AutoencoderKL"], ["diffusers", "AutoencoderKL", ""], ["diffusers"]])
+def test_component_with_more_or_less_than_library_and_class_is_refused(tmp_path, named):
+    refuse(make_checkpoint(tmp_path / "checkpoint", vae=named), "does not load")
+
+
 def test_missing_index_is_refused(checkpoint):
     (checkpoint / "model_index.json").unlink()
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import text
@@ -228,3 +229,18 @@ def test_job_that_waits_to_tell_how_it_ended_does_not_stand_still(watching: Puls
         watching.watch(1000)
 
     assert stalled == []
+
+
+def test_who_fell_silent_first_is_the_one_that_stands_still(watching: Pulse, claim: Claim, stalled: list[Hold]) -> None:
+    """Others wait for it, and fall silent in the same beat."""
+    holds = [Hold(replace(claim, attempt=attempt), silence_seconds=60, stop=threading.Event()) for attempt in range(8)]
+    for hold in [*holds[3:], *holds[:3]]:
+        hold.on_progress(JobStage.DENOISING, 0.5)
+    with ExitStack() as watched:
+        for hold in holds:
+            watched.enter_context(hold.watched())
+        watching._holds = frozenset(holds)
+        for _ in range(14):
+            watching.watch(5)
+
+    assert stalled == [holds[3]]

@@ -373,18 +373,19 @@ def test_job_that_stands_still_ends_the_process_and_loses_a_life_and_the_others_
 ) -> None:
     ended: list[int] = []
     worker.end_process = ended.append
-    submit(jobs)
-    submit(jobs)
-    (first, _), (second, _) = (jobs.claim("worker-1") or pytest.fail("nothing to claim") for _ in range(2))
+    for _ in range(3):
+        submit(jobs)
+    (first, _), (second, _), (new, _) = (jobs.claim("worker-1") or pytest.fail("nothing to claim") for _ in range(3))
     with worker.pulse.hold(first) as stalled, worker.pulse.hold(second):
         worker.give_up(stalled)
 
     assert ended == [STALLED_CODE]
     assert stop.is_set()
     assert f"job {first.job_id} made no progress" in caplog.text
-    assert [(jobs.get(claim.job_id).status, jobs.get(claim.job_id).crashes) for claim in (first, second)] == [
+    assert [(jobs.get(claim.job_id).status, jobs.get(claim.job_id).crashes) for claim in (first, second, new)] == [
         (JobStatus.QUEUED, 1),
         (JobStatus.QUEUED, 0),
+        (JobStatus.QUEUED, 0),  # which the pulse does not hold yet
     ]
 
 

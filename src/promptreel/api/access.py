@@ -42,6 +42,8 @@ class AccessLog:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 state["status"] = message["status"]
+                if "place" in state:  # what was made of the body is used by now, and an answer may have no end
+                    state["place"].leave()
                 _add_headers(MutableHeaders(scope=message), state["request_id"])
             await send(message)
 

@@ -20,6 +20,9 @@ from promptreel.errors import PromptreelError
 MAX_VALUES = 50_000
 """Of values in JSON."""
 
+MAX_DEPTH = 200
+"""Of lists and objects in JSON."""
+
 MAX_FIELDS = 1000
 """Of a form, of a multipart form, and of a query string."""
 
@@ -63,14 +66,26 @@ def _parse_json(body: bytes | bytearray) -> dict[str, Any]:
     if body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_VALUES:
         raise MalformedRequest(f"The body of the request has more than {MAX_VALUES} values.")
     try:
-        if len(body) > _SMALL_BYTES:  # read as it is: json would need it as text too, of up to four times as many bytes
-            return _object.validate_json(body)
-        fields = json.loads(_to_text(body).strip())
+        # A long one is read as it is: json would need it as text too, of up to four times as many bytes.
+        fields = _object.validate_json(body) if len(body) > _SMALL_BYTES else json.loads(_to_text(body).strip())
     except (ValueError, RecursionError) as error:
         raise MalformedRequest("The body of the request is not a valid JSON object.") from error
     if not isinstance(fields, dict):
         raise MalformedRequest("The body of the request is not a JSON object.")
+    if _is_deep(fields):
+        raise MalformedRequest(f"The body of the request is nested more than {MAX_DEPTH} deep.")
     return fields
+
+
+def _is_deep(value: object) -> bool:
+    """Whether it is nested deeper than what is done with it later can follow."""
+    level: list[object] = [value]
+    for _ in range(MAX_DEPTH):
+        inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
+        if not inner:
+            return False
+        level = [each for values in inner for each in values]
+    return True
 
 
 def _parse_form(body: bytes | bytearray) -> dict[str, Any]:

@@ -102,6 +102,8 @@ def edit_video(request: Request, fields: FieldsWithFiles, services: ServicesOfAp
         if source_id is None:
             return openai_edits.read_edit(fields, services.models, services.fetcher, services.decoder)
         source = _find_job(request, services, source_id)
+        if source.result is not None:
+            openai_edits.refuse_large(source.result.size_bytes)
         content = services.storage.read(source.result.key) if source.result else None
         if content is None:
             raise openai.ContentUnavailable(_why_unavailable(source))

@@ -74,7 +74,8 @@ class Room:
                         "The service is receiving as many large requests as it has memory for. Try again in a few seconds, "
                         "and send the API key as a header: then it is known before the rest of the request is."
                     )
-                self._hurry_slowest()
+                if self._line[0] is me:
+                    self._hurry_slowest()
                 await asyncio.sleep(_LOOK_SECONDS)
         finally:
             self._line.remove(me)

@@ -5,6 +5,7 @@ A few bytes may stand for a gigabyte. So no more is unpacked than is asked for, 
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 
 from starlette.datastructures import Headers
@@ -65,6 +66,7 @@ class _Unpacked:
             self._is_empty = self._is_empty and not self._packed
         if self._is_done:
             return await self._receive()  # that the client hung up
+        await asyncio.sleep(0)  # others have their turn between two pieces
         body = self._unpack()
         self._is_done = not (self._has_more or self._packed or self._is_full)
         if self._is_done and not self._unpacker.eof and not self._is_empty:
@@ -76,6 +78,8 @@ class _Unpacked:
             body = self._unpacker.decompress(self._packed, _PIECE_BYTES)
         except zlib.error as error:
             raise UnknownEncoding(f"The body of the request is not {self._encoding}, as its Content-Encoding says.") from error
+        if self._unpacker.unused_data:
+            raise UnknownEncoding(f"The body of the request goes on after the end of its {self._encoding}: send one piece.")
         self._packed = self._unpacker.unconsumed_tail
         self._is_full = len(body) == _PIECE_BYTES
         return body

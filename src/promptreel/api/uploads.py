@@ -56,8 +56,8 @@ def inline_uploads(fields: Mapping[str, Any], services: Services) -> dict[str, A
 
 
 def _inline(value: Any, services: Services) -> Any:
-    if isinstance(value, list):
-        return [_inline(each, services) for each in value]
+    if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], list):  # of more, none is read (inits.py)
+        return _inline(value[0], services)
     if not is_url(value):
         return value
     link = urlsplit(value.strip())

@@ -79,8 +79,9 @@ def crop_square(data: bytes, ending: str, new_ending: str) -> bytes:
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
         square = _turn(picture.crop((left, top, left + side, top + side)), _orientation(picture))
+        profile = picture.info.get("icc_profile")
     file = io.BytesIO()
-    square.save(file, _FORMATS[new_ending], quality=95)
+    square.save(file, _FORMATS[new_ending], quality=95, icc_profile=profile or b"")
     return file.getvalue()
 
 

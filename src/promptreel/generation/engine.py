@@ -77,6 +77,7 @@ class Engine:
         self._loaded: LoadedCheckpoint | None = None
         self._in_use = 0
         self._changed = threading.Condition()
+        self._loading = threading.Semaphore(1)
         self._vae = threading.Semaphore(1)  # one job at a time: a VAE's activations are the largest tensors of all
 
     def generate(
@@ -132,17 +133,19 @@ class Engine:
     @contextmanager
     def _use(self, model_id: str, on_wait: OnWait = keep_waiting) -> Iterator[LoadedCheckpoint]:
         """The checkpoint, which stays loaded while it is used. Another one is loaded when none is in use: two may not fit."""
-        with self._changed:
+        with in_turn(self._loading, on_wait):
             card = self.models.get(model_id)
-            while self._in_use and not self._holds(card):
-                on_wait()
-                self._changed.wait(WAIT_SECONDS)
+            with self._changed:
+                while self._in_use and not self._holds(card):
+                    on_wait()
+                    self._changed.wait(WAIT_SECONDS)
             if not self._holds(card):
                 self._loaded = None  # freed before the next one is loaded
                 self._loaded = _load(card, self.device, self.compute)
             checkpoint = self._loaded
             assert checkpoint is not None
-            self._in_use += 1
+            with self._changed:
+                self._in_use += 1
         try:
             yield checkpoint
         finally:

@@ -14,6 +14,7 @@ LINK_SECRET = "link_secret"  # noqa: S105 - its name, not the secret
 WEBHOOK_SECRET = "webhook_secret"  # noqa: S105 - likewise
 VIRTUAL_CLOCK = "virtual_clock"
 STEADY_CLOCK = "steady_clock"
+LAST_CHECK = "last_check"
 
 
 _ONE = select(facts.c.value).where(facts.c.name == bindparam("name"))

@@ -23,6 +23,7 @@ from promptreel.jobs import claims, workload
 from promptreel.jobs.clock import moments
 from promptreel.jobs.database import read_transaction, write_transaction
 from promptreel.jobs.eta import Ahead, Timing, Work
+from promptreel.jobs.facts import LAST_CHECK, write_fact
 from promptreel.jobs.group_commit import GroupCommit
 from promptreel.jobs.job import Claim, Job, JobAttempt, JobStage, JobStatus, NewJob, Result
 from promptreel.jobs.keys import Caller
@@ -303,6 +304,21 @@ class JobStore:
         with write_transaction(self._engine) as connection:
             connection.execute(delete(workers).where(workers.c.id == owner))
             return claims.take_from_workers(connection, jobs.c.owner == owner, now=self._now())
+
+    def end_stalled(self, stalled: Claim) -> None:
+        """Takes a job from its worker as if that had died; the worker's others go back at no cost, and it is forgotten."""
+        with write_transaction(self._engine) as connection:
+            now = self._now()
+            connection.execute(delete(workers).where(workers.c.id == stalled.owner))
+            claims.take_from_workers(connection, claims.is_held(stalled), now=now)
+            others = select(jobs).where(has_status(JobStatus.RUNNING), jobs.c.owner == stalled.owner)
+            for row in connection.execute(others).all():
+                claims.give_back(connection, Claim(row.id, row.attempt, row.owner), now=now)
+
+    def check_writable(self) -> None:
+        """Raises DatabaseBusy and DiskFull where a worker's heartbeat would."""
+        with write_transaction(self._engine) as connection:
+            write_fact(connection, LAST_CHECK, self._now().wall.isoformat())
 
     # What an estimate needs
 

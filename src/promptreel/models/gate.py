@@ -151,7 +151,7 @@ def _read_index(root: Path) -> dict[str, str]:
 
 def _check_class(component: str, named: list[Any]) -> None:
     allowed = (CLASSES | UNUSED).get(component)
-    if allowed is None or re.fullmatch(allowed, ".".join(map(str, named)), re.ASCII) is None:
+    if allowed is None or len(named) != 2 or re.fullmatch(allowed, ".".join(map(str, named)), re.ASCII) is None:
         raise CheckpointUnusable(
             f"{INDEX_NAME} gives {shorten(repr(component))} the class {shorten(repr(named))}, which Promptreel does not load. "
             "Use a Stable Diffusion 1.5 checkpoint with a motion adapter, see docs/models.md."

@@ -42,6 +42,7 @@ class Hold:
         self.cancel_requested = False
         self.lost = False
         self.silent_seconds = 0.0
+        self.signed_at = time.monotonic()
         self._silence_seconds = silence_seconds
         self._stop = stop
         self._is_watched = False
@@ -75,6 +76,7 @@ class Hold:
         # The later stages count their own share from 0, but a job never goes back: its ETA would rise at the very end.
         self.stage, self.progress = stage, max(self.progress, share)
         self._signs += 1
+        self.signed_at = time.monotonic()
         if self.lost or time.monotonic() - self.proven_at > self._silence_seconds:
             raise JobLost(f"job {self.claim.job_id} is no longer this worker's")
         if self.cancel_requested:
@@ -129,11 +131,6 @@ class Pulse:
             with self._changing:
                 self._holds -= {hold}
 
-    @property
-    def holds(self) -> frozenset[Hold]:
-        """The jobs in hand."""
-        return self._holds
-
     def _run(self) -> None:
         announced = -PRESENCE_SECONDS
         beat = time.monotonic()
@@ -155,14 +152,16 @@ class Pulse:
         """Called at each beat: notices a job that is silent for too long, counted in beats."""
         for hold in self._holds:
             self._stall_seconds = max(self._stall_seconds, PATIENCE * hold.grow_silent(passed))
-            if hold.silent_seconds > self._stall_seconds:
-                self._stall_seconds = float("inf")
-                self._on_stall(hold)
+        silent = [hold for hold in self._holds if hold.silent_seconds > self._stall_seconds]
+        if silent:  # others wait for the one that fell silent first
+            self._stall_seconds = float("inf")
+            self._on_stall(min(silent, key=lambda hold: hold.signed_at))
 
     def _beat(self, hold: Hold) -> None:
         try:
+            asked_at = time.monotonic()  # the lease counts from before the flush
             hold.cancel_requested = self._jobs.heartbeat(hold.claim)
-            hold.proven_at = time.monotonic()
+            hold.proven_at = asked_at
             now = (hold.stage, round(hold.progress, 3))
             if now != hold.reported:
                 self._jobs.report(hold.claim, stage=now[0], progress=now[1])

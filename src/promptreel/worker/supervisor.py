@@ -35,6 +35,10 @@ class Stop(threading.Event):
 
     reason = "it was asked to"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._cond = threading.Condition(threading.RLock())  # a signal may come while its own thread begins to wait
+
     def because(self, reason: str) -> None:
         self.reason = reason
         self.set()
@@ -140,17 +144,17 @@ class Supervisor:
 
     def _tell_deaths(self) -> None:
         """Again in the next round, if the job table cannot be used now."""
-        untold, self._untold = self._untold, []
-        for spec, owner in untold:
-            if spec.on_death is None:
-                continue
+        while self._untold:
+            spec, owner = self._untold[0]
             try:
-                spec.on_death(owner)
-            except PASSING as passing:
+                if spec.on_death is not None:
+                    spec.on_death(owner)
+            except PASSING as passing:  # whatever keeps one from being told keeps all
                 self._seldom.warning("what %s held cannot be freed yet: %s", spec.name, passing)
-                self._untold.append((spec, owner))
+                return
             except Exception:  # the service must outlive it; the leases run out by themselves
                 log.exception("what %s held could not be freed", spec.name)
+            self._untold.pop(0)
 
     def _end_silent(self) -> None:
         """Kills what hangs as a whole, and so cannot end itself: a worker that never gets ready, or whose pulse has stopped."""
@@ -191,7 +195,7 @@ class Supervisor:
                 child.process.kill()
                 child.process.wait()
             self._untold.append((child.spec, child.owner))
-            self._tell_deaths()
+        self._tell_deaths()
 
 
 def end_with_supervisor() -> None:

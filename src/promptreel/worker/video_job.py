@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from promptreel.errors import DiskFull, StorageFailed, is_full
 from promptreel.generation.engine import Engine, OnProgress, generated_size
 from promptreel.generation.failures import named_failures
 from promptreel.generation.preview import OnPreview
-from promptreel.generation.seat import in_turn
+from promptreel.generation.seat import OnWait, in_turn
 from promptreel.jobs.job import Claim, Job, JobStage, Result
 from promptreel.jobs.params import VideoParams
 from promptreel.media import Clip, Init, Video, kind_of_init
@@ -29,12 +29,13 @@ from promptreel.worker.preview import keep_preview
 @dataclass(frozen=True)
 class Makers:
     """What makes the videos of one process. `encoders` has a place for each that is encoded at once: of a large one, an encoder
-    holds hundreds of megabytes.
+    holds hundreds of megabytes. Inits are decoded one at a time.
     """
 
     engine: Engine
     decoder: Decoder
     encoders: threading.Semaphore
+    decoding: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(1))
 
 
 def run_video_job(
@@ -125,7 +126,7 @@ def make_video(
     """
     with named_failures(params):
         on_progress(JobStage.LOADING, 0.0)
-        start = _decode_init(init, params, makers)
+        start = _decode_init(init, params, makers, lambda: on_progress(JobStage.LOADING, 0.0))
         made = makers.engine.generate(params, on_progress, init=start, on_preview=on_preview)
         on_progress(JobStage.ENCODING, 0.0)
         scaled = scale_clip(made.clip, params.width, params.height)
@@ -144,12 +145,14 @@ def _load_init(key: str | None, storage: LocalStorage) -> Init | None:
     return init
 
 
-def _decode_init(init: Init | None, params: VideoParams, makers: Makers) -> Clip | None:
+def _decode_init(init: Init | None, params: VideoParams, makers: Makers, on_wait: OnWait) -> Clip | None:
     """In the size at which the clip is generated."""
     if init is None:
         return None
     width, height = generated_size(makers.engine.models.get(params.model_id), params)
-    return makers.decoder.decode(init, num_frames=params.num_frames, fps=params.fps, width=width, height=height)
+    with in_turn(makers.decoding, on_wait):
+        on_wait()  # it may have been told to stop while it waited
+        return makers.decoder.decode(init, num_frames=params.num_frames, fps=params.fps, width=width, height=height)
 
 
 def provenance(params: VideoParams, model_hash: str) -> dict[str, object]:

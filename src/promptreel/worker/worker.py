@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,7 +162,7 @@ class Worker:
     def _find_card(self, model_id: str) -> ModelCard | None:
         try:
             return self.engine.models.get(model_id)
-        except PromptreelError:  # its own thread tells the job why
+        except (PromptreelError, OSError):  # its own thread tells the job why
             return None
 
     def give_up(self, stalled: Hold) -> None:
@@ -176,10 +175,7 @@ class Worker:
         )
         self.stop.set()  # nothing more is claimed
         try:
-            for hold in self.pulse.holds - {stalled}:
-                with suppress(JobLost):  # it may just have ended
-                    self.jobs.give_back(hold.claim)
-            self.jobs.free_owner(self.owner)
+            self.jobs.end_stalled(stalled.claim)
         except Exception:  # the supervisor frees them, or their leases run out
             log.exception("the job table could not be told that this worker ends")
         finally:

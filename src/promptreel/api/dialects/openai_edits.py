@@ -7,8 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from promptreel.api.dialects import openai
+from promptreel.api.inits import MAX_MEGABYTES
 from promptreel.api.parsing import FieldReader
 from promptreel.encoding.decoder import Decoder
+from promptreel.errors import InvalidParams
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.job import Job, NewJob
 from promptreel.media import Init
@@ -34,6 +36,12 @@ def read_source_id(fields: Mapping[str, Any]) -> str | None:
         reader.reject(SOURCE, 'The video must be a file, its URL, a data: URI, or {"id": "video_17"}, one that was made here.')
     reader.raise_errors()
     return None
+
+
+def refuse_large(size_bytes: int) -> None:
+    """Before the file of a video is read. Raises InvalidParams."""
+    if size_bytes > MAX_MEGABYTES["video"] * 1024 * 1024:
+        raise InvalidParams({SOURCE: [f"The video must not be greater than {MAX_MEGABYTES['video']} MB."]})
 
 
 def read_edit(
