@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -60,3 +63,16 @@ def test_size_that_av1_does_not_have_is_refused_in_words(tmp_path: Path) -> None
     with pytest.raises(EncodingFailed, match="4 pixels a side at least, not 64x3"):
         encode_webm(make_flat((0, 0, 0), width=64, height=3), tmp_path / "a.webm")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no scheduling policies")
+def test_encoder_leaves_this_process_its_priority(tmp_path: Path) -> None:
+    """Run by root, it would take the highest there is, and all that is started later would inherit it."""
+    before = os.sched_getscheduler(0)
+    encode_webm(make_scene(2), tmp_path / "a.webm")
+    child = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.sched_getscheduler(0))"], capture_output=True, check=True
+    )
+
+    assert {os.sched_getscheduler(int(task.name)) for task in Path("/proc/self/task").iterdir()} == {before}
+    assert int(child.stdout) == before

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Literal
 
 import av
@@ -16,6 +19,7 @@ Codec = Literal["libx264", "libsvtav1"]
 PIXEL_FORMAT = "yuv420p"
 BT709 = 1  # the number of BT.709 in the codecs' tables of matrices, primaries and transfer curves
 LIMITED_RANGE = 1  # luma from 16 to 235
+REAL_TIME = frozenset({1, 2})  # the system's numbers of SCHED_FIFO and SCHED_RR
 CONVERSION = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
@@ -28,9 +32,35 @@ def write_stream(
     if threads is not None:
         stream.codec_context.thread_count = threads
     tag_colors(stream.codec_context)
-    for frame in convert_frames(clip):
-        container.mux(stream.encode(frame))
-    container.mux(stream.encode())
+    with ordinary_priority() as restore:
+        for frame in convert_frames(clip):
+            container.mux(stream.encode(frame))
+            if frame.pts == 0:  # the encoder's threads are there now
+                restore()
+        container.mux(stream.encode())
+
+
+@contextmanager
+def ordinary_priority() -> Iterator[Callable[[], None]]:
+    """Yields what takes real-time priority from all threads of this process, unless this one had it before; so does the end.
+
+    Where it may, as root may, SVT-AV1 takes the highest there is for its threads and for the one that opens it, which all that
+    is started later inherits: nothing else on the machine would run beside them.
+    """
+    before = os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else None
+
+    def restore() -> None:
+        if before is None or before in REAL_TIME:
+            return
+        for task in Path("/proc/self/task").iterdir():
+            with suppress(OSError):  # it has just ended
+                if os.sched_getscheduler(int(task.name)) in REAL_TIME:
+                    os.sched_setscheduler(int(task.name), before, os.sched_param(0))
+
+    try:
+        yield restore
+    finally:
+        restore()
 
 
 def tag_colors(codec: VideoCodecContext) -> None:
