@@ -114,10 +114,10 @@ class LocalStorage:
 def _rename(incoming: Path, target: Path) -> None:
     """Into a folder that is made if need be. Whoever deletes the last file in it at this moment removes it: hence the tries."""
     for tries_left in reversed(range(10)):
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
+            target.parent.mkdir(parents=True, exist_ok=True)
             incoming.replace(target)
-        except FileNotFoundError:
+        except (FileNotFoundError, FileExistsError):  # mkdir says "exists" when the folder goes before it is looked at again
             if not tries_left:
                 raise
         else:
