@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from promptreel.bootstrap import build_keys, find_database
-from promptreel.cli_terminal import AsJson, DataDir, print_json, print_table
+from promptreel.commands.terminal import AsJson, DataDir, print_json, print_table
 from promptreel.jobs.keys import ApiKey, KeyLimits, KeyStore
 from promptreel.settings import load_settings
 

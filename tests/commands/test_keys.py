@@ -18,7 +18,7 @@ from promptreel.errors import ApiKeyNotFound, BadConfiguration
 from promptreel.jobs.keys import KeyLimits
 from promptreel.service import is_loopback, run_service
 from promptreel.settings import load_settings
-from promptreel.worker.supervisor import Stop
+from promptreel.supervisor import Stop
 
 Run = Callable[..., str]
 

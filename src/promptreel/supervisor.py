@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import subprocess
 import threading
 import time
@@ -196,19 +195,3 @@ class Supervisor:
                 child.process.wait()
             self._untold.append((child.spec, child.owner))
         self._tell_deaths()
-
-
-def end_with_supervisor() -> None:
-    """In a child: once the supervisor's end of the pipe on stdin has closed, it is sent what the supervisor would have sent.
-
-    SIGTERM ends a child that still starts at once, for it has nothing in hand; later it asks for the orderly stop.
-    """
-
-    def wait_for_close() -> None:
-        while os.read(0, 1024):
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(STOP_SECONDS)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=wait_for_close, name="supervisor-watch", daemon=True).start()

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from promptreel.errors import DiskFull
-from promptreel.worker.supervisor import ChildSpec, Stop, Supervisor
+from promptreel.supervisor import ChildSpec, Stop, Supervisor
 from tests.waiting import wait_for
 
 # Each child writes one line when it starts: its owner name, its process and the time.
@@ -35,13 +35,13 @@ TIDIES = SAY_START + (
     "say(owner, os.getpid(), time.monotonic()); time.sleep(600)"
 )
 WATCHES = SAY_START + (
-    "from promptreel.worker.supervisor import end_with_supervisor\n"
+    "from promptreel.child import end_with_supervisor\n"
     "end_with_supervisor()\n"
     "say(owner, os.getpid(), time.monotonic()); time.sleep(600)"
 )
 SUPERVISES = """
 import sys
-from promptreel.worker.supervisor import ChildSpec, Stop, Supervisor
+from promptreel.supervisor import ChildSpec, Stop, Supervisor
 program, out = sys.argv[1:]
 specs = [ChildSpec(name=n, command=lambda o: [sys.executable, "-c", program, out, o], environment={}) for n in ("a", "b")]
 names = iter(["first", "second"])
@@ -196,9 +196,9 @@ def test_worker_that_still_starts_ends_with_its_supervisor(tmp_path: Path) -> No
 def test_child_that_does_not_stop_in_time_is_killed_though_its_supervisor_is_gone() -> None:
     """It ignores what it is told to."""
     program = (
-        "import signal, time; from promptreel.worker import supervisor\n"
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN); supervisor.STOP_SECONDS = 0.1\n"
-        "supervisor.end_with_supervisor(); time.sleep(600)"
+        "import signal, time; from promptreel.child import end_with_supervisor\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "end_with_supervisor(stop_seconds=0.1); time.sleep(600)"
     )
     child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE)
     child.communicate(timeout=240)

@@ -17,7 +17,7 @@ from promptreel.bootstrap import (
     build_webhook_secrets,
     find_database,
 )
-from promptreel.cli_terminal import AsJson, DataDir, print_facts, print_json, print_table, spell
+from promptreel.commands.terminal import AsJson, DataDir, print_facts, print_json, print_table, spell
 from promptreel.jobs.deliveries import Attempt, Delivery, DeliveryState
 from promptreel.jobs.job import Job, JobStatus
 from promptreel.jobs.keys import Caller, KeyStore

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from promptreel.bootstrap import build_models
-from promptreel.cli_terminal import AsJson, DataDir, print_json, print_table, printable
+from promptreel.commands.terminal import AsJson, DataDir, print_json, print_table, printable
 from promptreel.errors import BadConfiguration, CheckpointUnusable
 from promptreel.models.gate import check_checkpoint
 from promptreel.models.registry import ModelCard
