@@ -21,7 +21,7 @@ import uvicorn
 
 from promptreel import Client, RemoteVideo
 from promptreel.api.app import create_app
-from promptreel.api.services import AppParts
+from promptreel.api.parts import AppParts
 from promptreel.commands.generate import Wanted, complete_params, to_options
 from promptreel.errors import (
     InvalidParams,

@@ -17,7 +17,7 @@ from promptreel.encoding.decoder import Decoder
 from promptreel.errors import InvalidParams, PromptreelError
 from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
 from promptreel.media import Init
-from promptreel.models.prompts import enhance_prompt, find_unknown_words
+from promptreel.models.phrases import enhance_prompt, find_unknown_words
 from promptreel.models.registry import ModelCard
 from promptreel.remote import RemoteModel, RemoteVideo
 
