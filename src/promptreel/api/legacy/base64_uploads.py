@@ -78,7 +78,7 @@ def _read(reader: FieldReader, name: str, kinds: list[InitKind], decoder: Decode
         reader.reject(name, f"The {label(name)} field is required.")
     reader.raise_errors()
     try:
-        init = read_file(name, value, kinds, max_megabytes=MAX_MEGABYTES)
+        init = read_file(name, value, kinds, most=MAX_MEGABYTES)
         if crop:
             return decoder.crop(init)
         decoder.check(init)
