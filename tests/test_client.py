@@ -21,7 +21,8 @@ import uvicorn
 
 from promptreel import Client, RemoteVideo
 from promptreel.api.app import create_app
-from promptreel.api.services import AppParts
+from promptreel.api.parts import AppParts
+from promptreel.commands.generate import Wanted, complete_params, to_options
 from promptreel.errors import (
     InvalidParams,
     JobFailed,
@@ -33,7 +34,6 @@ from promptreel.errors import (
     ServerUnreachable,
     StorageFailed,
 )
-from promptreel.generate import Wanted, complete_params, to_options
 from promptreel.jobs.job import JobStage, JobStatus
 from promptreel.jobs.store import JobStore
 from promptreel.media import Init

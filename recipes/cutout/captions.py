@@ -47,33 +47,72 @@ COLOUR_WORDS: dict[str, tuple[str, ...]] = {
     "brown": ("brown", "brown", "chestnut"),
 }
 MOTION_WORDS: dict[str, tuple[str, ...]] = {
-    "still": ("standing still", "standing still", "not moving", "waiting", "standing", ""),
-    "left": ("moving left", "moving left", "moving to the left", "going left", "walking to the left", "running left"),
-    "right": ("moving right", "moving right", "moving to the right", "going right", "walking to the right", "running right"),
-    "rising": ("rising", "rising", "moving up", "going up", "flying upward", "climbing"),
-    "falling": ("falling", "falling", "moving down", "going down", "dropping", "sinking"),
-    "bouncing": ("bouncing", "bouncing", "jumping", "hopping", "bouncing up and down"),
-    "spinning": ("spinning", "spinning", "rotating", "turning around", "whirling"),
-    "growing": ("growing", "growing", "getting bigger", "coming closer", "getting larger"),
-    "shrinking": ("shrinking", "shrinking", "getting smaller", "going away"),
-    "shaking": ("shaking", "shaking", "trembling", "shivering", "wobbling"),
+    "still": ("standing still", "standing still", "not moving", "waiting", "standing", "stands still", ""),
+    "left": ("moving left", "moving left", "moving to the left", "going left", "running left", "moves to the left"),
+    "right": ("moving right", "moving right", "moving to the right", "going right", "running right", "moves to the right"),
+    "rising": ("rising", "rising", "moving up", "going up", "flying upward", "climbing", "rises", "ascending", "taking off"),
+    "falling": ("falling", "falling", "moving down", "going down", "dropping", "sinking", "falls", "descending", "landing"),
+    "bouncing": ("bouncing", "bouncing", "jumping", "hopping", "bouncing up and down", "jumps", "leaping", "dancing"),
+    "spinning": ("spinning", "spinning", "rotating", "turning around", "whirling", "spins", "twirling", "turning"),
+    "growing": ("growing", "growing", "getting bigger", "coming closer", "getting larger", "grows", "approaching"),
+    "shrinking": ("shrinking", "shrinking", "getting smaller", "going away", "shrinks", "leaving"),
+    "shaking": ("shaking", "shaking", "trembling", "shivering", "wobbling", "shakes", "vibrating"),
 }
+# How a thing goes to a side. Without the side it may be either.
+GOING_WORDS: dict[str, tuple[str, ...]] = {
+    "cat": ("walking", "running", "walks", "runs"),
+    "dog": ("walking", "running", "walks", "runs"),
+    "rabbit": ("running", "walking", "runs"),
+    "bird": ("flying", "flies", "gliding"),
+    "butterfly": ("flying", "fluttering", "flies"),
+    "fish": ("swimming", "swims"),
+    "turtle": ("crawling", "swimming", "walking", "crawls"),
+    "car": ("driving", "drives", "racing", "speeding"),
+    "train": ("driving", "rolling", "drives", "passing by"),
+    "boat": ("sailing", "drifting", "sails", "floating"),
+    "plane": ("flying", "flies"),
+    "rocket": ("flying", "flies", "racing"),
+    "ball": ("rolling", "rolls"),
+    "robot": ("walking", "walks", "marching"),
+}
+GOING_OF_ANY = ("sliding", "moving", "going", "floating", "drifting", "travelling", "traveling")
+SIDES = {"left": ("left", "left", "to the left", "leftward"), "right": ("right", "right", "to the right", "rightward")}
 PLACE_WORDS: dict[str, tuple[str, ...]] = {
-    "grass": ("on grass", "on grass", "in a meadow", "on the lawn", "in a green field"),
-    "night": ("at night", "at night", "in the moonlight", "under the moon"),
-    "sea": ("at sea", "at sea", "on the ocean", "on the water"),
-    "desert": ("in the desert", "in the desert", "in the sand", "on a sand dune"),
-    "snow": ("in the snow", "in the snow", "in winter"),
-    "city": ("in the city", "in the city", "in a street", "in town"),
-    "room": ("in a room", "in a room", "indoors", "inside a house"),
-    "plain": ("on a grey background", "on a gray background", "on a plain background", "in front of a grey wall"),
-}
+    "grass": (
+        "on grass", "on grass", "on the grass", "in a meadow", "on the lawn", "in a green field", "in the park", "in a garden",
+        "above the grass", "over a field",
+    ),
+    "night": (
+        "at night", "at night", "in the moonlight", "under the moon", "in the night sky", "under the stars", "in the dark",
+        "in space",
+    ),
+    "sea": (
+        "at sea", "at sea", "on the ocean", "on the water", "in the sea", "above the sea", "over the sea", "in the water",
+        "on a lake", "on the waves",
+    ),
+    "desert": (
+        "in the desert", "in the desert", "in the sand", "on a sand dune", "above the desert", "over the desert",
+        "between sand dunes",
+    ),
+    "snow": ("in the snow", "in the snow", "in winter", "on snow", "in a snowy field", "above the snow", "over the snow"),
+    "city": (
+        "in the city", "in the city", "in a street", "in town", "on a street", "down the street", "on the road",
+        "above the city", "over the city", "between houses",
+    ),
+    "room": (
+        "in a room", "in a room", "indoors", "inside a house", "at home", "in the living room", "in the kitchen",
+        "in the bedroom", "on the floor",
+    ),
+    "plain": (
+        "on a grey background", "on a gray background", "on a plain background", "in front of a grey wall", "in a studio",
+    ),
+}  # fmt: skip
 SUPPORT_WORDS: dict[str, tuple[str, ...]] = {
-    "bench": ("on a bench", "on a bench", "on a wooden bench"),
-    "box": ("on a box", "on a crate"),
-    "boat": ("on a boat", "in a rowing boat"),
+    "bench": ("on a bench", "on a bench", "on a wooden bench", "on the bench"),
+    "box": ("on a box", "on a crate", "on top of a box"),
+    "boat": ("on a boat", "in a rowing boat", "in a boat"),
 }
-SEATED_WORDS = ("sitting", "sitting", "standing", "sitting still", "resting", "")
+SEATED_WORDS = ("sitting", "sitting", "standing", "sitting still", "resting", "sits", "sleeping", "")
 
 # Words that say nothing about this world. The model hears them in training, so that they change nothing later.
 OPENINGS = (
@@ -85,11 +124,24 @@ OPENINGS = (
     "a cinematic shot of",
     "paper cut-out of",
 )
-MANNERS = ("cute", "happy", "little", "big", "beautiful", "small", "funny", "old", "young", "lovely", "colorful", "fast")
+MANNERS = (
+    "cute", "happy", "little", "big", "beautiful", "small", "funny", "old", "young", "lovely", "colorful", "fast", "bright",
+    "shiny", "huge", "tiny", "giant", "fluffy", "cool", "nice", "single", "toy",
+)  # fmt: skip
+ADVERBS = ("slowly", "quickly", "fast", "gently", "happily", "smoothly")
+NOWHERE = ("in the sky", "in the air", "in the distance", "alone", "outside", "through the air")
 QUALITIES = (
     "high quality", "detailed", "sharp focus", "paper cut-out style", "best quality", "4k", "realistic", "bright colors",
-    "masterpiece", "soft light", "DSLR photography", "smooth motion", "cartoon", "minimal",
+    "masterpiece", "soft light", "DSLR photography", "smooth motion", "cartoon", "minimal", "highly detailed", "8k",
+    "cinematic lighting", "animation", "sharp", "beautiful colors", "wide shot", "close up", "HD", "professional",
+    "simple background", "flat design", "illustration",
 )  # fmt: skip
+SYLLABLES = (
+    "ba", "bri", "chen", "con", "dra", "el", "fan", "for", "gi", "gon", "hip", "in", "jun", "ka", "lan", "lo", "ma", "mi",
+    "mon", "ne", "o", "pa", "phan", "pon", "qui", "ra", "rest", "san", "scu", "shi", "ta", "ther", "ti", "tor", "u", "ver",
+    "vi", "wo", "yel", "zu",
+)  # fmt: skip
+UNKNOWN_SHARE = 0.08
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
@@ -98,12 +150,35 @@ def caption(scene: Scene, rng: random.Random) -> str:
     words = [subject]
     if rng.random() < (0.9 if scene.support is None else 0.5):
         words.append(rng.choice(PLACE_WORDS[scene.place]))
+    elif rng.random() < 0.3:
+        words.append(rng.choice(NOWHERE))
     text = " ".join(words)
     if rng.random() < 0.08:
         text = f"{rng.choice(OPENINGS)} {text}"
     if rng.random() < 0.12:
-        text = ", ".join([text, *rng.sample(QUALITIES, rng.randint(1, 2))])
+        text = ", ".join([text, *rng.sample(QUALITIES, rng.choice((1, 1, 2, 2, 4)))])
     return text
+
+
+def caption_for_training(scene: Scene, rng: random.Random) -> str:
+    """A caption that may hold words which the model cannot know: made-up ones, beside its words or in a thing's place.
+
+    So it learns that unknown words change nothing, and that an unknown thing may be any.
+    """
+    text = caption(scene, rng)
+    if rng.random() >= UNKNOWN_SHARE:
+        return text
+    words = text.split()
+    if rng.random() < 0.3:
+        things = {word for actor in scene.actors for word in THING_WORDS[actor.thing]}
+        return " ".join(_made_up_word(rng) if word in things else word for word in words)
+    for _ in range(rng.randint(1, 2)):
+        words.insert(rng.randint(0, len(words)), _made_up_word(rng))
+    return " ".join(words)
+
+
+def _made_up_word(rng: random.Random) -> str:
+    return "".join(rng.choice(SYLLABLES) for _ in range(rng.randint(2, 3)))
 
 
 def plain_caption(actor: Actor, place: str) -> str:
@@ -126,20 +201,33 @@ def _describe(actor: Actor, scene: Scene, rng: random.Random) -> str:
     if scene.support:
         parts += [rng.choice(SEATED_WORDS), rng.choice(SUPPORT_WORDS[scene.support])]
     else:
-        parts.append(rng.choice(MOTION_WORDS[actor.motion]))
+        parts.append(_describe_motion(actor, rng))
+        if parts[-1] and len(scene.actors) == 1 and rng.random() < 0.05:
+            parts.append(rng.choice(ADVERBS))
     text = " ".join(part for part in parts if part)
     return with_article(text) if rng.random() > 0.06 else text
 
 
+def _describe_motion(actor: Actor, rng: random.Random) -> str:
+    if actor.motion not in SIDES or rng.random() < 0.5:
+        return rng.choice(MOTION_WORDS[actor.motion])
+    own = GOING_WORDS.get(actor.thing, ())
+    verb = rng.choice(own if own and rng.random() < 0.8 else GOING_OF_ANY)
+    return verb if rng.random() < 0.15 else f"{verb} {rng.choice(SIDES[actor.motion])}"
+
+
 def all_phrases() -> list[str]:
     """Every phrase that a caption can be made of: what the tokenizer learns its merges from."""
-    tables = (THING_WORDS, COLOUR_WORDS, MOTION_WORDS, PLACE_WORDS, SUPPORT_WORDS)
+    tables = (THING_WORDS, COLOUR_WORDS, MOTION_WORDS, GOING_WORDS, SIDES, PLACE_WORDS, SUPPORT_WORDS)
     phrases = [phrase for table in tables for choices in table.values() for phrase in choices]
     return [
         *phrases,
         *SEATED_WORDS,
         *OPENINGS,
         *MANNERS,
+        *ADVERBS,
+        *NOWHERE,
+        *GOING_OF_ANY,
         *QUALITIES,
         *THINGS,
         *COLOURS,

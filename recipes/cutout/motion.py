@@ -23,7 +23,7 @@ from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from recipes.cutout.captions import caption
+from recipes.cutout.captions import caption_for_training
 from recipes.cutout.data import LENGTHS, MOMENTS, clip_latents, moment_latents, moments_of
 from recipes.cutout.device import mixed_precision, pick_device
 from recipes.cutout.diffusion import Noising, encode_captions
@@ -181,7 +181,7 @@ def train_motion(folder: Path, budget: Budget) -> None:
         timesteps = noising.draw_timesteps(len(clean), device)
         noise = torch.randn_like(clean)
         with mixed_precision(device), positions.at(batch.positions.to(device)):
-            captions = [caption(scene, rng) for scene in batch.scenes]
+            captions = [caption_for_training(scene, rng) for scene in batch.scenes]
             text = encode_captions(captions, tokenizer, encoder, rng, device).repeat_interleave(clean.shape[2], 0)
             output = unet(noising.add(clean, noise, timesteps), timesteps, text).sample
         return noising.loss(output, clean, noise, timesteps)

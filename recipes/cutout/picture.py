@@ -10,7 +10,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel
 
-from recipes.cutout.captions import caption
+from recipes.cutout.captions import caption_for_training
 from recipes.cutout.data import picture_latents
 from recipes.cutout.device import mixed_precision, pick_device
 from recipes.cutout.diffusion import Noising, encode_captions
@@ -62,7 +62,7 @@ def train_picture(folder: Path, budget: Budget) -> None:
         timesteps = torch.randint(0, 1000, (len(chosen),), device=device)
         noise = torch.randn_like(clean)
         with mixed_precision(device):
-            text = encode_captions([caption(data.scenes[i], rng) for i in chosen], tokenizer, encoder, rng, device)
+            text = encode_captions([caption_for_training(data.scenes[i], rng) for i in chosen], tokenizer, encoder, rng, device)
             output = unet(noising.add(clean, noise, timesteps), timesteps, text).sample
         return noising.loss(output, clean, noise, timesteps)
 

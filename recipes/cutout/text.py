@@ -10,7 +10,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from recipes.cutout.captions import all_phrases
 
 WIDTH = 128
-MAX_TOKENS = 32
+MAX_TOKENS = 48
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promptreel.api.app import create_app
-from promptreel.api.callers import Callers
-from promptreel.api.dialects.webhooks import to_webhook
-from promptreel.api.services import AppParts
+from promptreel.api.authentication import Authenticator
+from promptreel.api.parts import AppParts
+from promptreel.api.webhook_bodies import to_webhook
 from promptreel.encoding.decoder import MOST_WAITING, PATIENCE_SECONDS, Decoder
 from promptreel.encoding.mp4 import ENCODER_THREADS
 from promptreel.errors import BadConfiguration
@@ -130,7 +130,7 @@ def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[
     database = build_database_of_service(settings)
     parts = AppParts(
         jobs=build_jobs(settings, database),
-        callers=Callers(build_keys(settings, database), serves_local=serves_local),
+        authenticator=Authenticator(build_keys(settings, database), serves_local=serves_local),
         models=build_models(settings),
         storage=build_storage(settings),
         fetcher=build_fetcher(settings),

@@ -23,10 +23,10 @@ from promptreel.bootstrap import (
     build_worker,
     new_owner,
 )
-from promptreel.cli_jobs import jobs_app
-from promptreel.cli_keys import keys_app
-from promptreel.cli_models import models_app
-from promptreel.cli_terminal import DataDir
+from promptreel.commands.jobs import jobs_app
+from promptreel.commands.keys import keys_app
+from promptreel.commands.models import models_app
+from promptreel.commands.terminal import DataDir
 from promptreel.errors import PromptreelError
 from promptreel.jobs.job import JobStage
 from promptreel.jobs.params import DEFAULT_SCHEDULER, MAX_FRAMES, MAX_SEED, SCHEDULERS
@@ -34,12 +34,12 @@ from promptreel.logs import set_up_logging
 from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.remote import RemoteVideo
 from promptreel.settings import Settings, load_settings
+from promptreel.supervisor import Stop
 from promptreel.version import installed_version
-from promptreel.worker.supervisor import Stop
 
 if TYPE_CHECKING:
+    from promptreel.commands.generate import Wanted
     from promptreel.encoding.decoder import Decoder
-    from promptreel.generate import Wanted
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -153,8 +153,8 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     api_key: Annotated[str | None, typer.Option(help="The key that the server wants to see.")] = None,
 ) -> None:
     """Make one video here and now, or on a server. Ctrl-C stops it, there too."""
+    from promptreel.commands.generate import Wanted, read_init, tell
     from promptreel.encoding.decoder import Decoder
-    from promptreel.generate import Wanted, read_init, tell
 
     settings = load_settings(api_key=api_key)
     set_up_logging("warning")
@@ -172,7 +172,7 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
 def _generate_here(wanted: Wanted, settings: Settings, decoder: Decoder) -> int:
     """Returns the seed."""
-    from promptreel.generate import complete_params, tell, tell_unknown_words, write_video
+    from promptreel.commands.generate import complete_params, tell, tell_unknown_words, write_video
 
     card = build_models(settings).get(wanted.model)
     tell(tell_unknown_words(wanted.prompt, card))
@@ -192,7 +192,7 @@ def _generate_here(wanted: Wanted, settings: Settings, decoder: Decoder) -> int:
 def _generate_there(wanted: Wanted, server: str, api_key: str | None) -> int | None:
     """Returns the seed."""
     from promptreel.client import Client
-    from promptreel.generate import make_on_server
+    from promptreel.commands.generate import make_on_server
 
     def on_progress(video: RemoteVideo) -> None:
         place = f"place {video.queue_position} in the queue" if video.queue_position else ""

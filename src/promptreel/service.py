@@ -26,7 +26,7 @@ from promptreel.errors import PASSING, BadConfiguration
 from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.store import JobStore
 from promptreel.settings import Settings, name_links
-from promptreel.worker.supervisor import ChildSpec, Stop, Supervisor
+from promptreel.supervisor import ChildSpec, Stop, Supervisor
 
 log = logging.getLogger(__name__)
 

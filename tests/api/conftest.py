@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
 from promptreel.api.app import AppParts, create_app
-from promptreel.api.callers import Callers
+from promptreel.api.authentication import Authenticator
 from promptreel.encoding.decoder import Decoder
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.database import migrate, open_database
@@ -95,7 +95,7 @@ def services(tmp_path: Path, jobs: JobStore, keys: KeyStore, storage: LocalStora
     models = ModelRegistry(built_in=tmp_path / "built_in", models_dir=tmp_path / "models")
     return AppParts(
         jobs=jobs,
-        callers=Callers(keys, serves_local=True),
+        authenticator=Authenticator(keys, serves_local=True),
         models=models,
         storage=storage,
         fetcher=SafeFetcher(),

@@ -9,7 +9,7 @@ import pytest
 from fastapi import APIRouter
 from fastapi.testclient import TestClient
 
-from promptreel.api.answers import describe_answers
+from promptreel.api.openapi_document import describe_answers
 from promptreel.api.parsing import Limits
 
 

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from promptreel.api.access import AccessLog
 from promptreel.api.app import AppParts, create_app
 from promptreel.api.bodies import MAX_BODY_BYTES, MAX_INIT_BODY_BYTES
+from promptreel.api.body_memory import HURRIED_SECONDS, WAIT_SECONDS, BodyMemory, Budget, NoRoom
 from promptreel.api.forms import MAX_DEPTH, MAX_ESCAPES, MAX_FIELDS, MAX_VALUES, MalformedRequest, parse_body
-from promptreel.api.rooms import HURRIED_SECONDS, WAIT_SECONDS, BodyRooms, NoRoom, Room
 from promptreel.jobs.keys import KeyStore
 from tests.api.conftest import SUBMIT
 from tests.api.test_keys import INVALID
@@ -179,11 +179,11 @@ class Clock:
 def test_who_finds_no_room_waits_in_line_and_then_gives_up() -> None:
     async def run() -> None:
         clock = Clock()
-        room = Room(100, now=clock)
-        first = await room.take(60)
-        large = asyncio.create_task(room.take(50))
+        budget = Budget(100, now=clock)
+        first = await budget.take(60)
+        large = asyncio.create_task(budget.take(50))
         await asyncio.sleep(0)
-        small = asyncio.create_task(room.take(10))  # would fit, but came later
+        small = asyncio.create_task(budget.take(10))  # would fit, but came later
         await asyncio.sleep(0.1)
         assert not large.done()
         assert not small.done()
@@ -191,14 +191,14 @@ def test_who_finds_no_room_waits_in_line_and_then_gives_up() -> None:
         first.leave()
         first.leave()
         places = [await large, await small]
-        late = asyncio.create_task(room.take(41))
+        late = asyncio.create_task(budget.take(41))
         await asyncio.sleep(0)
         clock.seconds += WAIT_SECONDS + 1
         with pytest.raises(NoRoom):
             await late
         for place in places:
             place.leave()
-        await room.take(100)
+        await budget.take(100)
 
     asyncio.run(run())
 
@@ -206,31 +206,31 @@ def test_who_finds_no_room_waits_in_line_and_then_gives_up() -> None:
 def test_slow_body_is_hurried_when_others_wait_for_its_room() -> None:
     async def run() -> None:
         clock = Clock()
-        room = Room(100, now=clock)
-        slow = await room.take(100)
+        budget = Budget(100, now=clock)
+        slow = await budget.take(100)
         slow.hurry = slow.leave
         clock.seconds += HURRIED_SECONDS + 1
-        await room.take(100)
+        await budget.take(100)
 
     asyncio.run(run())
 
 
 def test_place_is_left_when_the_request_is_answered(services: AppParts) -> None:
     """The room holds one such body, so that the second one would find none."""
-    rooms = BodyRooms(known=400_000, unknown=1)
-    client = TestClient(create_app(replace(services, rooms=rooms)))
+    memory = BodyMemory(known=400_000, unknown=1)
+    client = TestClient(create_app(replace(services, body_memory=memory)))
 
     for content in (json.dumps({"prompt": "a", "unknown": LONG}), "[" * (MAX_BODY_BYTES + 1), "[" * (MAX_INIT_BODY_BYTES + 1)):
         client.post(SUBMIT, content=content, headers={"Content-Length": str(len(content))})
-        asyncio.run(rooms.of_known.take(400_000)).leave()
+        asyncio.run(memory.of_known.take(400_000)).leave()
 
 
 def test_body_in_chunks_takes_room_for_all_that_may_come(services: AppParts) -> None:
     """Whatever length a header tells besides."""
     seconds = itertools.count(step=WAIT_SECONDS)
-    rooms = BodyRooms()
-    rooms.of_known = Room(100_000, now=lambda: float(next(seconds)))
-    client, said = TestClient(create_app(replace(services, rooms=rooms))), {"Content-Length": "20000"}
+    memory = BodyMemory()
+    memory.of_known = Budget(100_000, now=lambda: float(next(seconds)))
+    client, said = TestClient(create_app(replace(services, body_memory=memory))), {"Content-Length": "20000"}
 
     assert client.post(REMIX, content=b" " * 20_000, headers=said).status_code == 404
     answer = client.post(REMIX, content=b" " * 20_000, headers=said | {"Transfer-Encoding": "chunked"})
@@ -269,9 +269,9 @@ def test_json_may_be_nested_so_deep_and_no_deeper() -> None:
 
 def test_no_room_is_answered_with_when_to_come_back(services: AppParts) -> None:
     seconds = itertools.count(step=WAIT_SECONDS)
-    rooms = BodyRooms()
-    rooms.of_known = Room(1, now=lambda: float(next(seconds)))
-    answer = TestClient(create_app(replace(services, rooms=rooms))).post(VIDEOS, content=LONG)
+    memory = BodyMemory()
+    memory.of_known = Budget(1, now=lambda: float(next(seconds)))
+    answer = TestClient(create_app(replace(services, body_memory=memory))).post(VIDEOS, content=LONG)
 
     assert error_of(answer, 503)["code"] == "no_room"
     assert answer.headers["Retry-After"] == "5"

@@ -11,11 +11,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from promptreel.api.app import AppParts, create_app
-from promptreel.api.callers import Callers
-from promptreel.api.inits import read_file
-from promptreel.jobs.callers import Idempotency
+from promptreel.api.authentication import Authenticator
+from promptreel.api.init_fields import read_file
 from promptreel.jobs.keys import KeyLimits, KeyStore
 from promptreel.jobs.store import JobStore
+from promptreel.jobs.views import Idempotency
 from promptreel.storage.local import LocalStorage
 from tests.api.conftest import SUBMIT
 from tests.api.test_inits import PNG, data_uri
@@ -43,7 +43,7 @@ def watch() -> Stopwatch:
 
 @pytest.fixture
 def parts(services: AppParts, keys: KeyStore, watch: Stopwatch) -> AppParts:
-    return replace(services, callers=Callers(keys, serves_local=True, now=watch))
+    return replace(services, authenticator=Authenticator(keys, serves_local=True, now=watch))
 
 
 @pytest.fixture
@@ -142,12 +142,12 @@ def test_first_key_counts_within_a_second_and_a_revoked_one_no_longer(
 
 
 def test_service_that_others_reach_serves_nobody_without_a_key(services: AppParts, keys: KeyStore) -> None:
-    client = TestClient(create_app(replace(services, callers=Callers(keys, serves_local=False))))
+    client = TestClient(create_app(replace(services, authenticator=Authenticator(keys, serves_local=False))))
     _, key = keys.create("k")
 
     assert client.get(VIDEOS, headers={"key": key}).status_code == 200
     keys.revoke("1")
-    other = TestClient(create_app(replace(services, callers=Callers(keys, serves_local=False))))
+    other = TestClient(create_app(replace(services, authenticator=Authenticator(keys, serves_local=False))))
 
     for headers in ({}, {"key": ""}, {"key": key}):
         assert other.get(VIDEOS, headers=headers).status_code == 401

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from promptreel.api.dialects.legacy import CREATE_PATHS
+from promptreel.api.legacy.paths import CREATE_PATHS
 from promptreel.jobs.eta import work_units
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.store import JobStore

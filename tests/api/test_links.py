@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from promptreel.api.app import AppParts, create_app
-from promptreel.api.openai_events import VideoWatcher
+from promptreel.api.v1.events import VideoWatcher
 from promptreel.bootstrap import build_database
 from promptreel.jobs.facts import read_link_secret
 from promptreel.jobs.job import Claim

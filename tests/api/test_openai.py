@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from promptreel.api.app import AppParts, create_app
-from promptreel.api.dialects.openai_openapi import CREATE_FIELDS
+from promptreel.api.v1.openapi import CREATE_FIELDS
 from promptreel.jobs.job import Claim, Job, JobStage, Result
 from promptreel.jobs.store import JobStore
 from promptreel.models.registry import ModelRegistry

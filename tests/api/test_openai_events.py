@@ -10,8 +10,8 @@ from typing import Any
 import anyio
 from fastapi.testclient import TestClient
 
-from promptreel.api.openai_events import KEEP_ALIVE, Event, VideoWatcher, stream_events
-from promptreel.api.services import AppParts
+from promptreel.api.parts import AppParts
+from promptreel.api.v1.events import KEEP_ALIVE, Event, VideoWatcher, stream_events
 from promptreel.jobs.job import JobStage
 from promptreel.jobs.store import JobStore
 from promptreel.storage.local import LocalStorage

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from promptreel.api.dialects.legacy import CREATE_PATHS
+from promptreel.api.legacy.paths import CREATE_PATHS
 from tests.api.conftest import SUBMIT
 from tests.api.test_generations import CLIP_BASE64, PICTURE
 from tests.api.test_openai import VIDEOS

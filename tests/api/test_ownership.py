@@ -12,12 +12,12 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
 from promptreel.api.app import AppParts, create_app
+from promptreel.api.authentication import Authenticator
 from promptreel.api.bodies import read_fields, read_fields_with_files, read_fields_with_init
-from promptreel.api.callers import Callers
-from promptreel.api.dialects.legacy import FETCH_BY_FIELD_PATHS
+from promptreel.api.dependencies import find_caller
+from promptreel.api.legacy.paths import FETCH_BY_FIELD_PATHS
 from promptreel.api.problems import body_of, status_to_send
-from promptreel.api.routes import build_router
-from promptreel.api.services import find_caller
+from promptreel.api.router import build_router
 from promptreel.errors import InvalidApiKey
 from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.store import JobStore
@@ -203,5 +203,5 @@ def test_local_callers_jobs_are_not_those_of_the_first_key(services: AppParts, k
 
     assert client.get(f"{VIDEOS}/video_1", headers=headers).status_code == 404
     keys.revoke("1")
-    afterwards = TestClient(create_app(replace(services, callers=Callers(keys, serves_local=True))))
+    afterwards = TestClient(create_app(replace(services, authenticator=Authenticator(keys, serves_local=True))))
     assert afterwards.get(f"{VIDEOS}/video_1").status_code == 200

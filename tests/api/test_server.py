@@ -19,8 +19,8 @@ import uvicorn
 from fastapi.testclient import TestClient
 
 from promptreel.api.app import AppParts, create_app
-from promptreel.api.connections import HEAD_SECONDS, UNREAD_SECONDS
-from promptreel.api.rooms import BodyRooms
+from promptreel.api.body_memory import BodyMemory
+from promptreel.api.crowd import HEAD_SECONDS, UNREAD_SECONDS
 from promptreel.api.server import MAX_HEADER_BYTES, build_server
 from promptreel.bootstrap import build_app, build_courier
 from promptreel.jobs.database import open_database, write_transaction
@@ -172,7 +172,7 @@ def test_client_that_does_not_read_is_not_waited_for(serve: Serve, clock: Clock)
 
 
 def test_body_that_does_not_come_is_not_waited_for(serve: Serve) -> None:
-    with serve(rooms=BodyRooms(grace_seconds=0.05)) as client, connected(client, BODY) as connection:
+    with serve(body_memory=BodyMemory(grace_seconds=0.05)) as client, connected(client, BODY) as connection:
         answer = connection.recv(65536)
         while b"}}" not in answer:
             answer += connection.recv(65536)

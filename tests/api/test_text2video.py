@@ -7,7 +7,7 @@ from urllib.parse import urlencode
 import pytest
 from fastapi.testclient import TestClient
 
-from promptreel.api.services import AppParts
+from promptreel.api.parts import AppParts
 from promptreel.jobs.job import JobStatus
 from promptreel.jobs.params import SCHEDULERS
 from promptreel.jobs.store import JobStore

@@ -16,10 +16,10 @@ import pytest
 from fastapi.testclient import TestClient
 
 from promptreel.api.app import AppParts, create_app
+from promptreel.commands.generate import read_init
 from promptreel.encoding.decoder import Decoder
 from promptreel.errors import InitUnusable
 from promptreel.fetching.fetcher import SafeFetcher
-from promptreel.generate import read_init
 from promptreel.jobs.store import JobStore
 from promptreel.media import Init
 from promptreel.storage.local import LocalStorage

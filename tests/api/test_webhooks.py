@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from openai import OpenAI
 
 from promptreel.api.app import AppParts, create_app
-from promptreel.api.dialects.webhooks import to_webhook
+from promptreel.api.webhook_bodies import to_webhook
 from promptreel.jobs.job import Job
 from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.store import JobStore

@@ -10,6 +10,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from promptreel.encoding.yuv import ordinary_priority
+
 # Bars from left to right: what a crop has left of them tells where it cut.
 BARS = [(220, 30, 30), (30, 200, 30), (30, 30, 220), (200, 200, 40)]
 
@@ -34,6 +36,7 @@ def encode_image(pixels: np.ndarray, file_format: str = "PNG", **options: Any) -
     return file.getvalue()
 
 
+@ordinary_priority()
 def encode_video(
     frames: np.ndarray, ending: str = "mp4", *, fps: int = 25, codec: str = "libx264", rotation: int | None = None
 ) -> bytes:

@@ -14,6 +14,8 @@ import numpy as np
 from av.bitstream import BitStreamFilterContext
 from PIL import Image, ImageCms
 
+from promptreel.encoding.yuv import ordinary_priority
+
 COLOURS = ((200, 40, 40), (40, 160, 60), (40, 60, 190), (220, 200, 50))
 WHITE = (255, 255, 255)
 WIDTH, HEIGHT = 96, 64
@@ -150,6 +152,7 @@ def to_frame(rgb: np.ndarray, *, matrix: int = 1, full: bool = False, bits: int 
     return frame
 
 
+@ordinary_priority()
 def encode(
     frames: Sequence[av.VideoFrame],
     *,

@@ -13,8 +13,8 @@ from weakref import WeakSet
 import uvicorn
 
 from promptreel.api.app import create_app
-from promptreel.api.callers import Callers
-from promptreel.api.services import AppParts
+from promptreel.api.authentication import Authenticator
+from promptreel.api.parts import AppParts
 from promptreel.bootstrap import BUILT_IN_MODELS
 from promptreel.encoding.decoder import Decoder
 from promptreel.encoding.video import encode
@@ -43,7 +43,7 @@ def running_api(folder: Path) -> Iterator[str]:
         storage=LocalStorage(folder / "results"),
         fetcher=SafeFetcher(),
         decoder=Decoder(),
-        callers=Callers(KeyStore(database), serves_local=True),
+        authenticator=Authenticator(KeyStore(database), serves_local=True),
         link_maker=LinkMaker(secret=b"not told"),
         is_stopping=make_brief(),
     )

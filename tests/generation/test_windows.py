@@ -22,7 +22,7 @@ from promptreel.generation.row_plan import RowPlan
 from promptreel.generation.windows import draw_noise, plan_windows, predict
 from promptreel.jobs.job import JobStage
 from promptreel.jobs.params import VideoParams
-from promptreel.jobs.windows import SPREAD_SHARE, frames_computed
+from promptreel.jobs.window_counts import SPREAD_SHARE, frames_computed
 from promptreel.models.registry import ModelRegistry
 from tests.generation.checkpoints import MAX_FRAMES
 from tests.generation.test_animatediff import PARAMS, go_on

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from promptreel.api.dialects.webhooks import to_webhook
+from promptreel.api.webhook_bodies import to_webhook
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.database import migrate, open_database
 from promptreel.jobs.deliveries import DeliveryStore

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recipes.cutout.captions import caption, vocabulary
+from recipes.cutout.captions import caption, caption_for_training, vocabulary
 from recipes.cutout.palette import COLOURS
 from recipes.cutout.text import MAX_TOKENS, build_tokenizer
 from recipes.cutout.things import THINGS
@@ -78,3 +78,19 @@ def test_captions_fit_into_the_text_encoder_and_name_their_thing() -> None:
         text = caption(scene, rng)
         assert len(tokenizer(text).input_ids) <= MAX_TOKENS, text
         assert {word.strip(",").lower() for word in text.split()} <= words, text
+
+
+def test_training_hears_unknown_words_and_fits_into_the_text_encoder_all_the_same() -> None:
+    tokenizer = build_tokenizer()
+    rng = random.Random(3)
+    words = set(vocabulary())
+    captions = [caption_for_training(scene, rng) for scene in scenes(2000, pairs=20)]
+
+    unknown = [text for text in captions if {word.strip(",").lower() for word in text.split()} - words]
+    assert 0.04 < len(unknown) / len(captions) < 0.12
+    assert max(len(tokenizer(text).input_ids) for text in captions) <= MAX_TOKENS
+
+
+@pytest.mark.parametrize("word", ["driving", "swimming", "sailing", "flying", "above", "road", "jumps", "slowly"])
+def test_everyday_words_of_the_world_are_known(word: str) -> None:
+    assert word in vocabulary()

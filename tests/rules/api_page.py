@@ -8,8 +8,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from promptreel.api.answers import DescribedApp, describe_answers
-from promptreel.api.routes import build_router
+from promptreel.api.openapi_document import DescribedApp, describe_answers
+from promptreel.api.router import build_router
 from promptreel.jobs.params import SCHEDULERS
 from tests.rules.documents import ROOT
 

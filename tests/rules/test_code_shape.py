@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fastapi.routing import APIRoute
 
-from promptreel.api.routes import build_router
+from promptreel.api.router import build_router
 from tests.rules.documents import ROOT
 
 MAX_FILE_LINES = 400

@@ -1,4 +1,4 @@
-"""The examples of the README work as they stand there."""
+"""The examples of docs/first-video.md work as they stand there."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def client(tmp_path: Path) -> Iterator[TestClient]:
 
 
 def curl_requests() -> list[tuple[str, dict[str, Any]]]:
-    """Address and body of each curl command of the README that sends JSON."""
-    commands = [shlex.split(line) for block in code_blocks(read("README.md"), "sh") for line in joined_lines(block)]
+    """Address and body of each curl command of the page that sends JSON."""
+    commands = [shlex.split(line) for block in code_blocks(read("docs/first-video.md"), "sh") for line in joined_lines(block)]
     curls = [words for words in commands if words[0] == "curl" and "--json" in words]
     return [(words[1], json.loads(words[words.index("--json") + 1])) for words in curls]
 
@@ -71,7 +71,7 @@ def test_documented_request_is_taken_and_its_fetch_link_answers(client: TestClie
 
 
 def test_python_example_sends_what_the_curl_example_sends() -> None:
-    program, _ = code_blocks(read("README.md"), "python")
+    program, _ = code_blocks(read("docs/first-video.md"), "python")
     (submit, body), _ = curl_requests()
 
     first_post = next(
@@ -102,7 +102,7 @@ def test_python_example_looks_again_after_seconds_however_long_the_estimate(
     monkeypatch.setattr("time.sleep", sleep)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="Cancelled"):
-        exec(code_blocks(read("README.md"), "python")[0], {})
+        exec(code_blocks(read("docs/first-video.md"), "python")[0], {})
 
     assert etas[-1] > 600
     assert len(slept) == 3
@@ -111,7 +111,7 @@ def test_python_example_looks_again_after_seconds_however_long_the_estimate(
 
 def test_example_of_the_open_standard_makes_a_video(client: TestClient) -> None:
     """Up to the loop: waiting and downloading are tests/flows/test_openai.py's."""
-    _, program = code_blocks(read("README.md"), "python")
+    _, program = code_blocks(read("docs/first-video.md"), "python")
     beginning, loop, _ = program.partition("while ")
     assert loop
     names: dict[str, Any] = {"test_client": client}

@@ -1,4 +1,4 @@
-"""Around every request: its id, one line in the log, safe headers, the end of its place in a room, the last net for errors."""
+"""Around every request: its id, one line in the log, safe headers, the end of its place in memory, the last net for errors."""
 
 from __future__ import annotations
 

@@ -12,12 +12,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from promptreel.api.access import AccessLog
-from promptreel.api.answers import DescribedApp, describe_answers
-from promptreel.api.dialects.legacy import FETCH_PATHS
 from promptreel.api.docs_page import PAGE_PATH
+from promptreel.api.legacy.paths import FETCH_PATHS
+from promptreel.api.openapi_document import DescribedApp, describe_answers
+from promptreel.api.parts import AppParts
 from promptreel.api.problems import answer_disconnect, answer_error, answer_http_error
-from promptreel.api.routes import build_router
-from promptreel.api.services import AppParts
+from promptreel.api.router import build_router
 from promptreel.api.slashes import PlainSlashes
 from promptreel.api.unpacking import Unpacking
 from promptreel.encoding.decoder import MOST_WAITING as CHECKS_AT_ONCE

@@ -1,25 +1,23 @@
 """How the body of a request comes in: in bounded memory and time, and a long one only from callers who may ask.
 
-A short body is read whatever it is. A long one needs a place in a room (rooms.py). If no valid key is in the query or a header,
-it may still be in the body, as the hosted service's clients send it: then the body is received, looked through for a key, and
-parsed only if there is one.
+A short body is read whatever it is. A long one needs a place in memory (body_memory.py). If no valid key is in the query
+or a header, it may still be in the body, as the hosted service's clients send it: then the body is received, looked through for
+a key, and parsed only if there is one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
+from promptreel.api.body_memory import MEGABYTE, Place
+from promptreel.api.foreign_pages import refuse_foreign_pages
 from promptreel.api.forms import MalformedRequest, parse_body
-from promptreel.api.pages import refuse_foreign_pages
-from promptreel.api.rooms import MEGABYTE, Place
+from promptreel.api.parts import parts_of
 from promptreel.errors import InvalidApiKey, PromptreelError
-
-if TYPE_CHECKING:
-    from promptreel.api.services import AppParts
 
 MAX_BODY_BYTES = 256 * 1024
 # An image of 5 MB and a video of 20, in base64, which is percent-encoded where it travels in a form.
@@ -94,7 +92,7 @@ async def _read_fields(request: Request, maximum: int, *, with_files: bool = Fal
     if len(body) <= SHORT_BYTES:
         sent = parse_body(body, content_type, with_files=with_files)
     else:
-        reader = _parts_of(request).rooms.reader
+        reader = parts_of(request).body_memory.reader
         loop = asyncio.get_running_loop()
         sent = await loop.run_in_executor(reader, lambda: parse_body(body, content_type, with_files=with_files))
     request.state.fields = dict(request.query_params) | sent
@@ -107,7 +105,7 @@ class _Receipt:
     def __init__(self, request: Request, maximum: int) -> None:
         self._request = request
         self._maximum = maximum
-        self._parts = _parts_of(request)
+        self._parts = parts_of(request)
         self._place: Place | None = None
         self._is_known = False
 
@@ -129,7 +127,7 @@ class _Receipt:
     async def _receive(self, limit: asyncio.Timeout) -> bytearray:
         body, received = bytearray(), 0
         started = asyncio.get_running_loop().time()
-        grace = self._parts.rooms.grace_seconds
+        grace = self._parts.body_memory.grace_seconds
         limit.reschedule(started + grace)
         async for chunk in self._request.stream():
             received += len(chunk)
@@ -154,12 +152,12 @@ class _Receipt:
         asked_at = loop.time()
         limit.reschedule(None)
         self._is_known = await _is_known(self._request)
-        rooms = self._parts.rooms
+        memory = self._parts.body_memory
         headers = self._request.headers
         # A body in chunks is as long as they are, whatever another header says.
         declared = self._maximum if "transfer-encoding" in headers else int(headers.get("content-length", self._maximum))
         size = min(max(declared, received), self._maximum)
-        self._place = await (rooms.of_known if self._is_known else rooms.of_unknown).take(size)
+        self._place = await (memory.of_known if self._is_known else memory.of_unknown).take(size)
         self._request.state.place = self._place
         if not self._is_known:
             self._place.hurry = lambda: limit.reschedule(loop.time())
@@ -169,18 +167,18 @@ class _Receipt:
         """Before a long body is parsed."""
         if self._is_known or len(body) <= MAX_BODY_BYTES:
             return
-        keys = await asyncio.get_running_loop().run_in_executor(self._parts.rooms.reader, _find_keys, body)
-        if not await self._parts.callers.know(keys):
+        keys = await asyncio.get_running_loop().run_in_executor(self._parts.body_memory.reader, _find_keys, body)
+        if not await self._parts.authenticator.know(keys):
             raise InvalidApiKey("Invalid API key")
 
 
 async def _is_known(request: Request) -> bool:
     """Whether this much is known without the body: the caller may ask. Raises ForeignPage."""
-    parts = _parts_of(request)
-    if await parts.callers.know_everyone():
+    parts = parts_of(request)
+    if await parts.authenticator.know_everyone():
         refuse_foreign_pages(request, parts)
         return True
-    return await parts.callers.know(keys_beside_body(request))
+    return await parts.authenticator.know(keys_beside_body(request))
 
 
 def keys_beside_body(request: Request) -> list[str]:
@@ -203,7 +201,3 @@ def _find_keys(body: bytearray) -> list[str]:
                 found.add(match[1].strip())
             at = body.find(mark, at + 1)
     return [key.decode("latin-1") for key in found if key]
-
-
-def _parts_of(request: Request) -> AppParts:
-    return cast("AppParts", request.app.state.parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from promptreel.api.services import Services
+from promptreel.api.parts import Services
 from promptreel.jobs.job import Job
 from promptreel.storage.local import LocalStorage
 

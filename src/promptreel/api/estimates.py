@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import cache
 from statistics import median
 
-from promptreel.api.services import Services
+from promptreel.api.parts import Services
 from promptreel.errors import CheckpointUnusable, ModelNotFound
 from promptreel.jobs.eta import (
     FIRST_GUESS_SECONDS_PER_UNIT,

@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from promptreel.api.connections import MAX_CONNECTIONS, Connection, Crowd
+from promptreel.api.crowd import MAX_CONNECTIONS, Connection, Crowd
 
 MAX_HEADER_BYTES = 64 * 1024
 """Of a request's first line and headers together; a longer one is cut off with 400."""
@@ -29,7 +29,7 @@ _TICKS_A_SECOND = 10
 def build_server(app: FastAPI, *, now: Callable[[], float] = time.monotonic, most: int = MAX_CONNECTIONS) -> uvicorn.Server:
     """Not started yet; it takes `most` connections, or as many as the process may open files for.
 
-    Only the application knows proxies (addresses.py): the server must not believe others on its own.
+    Only the application knows proxies (base_url.py): the server must not believe others on its own.
     """
     config = uvicorn.Config(
         app,

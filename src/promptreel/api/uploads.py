@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from promptreel.api.inits import FIELDS
+from promptreel.api.init_fields import FIELDS
 from promptreel.api.parsing import is_url
-from promptreel.api.services import Services
+from promptreel.api.parts import Services
 from promptreel.media import INIT_TYPES, Init
 from promptreel.storage.local import LocalStorage
 
@@ -56,7 +56,7 @@ def inline_uploads(fields: Mapping[str, Any], services: Services) -> dict[str, A
 
 
 def _inline(value: Any, services: Services) -> Any:
-    if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], list):  # of more, none is read (inits.py)
+    if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], list):  # of more, none is read (init_fields.py)
         return _inline(value[0], services)
     if not is_url(value):
         return value

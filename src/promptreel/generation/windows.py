@@ -24,7 +24,7 @@ from torch import Tensor
 
 from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.seat import Rows
-from promptreel.jobs.windows import SPREAD_SHARE, count_overlapping_windows, count_spread_windows
+from promptreel.jobs.window_counts import SPREAD_SHARE, count_overlapping_windows, count_spread_windows
 
 
 @dataclass(frozen=True)

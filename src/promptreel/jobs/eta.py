@@ -1,8 +1,8 @@
 """How long a job will take, from what is in front of it and from how long such jobs took lately. Pure: no database, no clock.
 
 A job takes `fixed seconds + units x seconds per unit`. A unit is one frame in one call to the model, for one row: guidance
-doubles a job's units, and a frame in several windows (windows.py) counts several times. The fixed seconds are those outside
-of the calls: to load, decode, encode and store.
+doubles a job's units, and a frame in several windows counts several times (window_counts.py). The fixed seconds are those
+outside of the calls: to load, decode, encode and store.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Self
 
 from promptreel.jobs.job import Job, JobStage, JobStatus
 from promptreel.jobs.params import VideoParams, count_calls
-from promptreel.jobs.windows import frames_computed
+from promptreel.jobs.window_counts import frames_computed
 
 FIRST_GUESS_SECONDS_PER_UNIT = 0.02
 """Only a guess: it is used while nothing was measured yet."""

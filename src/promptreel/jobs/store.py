@@ -54,7 +54,7 @@ class WorkerRecord:
 class JobStore:
     """Safe to use from several threads and processes at once.
 
-    `of` says whose jobs are looked at; left out, everyone's. Requests come by way of `JobsOfCaller`, which always says it.
+    `of` says whose jobs are looked at; left out, everyone's. Requests come by way of `OwnJobs`, which always says it.
     `lease_seconds` is how long a claim lives without a heartbeat. A job whose worker died `max_attempts` times fails.
     `timings_remembered` is of how many of a model's successes estimates learn. `now` is the wall clock, `steady` the one by
     which is waited (clock.py).

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from promptreel.encoding.preview import encode_preview
+from promptreel.encoding.preview_webp import encode_preview
 from promptreel.errors import StorageFailed
 from promptreel.generation.preview import OnPreview
 from promptreel.jobs.job import Claim, Job

@@ -1,0 +1,75 @@
+"""How a handler comes by what it works with: FastAPI calls these for its parameters, and so asks who sent the request."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+
+from promptreel.api.bodies import keys_beside_body, read_any_fields
+from promptreel.api.foreign_pages import refuse_foreign_pages
+from promptreel.api.parts import AppParts, OpenServices, Services, Shared, parts_of
+from promptreel.errors import InvalidParams
+from promptreel.jobs.keys import LOCAL_CALLER, Caller
+from promptreel.jobs.views import Idempotency, OwnJobs, PublicJobs
+
+MAX_IDEMPOTENCY_KEY = 255
+
+
+async def find_caller(request: Request) -> Caller:
+    """Who asks. The body is only read if a key is needed. Raises InvalidApiKey, RateLimitExceeded and ForeignPage."""
+    parts = parts_of(request)
+    if await parts.authenticator.know_everyone():
+        refuse_foreign_pages(request, parts)
+        return LOCAL_CALLER
+    return await parts.authenticator.find(await _read_key(request))
+
+
+Authenticated = Annotated[Caller, Depends(find_caller)]
+
+
+async def get_services(request: Request, caller: Authenticated) -> Services:
+    parts = parts_of(request)
+    jobs = OwnJobs(parts.jobs, caller, await _read_idempotency(request, parts))
+    own = {**_shared(parts), "fetcher": parts.fetcher.of(caller.api_key_id)}
+    return Services(**own, jobs=jobs, caller=caller)
+
+
+async def get_open_services(request: Request) -> OpenServices:
+    parts = parts_of(request)
+    return OpenServices(**_shared(parts), jobs=PublicJobs(parts.jobs))
+
+
+# Fields come before services among a handler's parameters: the first that is read decides how large a body may be.
+ServicesOfApp = Annotated[Services, Depends(get_services)]
+OpenServicesOfApp = Annotated[OpenServices, Depends(get_open_services)]
+
+
+def _shared(parts: AppParts) -> dict[str, Any]:
+    return {each.name: getattr(parts, each.name) for each in fields(Shared)}
+
+
+async def _read_key(request: Request) -> str | None:
+    """From the field `key` of the body, else of the query; else from the header `key`; else from a Bearer token."""
+    in_fields = (await read_any_fields(request)).get("key")
+    if isinstance(in_fields, str) and in_fields.strip():
+        return in_fields.strip()
+    return next(iter(keys_beside_body(request)), None)
+
+
+async def _read_idempotency(request: Request, parts: AppParts) -> Idempotency | None:
+    """From the header `Idempotency-Key`; if that is set so, from the field `track_id` too. Raises InvalidParams."""
+    sent = request.headers.get("idempotency-key")
+    if sent is None and not parts.track_id_is_idempotent:
+        return None
+    told = await read_any_fields(request)
+    if sent is not None:
+        if not 1 <= len(sent) <= MAX_IDEMPOTENCY_KEY:
+            raise InvalidParams({"Idempotency-Key": [f"The Idempotency-Key must have 1 to {MAX_IDEMPOTENCY_KEY} characters."]})
+        return Idempotency(f"key {sent}", request.url.path, told)
+    track_id = told.get("track_id")
+    if track_id is None or track_id in ("", "null"):
+        return None
+    return Idempotency(f"track_id {json.dumps(track_id, default=repr)}", request.url.path, told)

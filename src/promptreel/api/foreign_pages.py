@@ -1,0 +1,65 @@
+"""Web pages of others, in a browser at this machine: without a key to tell them by, they are not served.
+
+A service without keys trusts whoever is at its machine. Every page that a browser there has open could use that: it may send
+simple requests to any address (cross-site request forgery), and if its name is made to mean 127.0.0.1, read the answers too
+(DNS rebinding).
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from fastapi import Request
+
+from promptreel.api.base_url import HOST, base_url, is_from_proxy
+from promptreel.api.parts import Shared
+from promptreel.errors import ForeignPage
+
+# Nobody can buy a name under these, and names without a dot are not public either.
+_OWN_DOMAINS = frozenset({"localhost", "local", "internal", "test"})
+
+
+def refuse_foreign_pages(request: Request, services: Shared) -> None:
+    """Raises ForeignPage. A trusted proxy knows which names are its own."""
+    host = request.headers.get("host", "").lower()
+    origin = request.headers.get("origin")
+    own = {host, _netloc(base_url(request, services))} - {""}
+    if origin is not None and _netloc(origin) not in own and origin not in services.cors_origins:
+        raise ForeignPage("Web pages of other sites are served with an API key, or if PROMPTREEL_CORS_ORIGINS names them.")
+    if not _is_own_host(host, services) and not is_from_proxy(request, services.trusted_proxies):
+        raise ForeignPage(
+            "Without API keys, this machine alone is served, and it is not known by the name in this request's Host. Use "
+            "127.0.0.1, set PROMPTREEL_PUBLIC_URL, or make a key with `promptreel keys create NAME`."
+        )
+
+
+def _netloc(url: str) -> str:
+    try:
+        return urlsplit(url.lower()).netloc
+    except ValueError:
+        return ""
+
+
+def _is_own_host(host: str, services: Shared) -> bool:
+    """Whether a Host header holds an address, or a name that nobody else can own. Whatever is not known for one is refused:
+    browsers send what is no name by the rules, too."""
+    if HOST.fullmatch(host) is None:
+        return False
+    if host.startswith("["):
+        return _is_address(host[1:].partition("]")[0])
+    name = host.partition(":")[0].removesuffix(".")
+    is_reserved = bool(name) and ("." not in name or name.rpartition(".")[2] in _OWN_DOMAINS)
+    return is_reserved or _is_address(name) or name == _hostname(services.public_url)
+
+
+def _hostname(url: str | None) -> str | None:
+    return urlsplit(url or "").hostname
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True

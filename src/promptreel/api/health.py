@@ -1,0 +1,47 @@
+"""Whether the service works: for people, and for what watches over it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from promptreel.api.answer_schemas import either, ref
+from promptreel.api.dependencies import OpenServicesOfApp
+from promptreel.api.parts import OpenServices
+from promptreel.jobs.job import JobStatus
+
+NOT_READY: dict[int | str, dict[str, Any]] = {
+    503: {
+        "description": "No worker is alive.",
+        "content": {"application/json": {"schema": either(ref("Health"), ref("Error"))}},
+    }
+}
+
+
+def add_routes(router: APIRouter) -> None:
+    router.add_api_route("/health", health, methods=["GET"], tags=["service"])
+    router.add_api_route("/health/ready", ready, methods=["GET"], responses=NOT_READY, tags=["service"])
+
+
+def health(services: OpenServicesOfApp) -> JSONResponse:
+    """Whether the service works: `degraded` means that no worker is alive, so that jobs wait. Always 200, while it answers."""
+    return JSONResponse(_look_at_health(services))
+
+
+def ready(services: OpenServicesOfApp) -> JSONResponse:
+    """The same for what reads the status alone, such as a load balancer: 503 while no worker is alive."""
+    state = _look_at_health(services)
+    return JSONResponse(state, 200 if state["workers"] else 503)
+
+
+def _look_at_health(services: OpenServices) -> dict[str, Any]:
+    workers = len(services.jobs.live_workers())
+    return {
+        "status": "ok" if workers else "degraded",
+        "version": services.version,
+        "workers": workers,
+        "queued": services.jobs.count(JobStatus.QUEUED),
+        "running": services.jobs.count(JobStatus.RUNNING),
+    }

@@ -1,0 +1,83 @@
+"""How /docs describes the endpoints beside create and fetch. Parsing is more lenient than this."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from promptreel.api.legacy.openapi import EXAMPLE_IMAGE
+
+Properties = dict[str, dict[str, Any]]
+
+
+def _field(kind: str | list[str], description: str, **more: Any) -> dict[str, Any]:
+    return {"type": kind, "description": description, **more}
+
+
+_NULLABLE = ["string", "null"]
+_KEY: Properties = {
+    "key": _field(
+        _NULLABLE, "API key, if the service has any: also taken as a header `key` or as a Bearer token.", default=None
+    )
+}
+
+
+def body(*, properties: Properties, required: list[str] | None = None) -> dict[str, Any]:
+    """A request's body, as JSON or as a form; the key may always be in it."""
+    schema: dict[str, Any] = {"type": "object", "properties": {**_KEY, **properties}}
+    if required:
+        schema["required"] = required
+    content = {kind: {"schema": schema} for kind in ("application/json", "application/x-www-form-urlencoded")}
+    return {"requestBody": {"required": bool(required), "content": content}}
+
+
+def query(properties: Properties) -> dict[str, Any]:
+    """Optional fields of a query string."""
+    return {
+        "parameters": [
+            {"name": name, "in": "query", "description": schema["description"], "schema": schema}
+            for name, schema in properties.items()
+        ]
+    }
+
+
+def _paged(*, default: int, maximum: int) -> Properties:
+    return {
+        "per_page": _field("integer", "Entries a page.", minimum=1, maximum=maximum, default=default),
+        "page": _field("integer", "The page, counted from 1.", minimum=1, default=1),
+    }
+
+
+MODEL_ID: Properties = {"model_id": _field("string", "The model.", example="cutout")}
+LOAD_MODEL: Properties = {
+    "url": _field("string", "Where the model is. Not available yet: nothing is loaded from an address."),
+    "model_id": _field(_NULLABLE, "The model's id. If it is there already, the answer is success.", example="cutout"),
+    "force_load": _field(_NULLABLE, "yes: load it even if it is there.", enum=["yes", "no", None], default="no"),
+}
+PAGED_MODELS: Properties = {
+    "search": _field("string", "A part of a model's id, name or description."),
+    **_paged(default=20, maximum=100),
+}
+ASSETS: Properties = {
+    "type": _field(_NULLABLE, "Only videos are made: the other lists are empty.", enum=["video", "image", "voice", "3d", None])
+    | {"default": "video"},
+    **_paged(default=10, maximum=30),
+}
+DELETE: Properties = {
+    "request_id": _field(["string", "integer"], "The id of a job or of an upload.", example="1"),
+    "type": _field(_NULLABLE, "Makes no difference: the id tells.", default=None),
+}
+_DATA = "as a data: URI or as base64; 5 MB at most."
+CROP: Properties = {
+    "image": _field("string", f"A picture, {_DATA}", example=EXAMPLE_IMAGE),
+    "crop": _field(["string", "boolean", "null"], "yes: keep the largest square around the centre.", default="no"),
+}
+BASE64_STRING: Properties = {"base64_string": _field("string", f"A picture or video, {_DATA}", example=EXAMPLE_IMAGE)}
+INIT_OBJ: Properties = {"init_obj": _field("string", f"A picture or video, {_DATA}", example=EXAMPLE_IMAGE)}
+UPLOAD_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file.", "content": {"image/*": {}, "video/*": {}}},
+    403: {"description": "The link has expired, or was cut, where links are set to expire."},
+    404: {"description": "There is none, or it was deleted."},
+}
+TRAINING_ID: dict[str, Any] = {
+    "parameters": [{"name": "training_id", "in": "path", "required": True, "schema": {"type": "string"}}]
+}

@@ -1,0 +1,195 @@
+"""What requests for a video may say to the hosted service, whatever the generation of its API: fields in, a NewJob out."""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from promptreel.api.init_fields import read_init, sent_inits
+from promptreel.api.legacy.dialect import Dialect
+from promptreel.api.legacy.size import read_size, spell_out_resolution
+from promptreel.api.parsing import FieldReader, Limits, count_frames, label, spell
+from promptreel.api.webhook_field import read_webhook
+from promptreel.encoding.decoder import Decoder
+from promptreel.errors import ModelNotFound
+from promptreel.fetching.fetcher import SafeFetcher
+from promptreel.jobs.job import NewJob
+from promptreel.jobs.params import (
+    DEFAULT_OUTPUT_TYPE,
+    DEFAULT_SCHEDULER,
+    MAX_SEED,
+    OUTPUT_TYPES,
+    SCHEDULERS,
+    VideoParams,
+)
+from promptreel.media import Init
+from promptreel.models.phrases import enhance_prompt, find_unknown_words
+from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistry
+
+MAX_TEXT = 2000
+SEED = Limits(0, MAX_SEED, unset=-1)
+SAMPLES = Limits(1, 4, unset=0)
+
+FIELDS_NOT_YET = ("lora_model",)
+SWITCHES_NOT_YET = ("safety_checker", "multi_lingual")
+
+TIP = "for faster speed, keep resolution upto 512x512"
+
+
+def read_create(
+    fields: Mapping[str, Any], dialect: Dialect, models: ModelRegistry, fetcher: SafeFetcher, decoder: Decoder
+) -> tuple[NewJob, Init | None]:
+    """What a request asks for, with every default decided, and the file that it names but that is not stored yet.
+
+    Raises InvalidParams with all wrong fields, ModelNotFound and DecoderBusy.
+    """
+    reader = FieldReader(spell_out_resolution(fields) if dialect.has_resolution else fields)
+    reader.text("key", maximum=MAX_TEXT)  # where no key is needed, any will do, but it must be one
+    draft = _read_params(reader, dialect)
+    negative_prompt = reader.text("negative_prompt", maximum=MAX_TEXT)
+    enhance = reader.yes_no("enhance_prompt", default=dialect.defaults.enhance_prompt)
+    track_id = reader.scalar("track_id", maximum=MAX_TEXT)
+    webhook_url = read_webhook(reader, fetcher)
+    left_out = _read_unavailable(reader, dialect)
+    switches = {name: _to_yes_no(reader.yes_no(name, default=False)) for name in dialect.switches}
+    init = _read_init(reader, dialect, fetcher, decoder)
+    card = _find_model(reader, draft.model_id, models, dialect)
+    reader.raise_errors()
+
+    request = {
+        "dialect": dialect.name,
+        "enhance_prompt": _to_yes_no(enhance),
+        "tip": _advise(draft, card, left_out, reader.clamped),
+        "native_size": [card.native_width, card.native_height] if card.native_width else None,
+        "track_id": _as_sent(fields.get("track_id"), track_id),
+        **switches,
+    }
+    if negative_prompt is None:
+        negative_prompt = card.default_negative_prompt
+    params = replace(
+        draft,
+        model_id=card.model_id,
+        prompt=enhance_prompt(draft.prompt, card) if enhance and draft.prompt else draft.prompt,
+        negative_prompt=negative_prompt,
+        init_key=init.key if init else None,
+    )
+    new_job = NewJob(params=params, request=request, max_frames=card.max_frames, track_id=track_id, webhook_url=webhook_url)
+    return new_job, init
+
+
+def _read_params(reader: FieldReader, dialect: Dialect) -> VideoParams:
+    """All params but those that the model has a say in: which it is, and its prompts. The prompt is the user's own."""
+    defaults, ranges = dialect.defaults, dialect.ranges
+    width, height = read_size(reader, dialect)
+    fps = reader.whole("fps", ranges.fps, default=defaults.fps)
+    seed = reader.whole("seed", SEED, default=None)
+    return VideoParams(
+        model_id=reader.text("model_id", maximum=255) or DEFAULT_MODEL_ID,
+        prompt=_read_prompt(reader, dialect),
+        width=width,
+        height=height,
+        num_frames=_read_length(reader, dialect, fps),
+        fps=fps,
+        scheduler=reader.choice("scheduler", SCHEDULERS, default=DEFAULT_SCHEDULER),
+        num_inference_steps=reader.whole(
+            "num_inference_steps", ranges.num_inference_steps, default=defaults.num_inference_steps
+        ),
+        guidance_scale=reader.number("guidance_scale", ranges.guidance_scale, default=defaults.guidance_scale),
+        strength=reader.number("strength", ranges.strength, default=defaults.strength),
+        seed=secrets.randbelow(MAX_SEED + 1) if seed is None else seed,
+        clip_skip=reader.whole("clip_skip", ranges.clip_skip, default=0),
+        output_type=reader.choice("output_type", OUTPUT_TYPES, default=DEFAULT_OUTPUT_TYPE),
+    )
+
+
+def _read_prompt(reader: FieldReader, dialect: Dialect) -> str:
+    """Without one, a clip follows what it starts from, and what the negative prompt leaves of it."""
+    if dialect.needs_init is None:
+        return reader.required_text("prompt", maximum=MAX_TEXT)
+    prompt = reader.text("prompt", maximum=MAX_TEXT) or ""
+    return prompt if prompt.strip() else ""
+
+
+def _read_length(reader: FieldReader, dialect: Dialect, fps: int) -> int:
+    """In frames."""
+    num_frames = reader.whole("num_frames", dialect.ranges.num_frames, default=dialect.defaults.num_frames)
+    if dialect.defaults.num_frames is None:
+        seconds = reader.whole("seconds", dialect.ranges.seconds, default=dialect.defaults.seconds)
+        return num_frames or count_frames(reader, seconds, fps)
+    return num_frames or dialect.defaults.num_frames
+
+
+def _read_init(reader: FieldReader, dialect: Dialect, fetcher: SafeFetcher, decoder: Decoder) -> Init | None:
+    if dialect.needs_init is not None and not sent_inits(reader, dialect.needs_init):
+        reader.reject(dialect.needs_init, f"The {label(dialect.needs_init)} field is required.")
+    return read_init(reader, fetcher, decoder)
+
+
+def _as_sent(value: Any, text: str | None) -> Any:
+    """A scalar that is told again as it came: with its JSON type, unless it is one of Python's numbers that JSON has not."""
+    return text if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _read_unavailable(reader: FieldReader, dialect: Dialect) -> list[str]:
+    """Refuses fields without which the video would be another one; names those that are left out of the work."""
+    for name in FIELDS_NOT_YET:
+        if reader.given(name) is not None:
+            reader.reject(name, f"The {name.replace('_', ' ')} is not available yet: leave it out.")
+    left_out = [name for name in SWITCHES_NOT_YET if reader.yes_no(name, default=False)]
+    left_out += [name for name in dialect.left_out if reader.given(name) is not None]
+    left_out += ["samples"] if reader.whole("samples", SAMPLES, default=1) > 1 else []
+    # It says that pictures are sent so, which needs no saying, and that the result shall be.
+    return [*left_out, "base64 results"] if reader.yes_no("base64", default=False) else left_out
+
+
+def _find_model(reader: FieldReader, model_id: str, models: ModelRegistry, dialect: Dialect) -> ModelCard:
+    try:
+        return models.get(model_id)
+    except ModelNotFound:
+        reader.raise_errors()  # the fields come first, as they did at the hosted service
+        if not dialect.replaces_unknown_model:
+            raise
+        return models.get(DEFAULT_MODEL_ID)
+
+
+def _to_yes_no(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+def _advise(draft: VideoParams, card: ModelCard, left_out: list[str], clamped: Mapping[str, float]) -> str:
+    """The documented tip, unless there is something better to say."""
+    advice = []
+    if card.model_id != draft.model_id:
+        advice.append(f'there is no model "{draft.model_id[:100]}": "{card.model_id}" makes the video')
+    if clamped:
+        advice.append(f"changed to what is possible: {', '.join(f'{name} {spell(each)}' for name, each in clamped.items())}")
+    unknown = find_unknown_words(draft.prompt, card.words)
+    if unknown:
+        advice.append(
+            f'the model "{card.model_id}" does not know: {_name_some(unknown)}; '
+            f"it knows {len(card.words)} words, of things such as {', '.join(_pick_examples(card.words))}"
+        )
+    if left_out:
+        advice.append(f"not available yet and left out: {', '.join(left_out)}")
+    return ". ".join(advice) or TIP
+
+
+def _name_some(words: list[str]) -> str:
+    shown = ", ".join(word[:40] for word in words[:8])
+    return shown if len(words) <= 8 else f"{shown} and {len(words) - 8} more"
+
+
+def _pick_examples(words: frozenset[str]) -> list[str]:
+    """Eight words from all over the alphabet; the short ones are rarely things."""
+    long = sorted(word for word in words if len(word) > 2) or sorted(words)
+    return long[:: max(1, len(long) // 8)][:8]
+
+
+def parse_job_id(text: object) -> int | None:
+    """The id of a job as sent in a path or a body; None if no job can have it."""
+    digits = str(text).strip() if isinstance(text, str | int) and not isinstance(text, bool) else ""
+    return int(digits) if re.fullmatch(r"[0-9]{1,18}", digits, re.ASCII) else None

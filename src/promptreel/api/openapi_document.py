@@ -1,0 +1,126 @@
+"""Which answers each endpoint can give, for /openapi.json: a test holds all of them to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
+
+from promptreel.api import files, health
+from promptreel.api.answer_schemas import SCHEMAS, either, ref
+from promptreel.api.legacy import base64_uploads, model_lists, results, system_load, unavailable
+from promptreel.api.legacy import routes as legacy_routes
+from promptreel.api.problems import speaks_openai, status_to_send
+from promptreel.api.v1 import routes as v1_routes
+
+Answers = dict[int | str, dict[str, Any]]
+
+_JOB = ("Processing", "Success", "Failed")
+
+# What an endpoint answers when all is well. Those that send files describe themselves where they are routed.
+_WELL: dict[Callable[..., Any], tuple[str, ...]] = {
+    legacy_routes.text2video: _JOB,
+    legacy_routes.fetch: _JOB,
+    legacy_routes.fetch_by_field: _JOB,
+    health.health: ("Health",),
+    health.ready: ("Health",),
+    model_lists.list_models: ("HostedModels",),
+    model_lists.search_models: ("AgentsModels",),
+    model_lists.show_model: ("OneAgentsModel",),
+    model_lists.load_model: ("Done",),
+    model_lists.verify_model: ("Done",),
+    model_lists.delete_model: (),
+    model_lists.reload_model: ("Done",),
+    model_lists.list_schedulers: ("Schedulers",),
+    system_load.system_load: ("SystemLoad",),
+    system_load.system_details: ("SystemDetails",),
+    results.list_assets: ("Assets",),
+    results.delete_result: ("Done", "Failed"),
+    base64_uploads.upload_cropped: ("Cropped",),
+    base64_uploads.upload_base64_string: ("Uploaded",),
+    base64_uploads.upload_init_obj: ("Uploaded",),
+    unavailable.refuse: (),
+    v1_routes.create_video: ("Video",),
+    v1_routes.list_videos: ("VideoPage",),
+    v1_routes.get_video: ("Video",),
+    v1_routes.delete_video: ("DeletedVideo",),
+    v1_routes.cancel_video: ("Video",),
+    v1_routes.remix_video: ("Video",),
+    v1_routes.edit_video: ("Video",),
+    v1_routes.extend_video: (),
+    v1_routes.create_character: (),
+    v1_routes.list_models: ("Models",),
+    v1_routes.get_model: ("Model",),
+}
+
+_ERROR = "An error."
+
+# Anyone may ask for these.
+_OPEN = {health.health, health.ready, files.send_file, files.send_preview, base64_uploads.send_upload}
+_SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "key", "description": "`key` may be a field of the request too."},
+}
+# The last is for a service without keys, which serves its own machine alone.
+_SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"key": []}, {}]
+
+
+class DescribedApp(FastAPI):
+    """An application whose OpenAPI document has the components that `describe_answers` refers to.
+
+    It is written as JSON once: that takes so long that whoever asked again and again would hold up all others.
+    """
+
+    _written: bytes | None = None
+
+    def setup(self) -> None:
+        self.add_route("/openapi.json", self._send_document, include_in_schema=False)  # found before FastAPI's own
+        super().setup()
+
+    async def _send_document(self, _request: Request) -> Response:
+        self._written = self._written or bytes(JSONResponse(self.openapi()).body)
+        return Response(self._written, media_type="application/json")
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            document = super().openapi()
+            components = document.setdefault("components", {})
+            components.setdefault("schemas", {}).update(SCHEMAS)
+            components["securitySchemes"] = _SECURITY_SCHEMES
+        return super().openapi()
+
+
+def describe_answers(router: APIRouter) -> None:
+    """Adds to every route what it answers, and that it takes a key. Raises KeyError for one that nobody has described."""
+    for route in router.routes:
+        if isinstance(route, APIRoute) and route.include_in_schema:
+            route.responses = _answers_of(route)
+            if route.endpoint not in _OPEN:
+                route.openapi_extra = {**(route.openapi_extra or {}), "security": _SECURITY}
+
+
+def _answers_of(route: APIRoute) -> Answers:
+    """The answer when all is well, and `default` for errors in the words of the route's API.
+
+    Generations whose clients gate on it answer 200 for errors too.
+    """
+    error = "OpenAIError" if speaks_openai(route.path) else "Error"
+    answers: Answers = {"default": _json(_ERROR, error)}
+    for status, described in route.responses.items():
+        answers[status] = described if "content" in described else _json(described["description"], error)
+    if 200 not in answers:
+        says_errors_with_200 = status_to_send(route.path, 400, ()) == 200
+        names = [*_WELL[route.endpoint], *(["Error"] if says_errors_with_200 else [])]
+        answers[200] = _json("The answer.", *names)
+    return answers
+
+
+def _json(description: str, *names: str) -> dict[str, Any]:
+    schemas = [ref(name) for name in names]
+    return {
+        "description": description,
+        "content": {"application/json": {"schema": schemas[0] if len(schemas) == 1 else either(*schemas)}},
+    }

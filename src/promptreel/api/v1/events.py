@@ -1,0 +1,99 @@
+"""Server-sent events of one video: what has changed, as it changes, until its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+from starlette.concurrency import run_in_threadpool
+
+from promptreel.api.estimates import look_ahead
+from promptreel.api.parts import Services
+from promptreel.api.v1.answers import to_deleted, to_outlook, to_progress, to_status, to_video
+from promptreel.errors import JobNotFound
+from promptreel.jobs.job import Job, JobStatus
+from promptreel.jobs.links import Links
+
+EVENTS_MEDIA_TYPE = "text/event-stream"
+POLL_SECONDS = 0.5  # workers report once a second
+KEEP_ALIVE_SECONDS = 15.0  # less than the minute or so after which proxies close what is silent
+_LOOKS_PER_OUTLOOK = 10  # the queue in front is read less often than the job
+
+KEEP_ALIVE = b": keep-alive\n\n"
+
+
+@dataclass(frozen=True)
+class Event:
+    """`stage`, `progress`, `preview` or `end`, with what is sent as JSON."""
+
+    name: str
+    data: dict[str, Any]
+
+    def encode(self) -> bytes:
+        return f"event: {self.name}\ndata: {json.dumps(self.data)}\n\n".encode()
+
+
+async def stream_events(
+    look: Callable[[], list[Event]],
+    *,
+    is_stopping: Callable[[], bool],
+    poll_seconds: float = POLL_SECONDS,
+    keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
+) -> AsyncIterator[bytes]:
+    """Looks again and again, and ends after the event `end`, or when the process is to stop: clients then connect anew."""
+    silent = 0.0
+    while not is_stopping():
+        events = await run_in_threadpool(look)
+        for event in events:
+            yield event.encode()
+        if events and events[-1].name == "end":
+            return
+        silent = 0.0 if events else silent + poll_seconds
+        if silent >= keep_alive_seconds:
+            yield KEEP_ALIVE
+            silent = 0.0
+        await anyio.sleep(poll_seconds)
+
+
+class VideoWatcher:
+    """Tells what has changed since it last looked; at its first look, everything. `links` are made anew for each preview."""
+
+    def __init__(self, services: Services, job_id: int, *, links: Callable[[], Links]) -> None:
+        self._services = services
+        self._job_id = job_id
+        self._links = links
+        self._looks = 0
+        self._told: dict[str, object] = {}
+
+    def look(self) -> list[Event]:
+        """The last of them is `end` once the job has ended, or was deleted."""
+        try:
+            job = self._services.jobs.get(self._job_id)
+            changed = list(self._changes(job))
+        except JobNotFound:
+            return [Event("end", to_deleted(self._job_id))]
+        self._looks += 1
+        return [*changed, Event("end", to_video(job))] if job.is_final else changed
+
+    def _changes(self, job: Job) -> Iterator[Event]:
+        stage = {"status": to_status(job), "stage": job.stage}
+        progress = {"progress": to_progress(job)}
+        is_new_stage, is_new_share = self._is_new("stage", stage), self._is_new("share", progress)
+        if is_new_stage:
+            yield Event("stage", stage)
+        if is_new_stage or is_new_share or self._looks % _LOOKS_PER_OUTLOOK == 0:
+            outlook = {} if job.is_final else to_outlook(look_ahead(self._services, job))
+            if self._is_new("progress", progress | outlook):
+                yield Event("progress", progress | outlook)
+        preview = self._services.storage.read(job.preview_key) if job.status is JobStatus.RUNNING else None
+        if preview is not None and self._is_new("preview", preview):
+            yield Event("preview", {"url": self._links().preview(job)})
+
+    def _is_new(self, name: str, value: object) -> bool:
+        if self._told.get(name) == value:
+            return False
+        self._told[name] = value
+        return True

@@ -1,0 +1,188 @@
+"""How /docs describes `/v1/videos`. Parsing is more lenient than this; a test compares both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from promptreel.api.init_fields import MAX_MEGABYTES
+from promptreel.api.parsing import Limits
+from promptreel.api.v1.requests import (
+    CLIP_SKIP,
+    DEFAULT_PAGE,
+    DEFAULT_SECONDS,
+    DEFAULT_SIZE,
+    FPS,
+    FRAMES,
+    GUIDANCE,
+    MAX_TEXT,
+    ORDERS,
+    PAGE,
+    SECONDS,
+    SEED,
+    SIDE,
+    STEPS,
+    STRENGTH,
+    VARIANTS,
+)
+from promptreel.encoding.inits import readable_types
+from promptreel.encoding.poster import POSTER_MEDIA_TYPE
+from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, OUTPUT_TYPES, SCHEDULERS
+from promptreel.media import INIT_TYPES, MEDIA_TYPES
+from promptreel.models.registry import DEFAULT_MODEL_ID
+
+EXAMPLE = {"model": DEFAULT_MODEL_ID, "prompt": "a red cat sitting on a bench", "size": "512x512", "seconds": "4", "seed": 7}
+
+_TEXT = ["string", "null"]
+
+
+def _number(limits: Limits, description: str, *, default: float | None, kind: str = "integer") -> dict[str, Any]:
+    if limits.unset is not None:
+        description = f"{description} {limits.unset}: as if left out."
+    ranges = {"minimum": limits.minimum, "maximum": limits.maximum, "pattern": limits.pattern, "default": default}
+    return {"type": [kind, "string", "null"], **ranges, "description": description}
+
+
+_REFERENCE = (
+    "A picture or video to start from: a file in a multipart form, a URL, a data: URI, or an object with `image_url`. "
+    + "; ".join(f"{', '.join(readable_types(kind).values())} up to {MAX_MEGABYTES[kind]} MB" for kind in INIT_TYPES)
+)
+
+CREATE_FIELDS: dict[str, dict[str, Any]] = {
+    "prompt": {"type": "string", "minLength": 1, "maxLength": MAX_TEXT, "description": "What the video shows."},
+    "model": {"type": _TEXT, "default": DEFAULT_MODEL_ID, "description": "The model that makes the video: see /v1/models."},
+    "size": {
+        "type": _TEXT,
+        "pattern": "^[1-9][0-9]{2}x[1-9][0-9]{2}$",
+        "default": DEFAULT_SIZE,
+        "description": f'"WIDTHxHEIGHT" in pixels, each {SIDE.minimum} to {SIDE.maximum}, in all up to those of '
+        "1792x1024; rounded down to multiples of 8. width and height are read too, if there is no size.",
+    },
+    "seconds": _number(SECONDS, "Length, up to what the model carries.", default=DEFAULT_SECONDS),
+    "input_reference": {
+        "type": ["string", "object", "null"],
+        "pattern": "^(https?://|data:)",
+        "default": None,
+        "description": f"{_REFERENCE}.",
+    },
+    "negative_prompt": {
+        "type": _TEXT,
+        "maxLength": MAX_TEXT,
+        "description": "What it should not show. null: the model's own default.",
+    },
+    "num_inference_steps": _number(STEPS, "Denoising steps: more are slower and finer.", default=20),
+    "guidance_scale": _number(
+        GUIDANCE, "How closely the video follows the prompt; 0 to 1: without guidance.", default=7.5, kind="number"
+    ),
+    "scheduler": {"type": _TEXT, "enum": [*SCHEDULERS, None], "default": DEFAULT_SCHEDULER, "description": "Noise scheduler."},
+    "seed": _number(SEED, "The same seed gives the same video. null: one is drawn, and told.", default=None),
+    "num_frames": _number(FRAMES, "Length in frames; goes before seconds. null: seconds x fps.", default=None),
+    "fps": _number(FPS, "Frames a second.", default=8),
+    "strength": _number(STRENGTH, "With input_reference: how much may change; 1 is all.", default=0.55, kind="number"),
+    "webhook": {
+        "type": _TEXT,
+        "pattern": "^https?://",
+        "default": None,
+        "description": "A URL that is sent a signed event, video.completed or video.failed, once the video has ended.",
+    },
+    "enhance_prompt": {
+        "type": ["boolean", "string", "null"],
+        "enum": [True, False, "yes", "no", None],
+        "default": False,
+        "description": "Whether the model's own trigger and quality phrases are added to the prompt.",
+    },
+    "clip_skip": _number(CLIP_SKIP, "How many of the text encoder's last layers are left out.", default=0),
+    "output_type": {
+        "type": _TEXT,
+        "enum": [*OUTPUT_TYPES, None],
+        "default": DEFAULT_OUTPUT_TYPE,
+        "description": "The kind of file that is made.",
+    },
+}
+_FORM_FIELDS = CREATE_FIELDS | {
+    "input_reference": {
+        "type": ["string", "null"],
+        "format": "binary",
+        "description": CREATE_FIELDS["input_reference"]["description"],
+    }
+}
+
+
+def _schema(fields: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {"type": "object", "properties": fields, "required": ["prompt"]}
+
+
+def _query(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": False, "schema": schema, "description": description}
+
+
+CREATE: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": _schema(CREATE_FIELDS), "example": EXAMPLE},
+            "multipart/form-data": {"schema": _schema(_FORM_FIELDS)},
+        },
+    }
+}
+REMIX: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": _schema({"prompt": CREATE_FIELDS["prompt"]}),
+                "example": {"prompt": "a blue cat sitting on a bench"},
+            }
+        },
+    }
+}
+_EDITED = {
+    "type": ["object", "string"],
+    "description": 'The video to start from: {"id": "video_17"} for one that was made here, or a file in a multipart form, '
+    "a URL, a data: URI.",
+}
+_EDIT_FIELDS = {"video": _EDITED} | {name: field for name, field in CREATE_FIELDS.items() if name != "input_reference"}
+EDIT: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": _schema(_EDIT_FIELDS) | {"required": ["prompt", "video"]},
+                "example": {"prompt": "a blue cat sitting on a bench", "video": {"id": "video_1"}},
+            },
+            "multipart/form-data": {
+                "schema": _schema(_EDIT_FIELDS | {"video": {"type": "string", "format": "binary"}})
+                | {"required": ["prompt", "video"]}
+            },
+        },
+    }
+}
+LIST: dict[str, Any] = {
+    "parameters": [
+        _query("after", {"type": "string", "example": "video_17"}, "The `last_id` of the page before."),
+        _query(
+            "limit",
+            {
+                "type": "integer",
+                "minimum": PAGE.minimum,
+                "maximum": PAGE.maximum,
+                "default": DEFAULT_PAGE,
+            },
+            "How many videos.",
+        ),
+        _query("order", {"type": "string", "enum": list(ORDERS), "default": "desc"}, "By age; desc: newest first."),
+    ]
+}
+CONTENT: dict[str, Any] = {
+    "parameters": [_query("variant", {"type": "string", "enum": list(VARIANTS), "default": "video"}, "Which file.")]
+}
+CONTENT_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The file.", "content": {media: {} for media in (*MEDIA_TYPES.values(), POSTER_MEDIA_TYPE)}},
+    404: {"description": "It is not there: not yet, not any more, or never."},
+}
+EVENTS_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "`event: stage` (status, stage), `progress` (progress, queue_position, eta), `preview` (url) and, "
+        "at last, `end` (the video as it then is); `data` is JSON. Comments keep the connection alive.",
+        "content": {"text/event-stream": {}},
+    }
+}

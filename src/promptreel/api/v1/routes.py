@@ -1,0 +1,183 @@
+"""The endpoints of the open standard, `/v1/videos` and `/v1/models`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+
+from promptreel.api.base_url import links
+from promptreel.api.bodies import Fields, FieldsWithFiles
+from promptreel.api.deletion import delete_job
+from promptreel.api.dependencies import Authenticated, ServicesOfApp
+from promptreel.api.estimates import look_ahead
+from promptreel.api.intake import submit
+from promptreel.api.parts import Services
+from promptreel.api.v1 import openapi
+from promptreel.api.v1.answers import ContentUnavailable, to_deleted, to_model, to_page, to_video
+from promptreel.api.v1.edits import read_edit, read_edit_of, read_source_id, refuse_large
+from promptreel.api.v1.events import EVENTS_MEDIA_TYPE, VideoWatcher, stream_events
+from promptreel.api.v1.requests import NO_SUCH_VIDEO, parse_video_id, read_create, read_cursor, read_remix, read_variant
+from promptreel.encoding.poster import POSTER_MEDIA_TYPE, make_poster
+from promptreel.errors import JobNotFound, NotAvailable
+from promptreel.jobs.job import Job, JobStatus, NewJob
+from promptreel.media import MEDIA_TYPES, Init
+
+_KEPT = {"Cache-Control": "private, max-age=3600"}  # a finished video never changes
+
+
+def add_routes(router: APIRouter) -> None:
+    docs = openapi
+    add = partial(router.add_api_route, tags=["v1"])
+    add("/v1/videos", create_video, methods=["POST"], openapi_extra=docs.CREATE)
+    add("/v1/videos", list_videos, methods=["GET"], openapi_extra=docs.LIST)
+    add("/v1/videos/edits", edit_video, methods=["POST"], openapi_extra=docs.EDIT)
+    add("/v1/videos/extensions", extend_video, methods=["POST"], openapi_extra=docs.EDIT)
+    add("/v1/videos/characters", create_character, methods=["POST"])
+    path = "/v1/videos/{video_id}"
+    add(path, get_video, methods=["GET"])
+    add(path, delete_video, methods=["DELETE"])
+    add(f"{path}/cancel", cancel_video, methods=["POST"])
+    add(f"{path}/remix", remix_video, methods=["POST"], openapi_extra=docs.REMIX)
+    add(
+        f"{path}/content",
+        send_content,
+        methods=["GET"],
+        response_class=Response,
+        openapi_extra=docs.CONTENT,
+        responses=docs.CONTENT_ANSWERS,
+    )
+    add(f"{path}/content", send_content, methods=["HEAD"], include_in_schema=False)
+    add(f"{path}/events", send_events, methods=["GET"], response_class=StreamingResponse, responses=docs.EVENTS_ANSWERS)
+    add("/v1/models", list_models, methods=["GET"])
+    add("/v1/models/{model_id}", get_model, methods=["GET"])
+
+
+def create_video(request: Request, fields: FieldsWithFiles, services: ServicesOfApp) -> JSONResponse:
+    """Queue a video. Ask for it again until its status is completed, then for its content."""
+
+    def read() -> tuple[NewJob, Init | None]:
+        return read_create(fields, services.models, services.fetcher, services.decoder)
+
+    return _answer(request, services, submit(request, services, read))
+
+
+def list_videos(request: Request, services: ServicesOfApp) -> JSONResponse:
+    """Videos by age. Ask for the next page with `after`: the `last_id` of this one."""
+    cursor = read_cursor(request.query_params)
+    jobs = services.jobs.list(limit=cursor.limit + 1, after=cursor.after, oldest_first=cursor.oldest_first)
+    return JSONResponse(to_page(jobs, cursor))
+
+
+def get_video(request: Request, video_id: str, services: ServicesOfApp) -> JSONResponse:
+    """How a video is: queued, in_progress, completed, or failed with the reason."""
+    return _answer(request, services, _find_job(request, services, video_id))
+
+
+def delete_video(request: Request, video_id: str, services: ServicesOfApp) -> JSONResponse:
+    """Remove a video and its file. What is still being made is stopped."""
+    job = _find_job(request, services, video_id)
+    delete_job(services, job)
+    return JSONResponse(to_deleted(job.id))
+
+
+def cancel_video(request: Request, video_id: str, services: ServicesOfApp) -> JSONResponse:
+    """Stop making a video. It then fails with the code `cancelled`; one that is done stays as it is."""
+    job = _find_job(request, services, video_id)
+    return _answer(request, services, services.jobs.cancel(job.id))
+
+
+def remix_video(request: Request, video_id: str, fields: Fields, services: ServicesOfApp) -> JSONResponse:
+    """Queue the same video with another prompt: same model, same settings, same seed."""
+
+    def read() -> tuple[NewJob, Init | None]:
+        source = _find_job(request, services, video_id)
+        return read_remix(fields, source, services.models, services.fetcher), None
+
+    return _answer(request, services, submit(request, services, read))
+
+
+def edit_video(request: Request, fields: FieldsWithFiles, services: ServicesOfApp) -> JSONResponse:
+    """Queue a video that starts from another one, with a new prompt. What is not sent is as it was, if it is one of yours."""
+
+    def read() -> tuple[NewJob, Init | None]:
+        source_id = read_source_id(fields)
+        if source_id is None:
+            return read_edit(fields, services.models, services.fetcher, services.decoder)
+        source = _find_job(request, services, source_id)
+        if source.result is not None:
+            refuse_large(source.result.size_bytes)
+        content = services.storage.read(source.result.key) if source.result else None
+        if content is None:
+            raise ContentUnavailable(_why_unavailable(source))
+        return read_edit_of(source, content, fields, models=services.models, fetcher=services.fetcher, decoder=services.decoder)
+
+    return _answer(request, services, submit(request, services, read))
+
+
+def extend_video(_caller: Authenticated) -> JSONResponse:
+    """Not available: a video is not made longer. The answer says what to do instead."""
+    raise NotAvailable(
+        "Videos are not extended here. Make a longer one: POST /v1/videos takes up to 240 frames, as seconds or num_frames."
+    )
+
+
+def create_character(_caller: Authenticated) -> JSONResponse:
+    """Not available: there are no characters. The answer says what to do instead."""
+    raise NotAvailable("Characters are not kept here. Send a picture or a video of yours as input_reference.")
+
+
+def send_content(request: Request, video_id: str, services: ServicesOfApp) -> Response:
+    """The finished file, with ranges; or its first frame, with `variant=thumbnail`."""
+    variant = read_variant(request.query_params)
+    job = _find_job(request, services, video_id)
+    path = services.storage.path(job.result.key) if job.result else None
+    if path is None:
+        raise ContentUnavailable(_why_unavailable(job))
+    if variant == "thumbnail":
+        return Response(make_poster(path), media_type=POSTER_MEDIA_TYPE, headers=_KEPT)
+    return FileResponse(path, media_type=MEDIA_TYPES[job.params.output_type], headers=_KEPT)
+
+
+def _why_unavailable(job: Job) -> str:
+    match job.status:
+        case JobStatus.SUCCEEDED:
+            return "The video's file was deleted."
+        case JobStatus.FAILED | JobStatus.CANCELLED:
+            return "There is no video, because it failed: retrieve it to read why."
+        case _:
+            return "The video is not there yet: retrieve it until its status is completed."
+
+
+def send_events(request: Request, video_id: str, services: ServicesOfApp) -> StreamingResponse:
+    """What happens to a video, as it happens, until its end: server-sent events."""
+    job = _find_job(request, services, video_id)
+    watcher = VideoWatcher(services, job.id, links=partial(links, request, services))
+    events = stream_events(watcher.look, is_stopping=services.is_stopping)
+    return StreamingResponse(events, media_type=EVENTS_MEDIA_TYPE, headers={"X-Accel-Buffering": "no"})
+
+
+def list_models(services: ServicesOfApp) -> JSONResponse:
+    """The models that videos can be made with."""
+    return JSONResponse({"object": "list", "data": [to_model(card) for card in services.models.list()]})
+
+
+def get_model(model_id: str, services: ServicesOfApp) -> JSONResponse:
+    """One model."""
+    return JSONResponse(to_model(services.models.get(model_id)))
+
+
+def _find_job(request: Request, services: Services, video_id: str) -> Job:
+    """Raises JobNotFound, with the same words for an id that nobody has and for one that nobody can have."""
+    try:
+        job = services.jobs.get(parse_video_id(video_id))
+    except JobNotFound as error:
+        raise JobNotFound(NO_SUCH_VIDEO) from error
+    request.state.job_id = job.id
+    return job
+
+
+def _answer(request: Request, services: Services, job: Job) -> JSONResponse:
+    request.state.job_id = job.id
+    return JSONResponse(to_video(job, look_ahead(services, job)))

@@ -1,0 +1,189 @@
+"""`promptreel generate`: one video, on this machine by the same engine and recipe as a worker's, or on a server elsewhere."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from promptreel.client import Client, VideoOptions
+from promptreel.encoding import inits as encoded
+from promptreel.encoding.decoder import Decoder
+from promptreel.errors import InvalidParams, PromptreelError
+from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
+from promptreel.media import Init
+from promptreel.models.phrases import enhance_prompt, find_unknown_words
+from promptreel.models.registry import ModelCard
+from promptreel.remote import RemoteModel, RemoteVideo
+
+if TYPE_CHECKING:
+    from promptreel.generation.engine import Engine, OnProgress
+
+DEFAULT_SECONDS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the command line asks for; None is for the model's own, or for a random seed."""
+
+    output: Path
+    prompt: str
+    model: str
+    enhance: bool
+    negative_prompt: str | None
+    seed: int | None
+    steps: int
+    guidance: float
+    scheduler: str
+    frames: int | None
+    fps: int | None
+    width: int
+    height: int
+    init: Init | None
+    strength: float
+
+    @property
+    def output_type(self) -> str:
+        return self.output.suffix.removeprefix(".").lower()
+
+    def check(self) -> None:
+        """Raises InvalidParams."""
+        wrong: dict[str, list[str]] = {}
+        if self.output_type not in OUTPUT_TYPES:
+            wrong["output"] = [f"Let the name of {self.output.name!r} end in one of .{', .'.join(OUTPUT_TYPES)}."]
+        elif not self.output.parent.is_dir():
+            wrong["output"] = [f"There is no folder {str(self.output.parent)!r}: make it first, or give another --output."]
+        elif self.output.is_dir():
+            wrong["output"] = [f"{str(self.output)!r} is a folder: give the name of a file."]
+        elif not os.access(self.output.parent, os.W_OK):
+            wrong["output"] = [f"The folder {str(self.output.parent)!r} cannot be written to: give another --output."]
+        if not self.prompt.strip():
+            wrong["prompt"] = ["The prompt is empty: say what the video shows."]
+        if self.scheduler not in SCHEDULERS:
+            wrong["scheduler"] = [f"There is no scheduler {self.scheduler!r}; take one of {', '.join(SCHEDULERS)}."]
+        if wrong:
+            raise InvalidParams(wrong)
+
+    def tell_size(self) -> str | None:
+        """What the size becomes, if it is not what was asked."""
+        width, height = self.width // 8 * 8, self.height // 8 * 8
+        if (width, height) == (self.width, self.height):
+            return None
+        return f"the video is {width}x{height}, not {self.width}x{self.height}: sides are multiples of 8"
+
+
+def tell_unknown_words(prompt: str, card: ModelCard) -> str | None:
+    """The same tip as the api's."""
+    unknown = find_unknown_words(prompt, card.words)
+    return f'the model "{card.model_id}" does not know: {", ".join(unknown)}' if unknown else None
+
+
+def complete_params(wanted: Wanted, card: ModelCard) -> VideoParams:
+    """Fills in the model's own defaults, and draws a seed if there is none."""
+    fps = wanted.fps or card.fps
+    return VideoParams(
+        model_id=card.model_id,
+        prompt=enhance_prompt(wanted.prompt, card) if wanted.enhance else wanted.prompt,
+        negative_prompt=card.default_negative_prompt if wanted.negative_prompt is None else wanted.negative_prompt,
+        width=wanted.width // 8 * 8,
+        height=wanted.height // 8 * 8,
+        num_frames=wanted.frames or DEFAULT_SECONDS * fps,
+        fps=fps,
+        scheduler=wanted.scheduler,
+        num_inference_steps=wanted.steps,
+        guidance_scale=wanted.guidance,
+        strength=wanted.strength,
+        seed=secrets.randbelow(MAX_SEED + 1) if wanted.seed is None else wanted.seed,
+        output_type=wanted.output_type,
+        init_key=wanted.init.key if wanted.init else None,
+    )
+
+
+def to_options(wanted: Wanted, model: RemoteModel) -> VideoOptions:
+    """The same for a server, which knows the model's phrases and draws the seed."""
+    fps = wanted.fps or model.fps
+    return {
+        "model": wanted.model,
+        "enhance_prompt": wanted.enhance,
+        "negative_prompt": wanted.negative_prompt,
+        "size": f"{wanted.width}x{wanted.height}",
+        "num_frames": wanted.frames or (fps and DEFAULT_SECONDS * fps),
+        "fps": fps,
+        "scheduler": wanted.scheduler,
+        "num_inference_steps": wanted.steps,
+        "guidance_scale": wanted.guidance,
+        "strength": wanted.strength,
+        "seed": wanted.seed,
+        "output_type": wanted.output_type,
+        "input_reference": wanted.init.data if wanted.init else None,
+    }
+
+
+def read_init(path: Path, decoder: Decoder) -> Init:
+    """The picture or video to start from; a gif is a video. Raises InvalidParams and InitUnusable."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidParams({"init": [f"The init {str(path)!r} cannot be read: {error.strerror}."]}) from error
+    init = encoded.read_init(data, ["video", "image"], named=f"init {str(path)!r}")
+    decoder.check(init)
+    return init
+
+
+def write_video(
+    params: VideoParams,
+    output: Path,
+    *,
+    engine: Engine,
+    decoder: Decoder,
+    on_progress: OnProgress,
+    init: Init | None = None,
+) -> None:
+    """Makes the video and puts it at `output`; an older file there is replaced only by a whole new one."""
+    from promptreel.worker.video_job import Makers, make_video  # noqa: PLC0415 - takes torch seconds, wrong parameters are told first
+
+    beside = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        makers = Makers(engine, decoder, threading.Semaphore(1))
+        make_video(params, beside, makers=makers, on_progress=on_progress, init=init)
+        beside.replace(output)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def make_on_server(wanted: Wanted, client: Client, on_progress: Callable[[RemoteVideo], None]) -> RemoteVideo:
+    """Has the video made on a server and brings it to `wanted.output`. Ctrl-C meanwhile cancels it there."""
+    model = client.model(wanted.model)
+    video = client.create(wanted.prompt, **to_options(wanted, model))
+    tell(video.answer.get("tip"))
+    try:
+        done = client.wait(video, on_progress=on_progress)
+    except KeyboardInterrupt:
+        _cancel(video, client)
+        raise
+    client.download(done, wanted.output)
+    return done
+
+
+def tell(*notes: str | None) -> None:
+    """On stderr, what the user should know of the video and cannot see."""
+    for note in filter(None, notes):
+        _say(note)
+
+
+def _cancel(video: RemoteVideo, client: Client) -> None:
+    try:
+        client.cancel(video)
+    except PromptreelError as error:
+        _say(f"{video.id} could not be cancelled and goes on: {error}")
+    else:
+        _say(f"{video.id} was cancelled on {client.base_url}")
+
+
+def _say(text: str) -> None:
+    print(f"promptreel: {text}", file=sys.stderr)  # noqa: T201

@@ -1,0 +1,197 @@
+"""The supervisor: starts the service's processes, restarts those that die, and stops them all in order.
+
+Each child holds the reading end of a pipe from the supervisor; when it closes, the supervisor is gone and the child ends too
+(child.py).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from promptreel.errors import PASSING
+from promptreel.logs import Seldom
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 30.0
+"""What was told to stop and has not ended by then is killed, whether its supervisor is there to do it or not."""
+
+CHECK_SECONDS = 0.1
+STEADY_SECONDS = 60.0
+LONGEST_PAUSE_SECONDS = 30.0
+LISTEN_SECONDS = 5.0
+"""How often it is asked whether children were heard of. A longer pause was the supervisor's own: it counts as no more."""
+
+
+class Stop(threading.Event):
+    """Set to end a process in order; `reason` is for its log, and is kept here because a signal handler must not write one."""
+
+    reason = "it was asked to"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cond = threading.Condition(threading.RLock())  # a signal may come while its own thread begins to wait
+
+    def because(self, reason: str) -> None:
+        self.reason = reason
+        self.set()
+
+
+@dataclass(frozen=True)
+class ChildSpec:
+    """One process to keep alive. `command` is called with a fresh owner name at each start; `on_death` with the dead one's.
+
+    A process of which `is_heard` says for `patience_seconds` that it was not heard of lately is killed: it hangs.
+    """
+
+    name: str
+    command: Callable[[str], Sequence[str]]
+    environment: Mapping[str, str]
+    pass_fds: tuple[int, ...] = ()
+    on_death: Callable[[str], None] | None = None
+    is_heard: Callable[[str], bool] = lambda _owner: True
+    patience_seconds: float = float("inf")
+
+
+@dataclass
+class _Child:
+    spec: ChildSpec
+    process: subprocess.Popen[bytes] | None = None
+    owner: str = ""
+    started_at: float = 0.0
+    start_at: float = 0.0
+    silent_seconds: float = 0.0
+    deaths_in_a_row: int = field(default=0)
+
+
+class Supervisor:
+    """Keeps children alive until `stop` is set. Restarts wait twice as long after each quick death, 30 s at most."""
+
+    def __init__(
+        self,
+        specs: Sequence[ChildSpec],
+        *,
+        new_owner: Callable[[], str],
+        stop: Stop,
+        listen_seconds: float = LISTEN_SECONDS,
+    ) -> None:
+        self._children = [_Child(spec) for spec in specs]
+        self._untold: list[tuple[ChildSpec, str]] = []
+        self._new_owner = new_owner
+        self._seldom = Seldom(log)
+        self._stop = stop
+        self._listen_seconds = listen_seconds
+        self._listened_at = time.monotonic()
+
+    def run(self, *, is_ready: Callable[[set[str]], bool], on_ready: Callable[[], None]) -> None:
+        """Starts all, calls `on_ready` once when `is_ready` first says so of the owners, and returns when all have stopped."""
+        announced = False
+        try:
+            while not self._stop.is_set():
+                for child in self._children:
+                    self._keep_alive(child)
+                self._tell_deaths()
+                self._end_silent()
+                if not announced and is_ready({child.owner for child in self._children}):
+                    announced = True
+                    on_ready()
+                self._stop.wait(CHECK_SECONDS)
+            log.info("the service stops: %s", self._stop.reason)
+        except Exception as error:
+            log.error("the service stops because of an error: %r", error)  # noqa: TRY400 - it goes on up, with its traceback
+            raise
+        finally:
+            self._stop_all()
+            log.info("the service has stopped")
+
+    def _keep_alive(self, child: _Child) -> None:
+        if child.process is None:
+            if time.monotonic() >= child.start_at:
+                self._start(child)
+        elif (code := child.process.poll()) is not None:
+            self._bury(child, code)
+
+    def _start(self, child: _Child) -> None:
+        child.owner = self._new_owner()
+        child.started_at = time.monotonic()
+        child.silent_seconds = 0.0
+        child.process = subprocess.Popen(  # noqa: S603 - the command is our own
+            list(child.spec.command(child.owner)),
+            stdin=subprocess.PIPE,
+            env={**os.environ, **child.spec.environment},
+            pass_fds=child.spec.pass_fds,
+            # Ctrl-C in a terminal reaches the whole process group; only the supervisor shall hear it.
+            start_new_session=True,
+        )
+        log.info("%s started, process %d", child.spec.name, child.process.pid)
+
+    def _bury(self, child: _Child, code: int) -> None:
+        """Frees what a dead child held at once, and plans its restart."""
+        steady = time.monotonic() - child.started_at > STEADY_SECONDS
+        child.deaths_in_a_row = 0 if steady else child.deaths_in_a_row + 1
+        pause = min(LONGEST_PAUSE_SECONDS, 0.1 * 2**child.deaths_in_a_row)
+        log.warning("%s ended with code %d and is started again in %.1f s", child.spec.name, code, pause)
+        child.process = None
+        child.start_at = time.monotonic() + pause
+        self._untold.append((child.spec, child.owner))
+
+    def _tell_deaths(self) -> None:
+        """Again in the next round, if the job table cannot be used now."""
+        while self._untold:
+            spec, owner = self._untold[0]
+            try:
+                if spec.on_death is not None:
+                    spec.on_death(owner)
+            except PASSING as passing:  # whatever keeps one from being told keeps all
+                self._seldom.warning("what %s held cannot be freed yet: %s", spec.name, passing)
+                return
+            except Exception:  # the service must outlive it; the leases run out by themselves
+                log.exception("what %s held could not be freed", spec.name)
+            self._untold.pop(0)
+
+    def _end_silent(self) -> None:
+        """Kills what hangs as a whole, and so cannot end itself: a worker that never gets ready, or whose pulse has stopped."""
+        passed = time.monotonic() - self._listened_at
+        if passed < self._listen_seconds:
+            return
+        self._listened_at = time.monotonic()
+        for child in self._children:
+            if child.process is None:
+                continue
+            if self._is_heard(child):
+                child.silent_seconds = 0.0
+                continue
+            child.silent_seconds += min(passed, 2 * self._listen_seconds)
+            if child.silent_seconds > child.spec.patience_seconds:
+                log.error("%s has not been heard of for %.0f s and is killed", child.spec.name, child.silent_seconds)
+                child.process.kill()  # it is buried in the next round
+
+    def _is_heard(self, child: _Child) -> bool:
+        try:
+            return child.spec.is_heard(child.owner)
+        except PASSING:  # nobody can be heard of meanwhile
+            return True
+
+    def _stop_all(self) -> None:
+        """SIGTERM to all, in reverse order; SIGKILL to what has not ended in 30 s."""
+        running = [child for child in reversed(self._children) if child.process is not None]
+        for child in running:
+            assert child.process is not None
+            child.process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for child in running:
+            assert child.process is not None
+            try:
+                child.process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                log.warning("%s did not stop in %.0f s and is killed", child.spec.name, STOP_SECONDS)
+                child.process.kill()
+                child.process.wait()
+            self._untold.append((child.spec, child.owner))
+        self._tell_deaths()
