@@ -17,7 +17,14 @@ MEDIA_TYPES = {"mp4": "video/mp4", "webm": "video/webm", "gif": "image/gif"}
 InitKind = Literal["image", "video"]
 
 INIT_TYPES: Mapping[InitKind, Mapping[str, str]] = {
-    "image": {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp", "avif": "image/avif", "gif": "image/gif"},
+    "image": {
+        "png": "image/png",
+        "jpg": "image/jpeg",
+        "webp": "image/webp",
+        "avif": "image/avif",
+        "heic": "image/heic",
+        "gif": "image/gif",
+    },
     "video": {**MEDIA_TYPES, "mov": "video/quicktime"},
 }
 """What an Init can be: media types by the ending of its key. A gif is an image (its first frame) or a video, as it was sent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -27,13 +28,17 @@ from tests.api.test_text2video import errors, submit
 from tests.encoding.quarters import COLOURS, HEIGHT, WIDTH, make_quarters, read_quarters, save, video
 from tests.encoding.test_real_clips import TABLE as CLIPS
 from tests.encoding.test_real_pictures import TABLE as PICTURES
-from tests.encoding.test_real_pictures import heic
+from tests.encoding.test_real_pictures import phones_grid
 from tests.waiting import LONGEST_SECONDS
 
 FILES = {
     name: (kind, build())
     for kind, table, names in (
-        ("image", PICTURES, ["png_exif_that_is_none", "png_profile", "jpeg_cmyk", "avif_lying", "webp_lying"]),
+        (
+            "image",
+            PICTURES,
+            ["png_exif_that_is_none", "png_profile", "jpeg_cmyk", "avif_lying", "webp_lying", "heic_grid_lying"],
+        ),
         ("video", CLIPS, ["h264_in_quicktime", "vp8", "hdr_pq", "orientation_5", "pixels_twice_as_wide"]),
     )
     for name in names
@@ -46,7 +51,7 @@ class _Mislabelled(BaseHTTPRequestHandler):
     """Serves each file of FILES under its name, as something else."""
 
     def do_GET(self) -> None:
-        data = heic(b"heic") if self.path == "/heic" else FILES[self.path[1:]][1]
+        data = phones_grid() if self.path == "/heic" else FILES[self.path[1:]][1]
         self.send_response(200)
         self.send_header("Content-Type", WRONG_LABELS[len(self.path) % len(WRONG_LABELS)])
         self.send_header("Content-Length", str(len(data)))
@@ -153,11 +158,17 @@ def test_header_of_a_uri_may_be_whatever_programs_write(
     assert client.get(answer["output"][0]).content == data
 
 
-def test_heic_is_refused_by_its_name_by_each_way(
-    fetching_client: TestClient, jobs: JobStore, decoder: Decoder, site: str, tmp_path: Path
+def test_heic_is_refused_by_its_name_by_each_way_where_nothing_reads_it(
+    fetching_client: TestClient,
+    jobs: JobStore,
+    decoder: Decoder,
+    site: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """To a demuxer it is a video of one tile of the picture."""
-    data, said = heic(b"heic"), "This is HEIC: save it as JPEG or PNG."
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
+    data, said = phones_grid(), "with: pip install 'promptreel[heif]'."
     for field in ("init_image", "init_video"):
         for value in (data_uri("image/heic", data), data_uri("image/jpeg", data), f"{site}/heic"):
             assert errors(fetching_client, **{field: value})[field][0].endswith(said)

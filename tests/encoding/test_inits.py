@@ -174,7 +174,7 @@ def test_endings_are_recognised_by_the_first_bytes() -> None:
         b"wide\0\0\0\0": "mov",
         b"ftypavif": "avif",
         b"ftypavis": "avif",
-        b"ftypheic": None,
+        b"ftypheic": "heic",
     }
     assert [recognise(b"\0\0\0\x10" + start + bytes(64)) for start in boxes] == list(boxes.values())
     assert recognise(b"\0\0\0\x18ftypmif1\0\0\0\0miafavif") == "avif"  # whose first name is that of a family

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from tests.encoding.files import encode_image, encode_video, make_bars, make_greys
+from tests.encoding.heif_files import Item, build_heif, clap, encode_tile, grid, heic_head, ispe, tile
 from tests.flows.service import SHORT, TEXT2VIDEO, Service
 from tests.hostile.case import HostileCase
 from tests.hostile.containers import (
@@ -157,6 +158,49 @@ def avif() -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (4000, 4000), "red").save(file, "AVIF", speed=10, quality=10)
     return file.getvalue()
+
+
+def heic_of_another_size(width: int, height: int) -> bytes:
+    """It says so, and is of 64x64 pixels."""
+    return build_heif([tile(says=(width, height))], primary=1)
+
+
+def heic_larger_than_it_says() -> bytes:
+    return build_heif([tile((90, 90, 90), side=2048, says=(64, 64))], primary=1)
+
+
+def heic_shown_in_part() -> bytes:
+    """Of a picture without end, two pixels."""
+    settings, data = encode_tile((200, 40, 40))
+    return build_heif([Item(b"hvc1", data, [settings, ispe(30_000, 30_000), clap(2, 2)])], primary=1)
+
+
+def heic_of_tiles(side: int, *, size: tuple[int, int]) -> bytes:
+    """The same tile, again and again."""
+    return build_heif([tile(), grid(side, side, size=size, made_of=[1] * side**2)], primary=2)
+
+
+def heic_of_grids(depth: int) -> bytes:
+    """Each of four of the one before: of four times as many tiles."""
+    grids = [grid(2, 2, size=(64, 64), made_of=[number] * 4) for number in range(1, depth + 1)]
+    return build_heif([tile(), *grids], primary=depth + 1)
+
+
+def heic_of_overlays(depth: int) -> bytes:
+    """Each of two of the one before."""
+    data = struct.pack(">BB4HHH4h", 0, 0, 0, 0, 0, 65535, 64, 64, 0, 0, 0, 0)
+    overlays = [Item(b"iovl", data, [ispe(64, 64)], [number, number]) for number in range(1, depth + 1)]
+    return build_heif([tile(), *overlays], primary=depth + 1)
+
+
+def heic_of_notes(number: int, megabytes: int) -> bytes:
+    """As many, each of which is all of the same data."""
+    notes = [Item(b"Exif", bytes(megabytes << 20), about=[1]) for _ in range(number)]
+    return build_heif([tile(), *notes], primary=1, same_data=True)
+
+
+def heic_of_pictures(number: int) -> bytes:
+    return build_heif([tile(says=(4000, 4000))] * number, primary=number)
 
 
 # Videos
@@ -328,6 +372,24 @@ PICTURES = [
         page_behind_a_gif=(lambda: gif(3, width=64, height=64) + b"<script>/*", "init_video"),
     ),
     *cases(refuse_reference, "image/tiff", tiff=(tiff, "This is TIFF: save it as PNG or JPEG.")),
+    *cases(
+        refuse,
+        "image/heic",
+        heic_that_says_900_megapixels=(partial(heic_of_another_size, 30_000, 30_000), million(36)),
+        heic_that_says_36_megapixels=(partial(heic_of_another_size, 6000, 6000), million(27)),
+        heic_that_says_25_megapixels=(partial(heic_of_another_size, 5000, 5000), DAMAGED),
+        heic_larger_than_it_says=(heic_larger_than_it_says, DAMAGED),
+        heic_shown_in_part=(heic_shown_in_part, DAMAGED),
+        heic_of_65025_tiles=(partial(heic_of_tiles, 255, size=(1000, 1000)), DAMAGED),
+        heic_of_tiles_without_end=(partial(heic_of_tiles, 31, size=(60_000, 60_000)), million(36)),
+        heic_of_overlays=(partial(heic_of_overlays, 40), DAMAGED),
+        heic_of_900_notes=(partial(heic_of_notes, 900, 3), DAMAGED),
+        heic_of_900_large_pictures=(partial(heic_of_pictures, 900), DAMAGED),
+        heic_cut_off=(lambda: heic_of_tiles(2, size=(128, 128))[:-20], DAMAGED),
+        heic_of_nothing=(partial(heic_head, b"heic"), DAMAGED),
+    ),
+    *cases(serve, "image/heic", heic_of_grids_of_grids=(partial(heic_of_grids, 11), "init_image")),
+    *cases(refuse_upload, "image/jpeg", heic_of_notes_uploaded=(partial(heic_of_notes, 900, 3), DAMAGED)),
     *cases(refuse_reference, "image/avif", avif_of_16_megapixels=(avif, million(12))),
 ]
 

@@ -12,7 +12,7 @@ from promptreel.encoding import inits as encoded
 from promptreel.encoding.decoder import Decoder
 from promptreel.errors import InitUnusable, UrlUnusable
 from promptreel.fetching.fetcher import SafeFetcher
-from promptreel.media import INIT_TYPES, Init, InitKind
+from promptreel.media import Init, InitKind
 
 FIELDS: Mapping[str, InitKind] = {"init_image": "image", "init_video": "video"}
 MAX_MEGABYTES: Mapping[InitKind, int] = {"image": 5, "video": 20}
@@ -123,4 +123,4 @@ def _recognise(name: str, data: bytes, kinds: Sequence[InitKind], most: Mapping[
 
 def _types(kinds: Sequence[InitKind]) -> list[str]:
     """The media types of these kinds, each once."""
-    return list(dict.fromkeys(known for kind in kinds for known in INIT_TYPES[kind].values()))
+    return list(dict.fromkeys(known for kind in kinds for known in encoded.readable_types(kind).values()))

@@ -17,7 +17,6 @@ from typing import IO, Any, TypeVar
 import numpy as np
 
 from promptreel.encoding.decoder_process import BY_SIGNAL
-from promptreel.encoding.inits import cropped_ending
 from promptreel.errors import DecoderBusy, InitUnusable
 from promptreel.media import Clip, Init
 
@@ -79,12 +78,16 @@ class Decoder:
         self._do("check", init, self._check_seconds, lambda answer: answer.read_line())
 
     def crop(self, init: Init) -> Init:
-        """The largest square around a picture's centre, upright; a gif's first frame and an AVIF as PNG.
+        """The largest square around a picture's centre, upright; as PNG or JPEG what few programs read.
 
         Raises InitUnusable and DecoderBusy.
         """
-        data = self._do("crop", init, self._check_seconds, lambda answer: answer.read(answer.read_line()["size"]))
-        return Init(init.kind, cropped_ending(init), data)
+
+        def read_square(answer: _Process) -> Init:
+            told = answer.read_line()
+            return Init(init.kind, told["ending"], answer.read(told["size"]))
+
+        return self._do("crop", init, self._check_seconds, read_square)
 
     def decode(self, init: Init, *, num_frames: int, fps: int, width: int, height: int) -> Clip:
         """A clip of `num_frames` frames, `fps` of them a second, at `width` x `height` pixels, as in encoding/inits.py.

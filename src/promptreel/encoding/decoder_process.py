@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import AvifImagePlugin, Image, JpegImagePlugin, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401 - loaded once, for all forks
 
+from promptreel.encoding import heif
 from promptreel.encoding.inits import check_init, crop_init, decode_init
 from promptreel.errors import InitUnusable
 from promptreel.media import Init
@@ -39,6 +40,8 @@ def main() -> None:
     answers = os.dup(1)
     os.dup2(2, 1)  # should a library print, it is not taken for an answer
     Image.preinit()
+    if heif.is_installed():
+        heif.register()
     gc.freeze()
     while _wait_for_request():
         _fork(answers)
@@ -107,9 +110,9 @@ def _do(told: dict[str, Any], init: Init, answer: BinaryIO) -> None:
             check_init(init)
             _tell(answer, {})
         case "crop":
-            data = crop_init(init).data
-            _tell(answer, {"size": len(data)})
-            answer.write(data)
+            square = crop_init(init)
+            _tell(answer, {"ending": square.ending, "size": len(square.data)})
+            answer.write(square.data)
         case "decode":
             _send_frames(decode_init(init, **told["wanted"]), answer)
 

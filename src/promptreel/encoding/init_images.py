@@ -1,4 +1,4 @@
-"""Pictures to start from: PNG, JPEG, WebP, AVIF, and the first frame of a GIF."""
+"""Pictures to start from: PNG, JPEG, WebP, AVIF, HEIF, and the first frame of a GIF."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import AvifImagePlugin, Image, ImageOps, PngImagePlugin
+from PIL import AvifImagePlugin, Image, ImageFilter, ImageOps, PngImagePlugin
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from promptreel.encoding.init_colours import apply_profile
+from promptreel.encoding import heif
+from promptreel.encoding.init_colours import apply_profile, make_table
+from promptreel.encoding.picture_boxes import read_colour_tags
 from promptreel.encoding.png_chunks import MAX_PROFILE_BYTES, strip
 from promptreel.errors import InitUnusable
 
@@ -39,7 +41,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _LYING = frozenset({5, 6, 7, 8})
-_FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "avif": "AVIF", "gif": "GIF"}
+_FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "avif": "AVIF", "heic": "HEIF", "gif": "GIF"}
+_IN_BOXES = frozenset({"avif", "heic"})
 # A JPEG's marker: no byte that is stuffed, and no restart within a scan.
 _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 _START_OF_SCAN, _END_OF_IMAGE, _WITHOUT_LENGTH = 0xDA, 0xD9, frozenset({0x01, 0xD8})
@@ -61,14 +64,16 @@ def decode_image(data: bytes, ending: str, size: tuple[int, int]) -> NDArray[np.
     with _open(data, ending) as picture:
         width, height = size
         orientation, profile = _orientation(picture), picture.info.get("icc_profile")
+        table = None if profile else _read_table(data, ending)
         lying = (height, width) if orientation in _LYING else size
-        scaled = ImageOps.fit(_to_scalable(picture), lying, Image.Resampling.BICUBIC)
-        return np.asarray(flatten(_turn(apply_profile(scaled, profile), orientation)))
+        scaled = apply_profile(ImageOps.fit(_to_scalable(picture), lying, Image.Resampling.BICUBIC), profile)
+        return np.asarray(flatten(_turn(scaled.filter(table) if table else scaled, orientation)))
 
 
-def crop_square(data: bytes, ending: str, new_ending: str) -> bytes:
-    """The largest square around the picture's centre, upright, as a file with another ending or the same.
+def crop_square(data: bytes, ending: str) -> tuple[str, bytes]:
+    """The largest square around the picture's centre, upright, as a file: its ending, and what is in it.
 
+    What few programs read becomes JPEG, or PNG if it is transparent; what is tagged instead of having a profile becomes sRGB.
     Raises InitUnusable, also for more than MAX_CROP_PIXELS.
     """
     with _open(data, ending, for_copy=4) as picture:
@@ -80,9 +85,14 @@ def crop_square(data: bytes, ending: str, new_ending: str) -> bytes:
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
         square = _turn(picture.crop((left, top, left + side, top + side)), _orientation(picture))
         profile = picture.info.get("icc_profile")
+        if not profile and (table := _read_table(data, ending)):
+            square = apply_profile(square, None).filter(table)
+    if ending in _IN_BOXES:
+        ending, square = ("png" if square.has_transparency_data else "jpg"), _straighten_alpha(square)
+    ending = "png" if ending == "gif" else ending
     file = io.BytesIO()
-    square.save(file, _FORMATS[new_ending], quality=95, icc_profile=profile or b"")
-    return file.getvalue()
+    square.save(file, _FORMATS[ending], quality=95, icc_profile=profile or b"")
+    return ending, file.getvalue()
 
 
 def flatten(picture: Image.Image) -> Image.Image:
@@ -103,10 +113,14 @@ def _open(data: bytes, ending: str, *, for_copy: int = 0) -> Iterator[Image.Imag
             _check_size(_size_of_webp(data), _WEBP_BYTES_A_PIXEL + for_copy)
         if ending == "png":
             data = strip(data)
+        if ending == "heic":
+            heif.register()
         with Image.open(io.BytesIO(data), formats=[_FORMATS[ending]]) as picture:
             _check_size(picture.size, _bytes_a_pixel(picture) + for_copy)
             if isinstance(picture, JpegImageFile):
                 _check_scans(data)
+            if picture.format == "HEIF":
+                heif.check_primary(picture)
             yield picture
     except Image.DecompressionBombError as error:
         raise InitUnusable(_too_large(MAX_PIXELS)) from error
@@ -144,9 +158,17 @@ def _bytes_a_pixel(picture: Image.Image) -> int:
             return _AVIF_BYTES_A_PIXEL
         case JpegImageFile() if picture.info.get("progressive"):
             return 4 + 2 * len(picture.getbands())  # the coefficients of all scans
+        case _ if picture.format == "HEIF":
+            return heif.bytes_a_pixel(picture)
         case _ if picture.has_transparency_data:
             return 9
     return 6
+
+
+def _read_table(data: bytes, ending: str) -> ImageFilter.Color3DLUT | None:
+    """What brings the colours to sRGB, of a picture without a profile."""
+    tags = read_colour_tags(data) if ending in _IN_BOXES else None
+    return make_table(tags.transfer, tags.primaries) if tags else None
 
 
 def _check_scans(data: bytes) -> None:
@@ -170,7 +192,12 @@ def _to_scalable(picture: Image.Image) -> Image.Image:
         return _to_8_bits(picture)
     if picture.mode in {"1", "P", "PA"} or "transparency" in picture.info:
         return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    return picture
+    return _straighten_alpha(picture)
+
+
+def _straighten_alpha(picture: Image.Image) -> Image.Image:
+    """Of colours that were multiplied with it."""
+    return picture.convert({"RGBa": "RGBA", "La": "LA"}.get(picture.mode, picture.mode))
 
 
 def _to_8_bits(picture: Image.Image) -> Image.Image:

@@ -11,16 +11,17 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from promptreel.encoding import heif
 from promptreel.encoding.init_images import check_image, crop_square, decode_image
 from promptreel.encoding.init_videos import check_video, decode_video
 from promptreel.errors import InitUnusable
 from promptreel.media import INIT_TYPES, Init, InitKind
 
 # Brands of pictures in boxes. A demuxer takes HEIC for a video, of which one tile of the picture is a frame.
-_HEIC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"})
+_HEIC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 _PICTURES = frozenset({b"mif1", b"msf1", b"mif2", b"miaf"})
+_HEIC_IS_A_PICTURE = "HEIC, a picture: send it as an image, or save it as MP4"
 _FOREIGN = {
-    "HEIC: save it as JPEG or PNG": re.compile(rb"....ftyp(?:hei[cxms]|hev[cx]|mi[fa][12f]|msf1)", re.DOTALL),
     "TIFF: save it as PNG or JPEG": re.compile(rb"ii\*\0|mm\0\*"),
     "BMP: save it as PNG or JPEG": re.compile(rb"bm.{4}\0{4}", re.DOTALL),
     "JPEG XL: save it as PNG or JPEG": re.compile(rb"\xff\x0a|\0\0\0\x0cjxl "),
@@ -53,7 +54,7 @@ def _recognise_brand(data: bytes) -> str | None:
     if brand in {b"avif", b"avis"} or (brand in _PICTURES and b"avif" in _read_brands(data)):
         return "avif"
     if brand in _HEIC or brand in _PICTURES:
-        return None
+        return "heic"
     return "mov" if brand == b"qt  " else "mp4"
 
 
@@ -68,15 +69,22 @@ def read_init(data: bytes, kinds: Sequence[InitKind], *, named: str = "") -> Ini
     Raises InitUnusable: `named` as a client knows it.
     """
     ending = recognise(data)
-    kind = next((kind for kind in kinds if ending in INIT_TYPES[kind]), None)
+    kind = next((kind for kind in kinds if ending in readable_types(kind)), None)
     if ending is None or kind is None:
-        types = ", ".join(dict.fromkeys(known for kind in kinds for known in INIT_TYPES[kind].values()))
-        raise InitUnusable(f"The {named or 'init'} must be one of {types}.{_explain(data)}")
+        types = ", ".join(dict.fromkeys(known for kind in kinds for known in readable_types(kind).values()))
+        raise InitUnusable(f"The {named or 'init'} must be one of {types}.{_explain(data, ending)}")
     return Init(kind, ending, data)
 
 
-def _explain(data: bytes) -> str:
+def readable_types(kind: InitKind) -> dict[str, str]:
+    """Those of INIT_TYPES that what is installed can read."""
+    return {ending: known for ending, known in INIT_TYPES[kind].items() if ending != "heic" or heif.is_installed()}
+
+
+def _explain(data: bytes, ending: str | None) -> str:
     """What a file is that is not read, for those that people send most."""
+    if ending == "heic":
+        return f" This is {_HEIC_IS_A_PICTURE if heif.is_installed() else heif.NOT_INSTALLED}."
     start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for what, sign in _FOREIGN.items():
         if sign.match(start):
@@ -93,13 +101,9 @@ def check_init(init: Init) -> None:
 
 
 def crop_init(init: Init) -> Init:
-    """The largest square around a picture's centre, upright; a gif's first frame and an AVIF as PNG. Raises InitUnusable."""
-    ending = cropped_ending(init)
-    return Init(init.kind, ending, crop_square(init.data, init.ending, ending))
-
-
-def cropped_ending(init: Init) -> str:
-    return "png" if init.ending in {"gif", "avif"} else init.ending
+    """The largest square around a picture's centre, upright; as PNG or JPEG what few programs read. Raises InitUnusable."""
+    ending, data = crop_square(init.data, init.ending)
+    return Init(init.kind, ending, data)
 
 
 def decode_init(init: Init, *, num_frames: int, fps: int, width: int, height: int) -> Iterator[tuple[NDArray[np.uint8], int]]:

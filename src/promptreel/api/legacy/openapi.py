@@ -9,8 +9,9 @@ from promptreel.api.legacy.dialect import Dialect
 from promptreel.api.legacy.requests import FIELDS_NOT_YET, MAX_TEXT, SAMPLES, SEED
 from promptreel.api.legacy.size import RESOLUTION
 from promptreel.api.parsing import Limits
+from promptreel.encoding.inits import readable_types
 from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, OUTPUT_TYPES, SCHEDULERS
-from promptreel.media import INIT_TYPES, MEDIA_TYPES, PREVIEW_MEDIA_TYPE
+from promptreel.media import MEDIA_TYPES, PREVIEW_MEDIA_TYPE
 from promptreel.models.registry import DEFAULT_MODEL_ID
 
 DOCUMENTED_EXAMPLE = {
@@ -104,7 +105,7 @@ def _switch(description: str, *, default: str) -> dict[str, Any]:
 
 def _init(name: str, description: str) -> dict[str, Any]:
     kind = FIELDS[name]
-    types = ", ".join(INIT_TYPES[kind].values())
+    types = ", ".join(readable_types(kind).values())
     pattern = "^(https?://|data:image/)" if kind == "image" else "^(https?://|data:(video/|image/gif))"
     return _field(_TEXT, f"{description} {types}; {MAX_MEGABYTES[kind]} MB at most.", pattern=pattern, default=None)
 

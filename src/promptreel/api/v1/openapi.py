@@ -24,6 +24,7 @@ from promptreel.api.v1.requests import (
     STRENGTH,
     VARIANTS,
 )
+from promptreel.encoding.inits import readable_types
 from promptreel.encoding.poster import POSTER_MEDIA_TYPE
 from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, OUTPUT_TYPES, SCHEDULERS
 from promptreel.media import INIT_TYPES, MEDIA_TYPES
@@ -43,7 +44,7 @@ def _number(limits: Limits, description: str, *, default: float | None, kind: st
 
 _REFERENCE = (
     "A picture or video to start from: a file in a multipart form, a URL, a data: URI, or an object with `image_url`. "
-    + "; ".join(f"{', '.join(types.values())} up to {MAX_MEGABYTES[kind]} MB" for kind, types in INIT_TYPES.items())
+    + "; ".join(f"{', '.join(readable_types(kind).values())} up to {MAX_MEGABYTES[kind]} MB" for kind in INIT_TYPES)
 )
 
 CREATE_FIELDS: dict[str, dict[str, Any]] = {
