@@ -10,6 +10,8 @@ import av
 import numpy as np
 from PIL import Image
 
+from promptreel.encoding.yuv import ordinary_priority
+
 # Bars from left to right: what a crop has left of them tells where it cut.
 BARS = [(220, 30, 30), (30, 200, 30), (30, 30, 220), (200, 200, 40)]
 
@@ -39,7 +41,7 @@ def encode_video(
 ) -> bytes:
     """Frames [T, H, W, 3], as near to lossless as the codec has it."""
     file = io.BytesIO()
-    with av.open(file, "w", format=ending) as container:
+    with ordinary_priority(), av.open(file, "w", format=ending) as container:
         stream = container.add_stream(codec, rate=Fraction(fps), options={"crf": "1"})
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         if rotation is not None:

@@ -14,6 +14,8 @@ import numpy as np
 from av.bitstream import BitStreamFilterContext
 from PIL import Image, ImageCms
 
+from promptreel.encoding.yuv import ordinary_priority
+
 COLOURS = ((200, 40, 40), (40, 160, 60), (40, 60, 190), (220, 200, 50))
 WHITE = (255, 255, 255)
 WIDTH, HEIGHT = 96, 64
@@ -163,7 +165,7 @@ def encode(
 ) -> bytes:
     """`times` in milliseconds, `tags`: primaries, transfer function and matrix, as H.273 numbers them; none if None."""
     file = io.BytesIO()
-    with av.open(file, "w", format=ending) as container:
+    with ordinary_priority(), av.open(file, "w", format=ending) as container:
         stream = container.add_stream(codec, rate=8, options={"crf": "4", **(options or {})})
         stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, frames[0].format.name
         context = stream.codec_context
