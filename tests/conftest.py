@@ -19,7 +19,7 @@ THREADS = "1"
 
 FLOWS = PurePosixPath("tests/flows")
 OF_THE_CALLING_SERVICE = {FLOWS / "test_crashes.py", FLOWS / "test_wall_clock.py", FLOWS / "test_webhooks.py"}
-WITHOUT_SERVICE = {FLOWS / "test_demo.py", FLOWS / "test_busy_machine.py"}
+WITHOUT_SERVICE = {FLOWS / "test_demo.py"}
 
 
 class TestsOfAServiceTogether(LoadScopeScheduling):
