@@ -58,3 +58,13 @@ def test_warning_that_comes_all_the_time_is_passed_on_once_a_minute(caplog: pyte
     seldom.warning("no time for %s", "it")
 
     assert caplog.messages == ["no room for it", "no room for it (2 more since the last such line)", "no time for it"]
+
+
+def test_what_warnings_that_are_kept_back_tell_of_is_added_up(caplog: pytest.LogCaptureFixture) -> None:
+    seconds = [0.0]
+    seldom = Seldom(logging.getLogger("promptreel.test"), now=lambda: seconds[0])
+    for second, closed in ((0, 5), (1, 20), (2, 3), (60, 1)):
+        seconds[0] = second
+        seldom.warning("%d closed", closed, count=closed)
+
+    assert caplog.messages == ["5 closed", "1 closed (23 more since the last such line)"]

@@ -59,10 +59,13 @@ class Seldom:
         self._told_at: dict[str, float] = {}
         self._kept_back: Counter[str] = Counter()
 
-    def warning(self, message: str, *arguments: object) -> None:
-        """`message` is a constant with places for the arguments, by which warnings of a kind are known."""
+    def warning(self, message: str, *arguments: object, count: int = 1) -> None:
+        """`message` is a constant with places for the arguments, by which warnings of a kind are known.
+
+        `count` is of how many it tells; those that were kept back are added up.
+        """
         if self._now() - self._told_at.get(message, float("-inf")) < self._seconds:
-            self._kept_back[message] += 1
+            self._kept_back[message] += count
             return
         kept_back = self._kept_back.pop(message, 0)
         more = f" ({kept_back} more since the last such line)" if kept_back else ""

@@ -18,6 +18,8 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from promptreel.logs import Seldom
+
 log = logging.getLogger(__name__)
 
 HEAD_SECONDS = 20.0
@@ -29,7 +31,6 @@ UNREAD_SECONDS = 30.0
 MAX_CONNECTIONS = 1024
 _RECEIVE_BYTES = 64 * 1024
 _REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 5\r\nContent-Length: 0\r\n\r\n"
-_SILENCE_SECONDS = 60.0
 
 
 class Crowd(ServerState):
@@ -43,8 +44,7 @@ class Crowd(ServerState):
         super().__init__()
         self.most = most
         self.now = now
-        self._told_at: dict[str, float] = {}
-        self._untold: Counter[str] = Counter()
+        self.seldom = Seldom(log, now=now)
 
     def admit(self, newcomer: Connection) -> bool:
         """Whether there is room for it, which is made if need be."""
@@ -55,20 +55,14 @@ class Crowd(ServerState):
         closed = heapq.nsmallest(1 + self.most // 20, waited_for, key=lambda each: (-crowds[each.host], each.heard_at))
         for each in closed:
             each.drop()
-        self.tell(max(1, len(closed)), f"there are more than {self.most} connections: %d were closed or refused")
+        count = max(1, len(closed))
+        self.seldom.warning("there are more than %d connections: %d were closed or refused", self.most, count, count=count)
         return bool(closed)
 
     def look(self) -> None:
         """Closes what has let us wait too long. To be called once a second or so."""
         for each in self._all():
             each.look()
-
-    def tell(self, count: int, message: str) -> None:
-        """Logs it once a minute: what a stranger causes must not fill the log. The message has a %d for how often."""
-        self._untold[message] += count
-        if self.now() - self._told_at.get(message, float("-inf")) > _SILENCE_SECONDS:
-            log.warning(message, self._untold.pop(message))
-            self._told_at[message] = self.now()
 
     def _all(self) -> list[Connection]:
         return [each for each in self.connections if isinstance(each, Connection)]

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from promptreel.api.answer_schemas import either, ref
+from promptreel.api.answer_model import Answer, Count, either, ref
 from promptreel.api.dependencies import OpenServicesOfApp
 from promptreel.api.parts import OpenServices
 from promptreel.jobs.job import JobStatus
+
+
+class Health(Answer):
+    status: Literal["ok", "degraded"]
+    version: str
+    workers: Count
+    queued: Count
+    running: Count
+
 
 NOT_READY: dict[int | str, dict[str, Any]] = {
     503: {
@@ -27,21 +36,21 @@ def add_routes(router: APIRouter) -> None:
 
 def health(services: OpenServicesOfApp) -> JSONResponse:
     """Whether the service works: `degraded` means that no worker is alive, so that jobs wait. Always 200, while it answers."""
-    return JSONResponse(_look_at_health(services))
+    return JSONResponse(_look_at_health(services).to_json())
 
 
 def ready(services: OpenServicesOfApp) -> JSONResponse:
     """The same for what reads the status alone, such as a load balancer: 503 while no worker is alive."""
     state = _look_at_health(services)
-    return JSONResponse(state, 200 if state["workers"] else 503)
+    return JSONResponse(state.to_json(), 200 if state.workers else 503)
 
 
-def _look_at_health(services: OpenServices) -> dict[str, Any]:
+def _look_at_health(services: OpenServices) -> Health:
     workers = len(services.jobs.live_workers())
-    return {
-        "status": "ok" if workers else "degraded",
-        "version": services.version,
-        "workers": workers,
-        "queued": services.jobs.count(JobStatus.QUEUED),
-        "running": services.jobs.count(JobStatus.RUNNING),
-    }
+    return Health(
+        status="ok" if workers else "degraded",
+        version=services.version,
+        workers=workers,
+        queued=services.jobs.count(JobStatus.QUEUED),
+        running=services.jobs.count(JobStatus.RUNNING),
+    )

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from promptreel.api.parsing import FieldReader, is_url, label
+from promptreel.api.field_reader import FieldReader, is_url, label
 from promptreel.encoding import inits as encoded
 from promptreel.encoding.decoder import Decoder
 from promptreel.errors import InitUnusable, UrlUnusable
@@ -68,7 +68,8 @@ def _read(reader: FieldReader, name: str, value: object, kinds: Sequence[InitKin
         if isinstance(value, bytes):
             init = _recognise(name, value, kinds)
         elif not is_url(value):
-            init = _read_data_uri(name, value, kinds)
+            wanted = f"a URL or a data: URI, such as data:{_types(kinds)[0]};base64,..."
+            init = read_file(name, value, kinds, wanted=wanted)
         elif reader.has_errors:
             return None
         else:
@@ -86,53 +87,40 @@ def _fetch(name: str, url: str, kinds: Sequence[InitKind], fetcher: SafeFetcher)
     return _recognise(name, fetcher.get(url, max_bytes=most * _MEGABYTE, accept=_types(kinds)).content, kinds)
 
 
-def _recognise(name: str, data: bytes, kinds: Sequence[InitKind]) -> Init:
+def read_file(
+    name: str, value: object, kinds: Sequence[InitKind], *, most: Mapping[InitKind, int] = MAX_MEGABYTES, wanted: str = ""
+) -> Init:
+    """A picture or video as a `data:` URI (RFC 2397) or as bare base64, which clients send that were told to send base64.
+
+    Its bytes say what it is: a gif is of the first kind. It was not looked into yet. `most` is in megabytes; `wanted` says what
+    else the field may hold. Raises InitUnusable.
+    """
+    text = value.strip() if isinstance(value, str) and value.isascii() else ""
+    header = _DATA_URI.match(text)
+    data = _decode_base64(text[header.end() :] if header else text)
+    if wanted and not header and not data:
+        raise InitUnusable(f"The {label(name)} must be {wanted}.")
+    if data is None:
+        raise InitUnusable(f"The {label(name)} is not valid base64.")
+    return _recognise(name, data, kinds, most)
+
+
+def _decode_base64(text: str) -> bytes | None:
+    """None if it is none. A plus that a form made a space, and line breaks, are put right."""
+    try:
+        return binascii.a2b_base64(text.translate(_BLANKS), strict_mode=True)
+    except ValueError:
+        return None
+
+
+def _recognise(name: str, data: bytes, kinds: Sequence[InitKind], most: Mapping[InitKind, int] = MAX_MEGABYTES) -> Init:
     """A file whose first bytes say what it is. Raises InitUnusable."""
     init = encoded.read_init(data, kinds, named=label(name))
-    if len(init.data) > MAX_MEGABYTES[init.kind] * _MEGABYTE:
-        raise InitUnusable(f"The {label(name)} must not be greater than {MAX_MEGABYTES[init.kind]} MB.")
+    if len(init.data) > most[init.kind] * _MEGABYTE:
+        raise InitUnusable(f"The {label(name)} must not be greater than {most[init.kind]} MB.")
     return init
 
 
 def _types(kinds: Sequence[InitKind]) -> list[str]:
     """The media types of these kinds, each once."""
     return list(dict.fromkeys(known for kind in kinds for known in encoded.readable_types(kind).values()))
-
-
-def _read_data_uri(name: str, value: object, kinds: Sequence[InitKind]) -> Init:
-    """`data:<media type>;base64,<data>` (RFC 2397), or bare base64. Its bytes say what the file is. Raises InitUnusable."""
-    text = value.strip() if isinstance(value, str) and value.isascii() else ""
-    if header := _DATA_URI.match(text):
-        return _recognise(name, _decode_base64(name, text[header.end() :]), kinds)
-    if bare := _read_bare_base64(text):
-        return _recognise(name, bare, kinds)
-    raise InitUnusable(f"The {label(name)} must be a URL or a data: URI, such as data:{_types(kinds)[0]};base64,...")
-
-
-def _read_bare_base64(text: str) -> bytes | None:
-    """What clients send that were told to send base64: it has no header."""
-    try:
-        return _decode_base64("", text)
-    except InitUnusable:
-        return None
-
-
-def _decode_base64(name: str, text: str) -> bytes:
-    """A plus that a form made a space, and line breaks, are put right."""
-    try:
-        return binascii.a2b_base64(text.translate(_BLANKS), strict_mode=True)
-    except ValueError as error:
-        raise InitUnusable(f"The {label(name)} is not valid base64.") from error
-
-
-def read_file(name: str, value: object, kinds: Sequence[InitKind], *, max_megabytes: int) -> Init:
-    """A picture or video as a `data:` URI or as bare base64; its first bytes say what it is. A gif is of the first kind.
-
-    It was not looked into yet. Raises InitUnusable.
-    """
-    text = value.strip() if isinstance(value, str) and value.isascii() else ""
-    header = _DATA_URI.match(text)
-    data = _decode_base64(name, text[header.end() :] if header else text)
-    if len(data) > max_megabytes * _MEGABYTE:
-        raise InitUnusable(f"The {label(name)} must not be greater than {max_megabytes} MB.")
-    return encoded.read_init(data, kinds, named=label(name))

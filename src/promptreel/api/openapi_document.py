@@ -10,10 +10,12 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 
 from promptreel.api import files, health
-from promptreel.api.answer_schemas import SCHEMAS, either, ref
+from promptreel.api.answer_model import Answer, either, ref, schemas_of
 from promptreel.api.legacy import base64_uploads, model_lists, results, system_load, unavailable
 from promptreel.api.legacy import routes as legacy_routes
+from promptreel.api.legacy.answer_schemas import SCHEMAS as HOSTED_SCHEMAS
 from promptreel.api.problems import speaks_openai, status_to_send
+from promptreel.api.v1 import answers as v1
 from promptreel.api.v1 import routes as v1_routes
 
 Answers = dict[int | str, dict[str, Any]]
@@ -21,12 +23,12 @@ Answers = dict[int | str, dict[str, Any]]
 _JOB = ("Processing", "Success", "Failed")
 
 # What an endpoint answers when all is well. Those that send files describe themselves where they are routed.
-_WELL: dict[Callable[..., Any], tuple[str, ...]] = {
+_WELL: dict[Callable[..., Any], tuple[str | type[Answer], ...]] = {
     legacy_routes.text2video: _JOB,
     legacy_routes.fetch: _JOB,
     legacy_routes.fetch_by_field: _JOB,
-    health.health: ("Health",),
-    health.ready: ("Health",),
+    health.health: (health.Health,),
+    health.ready: (health.Health,),
     model_lists.list_models: ("HostedModels",),
     model_lists.search_models: ("AgentsModels",),
     model_lists.show_model: ("OneAgentsModel",),
@@ -43,19 +45,21 @@ _WELL: dict[Callable[..., Any], tuple[str, ...]] = {
     base64_uploads.upload_base64_string: ("Uploaded",),
     base64_uploads.upload_init_obj: ("Uploaded",),
     unavailable.refuse: (),
-    v1_routes.create_video: ("Video",),
-    v1_routes.list_videos: ("VideoPage",),
-    v1_routes.get_video: ("Video",),
-    v1_routes.delete_video: ("DeletedVideo",),
-    v1_routes.cancel_video: ("Video",),
-    v1_routes.remix_video: ("Video",),
-    v1_routes.edit_video: ("Video",),
+    v1_routes.create_video: (v1.Video,),
+    v1_routes.list_videos: (v1.VideoPage,),
+    v1_routes.get_video: (v1.Video,),
+    v1_routes.delete_video: (v1.DeletedVideo,),
+    v1_routes.cancel_video: (v1.Video,),
+    v1_routes.remix_video: (v1.Video,),
+    v1_routes.edit_video: (v1.Video,),
     v1_routes.extend_video: (),
     v1_routes.create_character: (),
-    v1_routes.list_models: ("Models",),
-    v1_routes.get_model: ("Model",),
+    v1_routes.list_models: (v1.Models,),
+    v1_routes.get_model: (v1.Model,),
 }
 
+_MODELS = [each for answers in (*_WELL.values(), (v1.OpenAIError,)) for each in answers if not isinstance(each, str)]
+_SCHEMAS = {**HOSTED_SCHEMAS, **schemas_of(dict.fromkeys(_MODELS))}
 _ERROR = "An error."
 
 # Anyone may ask for these.
@@ -88,7 +92,7 @@ class DescribedApp(FastAPI):
         if self.openapi_schema is None:
             document = super().openapi()
             components = document.setdefault("components", {})
-            components.setdefault("schemas", {}).update(SCHEMAS)
+            components.setdefault("schemas", {}).update(_SCHEMAS)
             components["securitySchemes"] = _SECURITY_SCHEMES
         return super().openapi()
 
@@ -107,7 +111,7 @@ def _answers_of(route: APIRoute) -> Answers:
 
     Generations whose clients gate on it answer 200 for errors too.
     """
-    error = "OpenAIError" if speaks_openai(route.path) else "Error"
+    error: str | type[Answer] = v1.OpenAIError if speaks_openai(route.path) else "Error"
     answers: Answers = {"default": _json(_ERROR, error)}
     for status, described in route.responses.items():
         answers[status] = described if "content" in described else _json(described["description"], error)
@@ -118,8 +122,8 @@ def _answers_of(route: APIRoute) -> Answers:
     return answers
 
 
-def _json(description: str, *names: str) -> dict[str, Any]:
-    schemas = [ref(name) for name in names]
+def _json(description: str, *answers: str | type[Answer]) -> dict[str, Any]:
+    schemas = [ref(each if isinstance(each, str) else each.__name__) for each in answers]
     return {
         "description": description,
         "content": {"application/json": {"schema": schemas[0] if len(schemas) == 1 else either(*schemas)}},

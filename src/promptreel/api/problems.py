@@ -12,7 +12,7 @@ from starlette.routing import Match
 
 from promptreel.api.bodies import BodyTooLarge, BodyTooSlow
 from promptreel.api.body_memory import NoRoom
-from promptreel.api.forms import MalformedRequest
+from promptreel.api.body_parser import MalformedRequest
 from promptreel.api.unpacking import UnknownEncoding
 from promptreel.api.v1.answers import ContentUnavailable, to_error
 from promptreel.errors import (
@@ -105,7 +105,7 @@ def speaks_openai(path: str) -> bool:
 
 def plain_body(path: str, status: int, message: str) -> dict[str, Any]:
     """For what has no class in our tree, in the shape of the path's API."""
-    return to_error(status, message) if speaks_openai(path) else error_body(message)
+    return to_error(status, message).to_json() if speaks_openai(path) else error_body(message)
 
 
 def error_body(message: str | dict[str, list[str]], **more: Any) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def body_of(error: PromptreelError, path: str, status: int) -> dict[str, Any]:
     """The words that clients of the hosted service know, where it had any; else the error's own message."""
     if speaks_openai(path):
         param = next(iter(error.fields), None) if isinstance(error, InvalidParams) else None
-        return to_error(status, error.message, code=error.code, param=param)
+        return to_error(status, error.message, code=error.code, param=param).to_json()
     match error:
         case InvalidParams():
             return error_body(error.fields, tip=error.message)  # programs that print a message print this one's braces

@@ -83,6 +83,6 @@ class _Server(uvicorn.Server):
 
     def _tell_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         if "accept()" in context["message"]:  # asyncio tries again in a second
-            self.server_state.tell(1, "%d connections could not be accepted yet: the system has no files or memory for them")
+            self.server_state.seldom.warning("a connection could not be accepted yet: the system has no files or memory for it")
         else:
             loop.default_exception_handler(context)

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from promptreel.api.field_reader import is_url
 from promptreel.api.init_fields import FIELDS
-from promptreel.api.parsing import is_url
 from promptreel.api.parts import Services
-from promptreel.media import INIT_TYPES, Init
+from promptreel.media import INIT_TYPES, Init, InitKind
 from promptreel.storage.local import LocalStorage
 
-MAX_MEGABYTES = 5
+MAX_MEGABYTES: Mapping[InitKind, int] = {"image": 5, "video": 5}
 # Above all ids of jobs, which are counted up, and still exact in JavaScript.
 FIRST_ID = 2**52
 LAST_ID = 2**53 - 1

@@ -3,17 +3,118 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
+
+from promptreel.api.answer_model import Answer, Count, Number, Seconds, one_of
 from promptreel.api.estimates import Outlook
 from promptreel.api.v1.requests import DIALECT, Cursor, was_enhanced
 from promptreel.errors import PromptreelError
-from promptreel.jobs.job import Job, JobStatus
-from promptreel.jobs.params import VideoParams
+from promptreel.jobs.job import Job, JobStage, JobStatus
+from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
 from promptreel.media import MEDIA_TYPES
 from promptreel.models.registry import ModelCard
 
-_STATUSES = {
+VideoId = Annotated[str, Field(pattern="^video_[0-9]+$")]
+VideoStatus = Literal["queued", "in_progress", "completed", "failed"]
+Unset = SkipJsonSchema[None]
+"""Of a field that is left out of some answers, and never sent as null."""
+
+
+class VideoError(Answer):
+    code: str
+    message: str
+
+
+class Video(Answer):
+    id: VideoId
+    object: Literal["video"]
+    model: str
+    status: VideoStatus
+    progress: int = Field(ge=0, le=100)
+    created_at: Count
+    completed_at: Count | None
+    expires_at: None = Field(description="Videos are kept until they are deleted.")
+    prompt: str
+    size: str = Field(pattern="^[0-9]+x[0-9]+$")
+    seconds: str
+    remixed_from_video_id: VideoId | None
+    error: VideoError | None
+    negative_prompt: str
+    num_frames: Count
+    fps: Count
+    num_inference_steps: Count
+    guidance_scale: Number
+    scheduler: Annotated[str, one_of(SCHEDULERS)]
+    strength: Number
+    seed: int = Field(ge=0, le=MAX_SEED)
+    clip_skip: Count
+    output_type: Annotated[str, one_of(OUTPUT_TYPES)]
+    media_type: Annotated[str, one_of(MEDIA_TYPES.values())]
+    enhance_prompt: bool
+    stage: Annotated[str, one_of(JobStage)] | None = None
+    queue_position: Count | Unset = Field(default=None, description="1 is the next one; 0 is no longer waiting.")
+    eta: Count | Unset = Field(default=None, description="Seconds until it is done.")
+    tip: str | Unset = Field(
+        default=None, description="Words that the model does not know; fields that mean nothing here, as misspelled ones."
+    )
+    inference_time_s: Seconds | Unset = Field(
+        default=None, description="Its share of its worker's time: those of all jobs add up."
+    )
+    stage_durations: dict[Annotated[str, one_of(JobStage)], Seconds] | Unset = Field(
+        default=None, description="What inference_time_s is made of."
+    )
+    peak_memory_mb: Number | Unset = Field(
+        default=None, description="The most that its worker held meanwhile, with other jobs' share."
+    )
+
+
+class VideoPage(Answer):
+    object: Literal["list"]
+    data: list[Video]
+    first_id: VideoId | None
+    last_id: VideoId | None
+    has_more: bool
+
+
+class DeletedVideo(Answer):
+    id: VideoId
+    object: Literal["video.deleted"]
+    deleted: Literal[True]
+
+
+class Model(Answer):
+    id: str
+    object: Literal["model"]
+    created: Count = Field(description="When the model's folder was last changed.")
+    owned_by: str
+    name: str
+    description: str
+    max_frames: Count
+    fps: Count
+
+
+class Models(Answer):
+    object: Literal["list"]
+    data: list[Model]
+
+
+class ErrorDetails(Answer):
+    message: str
+    type: Literal["invalid_request_error", "server_error"]
+    param: str | None
+    code: str | None
+
+
+class OpenAIError(Answer):
+    """Every error under /v1/."""
+
+    error: ErrorDetails
+
+
+_STATUSES: dict[JobStatus, VideoStatus] = {
     JobStatus.QUEUED: "queued",
     JobStatus.RUNNING: "in_progress",
     JobStatus.SUCCEEDED: "completed",
@@ -32,36 +133,36 @@ def to_video_id(job_id: int) -> str:
     return f"video_{job_id}"
 
 
-def to_video(job: Job, outlook: Outlook | None = None) -> dict[str, Any]:
+def to_video(job: Job, outlook: Outlook | None = None) -> Video:
     """What a client is told of a job; `stage`, `eta` (whole seconds) and `queue_position` only while it is not done.
 
     Without an outlook, as in lists, they are left out.
     """
     params = job.params
-    seconds = params.num_frames / params.fps
     remixed_from = job.request.get("remixed_from")
-    video = {
-        "id": to_video_id(job.id),
-        "object": "video",
-        "model": params.model_id,
-        "status": to_status(job),
-        "progress": to_progress(job),
-        "created_at": int(job.created_at.timestamp()),
-        "completed_at": int(job.finished_at.timestamp()) if job.finished_at else None,
-        "expires_at": None,
-        "prompt": params.prompt,
-        "size": f"{params.width}x{params.height}",
-        "seconds": f"{seconds:g}",
-        "remixed_from_video_id": None if remixed_from is None else to_video_id(remixed_from),
-        "error": _to_job_error(job),
-        **to_extensions(params),
-        "enhance_prompt": was_enhanced(job),
-    }
+    is_tipped = job.request.get("dialect") == DIALECT and "tip" in job.request
+    of_some: dict[str, Any] = {"tip": job.request["tip"]} if is_tipped else {}
     if outlook is not None and not job.is_final:
-        video |= {"stage": job.stage, **to_outlook(outlook)}
-    if job.request.get("dialect") == DIALECT and "tip" in job.request:
-        video["tip"] = job.request["tip"]
-    return video | _to_facts(job)
+        of_some |= {"stage": job.stage, **to_outlook(outlook)}
+    return Video(
+        id=to_video_id(job.id),
+        object="video",
+        model=params.model_id,
+        status=to_status(job),
+        progress=to_progress(job),
+        created_at=int(job.created_at.timestamp()),
+        completed_at=int(job.finished_at.timestamp()) if job.finished_at else None,
+        expires_at=None,
+        prompt=params.prompt,
+        size=f"{params.width}x{params.height}",
+        seconds=f"{params.num_frames / params.fps:g}",
+        remixed_from_video_id=None if remixed_from is None else to_video_id(remixed_from),
+        error=_to_job_error(job),
+        **to_extensions(params),
+        enhance_prompt=was_enhanced(job),
+        **of_some,
+        **_to_facts(job),
+    )
 
 
 def to_webhook(job: Job, delivery_id: str) -> dict[str, Any]:
@@ -72,7 +173,7 @@ def to_webhook(job: Job, delivery_id: str) -> dict[str, Any]:
         "object": "event",
         "created_at": int((job.finished_at or job.created_at).timestamp()),
         "type": "video.completed" if succeeded else "video.failed",
-        "data": to_video(job),
+        "data": to_video(job).to_json(),
     }
 
 
@@ -80,7 +181,7 @@ def to_outlook(outlook: Outlook) -> dict[str, int]:
     return {"queue_position": outlook.queue_position, "eta": outlook.eta}
 
 
-def to_status(job: Job) -> str:
+def to_status(job: Job) -> VideoStatus:
     return _STATUSES[job.status]
 
 
@@ -113,48 +214,52 @@ def _to_facts(job: Job) -> dict[str, Any]:
     return {ours: facts[name] for name, ours in names.items() if name in facts}
 
 
-def _to_job_error(job: Job) -> dict[str, str] | None:
+def _to_job_error(job: Job) -> VideoError | None:
     match job.status:
         case JobStatus.FAILED:
             message = job.error_message or "The job failed, and its worker could not say why."
-            return {"code": job.error_code or "job_failed", "message": message}
+            return VideoError(code=job.error_code or "job_failed", message=message)
         case JobStatus.CANCELLED:
-            return {"code": "cancelled", "message": "Cancelled"}
+            return VideoError(code="cancelled", message="Cancelled")
         case _:
             return None
 
 
-def to_deleted(job_id: int) -> dict[str, Any]:
-    return {"id": to_video_id(job_id), "object": "video.deleted", "deleted": True}
+def to_deleted(job_id: int) -> DeletedVideo:
+    return DeletedVideo(id=to_video_id(job_id), object="video.deleted", deleted=True)
 
 
-def to_page(jobs: Sequence[Job], cursor: Cursor) -> dict[str, Any]:
+def to_page(jobs: Sequence[Job], cursor: Cursor) -> VideoPage:
     """`jobs` holds one more than was asked for, if there are more."""
     videos = [to_video(job) for job in jobs[: cursor.limit]]
-    return {
-        "object": "list",
-        "data": videos,
-        "first_id": videos[0]["id"] if videos else None,
-        "last_id": videos[-1]["id"] if videos else None,
-        "has_more": len(jobs) > cursor.limit,
-    }
+    return VideoPage(
+        object="list",
+        data=videos,
+        first_id=videos[0].id if videos else None,
+        last_id=videos[-1].id if videos else None,
+        has_more=len(jobs) > cursor.limit,
+    )
 
 
-def to_model(card: ModelCard) -> dict[str, Any]:
-    """`created` is when the model's folder was last changed."""
-    return {
-        "id": card.model_id,
-        "object": "model",
-        "created": int(card.path.stat().st_mtime),
-        "owned_by": "promptreel",
-        "name": card.name,
-        "description": card.description,
-        "max_frames": card.max_frames,
-        "fps": card.fps,
-    }
+def to_model(card: ModelCard) -> Model:
+    return Model(
+        id=card.model_id,
+        object="model",
+        created=int(card.path.stat().st_mtime),
+        owned_by="promptreel",
+        name=card.name,
+        description=card.description,
+        max_frames=card.max_frames,
+        fps=card.fps,
+    )
 
 
-def to_error(status: int, message: str, *, code: str | None = None, param: str | None = None) -> dict[str, Any]:
-    """The shape of every error under /v1/."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+def to_models(cards: Sequence[ModelCard]) -> Models:
+    return Models(object="list", data=[to_model(card) for card in cards])
+
+
+def to_error(status: int, message: str, *, code: str | None = None, param: str | None = None) -> OpenAIError:
+    error = ErrorDetails(
+        message=message, type="invalid_request_error" if status < 500 else "server_error", param=param, code=code
+    )
+    return OpenAIError(error=error)

@@ -74,9 +74,9 @@ class VideoWatcher:
             job = self._services.jobs.get(self._job_id)
             changed = list(self._changes(job))
         except JobNotFound:
-            return [Event("end", to_deleted(self._job_id))]
+            return [Event("end", to_deleted(self._job_id).to_json())]
         self._looks += 1
-        return [*changed, Event("end", to_video(job))] if job.is_final else changed
+        return [*changed, Event("end", to_video(job).to_json())] if job.is_final else changed
 
     def _changes(self, job: Job) -> Iterator[Event]:
         stage = {"status": to_status(job), "stage": job.stage}

@@ -15,7 +15,7 @@ from promptreel.api.estimates import look_ahead
 from promptreel.api.intake import submit
 from promptreel.api.parts import Services
 from promptreel.api.v1 import openapi
-from promptreel.api.v1.answers import ContentUnavailable, to_deleted, to_model, to_page, to_video
+from promptreel.api.v1.answers import ContentUnavailable, to_deleted, to_model, to_models, to_page, to_video
 from promptreel.api.v1.edits import read_edit, read_edit_of, read_source_id, refuse_large
 from promptreel.api.v1.events import EVENTS_MEDIA_TYPE, VideoWatcher, stream_events
 from promptreel.api.v1.requests import NO_SUCH_VIDEO, parse_video_id, read_create, read_cursor, read_remix, read_variant
@@ -67,7 +67,7 @@ def list_videos(request: Request, services: ServicesOfApp) -> JSONResponse:
     """Videos by age. Ask for the next page with `after`: the `last_id` of this one."""
     cursor = read_cursor(request.query_params)
     jobs = services.jobs.list(limit=cursor.limit + 1, after=cursor.after, oldest_first=cursor.oldest_first)
-    return JSONResponse(to_page(jobs, cursor))
+    return JSONResponse(to_page(jobs, cursor).to_json())
 
 
 def get_video(request: Request, video_id: str, services: ServicesOfApp) -> JSONResponse:
@@ -79,7 +79,7 @@ def delete_video(request: Request, video_id: str, services: ServicesOfApp) -> JS
     """Remove a video and its file. What is still being made is stopped."""
     job = _find_job(request, services, video_id)
     delete_job(services, job)
-    return JSONResponse(to_deleted(job.id))
+    return JSONResponse(to_deleted(job.id).to_json())
 
 
 def cancel_video(request: Request, video_id: str, services: ServicesOfApp) -> JSONResponse:
@@ -160,12 +160,12 @@ def send_events(request: Request, video_id: str, services: ServicesOfApp) -> Str
 
 def list_models(services: ServicesOfApp) -> JSONResponse:
     """The models that videos can be made with."""
-    return JSONResponse({"object": "list", "data": [to_model(card) for card in services.models.list()]})
+    return JSONResponse(to_models(services.models.list()).to_json())
 
 
 def get_model(model_id: str, services: ServicesOfApp) -> JSONResponse:
     """One model."""
-    return JSONResponse(to_model(services.models.get(model_id)))
+    return JSONResponse(to_model(services.models.get(model_id)).to_json())
 
 
 def _find_job(request: Request, services: Services, video_id: str) -> Job:
@@ -180,4 +180,4 @@ def _find_job(request: Request, services: Services, video_id: str) -> Job:
 
 def _answer(request: Request, services: Services, job: Job) -> JSONResponse:
     request.state.job_id = job.id
-    return JSONResponse(to_video(job, look_ahead(services, job)))
+    return JSONResponse(to_video(job, look_ahead(services, job)).to_json())

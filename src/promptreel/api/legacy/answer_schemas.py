@@ -1,34 +1,22 @@
-"""The shapes of all answers, as JSON Schema: what /openapi.json calls its components."""
+"""The shapes of the hosted service's answers, as JSON Schema: what /openapi.json calls its components."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from promptreel.jobs.job import JobStage
+from promptreel.api.answer_model import Schema, either, ref
 from promptreel.jobs.params import MAX_FRAMES, MAX_SEED, OUTPUT_TYPES, SCHEDULERS
-from promptreel.media import MEDIA_TYPES
-
-Schema = dict[str, Any]
 
 TEXT: Schema = {"type": "string"}
 NUMBER: Schema = {"type": "number"}
-FLAG: Schema = {"type": "boolean"}
 URL: Schema = {"type": "string", "format": "uri"}
 COUNT: Schema = {"type": "integer", "minimum": 0}
 SECONDS: Schema = {"type": "number", "minimum": 0}
 YES_NO: Schema = {"enum": ["yes", "no"]}
 
 
-def ref(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
 def several(item: Schema, **more: Any) -> Schema:
     return {"type": "array", "items": item, **more}
-
-
-def either(*schemas: Schema) -> Schema:
-    return {"anyOf": list(schemas)}
 
 
 def only(value: str) -> Schema:
@@ -98,7 +86,7 @@ _META_OF_SOME: Schema = {
     "native_H": COUNT,
 }
 
-_LEGACY: dict[str, Schema] = {
+SCHEMAS: dict[str, Schema] = {
     "Meta": shape(_META_OF_ALL, optional=_META_OF_SOME)
     | {"description": "What is made, in the words of the generation that the job was asked in."},
     "Processing": shape(
@@ -207,94 +195,4 @@ _LEGACY: dict[str, Schema] = {
     "Uploaded": shape(
         {"status": only("success"), "id": {"type": "integer"}, "output": several(URL, minItems=1)}, optional=_EXPIRY
     ),
-    "Health": shape(
-        {"status": {"enum": ["ok", "degraded"]}, "version": TEXT, "workers": COUNT, "queued": COUNT, "running": COUNT}
-    ),
 }
-
-_VIDEO_ID: Schema = {"type": "string", "pattern": "^video_[0-9]+$"}
-_OPENAI: dict[str, Schema] = {
-    "Video": shape(
-        {
-            "id": _VIDEO_ID,
-            "object": only("video"),
-            "model": TEXT,
-            "status": {"enum": ["queued", "in_progress", "completed", "failed"]},
-            "progress": {"type": "integer", "minimum": 0, "maximum": 100},
-            "created_at": COUNT,
-            "completed_at": nullable(COUNT),
-            "expires_at": {"type": "null", "description": "Videos are kept until they are deleted."},
-            "prompt": TEXT,
-            "size": {"type": "string", "pattern": "^[0-9]+x[0-9]+$"},
-            "seconds": TEXT,
-            "remixed_from_video_id": nullable(_VIDEO_ID),
-            "error": nullable(shape({"code": TEXT, "message": TEXT})),
-            "negative_prompt": TEXT,
-            "num_frames": COUNT,
-            "fps": COUNT,
-            "num_inference_steps": COUNT,
-            "guidance_scale": NUMBER,
-            "scheduler": {"enum": list(SCHEDULERS)},
-            "strength": NUMBER,
-            "seed": {"type": "integer", "minimum": 0, "maximum": MAX_SEED},
-            "clip_skip": COUNT,
-            "output_type": {"enum": list(OUTPUT_TYPES)},
-            "media_type": {"enum": list(MEDIA_TYPES.values())},
-            "enhance_prompt": FLAG,
-        },
-        optional={
-            "stage": nullable({"enum": list(JobStage)}),
-            "queue_position": {**COUNT, "description": "1 is the next one; 0 is no longer waiting."},
-            "eta": {**COUNT, "description": "Seconds until it is done."},
-            "tip": {
-                **TEXT,
-                "description": "Words that the model does not know; fields that mean nothing here, as misspelled ones.",
-            },
-            "inference_time_s": {**SECONDS, "description": "Its share of its worker's time: those of all jobs add up."},
-            "stage_durations": {
-                "type": "object",
-                "propertyNames": {"enum": list(JobStage)},
-                "additionalProperties": SECONDS,
-                "description": "What inference_time_s is made of.",
-            },
-            "peak_memory_mb": {**NUMBER, "description": "The most that its worker held meanwhile, with other jobs' share."},
-        },
-    ),
-    "VideoPage": shape(
-        {
-            "object": only("list"),
-            "data": several(ref("Video")),
-            "first_id": nullable(_VIDEO_ID),
-            "last_id": nullable(_VIDEO_ID),
-            "has_more": FLAG,
-        }
-    ),
-    "DeletedVideo": shape({"id": _VIDEO_ID, "object": only("video.deleted"), "deleted": only("true") | {"const": True}}),
-    "Model": shape(
-        {
-            "id": TEXT,
-            "object": only("model"),
-            "created": COUNT,
-            "owned_by": TEXT,
-            "name": TEXT,
-            "description": TEXT,
-            "max_frames": COUNT,
-            "fps": COUNT,
-        }
-    ),
-    "Models": shape({"object": only("list"), "data": several(ref("Model"))}),
-    "OpenAIError": shape(
-        {
-            "error": shape(
-                {
-                    "message": TEXT,
-                    "type": {"enum": ["invalid_request_error", "server_error"]},
-                    "param": nullable(TEXT),
-                    "code": nullable(TEXT),
-                }
-            )
-        }
-    ),
-}
-
-SCHEMAS: dict[str, Schema] = {**_LEGACY, **_OPENAI}
