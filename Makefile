@@ -6,7 +6,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 
 
-.PHONY: help install demo serve test hostile stalls fuzz check docs fix bench bench-aiperf
+.PHONY: help install demo serve test hostile stalls fuzz check docs site fix bench bench-aiperf
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -46,6 +46,14 @@ check: .venv/installed ## check style, types and architecture
 
 docs: .venv/installed ## write docs/api.md anew, from the code
 	$(BIN)/python -m tests.rules.api_page
+
+site: .venv/site ## build the documentation as a website, into build/site
+	$(BIN)/python docs/site/pages.py build/site-pages
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --conf-dir docs/site build/site-pages build/site
+
+.venv/site: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[site]'
+	touch $@
 
 fix: .venv/installed ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .
