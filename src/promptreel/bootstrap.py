@@ -164,7 +164,7 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
     from promptreel.worker.worker import Worker
 
     megabytes = settings.memory_per_worker
-    memory = machine_memory() // 4 // settings.workers if megabytes is None else megabytes * 1024 * 1024
+    memory = machine_memory() // 4 // max(1, settings.workers) if megabytes is None else megabytes * 1024 * 1024
     return Worker(
         owner=owner,
         jobs=jobs,

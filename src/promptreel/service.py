@@ -84,7 +84,8 @@ def _run_alone(settings: Settings, *, stop: Stop) -> None:
     def announce() -> None:
         print(f"Promptreel is ready on {url} (documentation: {url}/docs, data: {settings.data_dir})", flush=True)  # noqa: T201
 
-    log.info("listening on %s; the workers load the model and measure it first, up to a minute on a slow machine", url)
+    waits = "the workers load the model and measure it first, up to a minute on a slow machine"
+    log.info("listening on %s; %s", url, waits if settings.workers else "it starts no workers, as PROMPTREEL_WORKERS=0 says")
     specs = [
         _api(settings, listener),
         _courier(settings, free_deliveries),

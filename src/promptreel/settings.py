@@ -81,7 +81,13 @@ class Settings(BaseSettings):
         default="127.0.0.1", description="The address to listen on; 0.0.0.0 lets other machines in, which needs an API key."
     )
     port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
-    workers: int = Field(default=1, ge=1, le=64, description="How many worker processes make videos at the same time.")
+    workers: int = Field(
+        default=1,
+        ge=0,
+        le=64,
+        description="How many worker processes make videos at the same time. 0: `promptreel worker` runs elsewhere on this "
+        "machine.",
+    )
     database_url: str | None = Field(
         default=None,
         repr=False,
@@ -211,7 +217,7 @@ class Settings(BaseSettings):
 
     @property
     def threads_per_worker(self) -> int:
-        return self.threads or max(1, (os.cpu_count() or 1) // self.workers)
+        return self.threads or max(1, (os.cpu_count() or 1) // max(1, self.workers))
 
 
 def load_settings(**given: Any) -> Settings:
