@@ -13,9 +13,12 @@ from tests.notify.receiver import Receiver, receiving
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """For all tests that leave the service as it is."""
-    service = Service(tmp_path_factory.mktemp("service"))
-    service.start()
+    """For all tests that leave the service as it is. Its log holds what OpenMP has read of the environment."""
+    service = Service(tmp_path_factory.mktemp("service"), environment={"OMP_DISPLAY_ENV": "verbose"})
+    with pytest.MonkeyPatch.context() as ours:
+        for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+            ours.delenv(name, raising=False)
+        service.start()
     yield service
     service.stop()
 

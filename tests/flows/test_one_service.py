@@ -39,6 +39,11 @@ def test_log_tells_what_happens_before_the_service_is_ready(service: Service) ->
     assert places == sorted(places)
 
 
+def test_worker_beside_a_busy_process_would_spin_for_a_moment_only(service: Service) -> None:
+    """What OpenMP itself has read, in the only process that loads it (ADR 9)."""
+    assert re.findall(r"GOMP_SPINCOUNT = '(\d+)'", service.log.read_text()) == ["3000"]
+
+
 def test_service_that_is_stopped_while_it_starts_ends_at_once_and_says_why(tmp_path: Path) -> None:
     """Its lock is free again, and so it is after one that was killed."""
     for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGINT):
