@@ -21,6 +21,7 @@ from promptreel.bootstrap import (
     build_engine,
     build_models,
     build_worker,
+    check_worker_extra,
     new_owner,
 )
 from promptreel.commands.jobs import jobs_app
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # its tables cut what does not fit: in 80 columns, the names of options and of schedulers
 )
@@ -174,6 +174,7 @@ def _generate_here(wanted: Wanted, settings: Settings, decoder: Decoder) -> int:
     """Returns the seed."""
     from promptreel.commands.generate import complete_params, tell, tell_unknown_words, write_video
 
+    check_worker_extra(instead="Or have a server make the video: --server URL.")
     card = build_models(settings).get(wanted.model)
     tell(tell_unknown_words(wanted.prompt, card))
     params = complete_params(wanted, card)
