@@ -145,7 +145,7 @@ def write_video(
     init: Init | None = None,
 ) -> None:
     """Makes the video and puts it at `output`; an older file there is replaced only by a whole new one."""
-    from promptreel.worker.video_job import Makers, make_video  # noqa: PLC0415 - takes torch seconds, wrong parameters are told first
+    from promptreel.worker.recipes.video import Makers, make_video  # noqa: PLC0415 - takes torch seconds, wrong parameters are told first
 
     beside = output.with_name(f".{output.name}.{os.getpid()}")
     try:

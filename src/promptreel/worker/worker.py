@@ -22,7 +22,7 @@ from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard
 from promptreel.storage.local import LocalStorage
 from promptreel.worker.footprint import Room, estimate_bytes, return_freed_memory
 from promptreel.worker.pulse import Hold, Pulse, WorkerStopping
-from promptreel.worker.video_job import Makers, SharedTime, run_video_job
+from promptreel.worker.recipes.video import Makers, SharedTime, run_video_job
 
 log = logging.getLogger(__name__)
 
