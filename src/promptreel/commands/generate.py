@@ -22,7 +22,8 @@ from promptreel.models.registry import ModelCard
 from promptreel.remote import RemoteModel, RemoteVideo
 
 if TYPE_CHECKING:
-    from promptreel.generation.engine import Engine, OnProgress
+    from promptreel.generation.engine import Engine
+    from promptreel.jobs.job import OnProgress
 
 DEFAULT_SECONDS = 5
 
