@@ -235,6 +235,15 @@ def load_settings(**given: Any) -> Settings:
     return settings
 
 
+def list_bad_settings() -> list[str]:
+    """What load_settings would complain of, without the values: one may be a secret that was given to the wrong setting."""
+    try:
+        Settings()
+    except ValidationError as error:
+        return [*_name_bad(error, with_values=False), *_name_unknown()]
+    return _name_unknown()
+
+
 def name_links() -> list[str]:
     """The variables that are Kubernetes' own, and no settings, though they are called like some."""
     return [
@@ -244,12 +253,12 @@ def name_links() -> list[str]:
     ]
 
 
-def _name_bad(error: ValidationError) -> list[str]:
+def _name_bad(error: ValidationError, *, with_values: bool = True) -> list[str]:
     """One line for each setting that is wrong. A database's URL may hold a password: such values are not repeated."""
     lines: dict[str, str] = {}
     for problem in error.errors(include_url=False):
         name = str(problem["loc"][0])
-        value = "" if name in {"database_url", "api_key"} else f"={problem['input']}"
+        value = "" if not with_values or name in {"database_url", "api_key"} else f"={problem['input']}"
         lines.setdefault(name, f"{PREFIX}{name.upper()}{value}: {problem['msg'].removeprefix('Value error, ')}")
     return list(lines.values())
 
