@@ -72,6 +72,13 @@ def test_what_makes_videos_says_what_to_install(
     assert not (tmp_path / "data").exists()
 
 
+def test_doctor_finds_nothing_wrong_and_says_what_brings_torch(base: dict[str, str]) -> None:
+    ran = run(base | {"PROMPTREEL_PORT": "0"}, "-m", "promptreel.cli", "doctor")
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert f"torch       -      not installed: no videos are made here, only on a server\n{' ' * 19}{COMMAND}\n" in ran.stdout
+
+
 def test_service_without_workers_of_its_own_runs(base: dict[str, str], tmp_path: Path) -> None:
     settings = {"PROMPTREEL_DATA_DIR": str(tmp_path), "PROMPTREEL_PORT": "0", "PROMPTREEL_WORKERS": "0"}
     command = [sys.executable, "-S", "-m", "promptreel.cli", "serve"]

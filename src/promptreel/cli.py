@@ -24,6 +24,7 @@ from promptreel.bootstrap import (
     check_worker_extra,
     new_owner,
 )
+from promptreel.commands.doctor import doctor
 from promptreel.commands.jobs import jobs_app
 from promptreel.commands.keys import keys_app
 from promptreel.commands.models import models_app
@@ -168,6 +169,9 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     tell(wanted.tell_size())
     made = _generate_here(wanted, settings, decoder) if server is None else _generate_there(wanted, server, settings.api_key)
     print(f"{output}  (seed {made})")  # noqa: T201
+
+
+app.command()(doctor)
 
 
 def _generate_here(wanted: Wanted, settings: Settings, decoder: Decoder) -> int:
