@@ -15,8 +15,8 @@ from promptreel.jobs.database import migrate, open_database
 from promptreel.jobs.store import JobStore
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelRegistry
 from promptreel.storage.local import LocalStorage
-from promptreel.worker.footprint import Room
 from promptreel.worker.recipes.video import Makers, VideoRecipe
+from promptreel.worker.recipes.video_footprint import Room
 from promptreel.worker.worker import Worker
 from tests.generation.checkpoints import make_tiny_checkpoint
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, delete, update
 
 from promptreel.jobs.database import read_transaction, write_transaction
-from promptreel.jobs.facts import STEADY_CLOCK, read_fact, write_fact
+from promptreel.jobs.installation_facts import STEADY_CLOCK, read_fact, write_fact
 from promptreel.jobs.job import JobStatus
 from promptreel.jobs.tables import deliveries, has_status, jobs, utc_now, workers
 

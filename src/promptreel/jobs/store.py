@@ -23,8 +23,8 @@ from promptreel.jobs import claims, workload
 from promptreel.jobs.clock import moments
 from promptreel.jobs.database import read_transaction, write_transaction
 from promptreel.jobs.eta import Ahead, Timing, Work
-from promptreel.jobs.facts import LAST_CHECK, write_fact
 from promptreel.jobs.group_commit import GroupCommit
+from promptreel.jobs.installation_facts import LAST_CHECK, write_fact
 from promptreel.jobs.job import AnyJob, Claim, JobAttempt, JobStage, JobStatus, NewJob, Result
 from promptreel.jobs.keys import Caller
 from promptreel.jobs.kinds import KINDS, Kinds, Params

@@ -8,7 +8,7 @@ import secrets
 from sqlalchemy import Engine, select
 
 from promptreel.jobs.database import read_transaction
-from promptreel.jobs.facts import WEBHOOK_SECRET, read_or_make
+from promptreel.jobs.installation_facts import WEBHOOK_SECRET, read_or_make
 from promptreel.jobs.tables import api_keys
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - how every such secret begins, by Standard Webhooks
