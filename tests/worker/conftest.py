@@ -16,7 +16,7 @@ from promptreel.jobs.store import JobStore
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelRegistry
 from promptreel.storage.local import LocalStorage
 from promptreel.worker.recipes.video import Makers, VideoRecipe
-from promptreel.worker.recipes.video_footprint import Room
+from promptreel.worker.room import Room
 from promptreel.worker.worker import Worker
 from tests.generation.checkpoints import make_tiny_checkpoint
 

@@ -17,7 +17,7 @@ from promptreel.jobs.job import JobStatus
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.store import JobStore
 from promptreel.worker.recipes.video import Makers, make_video
-from promptreel.worker.recipes.video_footprint import Room
+from promptreel.worker.room import Room
 from promptreel.worker.worker import Worker
 from tests.counting import KINDS_WITH_COUNT, CountRecipe, make_count
 from tests.generation.checkpoints import make_tiny_checkpoint
