@@ -6,7 +6,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 
 
-.PHONY: help install demo serve test hostile stalls fuzz check docs fix bench bench-aiperf
+.PHONY: help install demo serve test test-quick hostile stalls fuzz check docs fix bench bench-aiperf
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -28,6 +28,9 @@ serve: .venv/installed ## start the service on port 8000
 
 test: .venv/installed ## run the tests
 	$(BIN)/python -m pytest
+
+test-quick: .venv/installed ## run the tests that take less than a second each
+	$(BIN)/python -m pytest -m 'not slow and not fuzz and not hostile'
 
 hostile: .venv/installed ## send what strangers may send, and hold its cost in memory and time to bounds
 	$(BIN)/python -m pytest -n0 -m hostile tests/hostile
