@@ -5,10 +5,12 @@ PYTHONS := $(if $(wildcard .venv/installed),.venv/bin/python) python3.11 python3
 PYTHON ?= $(firstword $(foreach name,$(PYTHONS),$(shell \
 	$(name) -c 'import ensurepip, sys; (3, 11) <= sys.version_info[:2] <= (3, 14) and print("$(name)")' 2>/dev/null)))
 BIN := .venv/bin
+# Folders of tests that import torch and run networks.
+WITH_NETWORKS := flows generation recipes worker
 .DEFAULT_GOAL := help
 
 
-.PHONY: help install demo serve test hostile stalls fuzz check docs site fix bench bench-aiperf
+.PHONY: help install demo serve test test-quick hostile stalls fuzz check docs site fix bench bench-aiperf
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -30,6 +32,9 @@ serve: .venv/installed ## start the service on port 8000
 
 test: .venv/installed ## run the tests
 	$(BIN)/python -m pytest
+
+test-quick: .venv/installed ## run the tests that need no network and take less than a second each
+	$(BIN)/python -m pytest -m 'not slow and not fuzz and not hostile' $(addprefix --ignore=tests/,$(WITH_NETWORKS))
 
 hostile: .venv/installed ## send what strangers may send, and hold its cost in memory and time to bounds
 	$(BIN)/python -m pytest -n0 -m hostile tests/hostile

@@ -21,9 +21,11 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
             ours.delenv(name, raising=False)
         busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-        service.start()
-        busy.kill()
-        busy.wait()
+        try:
+            service.start()
+        finally:
+            busy.kill()
+            busy.wait()
     yield service
     service.stop()
 
