@@ -21,8 +21,10 @@ from promptreel.bootstrap import (
     build_engine,
     build_models,
     build_worker,
+    check_worker_extra,
     new_owner,
 )
+from promptreel.commands.doctor import doctor
 from promptreel.commands.jobs import jobs_app
 from promptreel.commands.keys import keys_app
 from promptreel.commands.models import models_app
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich's tables truncate: in 80 columns, option and scheduler names are cut
 )
@@ -170,10 +171,14 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     print(f"{output}  (seed {made})")  # noqa: T201
 
 
+app.command()(doctor)
+
+
 def _generate_here(wanted: Wanted, settings: Settings, decoder: Decoder) -> int:
     """Returns the seed."""
     from promptreel.commands.generate import complete_params, tell, tell_unknown_words, write_video
 
+    check_worker_extra(instead="Or have a server make the video: --server URL.")
     card = build_models(settings).get(wanted.model)
     tell(tell_unknown_words(wanted.prompt, card))
     params = complete_params(wanted, card)

@@ -235,6 +235,15 @@ def load_settings(**given: Any) -> Settings:
     return settings
 
 
+def list_bad_settings() -> list[str]:
+    """What load_settings would complain of, without the values: one may be a secret that was given to the wrong setting."""
+    try:
+        Settings()
+    except ValidationError as error:
+        return [*_name_bad(error, with_values=False), *_name_unknown()]
+    return _name_unknown()
+
+
 def name_links() -> list[str]:
     """The PROMPTREEL_ variables that Kubernetes set; they are no settings."""
     return [
@@ -244,12 +253,12 @@ def name_links() -> list[str]:
     ]
 
 
-def _name_bad(error: ValidationError) -> list[str]:
+def _name_bad(error: ValidationError, *, with_values: bool = True) -> list[str]:
     """One line for each bad setting. Secret values are not repeated: a database URL may hold a password."""
     lines: dict[str, str] = {}
     for problem in error.errors(include_url=False):
         name = str(problem["loc"][0])
-        value = "" if name in {"database_url", "api_key"} else f"={problem['input']}"
+        value = "" if not with_values or name in {"database_url", "api_key"} else f"={problem['input']}"
         lines.setdefault(name, f"{PREFIX}{name.upper()}{value}: {problem['msg'].removeprefix('Value error, ')}")
     return list(lines.values())
 

@@ -135,7 +135,7 @@ def test_packaged_files_can_be_unpacked_and_trained_on(tmp_path: Path) -> None:
         (folder / stage).mkdir(parents=True)
         save_weights(modules, folder / stage / "average.safetensors")
 
-    package(folder, target)
+    package(folder, target, measured_frames=16)
     unpack(again, target)
 
     assert sum(path.stat().st_size for path in target.rglob("*")) < 25e6

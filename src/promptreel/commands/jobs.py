@@ -19,8 +19,9 @@ from promptreel.bootstrap import (
 )
 from promptreel.commands.terminal import AsJson, DataDir, print_facts, print_json, print_table, spell
 from promptreel.jobs.deliveries import Attempt, Delivery, DeliveryState
-from promptreel.jobs.job import Job, JobStatus
+from promptreel.jobs.job import AnyJob, JobStatus
 from promptreel.jobs.keys import Caller, KeyStore
+from promptreel.jobs.params import VideoParams
 from promptreel.jobs.store import JobStore
 from promptreel.settings import Settings, load_settings
 
@@ -108,23 +109,28 @@ def _open_jobs(settings: Settings) -> JobStore:
     return build_jobs(settings, find_database(settings))
 
 
-def print_jobs(jobs: Sequence[Job]) -> None:
-    rows = [(str(job.id), _spell_state(job), spell(job.created_at), job.params.model_id, job.params.prompt) for job in jobs]
+def print_jobs(jobs: Sequence[AnyJob]) -> None:
+    rows = [(str(job.id), _spell_state(job), spell(job.created_at), job.params.model_id, _spell_wish(job)) for job in jobs]
     print_table(HEADER, rows)
 
 
-def _spell_state(job: Job) -> str:
+def _spell_wish(job: AnyJob) -> str:
+    return job.params.prompt if isinstance(job.params, VideoParams) else f"({job.kind})"
+
+
+def _spell_state(job: AnyJob) -> str:
     if job.is_final:
         return f"{job.status} ({job.error_code})" if job.error_code else str(job.status)
     progress = f" {job.progress:.0%}" if job.status is JobStatus.RUNNING else ""
     return f"{job.status}{progress}{', cancel asked' if job.cancel_requested else ''}"
 
 
-def _to_facts(job: Job) -> dict[str, Any]:
+def _to_facts(job: AnyJob) -> dict[str, Any]:
     result = job.result
     return {
         "id": job.id,
-        "video_id": f"video_{job.id}",
+        "video_id": f"video_{job.id}" if job.kind == VideoParams.kind else None,
+        "kind": job.kind,
         "status": job.status,
         "stage": None if job.is_final else job.stage,
         "progress": job.progress,
@@ -153,14 +159,17 @@ def _seconds_between(start: datetime | None, end: datetime | None) -> float | No
     return None if start is None or end is None else round((end - start).total_seconds(), 1)
 
 
-def _find_files(job: Job, settings: Settings) -> dict[str, str | None]:
+def _find_files(job: AnyJob, settings: Settings) -> dict[str, str | None]:
     """Where the job's video, and what it starts from, are on this machine."""
     storage = build_storage(settings)
-    keys = {"file": job.result.key if job.result else None, "init_file": job.params.init_key}
+    keys = {
+        "file": job.result.key if job.result else None,
+        "init_file": job.params.init_key if isinstance(job.params, VideoParams) else None,
+    }
     return {name: None if key is None else str(storage.path(key) or "deleted") for name, key in keys.items()}
 
 
-def _name_key(job: Job, keys: KeyStore) -> str:
+def _name_key(job: AnyJob, keys: KeyStore) -> str:
     if job.api_key_id is None:
         return "none: the local caller"
     return next((f"{key.id} ({key.name})" for key in keys.list() if key.id == job.api_key_id), str(job.api_key_id))

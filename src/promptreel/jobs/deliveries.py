@@ -23,6 +23,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, inser
 from promptreel.errors import DeliveryLost, DeliveryNotFound
 from promptreel.jobs.clock import Moment, moments
 from promptreel.jobs.database import read_transaction, write_transaction
+from promptreel.jobs.kinds import KINDS
 from promptreel.jobs.tables import UtcTime, deliveries, delivery_attempts, jobs, utc_now
 
 LOST = "The courier ended before an answer came."
@@ -34,6 +35,8 @@ _KEY = (
     .correlate(deliveries)
     .scalar_subquery()
 )
+
+_KIND = select(jobs.c.kind).where(jobs.c.id == deliveries.c.job_id).correlate(deliveries).scalar_subquery()
 
 
 class DeliveryState(StrEnum):
@@ -107,6 +110,7 @@ class Outcome:
 
 class DeliveryStore:
     """Safe to use from several threads and processes at once. `lease_seconds` must be longer than an attempt can take.
+    `kinds` are those of jobs whose deliveries are made; others wait for a version that has words for them.
 
     `now` is the wall clock, `steady` the one by which is waited (clock.py).
     """
@@ -116,11 +120,13 @@ class DeliveryStore:
         engine: Engine,
         *,
         lease_seconds: float = 90.0,
+        kinds: Collection[str] = KINDS.keys(),
         now: Callable[[], datetime] = utc_now,
         steady: Callable[[], datetime] | None = None,
     ) -> None:
         self._engine = engine
         self._lease = timedelta(seconds=lease_seconds)
+        self._kinds = tuple(kinds)
         self.now = moments(now, steady)
 
     # What a courier does
@@ -132,7 +138,9 @@ class DeliveryStore:
         """
         with read_transaction(self._engine) as connection:
             steady = self.now().steady
-            if connection.execute(_next_due(steady, passing_over)).first() is None and not _has_expired(connection, steady):
+            if connection.execute(_next_due(steady, passing_over, self._kinds)).first() is None and not _has_expired(
+                connection, steady
+            ):
                 return None
         with write_transaction(self._engine) as connection:
             now = self.now()  # read under the lock: waiting for it must not eat into the lease
@@ -144,7 +152,7 @@ class DeliveryStore:
         """pending -> sending."""
         row = connection.execute(
             update(deliveries)
-            .where(deliveries.c.id == _next_due(now.steady, passing_over).scalar_subquery())
+            .where(deliveries.c.id == _next_due(now.steady, passing_over, self._kinds).scalar_subquery())
             .values(
                 state=DeliveryState.SENDING,
                 attempt=deliveries.c.attempt + 1,
@@ -224,8 +232,8 @@ def _is(state: DeliveryState) -> ColumnElement[bool]:
     return deliveries.c.state == state
 
 
-def _next_due(now: datetime, passing_over: Full) -> Any:
-    due = select(deliveries.c.id).where(_is(DeliveryState.PENDING), deliveries.c.next_at <= now)
+def _next_due(now: datetime, passing_over: Full, kinds: Collection[str]) -> Any:
+    due = select(deliveries.c.id).where(_is(DeliveryState.PENDING), deliveries.c.next_at <= now, _KIND.in_(kinds))
     if passing_over.receivers:
         receivers = [(key or _NO_KEY, host) for key, host in passing_over.receivers]
         due = due.where(tuple_(_KEY, deliveries.c.host).not_in(receivers))

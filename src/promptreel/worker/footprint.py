@@ -28,13 +28,10 @@ _CONTAINER_LIMITS = (
 
 @dataclass(frozen=True)
 class Room:
-    """How many jobs a worker has in hand at once, the bytes that they may take, by estimate, and how many of their videos are
-    encoded at once. A job alone always runs.
-    """
+    """How many jobs a worker has in hand at once, and the bytes that they may take, by estimate. A job alone always runs."""
 
     jobs: int
     memory: int
-    encoders: int = 1
 
 
 def estimate_bytes(params: VideoParams, card: ModelCard) -> int:
