@@ -30,6 +30,7 @@ from promptreel.jobs.store import JobStore
 from promptreel.settings import load_settings
 from promptreel.version import installed_version
 from tests.command_line import run_promptreel as run
+from tests.counting import make_count
 from tests.encoding.files import encode_image, make_bars
 from tests.generation.checkpoints import make_tiny_checkpoint
 from tests.hostile.media import webp_of_one_colour
@@ -206,7 +207,11 @@ def test_jobs_can_be_listed_shown_and_cancelled(jobs: JobStore, tmp_path: Path) 
     ]
 
     assert re.fullmatch(header + lines[0], run("jobs", "cancel", first.id, "--data-dir", tmp_path).stdout)
-    assert re.fullmatch(header + lines[1] + lines[0], run("jobs", "list", "--data-dir", tmp_path).stdout)
+    count = jobs.submit(make_count())  # of a kind that the command does not know
+    lines.append(rf"{count.id} +queued +{count.created_at:%Y-%m-%d %H:%M:%S} +cutout +\(count\)\n")
+    assert re.fullmatch(header + "".join(reversed(lines)), run("jobs", "list", "--data-dir", tmp_path).stdout)
+    shown = json.loads(run("jobs", "show", count.id, "--json", "--data-dir", tmp_path).stdout)
+    assert (shown["kind"], shown["video_id"], shown["up_to"]) == ("count", None, 3)
 
 
 def test_jobs_are_listed_by_state_model_and_key(jobs: JobStore, tmp_path: Path) -> None:

@@ -24,9 +24,9 @@ from promptreel.errors import BadConfiguration
 from promptreel.fetching.fetcher import AT_ONCE as FETCHES_AT_ONCE
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.clock import SteadyClock
-from promptreel.jobs.database import migrate, open_database
+from promptreel.jobs.database import Database, migrate, open_database
 from promptreel.jobs.deliveries import DeliveryStore
-from promptreel.jobs.facts import read_link_secret
+from promptreel.jobs.installation_facts import read_link_secret
 from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.params import VideoParams
@@ -41,7 +41,6 @@ from promptreel.version import INSTALL_WORKER, missing_of_workers
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-    from sqlalchemy import Engine as Database
 
     from promptreel.generation.engine import Engine
     from promptreel.worker.worker import Worker
@@ -173,8 +172,8 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
     # before torch's seconds: what is wrong with the data directory is told at once
     jobs = build_jobs(settings, build_database_of_service(settings))
     log.info("worker %s loads PyTorch", owner)
-    from promptreel.worker.footprint import Room, machine_memory
     from promptreel.worker.recipes.video import Makers, VideoRecipe
+    from promptreel.worker.room import Room, machine_memory
     from promptreel.worker.worker import Worker
 
     megabytes = settings.memory_per_worker

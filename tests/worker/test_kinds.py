@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from tests.counting import KINDS_WITH_COUNT, CountParams, CountRecipe, make_coun
 from tests.jobs.factories import make_new_job
 from tests.notify.receiver import receiving
 from tests.waiting import wait_for
-from tests.worker.conftest import LEASE_SECONDS
+from tests.worker.conftest import LEASE_SECONDS, at_work
 
 
 @pytest.fixture
@@ -45,20 +44,6 @@ def counting(worker: Worker, tmp_path: Path) -> CountRecipe:
     recipe = CountRecipe(worker.storage, tmp_path / "scratch")
     worker.recipes = {**worker.recipes, "count": recipe}
     return recipe
-
-
-@contextmanager
-def at_work(worker: Worker) -> Iterator[None]:
-    """Without the built-in model, which counting does not need."""
-    worker.startup()
-    thread = threading.Thread(target=worker.main_loop)
-    thread.start()
-    try:
-        yield
-    finally:
-        worker.stop.set()
-        thread.join()
-        worker.shutdown()
 
 
 def wait_until(jobs: JobStore, job_id: int, status: JobStatus) -> AnyJob:

@@ -26,8 +26,9 @@ from promptreel.jobs.tables import utc_now
 from promptreel.media import Init, Video
 from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.storage.local import LocalStorage
-from promptreel.worker.footprint import Room, estimate_bytes
 from promptreel.worker.recipes.video import VideoRecipe
+from promptreel.worker.recipes.video_footprint import estimate_bytes
+from promptreel.worker.room import Room
 from promptreel.worker.worker import STALLED_CODE, Worker
 from tests.encoding.files import encode_image, make_bars
 from tests.generation.checkpoints import make_tiny_checkpoint

@@ -23,8 +23,8 @@ from promptreel.generation.devices import Device
 from promptreel.generation.failures import named_arithmetic_failures, named_failures
 from promptreel.generation.families.animatediff import LoadedCheckpoint, load_animatediff
 from promptreel.generation.finite import check_finite
-from promptreel.generation.memory import MemoryWatch
-from promptreel.generation.preview import SECONDS_APART, OnPreview, Previews
+from promptreel.generation.latent_previews import SECONDS_APART, OnPreview, Previews
+from promptreel.generation.peak_memory import MemoryWatch
 from promptreel.generation.row_plan import measure_row_plan
 from promptreel.generation.samplers.catalogue import all_samplers
 from promptreel.generation.samplers.sampler import Call, Sample, Start

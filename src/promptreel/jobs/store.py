@@ -16,15 +16,15 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, bindparam, delete, func, insert, select, true, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, delete, func, insert, select, true, update
 
 from promptreel.errors import JobNotFound
 from promptreel.jobs import claims, workload
 from promptreel.jobs.clock import moments
-from promptreel.jobs.database import read_transaction, write_transaction
+from promptreel.jobs.database import Database, read_transaction, write_transaction
 from promptreel.jobs.eta import Ahead, Timing, Work
-from promptreel.jobs.facts import LAST_CHECK, write_fact
 from promptreel.jobs.group_commit import GroupCommit
+from promptreel.jobs.installation_facts import LAST_CHECK, write_fact
 from promptreel.jobs.job import AnyJob, Claim, JobAttempt, JobStage, JobStatus, NewJob, Result
 from promptreel.jobs.keys import Caller
 from promptreel.jobs.kinds import KINDS, Kinds, Params
@@ -65,7 +65,7 @@ class JobStore:
 
     def __init__(
         self,
-        engine: Engine,
+        database: Database,
         *,
         lease_seconds: float = 30.0,
         max_attempts: int = 5,
@@ -74,8 +74,8 @@ class JobStore:
         now: Callable[[], datetime] = utc_now,
         steady: Callable[[], datetime] | None = None,
     ) -> None:
-        self._engine = engine
-        self._group = GroupCommit(engine)
+        self._database = database
+        self._group = GroupCommit(database)
         self._timings = RecentTimings(limit=timings_remembered)
         self._lease = timedelta(seconds=lease_seconds)
         self._max_attempts = max_attempts
@@ -103,7 +103,7 @@ class JobStore:
         """
         if idem_key is None and of.api_key_id is None:
             return None
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._database) as connection:
             row = find_first(connection, of.api_key_id, idem_key, request_hash)
             if row is None and of.api_key_id is not None:
                 check_room(connection, of.api_key_id)
@@ -111,12 +111,12 @@ class JobStore:
 
     def get(self, job_id: int, *, of: Caller | None = None, kind: str | None = None) -> AnyJob:
         """Raises JobNotFound."""
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._database) as connection:
             return self._to_job(_get(connection, job_id, of, kind))
 
     def get_by_file_prefix(self, file_prefix: str) -> AnyJob:
         """Raises JobNotFound."""
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._database) as connection:
             row = connection.execute(select(jobs).where(jobs.c.file_prefix == file_prefix)).one_or_none()
         if row is None:
             raise JobNotFound(f"There is no job whose file is named {file_prefix}.")
@@ -146,14 +146,14 @@ class JobStore:
         )
         if after is not None:
             page = page.where(jobs.c.id > after if oldest_first else jobs.c.id < after)
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._database) as connection:
             rows = connection.execute(page).all()
         return [self._to_job(row) for row in rows]
 
     def list_attempts(self, job_id: int) -> builtins.list[JobAttempt]:
         """Every time that a worker took the job, the first one first."""
         of_job = select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.attempt)
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._database) as connection:
             rows = connection.execute(of_job).all()
         return [
             JobAttempt(
@@ -167,14 +167,14 @@ class JobStore:
     ) -> builtins.list[AnyJob]:
         """The newest jobs that succeeded, newest first, without the first `offset` of them."""
         succeeded = select(jobs).where(has_status(JobStatus.SUCCEEDED), _belongs(of, kind)).order_by(jobs.c.id.desc())
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._database) as connection:
             rows = connection.execute(succeeded.limit(limit).offset(offset)).all()
         return [self._to_job(row) for row in rows]
 
     def count(self, status: JobStatus, *, of: Caller | None = None, kind: str | None = None) -> int:
         """How many jobs are in this state. Quick, whatever has ended, for those that wait, run or succeeded."""
         those = select(func.count()).select_from(jobs).where(has_status(status), _belongs(of, kind))
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._database) as connection:
             return connection.execute(those).scalar_one()
 
     def queue_ahead(self, job: AnyJob) -> Ahead:
@@ -182,7 +182,7 @@ class JobStore:
 
         Once the job itself runs, the jobs of its worker that have less left; once it has ended, none. Raises JobNotFound.
         """
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._database) as connection:
             ahead = workload.ahead_of(connection, job.id, now=self._now().steady)
         if ahead is None:
             raise _job_not_found(job.id)
@@ -190,7 +190,7 @@ class JobStore:
 
     def unfinished_work(self) -> builtins.list[Work]:
         """What is left of all jobs that wait or run."""
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._database) as connection:
             return workload.unfinished(connection, now=self._now().steady)
 
     # What a worker does
@@ -213,13 +213,13 @@ class JobStore:
         Idle workers call this many times a second, so that a look without the write lock comes first.
         """
         taker = claims.Taker(owner, self._kinds.keys() if kinds is None else self._kinds.keys() & kinds, beside)
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._database) as connection:
             if not connection.execute(select(claims.anything_to_take(taker, self._now().steady))).scalar():
                 return None
             which = claims.next_to_take(taker, self._now().steady)
             if not claims.next_fits(connection, which, kinds=self._kinds, fits=fits):
                 return None
-        with write_transaction(self._engine) as connection:
+        with write_transaction(self._database) as connection:
             now = self._now()  # read under the lock: waiting for it must not eat into the lease
             claims.take_from_workers(connection, jobs.c.lease_until <= now.steady, now=now)
             which = claims.next_to_take(taker, now.steady)
@@ -232,7 +232,7 @@ class JobStore:
 
     def heartbeat(self, claim: Claim) -> bool:
         """Renews the lease; returns whether somebody asked to cancel the job. Raises JobLost."""
-        with write_transaction(self._engine) as connection:
+        with write_transaction(self._database) as connection:
             now = self._now()
             row = claims.write_held(connection, claim, now=now, lease_until=now.steady + self._lease)
         return bool(row.cancel_requested)
@@ -241,7 +241,7 @@ class JobStore:
         """Says how far the job is, 0 to 1. Raises JobLost."""
         if not 0.0 <= progress <= 1.0:
             raise ValueError(f"progress is a share from 0 to 1, not {progress}")
-        with write_transaction(self._engine) as connection:
+        with write_transaction(self._database) as connection:
             claims.write_held(connection, claim, now=self._now(), stage=stage, progress=progress)
 
     def finish(self, claim: Claim, result: Result, *, busy_seconds: float | None = None) -> None:
@@ -257,27 +257,27 @@ class JobStore:
             "result_sha256": result.sha256,
             "result_facts": result.facts,
         }
-        with write_transaction(self._engine) as connection:
+        with write_transaction(self._database) as connection:
             claims.end(connection, claim, JobStatus.SUCCEEDED, now=self._now(), busy_seconds=busy_seconds, **values)
 
     def fail(self, claim: Claim, *, code: str, message: str) -> None:
         """running -> failed. Raises JobLost."""
-        with write_transaction(self._engine) as connection:
+        with write_transaction(self._database) as connection:
             claims.end(connection, claim, JobStatus.FAILED, now=self._now(), error_code=code, error_message=message)
 
     def acknowledge_cancel(self, claim: Claim) -> None:
         """running -> cancelled, once the worker has stopped. Raises JobLost."""
-        with write_transaction(self._engine) as connection:
+        with write_transaction(self._database) as connection:
             claims.end(connection, claim, JobStatus.CANCELLED, now=self._now())
 
     def give_back(self, claim: Claim) -> None:
         """running -> queued, in its old place; not a crash. A job that is to be cancelled ends instead. Raises JobLost."""
-        with write_transaction(self._engine) as connection:
+        with write_transaction(self._database) as connection:
             claims.give_back(connection, claim, now=self._now())
 
     def put_off(self, claim: Claim, *, code: str, message: str) -> None:
         """running -> queued, to be tried again later: for what may pass. After a day of that, -> failed. Raises JobLost."""
-        with write_transaction(self._engine) as connection:
+        with write_transaction(self._database) as connection:
             claims.put_off(connection, claim, code=code, message=message, now=self._now())
 
     # What others do to a job
@@ -301,7 +301,7 @@ class JobStore:
 
         The worker of a running one has lost it with that: it stops at its next call, and removes what it made.
         """
-        with write_transaction(self._engine) as connection:
+        with write_transaction(self._database) as connection:
             job = self._to_job(_get(connection, job_id, of, kind))
             connection.execute(delete(jobs).where(jobs.c.id == job_id))
         return job
@@ -311,7 +311,7 @@ class JobStore:
 
         Workers that were not seen for long are forgotten.
         """
-        with write_transaction(self._engine) as connection:
+        with write_transaction(self._database) as connection:
             now = self._now()
             connection.execute(delete(workers).where(workers.c.last_seen < now.steady - FORGOTTEN))
             return claims.take_from_workers(connection, jobs.c.lease_until <= now.steady, now=now)
@@ -321,13 +321,13 @@ class JobStore:
 
         Returns the number of jobs.
         """
-        with write_transaction(self._engine) as connection:
+        with write_transaction(self._database) as connection:
             connection.execute(delete(workers).where(workers.c.id == owner))
             return claims.take_from_workers(connection, jobs.c.owner == owner, now=self._now())
 
     def end_stalled(self, stalled: Claim) -> None:
         """Takes a job from its worker as if that had died; the worker's others go back at no cost, and it is forgotten."""
-        with write_transaction(self._engine) as connection:
+        with write_transaction(self._database) as connection:
             now = self._now()
             connection.execute(delete(workers).where(workers.c.id == stalled.owner))
             claims.take_from_workers(connection, claims.is_held(stalled), now=now)
@@ -337,7 +337,7 @@ class JobStore:
 
     def check_writable(self) -> None:
         """Raises DatabaseBusy and DiskFull where a worker's heartbeat would."""
-        with write_transaction(self._engine) as connection:
+        with write_transaction(self._database) as connection:
             write_fact(connection, LAST_CHECK, self._now().wall.isoformat())
 
     def _to_job(self, row: Row[Any]) -> AnyJob:
@@ -348,7 +348,7 @@ class JobStore:
     def record_worker(self, worker: WorkerRecord) -> None:
         """Keeps the newest record of each worker, and that it was seen now."""
         values = {**asdict(worker), "last_seen": self._now().steady}
-        with write_transaction(self._engine) as connection:
+        with write_transaction(self._database) as connection:
             known = connection.execute(update(workers).where(workers.c.id == worker.id).values(values))
             if known.rowcount == 0:
                 connection.execute(insert(workers).values(values))
@@ -356,13 +356,13 @@ class JobStore:
     def live_workers(self) -> builtins.list[WorkerRecord]:
         """The workers that were seen lately, by id."""
         since = self._now().steady - claims.LIVE
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._database) as connection:
             rows = connection.execute(_LIVE_WORKERS, {"since": since}).all()
         return [WorkerRecord(id=row.id, device=row.device, seconds_per_unit=row.seconds_per_unit) for row in rows]
 
     def recent_timings(self, model_id: str) -> Sequence[Timing]:
         """How long this model's latest successes took, newest first."""
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._database) as connection:
             return self._timings.read(connection, model_id)
 
 

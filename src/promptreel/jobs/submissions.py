@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from promptreel.errors import IdempotencyConflict, InvalidApiKey, RateLimitExceeded
 from promptreel.jobs.clock import Moment
-from promptreel.jobs.facts import VIRTUAL_CLOCK, read_fact, write_fact
+from promptreel.jobs.installation_facts import VIRTUAL_CLOCK, read_fact, write_fact
 from promptreel.jobs.job import JobStatus, NewJob
 from promptreel.jobs.tables import api_keys, has_status, is_of, jobs
 

@@ -19,9 +19,9 @@ from promptreel.jobs.store import JobStore, WorkerRecord
 from promptreel.logs import Seldom
 from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.storage.local import LocalStorage
-from promptreel.worker.footprint import Room, return_freed_memory
 from promptreel.worker.pulse import Hold, Pulse, WorkerStopping
 from promptreel.worker.recipes.recipe import Recipe
+from promptreel.worker.room import Room, return_freed_memory
 from promptreel.worker.timekeeping import SharedTime
 
 log = logging.getLogger(__name__)

@@ -16,14 +16,14 @@ from promptreel.encoding.video import encode
 from promptreel.errors import DiskFull, PromptreelError, StorageFailed, is_full
 from promptreel.generation.engine import Engine, generated_size
 from promptreel.generation.failures import named_failures
-from promptreel.generation.preview import OnPreview
+from promptreel.generation.latent_previews import OnPreview
 from promptreel.generation.seat import OnWait, in_turn
 from promptreel.jobs.job import Claim, JobStage, OnProgress, Result, VideoJob
 from promptreel.jobs.params import VideoParams
 from promptreel.media import Clip, Init, Video, kind_of_init
 from promptreel.storage.local import LocalStorage
-from promptreel.worker.footprint import estimate_bytes
-from promptreel.worker.preview import keep_preview
+from promptreel.worker.preview_file import keep_preview
+from promptreel.worker.recipes.video_footprint import estimate_bytes
 from promptreel.worker.timekeeping import StageClock
 
 

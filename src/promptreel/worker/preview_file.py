@@ -13,7 +13,7 @@ from pathlib import Path
 
 from promptreel.encoding.preview_webp import encode_preview
 from promptreel.errors import StorageFailed
-from promptreel.generation.preview import OnPreview
+from promptreel.generation.latent_previews import OnPreview
 from promptreel.jobs.job import Claim, VideoJob
 from promptreel.media import Clip
 from promptreel.storage.local import LocalStorage
