@@ -1,12 +1,16 @@
 # All commands; `make` lists them. Everything is installed into .venv.
-# The first of these that is Python 3.11 and can make virtual environments; `make PYTHON=...` takes another one.
-PYTHON ?= $(firstword $(foreach name,python3.11 python3 python,$(shell \
-	$(name) -c 'import ensurepip, sys; sys.version_info[:2] == (3, 11) and print("$(name)")' 2>/dev/null)))
+# The Python that .venv was made with, if it is whole; else the first of these that is 3.11 to 3.14 and can make virtual
+# environments. 3.11 goes first, because most tests ran on it; `make PYTHON=...` takes another one.
+PYTHONS := $(if $(wildcard .venv/installed),.venv/bin/python) python3.11 python3.12 python3.13 python3.14 python3 python
+PYTHON ?= $(firstword $(foreach name,$(PYTHONS),$(shell \
+	$(name) -c 'import ensurepip, sys; (3, 11) <= sys.version_info[:2] <= (3, 14) and print("$(name)")' 2>/dev/null)))
 BIN := .venv/bin
+# Folders of tests that import torch and run networks.
+WITH_NETWORKS := flows generation recipes worker
 .DEFAULT_GOAL := help
 
 
-.PHONY: help install demo serve test hostile stalls fuzz check docs fix bench bench-aiperf
+.PHONY: help install demo serve test test-quick hostile stalls fuzz check docs site fix bench bench-aiperf
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -14,9 +18,9 @@ help: ## this list
 install: .venv/installed ## install Promptreel and its development tools into .venv
 
 .venv/installed: pyproject.toml constraints.txt
-	$(if $(PYTHON),,$(error Python 3.11 with venv was not found: install it, or say where it is: make PYTHON=/path/to/python3.11))
+	$(if $(PYTHON),,$(error No Python 3.11 to 3.14 with venv was found: install one, or say where it is: make PYTHON=/path/to/python3))
 	@# An environment of another Python, or one whose installation did not come to its end, is made anew.
-	$(PYTHON) -m venv $$(test -e $@ && $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || echo --clear) .venv
+	$(PYTHON) -m venv $$(test -e $@ && test "$$($(BIN)/python -V)" = "$$($(PYTHON) -V)" || echo --clear) .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
@@ -28,6 +32,9 @@ serve: .venv/installed ## start the service on port 8000
 
 test: .venv/installed ## run the tests
 	$(BIN)/python -m pytest
+
+test-quick: .venv/installed ## run the tests that need no network and take less than a second each
+	$(BIN)/python -m pytest -m 'not slow and not fuzz and not hostile' $(addprefix --ignore=tests/,$(WITH_NETWORKS))
 
 hostile: .venv/installed ## send what strangers may send, and hold its cost in memory and time to bounds
 	$(BIN)/python -m pytest -n0 -m hostile tests/hostile
@@ -46,6 +53,14 @@ check: .venv/installed ## check style, types and architecture
 
 docs: .venv/installed ## write docs/api.md anew, from the code
 	$(BIN)/python -m tests.rules.api_page
+
+site: .venv/site ## build the documentation as a website, into build/site
+	$(BIN)/python docs/site/pages.py build/site-pages
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --conf-dir docs/site build/site-pages build/site
+
+.venv/site: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[site]'
+	touch $@
 
 fix: .venv/installed ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .

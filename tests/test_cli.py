@@ -64,6 +64,7 @@ def test_help_names_the_commands() -> None:
         assert command in ran.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), [("video.mp4", "mp4"), ("video.webm", "webm"), ("VIDEO.GIF", "gif")])
 def test_generate_makes_a_video_that_plays(tmp_path: Path, name: str, kind: str) -> None:
     (tmp_path / "made").mkdir()
@@ -109,6 +110,7 @@ def test_generate_adds_the_models_own_phrases_unless_told_not_to(tmp_path: Path,
     assert read_metadata(video)["prompt"] == prompt
 
 
+@pytest.mark.slow
 def test_generate_starts_from_a_picture_or_a_video(tmp_path: Path) -> None:
     make_tiny_checkpoint(tmp_path / "models" / "tiny")
     options = ["--model", "tiny", "--frames", 4, "--steps", 4, "--seed", 7, "--width", 64, "--height", 64]

@@ -18,7 +18,7 @@ from recipes.cutout.loop import save_weights
 from recipes.cutout.motion import build_motion_adapter, join, load_motion
 from recipes.cutout.picture import build_unet
 from recipes.cutout.text import build_tokenizer
-from recipes.cutout.vae import LATENT_CHANNELS, load_vae
+from recipes.cutout.vae import LATENT_CHANNELS, MEASURED_FRAMES, load_vae
 from recipes.cutout.world import FPS, MAX_FRAMES, SIZE
 
 BUILT_IN = Path(__file__).parents[2] / "src" / "promptreel" / "models" / "built_in" / "cutout"
@@ -32,7 +32,7 @@ COMPONENTS = {
 }
 
 
-def package(folder: Path, target: Path = BUILT_IN) -> None:
+def package(folder: Path, target: Path = BUILT_IN, *, measured_frames: int = MEASURED_FRAMES) -> None:
     """Replaces the model's files in `target`; the model card (README.md) beside them stays."""
     cpu = torch.device("cpu")
     trained, text_encoder = load_motion(folder, cpu)
@@ -40,7 +40,8 @@ def package(folder: Path, target: Path = BUILT_IN) -> None:
     for part in (unet, adapter):
         weights = trained.state_dict()
         part.load_state_dict({name: weights[name] for name in part.state_dict()})
-    networks = {"unet": unet, "motion_adapter": adapter, "text_encoder": text_encoder, "vae": load_vae(folder, cpu)}
+    vae = load_vae(folder, cpu, measured_frames=measured_frames)
+    networks = {"unet": unet, "motion_adapter": adapter, "text_encoder": text_encoder, "vae": vae}
     for name, network in networks.items():
         _save(network, target / name)
     build_tokenizer().save_pretrained(target / "tokenizer")

@@ -34,6 +34,7 @@ CROPPED_SHARE = 0.75  # of the steps; the others see whole frames
 HALVED = 8  # frames of a batch that are also decoded at half their size
 HALVED_WEIGHT = 0.25
 LATENT_NOISE = 0.2  # the strongest, of unit variance
+MEASURED_FRAMES = 512  # for the scaling factor
 
 
 def build_vae() -> AutoencoderDC:
@@ -108,19 +109,19 @@ def variance_loss(latents: Tensor) -> Tensor:
     return 0.1 * (latents.square().mean() - 1).square()
 
 
-def load_vae(folder: Path, device: torch.device) -> AutoencoderDC:
+def load_vae(folder: Path, device: torch.device, *, measured_frames: int = MEASURED_FRAMES) -> AutoencoderDC:
     """The averaged VAE of a training folder, with the scaling factor that gives its latents unit variance."""
     vae = build_vae()
     load_into({"vae": vae}, folder / "vae" / "average.safetensors")
     vae = vae.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
-    vae.register_to_config(scaling_factor=measure_scaling(vae, device))
+    vae.register_to_config(scaling_factor=measure_scaling(vae, device, measured_frames))
     return vae
 
 
 @torch.no_grad()
-def measure_scaling(vae: AutoencoderDC, device: torch.device) -> float:
-    """1 / the standard deviation of the latents of 512 drawn frames, rounded to four digits."""
-    frames = draw_frames(random.Random("scaling"), 512).to(device, memory_format=torch.channels_last)
+def measure_scaling(vae: AutoencoderDC, device: torch.device, count: int) -> float:
+    """1 / the standard deviation of the latents of so many drawn frames, rounded to four digits."""
+    frames = draw_frames(random.Random("scaling"), count).to(device, memory_format=torch.channels_last)
     with mixed_precision(device):
         latents = torch.cat([vae.encoder(part) for part in frames.split(64)])
     return float(f"{1 / latents.float().std().item():.4g}")

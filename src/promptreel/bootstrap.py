@@ -37,6 +37,7 @@ from promptreel.notify.courier import AT_ONCE as DELIVERIES_AT_ONCE
 from promptreel.notify.courier import Courier
 from promptreel.settings import PREFIX, Settings
 from promptreel.storage.local import LocalStorage
+from promptreel.version import INSTALL_WORKER, missing_of_workers
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -146,8 +147,18 @@ def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[
     return create_app(parts)
 
 
+def check_worker_extra(*, instead: str = "") -> None:
+    """Raises BadConfiguration where nothing can make videos. `instead` is what else helps, as a sentence."""
+    if missing := missing_of_workers():
+        raise BadConfiguration(
+            f"Videos cannot be made here, because {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed: "
+            f"{INSTALL_WORKER}.{instead and f' {instead}'}"
+        )
+
+
 def build_engine(settings: Settings) -> Engine:
-    """The engine on the best device of this machine."""
+    """The engine on the best device of this machine. Raises BadConfiguration without the extra `worker`."""
+    check_worker_extra()
     from promptreel.generation.devices import pick_device
     from promptreel.generation.engine import Engine
     from promptreel.generation.quiet import quiet_libraries
@@ -157,6 +168,7 @@ def build_engine(settings: Settings) -> Engine:
 
 
 def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Worker:
+    check_worker_extra()
     # before torch's seconds: what is wrong with the data directory is told at once
     jobs = build_jobs(settings, build_database_of_service(settings))
     log.info("worker %s loads PyTorch", owner)
@@ -165,7 +177,7 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
     from promptreel.worker.worker import Worker
 
     megabytes = settings.memory_per_worker
-    memory = machine_memory() // 4 // settings.workers if megabytes is None else megabytes * 1024 * 1024
+    memory = machine_memory() // 4 // max(1, settings.workers) if megabytes is None else megabytes * 1024 * 1024
     engine, storage = build_engine(settings), build_storage(settings)
     encoders = threading.Semaphore(max(1, settings.threads_per_worker // ENCODER_THREADS))
     videos = VideoRecipe(Makers(engine, Decoder(), encoders), storage, scratch=settings.data_dir / "scratch")

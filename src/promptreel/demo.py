@@ -20,6 +20,9 @@ from typing import Any
 
 import av
 
+from promptreel.bootstrap import check_worker_extra
+from promptreel.errors import BadConfiguration
+
 FOLDER = Path("demo-out")
 VIDEO_NAME = "a-cat-sitting-on-a-bench.mp4"
 READY = re.compile(r"^Promptreel is ready on (\S+) ", re.MULTILINE)
@@ -67,6 +70,7 @@ def main() -> int:
     """Returns the exit code of the process."""
     video = FOLDER / VIDEO_NAME
     try:
+        check_worker_extra()
         FOLDER.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="promptreel-demo-") as data_dir:
             _say("starting the service ...")
@@ -77,7 +81,7 @@ def main() -> int:
                 seconds = time.monotonic() - started
                 download(success["output"][0], video)
         seen = decode(video)
-    except (DemoFailed, OSError, ValueError, HTTPException) as error:  # the last three: what urllib and json raise
+    except (DemoFailed, BadConfiguration, OSError, ValueError, HTTPException) as error:  # the last three: of urllib and json
         print(f"The demo failed: {error}", file=sys.stderr)  # noqa: T201
         return 1
     _say(

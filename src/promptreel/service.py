@@ -18,6 +18,7 @@ from promptreel.bootstrap import (
     build_deliveries,
     build_jobs,
     build_keys,
+    check_worker_extra,
     environment_of,
     make_data_dir,
     new_owner,
@@ -51,6 +52,8 @@ _GIVES_BACK = {
 
 def run_service(settings: Settings, *, stop: Stop) -> None:
     """Runs until `stop` is set. One line on stdout says where the service is, once it can make a video."""
+    if settings.workers:
+        check_worker_extra(instead="A service without workers of its own needs none of it: promptreel serve --workers 0.")
     with _sole_service(settings):
         _run_alone(settings, stop=stop)
 
@@ -84,7 +87,8 @@ def _run_alone(settings: Settings, *, stop: Stop) -> None:
     def announce() -> None:
         print(f"Promptreel is ready on {url} (documentation: {url}/docs, data: {settings.data_dir})", flush=True)  # noqa: T201
 
-    log.info("listening on %s; the workers load the model and measure it first, up to a minute on a slow machine", url)
+    waits = "the workers load the model and measure it first, up to a minute on a slow machine"
+    log.info("listening on %s; %s", url, waits if settings.workers else "it starts no workers, as PROMPTREEL_WORKERS=0 says")
     specs = [
         _api(settings, listener),
         _courier(settings, free_deliveries),

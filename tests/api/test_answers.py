@@ -9,8 +9,8 @@ import pytest
 from fastapi import APIRouter
 from fastapi.testclient import TestClient
 
+from promptreel.api.field_reader import Limits
 from promptreel.api.openapi_document import describe_answers
-from promptreel.api.parsing import Limits
 
 
 @pytest.fixture

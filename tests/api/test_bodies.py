@@ -19,7 +19,7 @@ from promptreel.api.access import AccessLog
 from promptreel.api.app import AppParts, create_app
 from promptreel.api.bodies import MAX_BODY_BYTES, MAX_INIT_BODY_BYTES
 from promptreel.api.body_memory import HURRIED_SECONDS, WAIT_SECONDS, BodyMemory, Budget, NoRoom
-from promptreel.api.forms import MAX_DEPTH, MAX_ESCAPES, MAX_FIELDS, MAX_VALUES, MalformedRequest, parse_body
+from promptreel.api.body_parser import MAX_DEPTH, MAX_ESCAPES, MAX_FIELDS, MAX_VALUES, MalformedRequest, parse_body
 from promptreel.jobs.keys import KeyStore
 from tests.api.conftest import SUBMIT
 from tests.api.test_keys import INVALID
@@ -143,6 +143,7 @@ def utf8_or_latin1(text: str) -> str:
         return raw.decode("latin-1")
 
 
+@pytest.mark.slow
 def test_escapes_of_a_long_form_stay_whole() -> None:
     text = "é😀 x" * 300_000
     escaped = "".join(f"%{byte:02X}" for byte in text.encode())

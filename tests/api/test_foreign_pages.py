@@ -11,7 +11,7 @@ from promptreel.api.app import AppParts, create_app
 from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.store import JobStore
 from tests.api.conftest import SUBMIT
-from tests.api.test_addresses import PROXIES
+from tests.api.test_base_url import PROXIES
 from tests.api.test_openai import VIDEOS, error_of
 
 HERE = "127.0.0.1:8000"

@@ -191,7 +191,7 @@ def test_nothing_is_stored_for_a_request_beyond_the_limit(
 ) -> None:
     headers = {"key": make_key(max_queued=1)}
     with_init = PROMPT | {"init_image": data_uri("image/png", PNG)}
-    key = read_file("init_image", with_init["init_image"], ["image"], max_megabytes=5).key
+    key = read_file("init_image", with_init["init_image"], ["image"]).key
 
     client.post(SUBMIT, json=PROMPT, headers=headers)
     assert "retry_after" in client.post(SUBMIT, json=with_init, headers=headers).json()

@@ -42,7 +42,7 @@ def encode_video(
 ) -> bytes:
     """Frames [T, H, W, 3], as near to lossless as the codec has it."""
     file = io.BytesIO()
-    with av.open(file, "w", format=ending) as container:
+    with ordinary_priority(), av.open(file, "w", format=ending) as container:
         stream = container.add_stream(codec, rate=Fraction(fps), options={"crf": "1"})
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         if rotation is not None:

@@ -166,7 +166,7 @@ def encode(
 ) -> bytes:
     """`times` in milliseconds, `tags`: primaries, transfer function and matrix, as H.273 numbers them; none if None."""
     file = io.BytesIO()
-    with av.open(file, "w", format=ending) as container:
+    with ordinary_priority(), av.open(file, "w", format=ending) as container:
         stream = container.add_stream(codec, rate=8, options={"crf": "4", **(options or {})})
         stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, frames[0].format.name
         context = stream.codec_context

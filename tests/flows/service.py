@@ -127,10 +127,6 @@ class Service:
     def download(self, success: dict[str, Any]) -> bytes:
         return self.client.get(success["output"][0]).raise_for_status().content
 
-    def wait_until_claimed(self, answer: dict[str, Any]) -> Job:
-        """Returns once a worker has it, or has ended it."""
-        return wait_for(lambda: job if (job := self.job(answer)).status is not JobStatus.QUEUED else None)
-
     def wait_until_running(self, answer: dict[str, Any]) -> Job:
         """Returns once the worker, which reports once a second, has told of progress. Fails if the job ends before."""
 
@@ -141,11 +137,13 @@ class Service:
 
         return wait_for(running)
 
-    def catch(self, **fields: object) -> list[dict[str, Any]]:
-        """Freezes the worker while the job of the last answer is half-way. Those before it had ended before that was done."""
+    def catch(self, *, num_frames: int, **fields: object) -> list[dict[str, Any]]:
+        """Freezes the worker while the job of the last answer is half-way. Those before it had ended before that was done, and
+        were of half as many frames each.
+        """
         answers = []
-        for _ in range(10):
-            answers.append(self.ask(**fields))
+        for doubled in range(5):
+            answers.append(self.ask(**fields | {"num_frames": num_frames << doubled}))
             wait_for(lambda: (job := self.job(answers[-1])).progress > 0 or job.is_final)
             worker = self.child("worker")
             self.freeze(worker)

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 from promptreel.demo import start_service
 from tests.command_line import run_promptreel
-from tests.flows.service import Service
+from tests.flows.service import SHORT, Service
 from tests.waiting import LONGEST_SECONDS, wait_for
 
 
@@ -37,6 +39,11 @@ def test_log_tells_what_happens_before_the_service_is_ready(service: Service) ->
     assert places == sorted(places)
 
 
+def test_worker_beside_a_busy_process_spins_for_a_moment_only(service: Service) -> None:
+    """What OpenMP itself has read, in the only process that loads it (ADR 9)."""
+    assert re.findall(r"GOMP_SPINCOUNT = '(\d+)'", service.log.read_text()) == ["3000"]
+
+
 def test_service_that_is_stopped_while_it_starts_ends_at_once_and_says_why(tmp_path: Path) -> None:
     """Its lock is free again, and so it is after one that was killed."""
     for number in (signal.SIGTERM, signal.SIGKILL, signal.SIGINT):
@@ -61,3 +68,18 @@ def test_lock_names_no_process_that_is_gone(tmp_path: Path) -> None:
         holder.communicate(b"\n")
 
     assert re.search(r"already \(process unknown\)", ran.stderr)
+
+
+def test_service_without_workers_is_ready_and_takes_jobs_for_those_elsewhere(tmp_path: Path) -> None:
+    service = Service(tmp_path, workers=0)
+    service.start()
+    try:
+        assert "it starts no workers, as PROMPTREEL_WORKERS=0 says" in service.log.read_text()
+        assert service.client.get(f"{service.url}/health").json()["workers"] == 0
+        assert service.client.get(f"{service.url}/health/ready").status_code == 503
+        assert service.ask(**SHORT)["status"] == "processing"
+        names = [" ".join(child.cmdline()) for child in psutil.Process(service.process.pid).children()]
+        assert len(names) == 2
+        assert not any(" worker" in name for name in names)
+    finally:
+        service.stop()

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 import tomllib
+from itertools import chain
+from typing import Any
+
+from packaging.requirements import Requirement
 
 from tests.rules.documents import read, section, table_rows
 
@@ -17,24 +21,39 @@ def reasons(heading: str) -> dict[str, str]:
     return {name.strip("`"): reason for name, reason in rows}
 
 
+def project() -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads(read("pyproject.toml"))["project"]
+    return found
+
+
 def test_every_dependency_has_a_reason() -> None:
-    project = tomllib.loads(read("pyproject.toml"))["project"]
-    extras = project["optional-dependencies"]
+    base, extras = names(project()["dependencies"]), project()["optional-dependencies"]
+    developing = names(extras.pop("dev"))
+    assert "promptreel" in developing
 
     found = {
-        "## To run": names(project["dependencies"]),
-        "## To develop": names(extras.pop("dev")),
-        "## Extras": names(extras.pop("heif")),
-        "## For later": [name for extra in extras.values() for name in names(extra)],
+        "## To run": base,
+        "## To make videos": [name for name in names(extras.pop("worker")) if name not in base],
+        "## To develop": [name for name in developing if name != "promptreel"],
+        "## Extras": names([*extras.pop("heif"), *extras.pop("site")]),
     }
 
+    assert extras == {}  # an extra that no code uses has no place here
     for heading, expected in found.items():
         assert sorted(reasons(heading)) == sorted(expected), heading
         assert all(reasons(heading).values()), heading
 
 
-def test_every_dependency_has_an_exact_version() -> None:
-    project = tomllib.loads(read("pyproject.toml"))["project"]
-    pinned = {line.split("==")[0].lower() for line in read("constraints.txt").splitlines() if "==" in line}
+def test_every_dependency_has_an_exact_version_that_fits() -> None:
+    pinned = {line.split("==")[0].lower(): line.split("==")[1] for line in read("constraints.txt").splitlines() if "==" in line}
+    extras = project()["optional-dependencies"].values()
+    required = [Requirement(each) for each in chain(project()["dependencies"], *extras) if not each.startswith("promptreel[")]
 
-    assert set(names([*project["dependencies"], *project["optional-dependencies"]["dev"]])) <= pinned
+    assert [str(each) for each in required if not each.specifier.contains(pinned.get(each.name.lower(), "0"))] == []
+
+
+def test_what_computes_has_one_version() -> None:
+    worker = {each.name: str(each.specifier) for each in map(Requirement, project()["optional-dependencies"]["worker"])}
+
+    assert {name for name, version in worker.items() if version.startswith("==")} == set(worker)
+    assert {"torch", "diffusers", "transformers", "numpy", "scipy"} <= set(worker)

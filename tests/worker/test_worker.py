@@ -172,6 +172,7 @@ def storing_in(storage: LocalStorage, worker: Worker) -> dict[str, VideoRecipe]:
     return {"video": replace(recipe, storage=storage)}
 
 
+@pytest.mark.slow
 def test_claim_and_end_of_a_job_wait_for_a_locked_job_table(
     worker: Worker,
     stop: threading.Event,
@@ -218,6 +219,7 @@ def test_storage_that_cannot_be_written_fails_the_job(running: threading.Thread,
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_cancelled_job_stops_and_the_next_one_runs(running: threading.Thread, jobs: JobStore) -> None:
     job_id = submit(jobs, **ENDLESS)
     wait_until(jobs, job_id, JobStatus.RUNNING)
@@ -238,6 +240,7 @@ def test_jobs_of_one_model_run_side_by_side(running: threading.Thread, jobs: Job
     jobs.cancel(long_id)
 
 
+@pytest.mark.slow
 def test_job_that_does_not_fit_beside_those_in_hand_waits_for_them(
     worker: Worker, running: threading.Thread, jobs: JobStore
 ) -> None:
@@ -258,6 +261,7 @@ def test_job_that_does_not_fit_beside_those_in_hand_waits_for_them(
     assert [job.status for job in ended] == [JobStatus.CANCELLED, JobStatus.CANCELLED, JobStatus.SUCCEEDED]
 
 
+@pytest.mark.slow
 def test_job_that_took_a_worker_down_runs_alone(running: threading.Thread, jobs: JobStore) -> None:
     crashed = submit(jobs, **ENDLESS)
     wait_until(jobs, crashed, JobStatus.RUNNING)
@@ -358,6 +362,7 @@ def test_job_without_room_for_its_file_is_put_off_and_made_later(
     assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_worker_waits_a_locked_job_table_out(worker: Worker, stop: threading.Event, jobs: JobStore, database_url: str) -> None:
     """From its start on: nobody can say that it is there, or take a job, while another process has the lock."""
     job_id = submit(jobs)
@@ -398,6 +403,7 @@ def test_job_that_stands_still_ends_the_process_and_loses_a_life_and_the_others_
     ]
 
 
+@pytest.mark.slow
 def test_worker_notices_a_job_that_stands_still(worker: Worker, jobs: JobStore, stop: threading.Event, tmp_path: Path) -> None:
     storage, ended = GatedStorage(tmp_path / "results"), threading.Event()
     impatient = Worker(

@@ -12,7 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from promptreel.api.forms import MalformedRequest, refuse_many_fields
+from promptreel.api.body_parser import MalformedRequest, refuse_many_fields
 from promptreel.api.problems import answer_error, answer_unknown_error
 from promptreel.errors import PromptreelError
 

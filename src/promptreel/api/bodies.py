@@ -14,8 +14,8 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from promptreel.api.body_memory import MEGABYTE, Place
+from promptreel.api.body_parser import MalformedRequest, parse_body
 from promptreel.api.foreign_pages import refuse_foreign_pages
-from promptreel.api.forms import MalformedRequest, parse_body
 from promptreel.api.parts import parts_of
 from promptreel.errors import InvalidApiKey, PromptreelError
 

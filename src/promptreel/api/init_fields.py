@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from promptreel.api.parsing import FieldReader, is_url, label
+from promptreel.api.field_reader import FieldReader, is_url, label
 from promptreel.encoding import inits as encoded
 from promptreel.encoding.decoder import Decoder
 from promptreel.errors import InitUnusable, UrlUnusable

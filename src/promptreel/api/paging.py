@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from promptreel.api.parsing import FieldReader, Limits
+from promptreel.api.field_reader import FieldReader, Limits
 
 # Beyond this, an offset would not fit into a database's integer.
 MAX_PAGE = 1_000_000

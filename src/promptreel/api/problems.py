@@ -12,7 +12,7 @@ from starlette.routing import Match
 
 from promptreel.api.bodies import BodyTooLarge, BodyTooSlow
 from promptreel.api.body_memory import NoRoom
-from promptreel.api.forms import MalformedRequest
+from promptreel.api.body_parser import MalformedRequest
 from promptreel.api.unpacking import UnknownEncoding
 from promptreel.api.v1.answers import ContentUnavailable, to_error
 from promptreel.errors import (

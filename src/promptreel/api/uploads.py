@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from promptreel.api.field_reader import is_url
 from promptreel.api.init_fields import FIELDS
-from promptreel.api.parsing import is_url
 from promptreel.api.parts import Services
 from promptreel.media import INIT_TYPES, Init, InitKind
 from promptreel.storage.local import LocalStorage

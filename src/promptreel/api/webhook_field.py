@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from promptreel.api.parsing import FieldReader, is_url
+from promptreel.api.field_reader import FieldReader, is_url
 from promptreel.errors import UrlUnusable
 from promptreel.fetching.fetcher import SafeFetcher
 

@@ -27,7 +27,7 @@ from promptreel.settings import Settings, load_settings
 
 jobs_app = typer.Typer(help="Look at the queue, and cancel jobs.", no_args_is_help=True)
 
-JobId = Annotated[int, typer.Argument(help="The id that was returned when the job was submitted.")]
+JobId = Annotated[int, typer.Argument(help="The job's id; `promptreel jobs list` shows them.")]
 HEADER = ("ID", "STATUS", "CREATED (UTC)", "MODEL", "PROMPT")
 
 
@@ -35,12 +35,12 @@ HEADER = ("ID", "STATUS", "CREATED (UTC)", "MODEL", "PROMPT")
 def list_jobs(
     data_dir: DataDir = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many jobs to list.")] = 20,
-    status: Annotated[JobStatus | None, typer.Option(help="Only jobs in this state.")] = None,
+    status: Annotated[JobStatus | None, typer.Option(help="Only jobs with this status.")] = None,
     model: Annotated[str | None, typer.Option(help="Only jobs of this model.")] = None,
-    key: Annotated[str | None, typer.Option(help="Only jobs of this API key: its id, or how it begins.")] = None,
+    key: Annotated[str | None, typer.Option(help="Only jobs of this API key: its id or its first characters.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The newest jobs."""
+    """List the newest jobs."""
     settings = load_settings(data_dir=data_dir)
     database = find_database(settings)
     of = None if key is None else Caller(api_key_id=build_keys(settings, database).get(key).id)
@@ -53,7 +53,7 @@ def list_jobs(
 
 @jobs_app.command("show")
 def show_job(job_id: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Show all that is known of one job. That is its parameters, times, attempts and files."""
+    """Show one job: its parameters, times, attempts and files."""
     settings = load_settings(data_dir=data_dir)
     database = find_database(settings)
     store = build_jobs(settings, database)
@@ -72,13 +72,13 @@ def show_job(job_id: JobId, data_dir: DataDir = None, as_json: AsJson = False) -
 
 @jobs_app.command("cancel")
 def cancel_job(job_id: JobId, data_dir: DataDir = None) -> None:
-    """Cancel a job. One that is running stops at its next call to the model."""
+    """Cancel a job. A running job stops at its next call to the model."""
     print_jobs([_open_jobs(load_settings(data_dir=data_dir)).cancel(job_id)])
 
 
 @jobs_app.command("deliveries")
 def list_deliveries(job_id: JobId, data_dir: DataDir = None) -> None:
-    """Show what became of a job's webhook. Every attempt is listed, and when the next one is."""
+    """Show the deliveries of a job's webhook: every attempt, and the time of the next one."""
     settings = load_settings(data_dir=data_dir)
     database = find_database(settings)
     job = build_jobs(settings, database).get(job_id)
@@ -91,7 +91,7 @@ def list_deliveries(job_id: JobId, data_dir: DataDir = None) -> None:
 
 @jobs_app.command("redeliver")
 def redeliver(job_id: JobId, data_dir: DataDir = None) -> None:
-    """Deliver a job's webhook once more, now. If that fails, it is tried again for a day."""
+    """Deliver a job's webhook again, now. If that fails, Promptreel retries for 24 hours."""
     settings = load_settings(data_dir=data_dir)
     deliveries = build_deliveries(settings, find_database(settings))
     deliveries.redeliver(job_id)
@@ -101,7 +101,7 @@ def redeliver(job_id: JobId, data_dir: DataDir = None) -> None:
 
 @jobs_app.command("webhook-secret")
 def show_webhook_secret(data_dir: DataDir = None) -> None:
-    """Show the secret that webhooks are signed with. Those of API keys have their own."""
+    """Show the secret that signs the webhooks of jobs sent without an API key."""
     print(build_webhook_secrets(load_settings(data_dir=data_dir)).of_installation())  # noqa: T201
 
 

@@ -27,6 +27,41 @@ def pick_device(name: str | None = None) -> Device:
     return Device(name, torch.bfloat16 if _cpu_multiplies_bf16() else torch.float32)
 
 
+@dataclass(frozen=True)
+class TorchBuild:
+    """What the torch that is installed was built for, and what it finds of that."""
+
+    version: str
+    platform: str
+    """Such as "CUDA 13.0"; "CPU" where it can use nothing else."""
+    finds_gpu: bool
+
+
+def look_at_torch() -> TorchBuild:
+    version, hip, cuda = str(torch.__version__), torch.version.hip, torch.version.cuda
+    platform = f"ROCm {hip}" if hip else f"CUDA {cuda}" if cuda else "CPU"
+    return TorchBuild(version, platform, finds_gpu=torch.cuda.is_available())
+
+
+def try_devices() -> dict[str, str | None]:
+    """Every device of this machine in words, and what went wrong as it computed, if anything."""
+    tried = {str(pick_device("cpu")): _try("cpu")}
+    for number in range(torch.cuda.device_count()):
+        name = f"cuda:{number}"
+        of_card = torch.cuda.get_device_properties(number)
+        tried[f"{pick_device(name)}, {of_card.name}, {of_card.total_memory / 1e9:.0f} GB"] = _try(name)
+    return tried
+
+
+def _try(name: str) -> str | None:
+    try:
+        ones = torch.ones(8, 8, device=name, dtype=pick_device(name).dtype)
+        (ones @ ones).sum().item()
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
+    return None
+
+
 def choose_cuda_format(capability: tuple[int, int], *, is_amd: bool) -> torch.dtype:
     """bf16 where the hardware multiplies it: from Ampere on, compute capability 8.0. torch says so of earlier cards too, which
     only emulate it, slowly.

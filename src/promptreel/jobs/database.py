@@ -66,7 +66,7 @@ def open_database(where: str | Path, *, busy_seconds: float = BUSY_SECONDS, crea
     """
     # A path may hold what means something in a URL, such as % and ?.
     address = URL.create("sqlite", database=str(where)) if isinstance(where, Path) else _parse_url(where)
-    refuse_affected_sqlite(sqlite.sqlite_version_info)
+    refuse_affected_sqlite(sqlite_version())
     file = _file_of(address)
     if file is not None:
         _make_file(file, create=create)
@@ -134,6 +134,12 @@ def read_transaction(database: Database) -> Iterator[Connection]:
     """A transaction that sees one state of the database and blocks nobody. It cannot be made to write later."""
     with database.connect() as connection, connection.begin():
         yield connection
+
+
+def sqlite_version() -> tuple[int, int, int]:
+    """Of the library that the queue is kept with, which is seldom the system's."""
+    version: tuple[int, int, int] = sqlite.sqlite_version_info
+    return version
 
 
 def refuse_affected_sqlite(version: tuple[int, int, int]) -> None:

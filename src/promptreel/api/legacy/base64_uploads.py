@@ -11,10 +11,10 @@ from starlette.exceptions import HTTPException
 from promptreel.api.base_url import links
 from promptreel.api.bodies import FieldsWithInit
 from promptreel.api.dependencies import OpenServicesOfApp, ServicesOfApp
+from promptreel.api.field_reader import FieldReader, label
 from promptreel.api.init_fields import read_file
 from promptreel.api.legacy import listings_openapi as openapi
 from promptreel.api.legacy.answers import tell_expiry
-from promptreel.api.parsing import FieldReader, label
 from promptreel.api.uploads import MAX_MEGABYTES, MEDIA_TYPES, read_upload, store_upload
 from promptreel.encoding.decoder import Decoder
 from promptreel.errors import InitUnusable, InvalidParams

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from promptreel.api.parsing import Limits
+from promptreel.api.field_reader import Limits
 from promptreel.jobs.job import VideoJob
 from promptreel.media import kind_of_init
 

@@ -9,10 +9,10 @@ from fastapi.responses import JSONResponse
 
 from promptreel.api.bodies import Fields
 from promptreel.api.dependencies import Authenticated, ServicesOfApp
+from promptreel.api.field_reader import FieldReader
 from promptreel.api.legacy import listings_openapi as openapi
 from promptreel.api.legacy.requests import MAX_TEXT
 from promptreel.api.paging import Page, read_page
-from promptreel.api.parsing import FieldReader
 from promptreel.errors import NotAvailable
 from promptreel.jobs.params import SCHEDULERS
 from promptreel.models.gate import check_checkpoint, check_weights

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from promptreel.api.field_reader import FieldReader, Limits, count_frames, label, spell
 from promptreel.api.init_fields import read_init, sent_inits
 from promptreel.api.legacy.dialect import Dialect
 from promptreel.api.legacy.size import read_size, spell_out_resolution
-from promptreel.api.parsing import FieldReader, Limits, count_frames, label, spell
 from promptreel.api.webhook_field import read_webhook
 from promptreel.encoding.decoder import Decoder
 from promptreel.errors import ModelNotFound

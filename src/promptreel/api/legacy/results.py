@@ -11,11 +11,11 @@ from promptreel.api.base_url import links
 from promptreel.api.bodies import Fields
 from promptreel.api.deletion import delete_job
 from promptreel.api.dependencies import ServicesOfApp
+from promptreel.api.field_reader import FieldReader
 from promptreel.api.legacy import listings_openapi as openapi
 from promptreel.api.legacy.answers import tell_expiry
 from promptreel.api.legacy.requests import parse_job_id
 from promptreel.api.paging import read_page
-from promptreel.api.parsing import FieldReader
 from promptreel.api.parts import Services
 from promptreel.api.uploads import delete_upload
 from promptreel.errors import JobNotFound

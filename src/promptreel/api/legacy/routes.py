@@ -9,12 +9,12 @@ from promptreel.api.base_url import links
 from promptreel.api.bodies import Fields, FieldsWithInit
 from promptreel.api.dependencies import Authenticated, ServicesOfApp
 from promptreel.api.estimates import estimate
+from promptreel.api.field_reader import FieldReader
 from promptreel.api.intake import submit
 from promptreel.api.legacy import openapi
 from promptreel.api.legacy.answers import to_answer
 from promptreel.api.legacy.paths import CREATE_PATHS, FETCH_BY_FIELD_PATHS, FETCH_PATHS
 from promptreel.api.legacy.requests import parse_job_id, read_create
-from promptreel.api.parsing import FieldReader
 from promptreel.api.parts import Services
 from promptreel.api.problems import error_body
 from promptreel.api.uploads import inline_uploads

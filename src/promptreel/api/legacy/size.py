@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from promptreel.api.field_reader import FieldReader, Limits
 from promptreel.api.legacy.dialect import Dialect
-from promptreel.api.parsing import FieldReader, Limits
 
 # Of the shorter side: the longer one is 16/9 of it, and 1024 pixels at most.
 RESOLUTION = Limits(64, 576, clamps=True, unset=0)

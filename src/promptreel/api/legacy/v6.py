@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from promptreel.api.field_reader import Limits
 from promptreel.api.legacy.dialect import Defaults, Dialect, Ranges, plain, tell_origin
-from promptreel.api.parsing import Limits
 from promptreel.jobs.job import VideoJob
 from promptreel.jobs.params import MAX_FRAMES
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from promptreel.api.field_reader import FieldReader
 from promptreel.api.init_fields import MAX_MEGABYTES
-from promptreel.api.parsing import FieldReader
 from promptreel.api.v1.answers import to_extensions
 from promptreel.api.v1.requests import read_create, read_video_id, was_enhanced
 from promptreel.encoding.decoder import Decoder

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from promptreel.api.field_reader import Limits
 from promptreel.api.init_fields import MAX_MEGABYTES
-from promptreel.api.parsing import Limits
 from promptreel.api.v1.requests import (
     CLIP_SKIP,
     DEFAULT_PAGE,

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from promptreel.api.field_reader import FieldReader, Limits, count_frames
 from promptreel.api.init_fields import read_any_init
-from promptreel.api.parsing import FieldReader, Limits, count_frames
 from promptreel.api.webhook_field import read_webhook
 from promptreel.encoding.decoder import Decoder
 from promptreel.errors import JobNotFound, ModelNotFound

@@ -1,0 +1,94 @@
+"""What is installed without the extra `worker`: the command line, the client, the api and the courier.
+
+These tests see this environment's packages without those of the extra. `make install-test` installs the wheel for real.
+"""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+import promptreel
+from promptreel.demo import READY, open_url
+from promptreel.version import OF_WORKERS
+from tests.rules.documents import ROOT
+from tests.waiting import wait_for
+
+COMMAND = "pip install 'promptreel[worker]'"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment variables of a Python that has the base alone."""
+    folder = tmp_path_factory.mktemp("site-packages")
+    for each in Path(sysconfig.get_path("purelib")).iterdir():
+        if each.name.partition("-")[0] not in OF_WORKERS and each.suffix != ".pth":
+            (folder / each.name).symlink_to(each)
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT / "src")]), "HOME": str(folder.parent)}
+
+
+def run(base: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-S", *map(str, arguments)]
+    return subprocess.run(command, env=base, capture_output=True, text=True, check=False, timeout=240)
+
+
+def test_everything_but_generation_and_worker_is_imported(base: dict[str, str]) -> None:
+    modules = [each.name for each in pkgutil.walk_packages(promptreel.__path__, "promptreel.")]
+    of_base = [name for name in modules if name.split(".")[1] not in {"generation", "worker"} and not name.endswith(".env")]
+    assert "promptreel.encoding.decoder_process" in of_base
+
+    ran = run(base, "-c", f"import importlib\nfor name in {of_base}: importlib.import_module(name)")
+
+    assert ran.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "instead"),
+    [
+        (["promptreel.cli", "serve"], " A service without workers of its own needs none of it: promptreel serve --workers 0."),
+        (["promptreel.cli", "worker"], ""),
+        (["promptreel.cli", "generate", "a cat"], " Or have a server make the video: --server URL."),
+        (["promptreel.demo"], ""),
+    ],
+)
+def test_what_makes_videos_says_what_to_install(
+    base: dict[str, str], tmp_path: Path, arguments: list[str], instead: str
+) -> None:
+    ran = run(base | {"PROMPTREEL_DATA_DIR": str(tmp_path / "data")}, "-m", *arguments)
+
+    assert ran.returncode != 0
+    assert ran.stdout == ""
+    missing = ", ".join(OF_WORKERS)
+    assert ran.stderr.partition(": ")[2] == (
+        f"Videos cannot be made here, because {missing} are not installed: {COMMAND}.{instead}\n"
+    )
+    assert not (tmp_path / "data").exists()
+
+
+def test_doctor_finds_nothing_wrong_and_says_what_brings_torch(base: dict[str, str]) -> None:
+    ran = run(base | {"PROMPTREEL_PORT": "0"}, "-m", "promptreel.cli", "doctor")
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert f"torch       -      not installed: no videos are made here, only on a server\n{' ' * 19}{COMMAND}\n" in ran.stdout
+
+
+def test_service_without_workers_of_its_own_runs(base: dict[str, str], tmp_path: Path) -> None:
+    settings = {"PROMPTREEL_DATA_DIR": str(tmp_path), "PROMPTREEL_PORT": "0", "PROMPTREEL_WORKERS": "0"}
+    command = [sys.executable, "-S", "-m", "promptreel.cli", "serve"]
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        service = subprocess.Popen(command, env=base | settings, stdout=output, stderr=subprocess.STDOUT)
+    try:
+        url = wait_for(lambda: READY.search(log.read_text()))[1]
+        assert b'"status"' in open_url(f"{url}/health").read()
+    finally:
+        service.send_signal(signal.SIGTERM)
+        code = service.wait(60)
+    assert code == 0
