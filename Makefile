@@ -5,10 +5,12 @@ PYTHONS := $(if $(wildcard .venv/installed),.venv/bin/python) python3.11 python3
 PYTHON ?= $(firstword $(foreach name,$(PYTHONS),$(shell \
 	$(name) -c 'import ensurepip, sys; (3, 11) <= sys.version_info[:2] <= (3, 14) and print("$(name)")' 2>/dev/null)))
 BIN := .venv/bin
+# Folders of tests that import torch and run networks.
+WITH_NETWORKS := flows generation recipes worker
 .DEFAULT_GOAL := help
 
 
-.PHONY: help install demo serve test hostile stalls fuzz install-test check docs fix bench bench-aiperf
+.PHONY: help install demo serve test test-quick hostile stalls fuzz install-test check docs site fix bench bench-aiperf
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -31,6 +33,9 @@ serve: .venv/installed ## start the service on port 8000
 test: .venv/installed ## run the tests
 	$(BIN)/python -m pytest
 
+test-quick: .venv/installed ## run the tests that need no network and take less than a second each
+	$(BIN)/python -m pytest -m 'not slow and not fuzz and not hostile' $(addprefix --ignore=tests/,$(WITH_NETWORKS))
+
 hostile: .venv/installed ## send what strangers may send, and hold its cost in memory and time to bounds
 	$(BIN)/python -m pytest -n0 -m hostile tests/hostile
 
@@ -51,6 +56,14 @@ check: .venv/installed ## check style, types and architecture
 
 docs: .venv/installed ## write docs/api.md anew, from the code
 	$(BIN)/python -m tests.rules.api_page
+
+site: .venv/site ## build the documentation as a website, into build/site
+	$(BIN)/python docs/site/pages.py build/site-pages
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --conf-dir docs/site build/site-pages build/site
+
+.venv/site: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[site]'
+	touch $@
 
 fix: .venv/installed ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .

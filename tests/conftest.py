@@ -20,16 +20,38 @@ THREADS = "1"
 FLOWS = PurePosixPath("tests/flows")
 OF_THE_CALLING_SERVICE = {FLOWS / "test_crashes.py", FLOWS / "test_wall_clock.py", FLOWS / "test_webhooks.py"}
 WITHOUT_SERVICE = {FLOWS / "test_demo.py"}
+COMMANDS = PurePosixPath("tests/test_cli.py")
 
 
 class TestsOfAServiceTogether(LoadScopeScheduling):
-    """Any process takes the next test; but one takes all of those that share a service, which is started once then."""
+    """Any process takes the next test; but one takes all of those that share a service, which is started once then.
+
+    So it is with commands, which run in forks of a process that takes seconds to import all that they need.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file = PurePosixPath(nodeid.partition("::")[0])
         if file in OF_THE_CALLING_SERVICE:
             return "calling service"
+        if file == COMMANDS:
+            return "commands"
         return "service" if file.parent == FLOWS and file not in WITHOUT_SERVICE else nodeid
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if PurePosixPath(item.nodeid).is_relative_to(FLOWS):  # their services take seconds to start
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Names tests that took over a second and are not marked. None fails of it: the machine may be busy."""
+    reports = [report for name in ("passed", "failed") for report in terminalreporter.stats.get(name, [])]
+    unmarked = [each for each in reports if each.when == "call" and each.duration > 1 and "slow" not in each.keywords]
+    if unmarked:
+        terminalreporter.section("took over a second: mark those `slow` that do so on an idle machine")
+        for each in sorted(unmarked, key=lambda report: -report.duration)[:20]:
+            terminalreporter.line(f"{each.duration:.1f} s  {each.nodeid}")
 
 
 @pytest.fixture(scope="session", autouse=True)

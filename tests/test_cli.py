@@ -30,6 +30,7 @@ from promptreel.jobs.store import JobStore
 from promptreel.settings import load_settings
 from promptreel.version import installed_version
 from tests.command_line import run_promptreel as run
+from tests.counting import make_count
 from tests.encoding.files import encode_image, make_bars
 from tests.generation.checkpoints import make_tiny_checkpoint
 from tests.hostile.media import webp_of_one_colour
@@ -63,6 +64,7 @@ def test_help_names_the_commands() -> None:
         assert command in ran.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "kind"), [("video.mp4", "mp4"), ("video.webm", "webm"), ("VIDEO.GIF", "gif")])
 def test_generate_makes_a_video_that_plays(tmp_path: Path, name: str, kind: str) -> None:
     (tmp_path / "made").mkdir()
@@ -108,6 +110,7 @@ def test_generate_adds_the_models_own_phrases_unless_told_not_to(tmp_path: Path,
     assert read_metadata(video)["prompt"] == prompt
 
 
+@pytest.mark.slow
 def test_generate_starts_from_a_picture_or_a_video(tmp_path: Path) -> None:
     make_tiny_checkpoint(tmp_path / "models" / "tiny")
     options = ["--model", "tiny", "--frames", 4, "--steps", 4, "--seed", 7, "--width", 64, "--height", 64]
@@ -204,7 +207,11 @@ def test_jobs_can_be_listed_shown_and_cancelled(jobs: JobStore, tmp_path: Path) 
     ]
 
     assert re.fullmatch(header + lines[0], run("jobs", "cancel", first.id, "--data-dir", tmp_path).stdout)
-    assert re.fullmatch(header + lines[1] + lines[0], run("jobs", "list", "--data-dir", tmp_path).stdout)
+    count = jobs.submit(make_count())  # of a kind that the command does not know
+    lines.append(rf"{count.id} +queued +{count.created_at:%Y-%m-%d %H:%M:%S} +cutout +\(count\)\n")
+    assert re.fullmatch(header + "".join(reversed(lines)), run("jobs", "list", "--data-dir", tmp_path).stdout)
+    shown = json.loads(run("jobs", "show", count.id, "--json", "--data-dir", tmp_path).stdout)
+    assert (shown["kind"], shown["video_id"], shown["up_to"]) == ("count", None, 3)
 
 
 def test_jobs_are_listed_by_state_model_and_key(jobs: JobStore, tmp_path: Path) -> None:

@@ -143,6 +143,7 @@ def test_log_says_why_the_service_stops(out: Path, caplog: pytest.LogCaptureFixt
     assert "the service stops because of an error: ZeroDivisionError('of the test')" in caplog.text
 
 
+@pytest.mark.slow
 def test_quick_deaths_make_the_pause_longer(out: Path) -> None:
     with supervised(spec(DIES, out)):
         wait_for(lambda: len(started(out)) >= 4)

@@ -24,11 +24,12 @@ from promptreel.errors import BadConfiguration
 from promptreel.fetching.fetcher import AT_ONCE as FETCHES_AT_ONCE
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.clock import SteadyClock
-from promptreel.jobs.database import migrate, open_database
+from promptreel.jobs.database import Database, migrate, open_database
 from promptreel.jobs.deliveries import DeliveryStore
-from promptreel.jobs.facts import read_link_secret
+from promptreel.jobs.installation_facts import read_link_secret
 from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.links import LinkMaker
+from promptreel.jobs.params import VideoParams
 from promptreel.jobs.store import JobStore
 from promptreel.jobs.webhook_secrets import WebhookSecrets
 from promptreel.models.registry import ModelRegistry
@@ -40,7 +41,6 @@ from promptreel.version import INSTALL_WORKER, missing_of_workers
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
-    from sqlalchemy import Engine as Database
 
     from promptreel.generation.engine import Engine
     from promptreel.worker.worker import Worker
@@ -172,20 +172,23 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
     # before torch's seconds: what is wrong with the data directory is told at once
     jobs = build_jobs(settings, build_database_of_service(settings))
     log.info("worker %s loads PyTorch", owner)
-    from promptreel.worker.footprint import Room, machine_memory
+    from promptreel.worker.recipes.video import Makers, VideoRecipe
+    from promptreel.worker.room import Room, machine_memory
     from promptreel.worker.worker import Worker
 
     megabytes = settings.memory_per_worker
     memory = machine_memory() // 4 // max(1, settings.workers) if megabytes is None else megabytes * 1024 * 1024
+    engine, storage = build_engine(settings), build_storage(settings)
+    encoders = threading.Semaphore(max(1, settings.threads_per_worker // ENCODER_THREADS))
+    videos = VideoRecipe(Makers(engine, Decoder(), encoders), storage, scratch=settings.data_dir / "scratch")
     return Worker(
         owner=owner,
         jobs=jobs,
-        engine=build_engine(settings),
-        storage=build_storage(settings),
-        decoder=Decoder(),
-        scratch=settings.data_dir / "scratch",
+        engine=engine,
+        recipes={VideoParams.kind: videos},
+        storage=storage,
         lease_seconds=settings.lease_seconds,
-        room=Room(settings.jobs_at_once, memory, encoders=max(1, settings.threads_per_worker // ENCODER_THREADS)),
+        room=Room(settings.jobs_at_once, memory),
         stall_seconds=settings.stall_seconds,
         stop=stop,
     )

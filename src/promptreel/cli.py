@@ -46,13 +46,13 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # its tables cut what does not fit: in 80 columns, the names of options and of schedulers
+    rich_markup_mode=None,  # rich's tables truncate: in 80 columns, option and scheduler names are cut
 )
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
 
-ENHANCE_HELP = "Add the model's own phrases to the prompt; --no-enhance-prompt leaves it as it is."
+ENHANCE_HELP = "Add the model's own phrases to the prompt; --no-enhance-prompt leaves it unchanged."
 WHOLE = 100.0
 
 
@@ -72,7 +72,7 @@ def promptreel(
 
 
 def main() -> None:
-    """Runs a command; errors of ours are one line, not a traceback."""
+    """Runs a command; a PromptreelError prints one line, not a traceback."""
     try:
         app()
     except PromptreelError as error:
@@ -87,7 +87,7 @@ def serve(
     data_dir: DataDir = None,
     workers: Annotated[int | None, typer.Option(help="Worker processes.", show_default="1")] = None,
 ) -> None:
-    """Start the whole service: the api, workers and courier. Stop it with Ctrl-C or SIGTERM; running jobs are not lost."""
+    """Start the whole service: api, workers and courier. Stop it with Ctrl-C or SIGTERM; running jobs return to the queue."""
     from promptreel.service import run_service
 
     settings = load_settings(host=host, port=port, data_dir=data_dir, workers=workers)
@@ -97,10 +97,10 @@ def serve(
 
 @app.command()
 def worker(data_dir: DataDir = None, owner: Annotated[str | None, typer.Option(hidden=True)] = None) -> None:
-    """Run one worker alone. It shares the data directory or database of a service that runs elsewhere."""
+    """Run one worker for a service that is already running. Both use the same data directory."""
     settings = load_settings(data_dir=data_dir)
     set_up_logging(settings.log_level)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it is warm, it has nothing in hand: a signal ends it at once
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a worker that is still loading has no job to give back: end at once
     stop = Stop()
     built = build_worker(settings, owner=owner or new_owner(), stop=stop)
     built.run(on_warm=lambda: _set_on_signals(stop))
@@ -108,7 +108,7 @@ def worker(data_dir: DataDir = None, owner: Annotated[str | None, typer.Option(h
 
 @app.command(hidden=True)
 def courier(owner: str) -> None:
-    """The courier process: delivers webhooks, and ends jobs whose workers are gone."""
+    """The courier process: delivers webhooks and ends jobs that lost their workers."""
     settings = load_settings()
     set_up_logging(settings.log_level)
     stop = _stop_on_signals()
@@ -117,7 +117,7 @@ def courier(owner: str) -> None:
 
 @app.command(hidden=True)
 def api(fd: int) -> None:
-    """The api process, on a socket that the supervisor listens on already."""
+    """The api process, on a socket that the supervisor already listens on."""
     from promptreel.api.server import build_server
     from promptreel.service import is_loopback
 
@@ -137,23 +137,23 @@ def api(fd: int) -> None:
 def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     prompt: Annotated[str, typer.Argument(help="What the video shows.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write: .mp4, .webm or .gif.")] = Path("video.mp4"),
-    model: Annotated[str, typer.Option(help="The id of a checkpoint; `promptreel models list` shows them.")] = DEFAULT_MODEL_ID,
+    model: Annotated[str, typer.Option(help="The model's id; `promptreel models list` shows them.")] = DEFAULT_MODEL_ID,
     enhance: Annotated[bool, typer.Option("--enhance-prompt/--no-enhance-prompt", help=ENHANCE_HELP)] = True,
-    negative_prompt: Annotated[str | None, typer.Option(help="What it does not show.", show_default="the model's own")] = None,
+    negative_prompt: Annotated[str | None, typer.Option(help="What not to show.", show_default="the model's own")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same video.")] = None,
     steps: Annotated[int, typer.Option(min=1, max=50, help="Inference steps.")] = 20,
-    guidance: Annotated[float, typer.Option(min=0, max=20, help="How closely to follow the prompt; 0 to 1 is unguided.")] = 7.5,
+    guidance: Annotated[float, typer.Option(min=0, max=20, help="Guidance scale; 1 or less means no guidance.")] = 7.5,
     scheduler: Annotated[str, typer.Option(help=f"One of {', '.join(SCHEDULERS)}.")] = DEFAULT_SCHEDULER,
-    frames: Annotated[int | None, typer.Option(min=1, max=MAX_FRAMES, help="Frames in all.", show_default="5 seconds")] = None,
-    fps: Annotated[int | None, typer.Option(min=1, max=30, help="Frames a second.", show_default="the model's own")] = None,
-    width: Annotated[int, typer.Option(min=64, max=1024, help="Pixels, a multiple of 8.")] = 512,
-    height: Annotated[int, typer.Option(min=64, max=1024, help="Pixels, a multiple of 8.")] = 512,
+    frames: Annotated[int | None, typer.Option(min=1, max=MAX_FRAMES, help="Frame count.", show_default="5 seconds")] = None,
+    fps: Annotated[int | None, typer.Option(min=1, max=30, help="Frames per second.", show_default="the model's own")] = None,
+    width: Annotated[int, typer.Option(min=64, max=1024, help="In pixels, a multiple of 8.")] = 512,
+    height: Annotated[int, typer.Option(min=64, max=1024, help="In pixels, a multiple of 8.")] = 512,
     init: Annotated[Path | None, typer.Option(help="A picture or short video to start from.")] = None,
-    strength: Annotated[float, typer.Option(min=0, max=1, help="How much of --init may change; 1 is all of it.")] = 0.55,
-    server: Annotated[str | None, typer.Option(help="The address of a server that makes it, instead of this machine.")] = None,
-    api_key: Annotated[str | None, typer.Option(help="The key that the server wants to see.")] = None,
+    strength: Annotated[float, typer.Option(min=0, max=1, help="How much of --init may change; 1 means all.")] = 0.55,
+    server: Annotated[str | None, typer.Option(help="Make the video on the server at this URL.")] = None,
+    api_key: Annotated[str | None, typer.Option(help="The server's API key.")] = None,
 ) -> None:
-    """Make one video here and now, or on a server. Ctrl-C stops it, there too."""
+    """Make one video, on this machine or on a server. Ctrl-C cancels it, on the server too."""
     from promptreel.commands.generate import Wanted, read_init, tell
     from promptreel.encoding.decoder import Decoder
 
@@ -209,7 +209,7 @@ def _generate_there(wanted: Wanted, server: str, api_key: str | None) -> int | N
 
 
 def _stop_on_signals() -> Stop:
-    """What SIGTERM and SIGINT set, and SIGHUP, as when a terminal is closed, unless that was to be ignored (nohup)."""
+    """A Stop that SIGTERM, SIGINT and SIGHUP (a closed terminal) set. Under nohup, SIGHUP stays ignored."""
     stop = Stop()
     _set_on_signals(stop)
     return stop
@@ -227,7 +227,7 @@ def _set_on_signals(stop: Stop) -> None:
 
 @contextmanager
 def _progress_bar() -> Iterator[Callable[..., None]]:
-    """Yields what moves the bar: it is told what is done, how many percent of it, and a note. Nothing is shown before."""
+    """Yields a function that sets the bar's label, percentage and note. The bar appears at its first call."""
     columns = (
         TextColumn("{task.description:>11}"),
         BarColumn(),

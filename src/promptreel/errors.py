@@ -1,38 +1,38 @@
 """Everything that can go wrong, as one tree.
 
     PromptreelError
-    ├── InvalidParams         invalid_params        the caller can fix it; `fields` says where
+    ├── InvalidParams         invalid_params        `fields` maps each bad field to what is wrong with it
     ├── ModelNotFound         model_not_found
     ├── JobNotFound           job_not_found
     ├── DeliveryNotFound      delivery_not_found
-    ├── InvalidApiKey         invalid_api_key       none was sent, or one that is unknown or revoked
-    ├── ForeignPage           foreign_page          another site's page, where no key says who asks
-    ├── RateLimitExceeded     rate_limit_exceeded   what a key may do; `retry_after` says when to come back
-    ├── IdempotencyConflict   idempotency_conflict  an Idempotency-Key that was used for another request
-    ├── LinkUnusable          link_unusable         a link to a file that has expired, or is not signed as it must be
-    ├── ApiKeyNotFound        api_key_not_found     of the command line: no key that can be meant
-    ├── UrlUnusable           url_unusable          a URL that the caller gave; the message says why
-    ├── DatabaseBusy          database_busy         the job table cannot be used now; a later try may succeed
-    ├── DecoderBusy           decoder_busy          too many pictures and videos wait to be checked; a later try may succeed
-    ├── NotAvailable          not_available         what the hosted service did and this one does not
-    ├── BadConfiguration      bad_configuration     this machine or its settings; start-up refuses
-    ├── RemoteFailed          remote_failed         what a client asked of a server elsewhere did not come about
+    ├── InvalidApiKey         invalid_api_key       missing, unknown or revoked
+    ├── ForeignPage           foreign_page          a web page of another site asked, without a key
+    ├── RateLimitExceeded     rate_limit_exceeded   a key's limits are used up; `retry_after` is set
+    ├── IdempotencyConflict   idempotency_conflict  the Idempotency-Key belongs to another request
+    ├── LinkUnusable          link_unusable         a file link has expired, or its signature is wrong
+    ├── ApiKeyNotFound        api_key_not_found     command line: no key matches, or several do
+    ├── UrlUnusable           url_unusable          a URL in a request; the message says why
+    ├── DatabaseBusy          database_busy         retry later
+    ├── DecoderBusy           decoder_busy          too many pictures and videos wait to be checked; retry later
+    ├── NotAvailable          not_available         a function of the hosted service that Promptreel lacks
+    ├── BadConfiguration      bad_configuration     settings or machine; stops the start
+    ├── RemoteFailed          remote_failed         raised by promptreel.Client
     │   ├── ServerUnreachable     server_unreachable
-    │   ├── RequestRefused        request_refused       or whatever code the server gave
+    │   ├── RequestRefused        request_refused       or the server's own code
     │   └── NotDoneInTime         not_done_in_time
-    └── JobFailed             what a job can die of; its code and message are kept on the job
+    └── JobFailed             job_failed            why a job failed; code and message are kept with the job
         ├── CheckpointUnusable    checkpoint_unusable
         ├── OutOfMemory           out_of_memory
         ├── GenerationFailed      generation_failed
         ├── InitUnusable          init_unusable
         ├── EncodingFailed        encoding_failed
         ├── StorageFailed         storage_failed
-        │   └── DiskFull              disk_full             of a request too; a later try may succeed
-        ├── DeviceLost            device_lost           of `generate` alone: a worker ends, and its jobs are tried again
+        │   └── DiskFull              disk_full             requests meet it too; retry later
+        ├── DeviceLost            device_lost           ends `generate`; a worker restarts and its jobs are retried
         └── WorkerLost            worker_lost
 
-`code` is a promise and may be compared; a message may change. Foreign exceptions become one of these where they enter.
-HTTP is not known here: `api/problems.py` maps the tree to answers.
+Programs may compare `code`, which never changes; messages may change. Foreign exceptions are translated where they enter.
+This module knows no HTTP: `api/problems.py` maps the tree to answers.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from collections.abc import Mapping
 
 
 class PromptreelError(Exception):
-    """Base of all errors that Promptreel raises on purpose; the message says what to do about it.
+    """Base of all errors that Promptreel raises on purpose. The message says what to do.
 
-    `retry_after` is in how many seconds the same request is worth another try, where that helps.
+    `retry_after`: seconds after which a retry may succeed; None if retrying does not help.
     """
 
     code: str = "error"
@@ -56,7 +56,7 @@ class PromptreelError(Exception):
 
 
 class InvalidParams(PromptreelError):
-    """Some fields of a request cannot be used; `fields` maps each one's name to what is wrong with it."""
+    """Some fields of a request are invalid; `fields` maps each name to what is wrong with it."""
 
     code = "invalid_params"
 
@@ -66,13 +66,13 @@ class InvalidParams(PromptreelError):
 
 
 class ModelNotFound(PromptreelError):
-    """No checkpoint with this id is known."""
+    """No model has this id."""
 
     code = "model_not_found"
 
 
 class JobNotFound(PromptreelError):
-    """No job with this id, or it belongs to somebody else: the two are told apart by nobody."""
+    """No job has this id, or another key owns it: deliberately indistinguishable."""
 
     code = "job_not_found"
 
@@ -84,19 +84,19 @@ class DeliveryNotFound(PromptreelError):
 
 
 class InvalidApiKey(PromptreelError):
-    """A request without a key, or with one that is unknown or revoked: the three are told apart by nobody."""
+    """The key is missing, unknown or revoked: deliberately indistinguishable."""
 
     code = "invalid_api_key"
 
 
 class ForeignPage(PromptreelError):
-    """A web page of another site asked, through a browser at this machine, and no key says that it may."""
+    """A service without keys got a request from another site's web page, through a browser on this machine."""
 
     code = "foreign_page"
 
 
 class RateLimitExceeded(PromptreelError):
-    """A key has used up what its limits allow."""
+    """A key has used up its limits."""
 
     code = "rate_limit_exceeded"
 
@@ -106,45 +106,45 @@ class RateLimitExceeded(PromptreelError):
 
 
 class IdempotencyConflict(PromptreelError):
-    """Another request was sent with this idempotency key before."""
+    """A different request has already used this idempotency key."""
 
     code = "idempotency_conflict"
 
 
 class LinkUnusable(PromptreelError):
-    """A link to a file has expired, or its signature is not ours."""
+    """A link to a file has expired, or its signature is wrong."""
 
     code = "link_unusable"
 
 
 class ApiKeyNotFound(PromptreelError):
-    """No API key, or more than one, is meant by what was given."""
+    """No API key matches, or more than one does."""
 
     code = "api_key_not_found"
 
 
 class UrlUnusable(PromptreelError):
-    """A URL that a request names may not be fetched, or could not be."""
+    """A URL in a request may not be fetched, or fetching it failed."""
 
     code = "url_unusable"
 
 
 class DatabaseBusy(PromptreelError):
-    """The database cannot be used now, as when another process holds its write lock for too long."""
+    """The database is not usable now, for example because another process holds its write lock for too long."""
 
     code = "database_busy"
     retry_after = 5
 
 
 class DecoderBusy(PromptreelError):
-    """Pictures and videos are checked one after the other, and too many wait already."""
+    """Too many pictures and videos wait to be checked, one after the other."""
 
     code = "decoder_busy"
     retry_after = 5
 
 
 class NotAvailable(PromptreelError):
-    """The hosted service did this and Promptreel does not; the message says what to do instead."""
+    """The hosted service did this and Promptreel does not. The message names an alternative."""
 
     code = "not_available"
 
@@ -156,22 +156,19 @@ class BadConfiguration(PromptreelError):
 
 
 class RemoteFailed(PromptreelError):
-    """What a client asked of a server elsewhere did not come about (client.py)."""
+    """Base of the errors that `promptreel.Client` raises by itself."""
 
     code = "remote_failed"
 
 
 class ServerUnreachable(RemoteFailed):
-    """The server did not answer, though it was asked again and again for a while."""
+    """The server did not answer, even after retries."""
 
     code = "server_unreachable"
 
 
 class RequestRefused(RemoteFailed):
-    """The server's answer is an error with no class of its own here; `code` is the server's, if it gave one.
-
-    `retry_after` is what the server said, if it did.
-    """
+    """The server answered with an error that has no class here; `code` and `retry_after` are the server's, if it sent them."""
 
     code = "request_refused"
 
@@ -182,7 +179,7 @@ class RequestRefused(RemoteFailed):
 
 
 class NotDoneInTime(RemoteFailed):
-    """A video was not done in the time that its client wanted to wait; it goes on."""
+    """The video was not done within the timeout. The server continues to make it."""
 
     code = "not_done_in_time"
 
@@ -212,7 +209,7 @@ class GenerationFailed(JobFailed):
 
 
 class InitUnusable(JobFailed):
-    """The init image or video cannot be decoded, or is too large to be."""
+    """The init image or video cannot be decoded, or decoding it takes too much."""
 
     code = "init_unusable"
 
@@ -224,20 +221,20 @@ class EncodingFailed(JobFailed):
 
 
 class StorageFailed(JobFailed):
-    """A file could not be stored, or one that was is gone."""
+    """A file could not be stored, or a stored file is gone."""
 
     code = "storage_failed"
 
 
 class DiskFull(StorageFailed):
-    """A file, or the job table, has no room on its disk. A job that meets this is tried again for most of a day."""
+    """The disk has no room for a file or for the job table. A job that meets this is retried for 19 hours."""
 
     code = "disk_full"
     retry_after = 30
 
 
 class DeviceLost(JobFailed):
-    """The device failed in a way that only a new process gets over. A worker ends with it; its jobs keep their other lives."""
+    """The device will not work again in this process. A worker ends and restarts; its jobs are retried."""
 
     code = "device_lost"
 
@@ -249,21 +246,21 @@ class WorkerLost(JobFailed):
 
 
 def is_full(error: Exception) -> bool:
-    """Whether an error of the system says that a disk, or somebody's share of it, has no room left."""
+    """Whether a system error means that the disk is full or a quota is used up."""
     return getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT}
 
 
 PASSING = (DatabaseBusy, DiskFull)
-"""What passes by itself, or once somebody has made room: what met it is worth another try, after `retry_after` seconds."""
+"""Temporary errors: retry after `retry_after` seconds."""
 
 
 class JobCancelled(Exception):
-    """Raised inside a running job once somebody has asked to cancel it."""
+    """Raised inside a running job when it has been cancelled."""
 
 
 class JobLost(Exception):
-    """Raised inside a running job whose lease went to another worker, or which must be given back."""
+    """Raised inside a running job that another worker has taken over, or that must return to the queue."""
 
 
 class DeliveryLost(Exception):
-    """Raised when a courier records an attempt at a delivery that another courier has taken over, or that was deleted."""
+    """Raised when a courier records an attempt at a delivery that another courier has taken over or that was deleted."""

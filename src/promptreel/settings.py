@@ -1,4 +1,4 @@
-"""The settings, read once from PROMPTREEL_* by bootstrap and the command line, and handed down as plain values."""
+"""The settings. bootstrap and the command line read them once, from PROMPTREEL_*, and pass them on as plain values."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from promptreel.errors import BadConfiguration
 
 PREFIX = "PROMPTREEL_"
 
-# Kubernetes tells every container of every service: for one that is called promptreel, PROMPTREEL_SERVICE_HOST=10.0.0.1,
-# PROMPTREEL_PORT=tcp://10.0.0.1:8000, PROMPTREEL_PORT_8000_TCP_ADDR=10.0.0.1 and more; for promptreel-api likewise.
+# Kubernetes sets variables for every service in every container. A service called promptreel (or promptreel-api) sets
+# PROMPTREEL_SERVICE_HOST=10.0.0.1, PROMPTREEL_PORT=tcp://10.0.0.1:8000, PROMPTREEL_PORT_8000_TCP_ADDR=10.0.0.1 and more.
 _LINK = re.compile(r"(tcp|udp|sctp)://")
 _PORT_NAMES = re.compile(PREFIX + r"(\w+_)?PORT", re.IGNORECASE)
 _LINK_NAMES = re.compile(
@@ -67,7 +67,7 @@ Generations = Annotated[tuple[Literal["v3", "v4", "v5", "v6", "enterprise"], ...
 
 
 class Settings(BaseSettings):
-    """What can be set, each as PROMPTREEL_<NAME>. docs/settings.md is this list in words, and a test compares them."""
+    """All settings; each is the environment variable PROMPTREEL_<NAME>. A test compares docs/settings.md with this list."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, env_ignore_empty=True, extra="forbid", validate_default=True
@@ -75,109 +75,109 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(
         default=Path("~/.local/share/promptreel"),
-        description="Where the queue, the videos and the added models are kept. It must be on a local disk.",
+        description="Directory with the queue, the videos and your own models. It must be on a local disk.",
     )
     host: str = Field(
-        default="127.0.0.1", description="The address to listen on; 0.0.0.0 lets other machines in, which needs an API key."
+        default="127.0.0.1", description="The address to listen on. 0.0.0.0 lets other machines in, which requires an API key."
     )
     port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
     workers: int = Field(
         default=1,
         ge=0,
         le=64,
-        description="How many worker processes make videos at the same time. 0: `promptreel worker` runs elsewhere on this "
-        "machine.",
+        description="Number of worker processes. With 0, run `promptreel worker` yourself on the same machine.",
     )
     database_url: str | None = Field(
         default=None,
         repr=False,
-        description="Where the queue is kept, as an SQLAlchemy URL. Left out: an SQLite file in the data directory.",
+        description="The queue's database, as an SQLAlchemy URL. Default: an SQLite file in the data directory.",
     )
     public_url: str | None = Field(
         default=None,
-        description="The start of the links in answers, as clients reach the service: https://video.example.com. "
-        "Left out: the scheme and host that each client used.",
+        description="How clients reach the service, such as https://video.example.com. Links in answers begin with it. "
+        "Default: the scheme and host of each request.",
     )
     trusted_proxies: Networks = Field(
         default=(),
-        description="Addresses or networks, separated by commas, of the proxies whose X-Forwarded-Proto and X-Forwarded-Host "
-        "are believed.",
+        description="Proxies whose X-Forwarded-Proto and X-Forwarded-Host headers are trusted: addresses or networks, "
+        "separated by commas.",
     )
     cors_origins: Origins = Field(
         default=(),
-        description="Sites, separated by commas, whose web pages may use the service from a browser: https://app.example.com. "
-        "Left out: none.",
+        description="Sites whose web pages may call the service from a browser, such as https://app.example.com, separated by "
+        "commas. Default: none.",
     )
     real_status_codes: Generations = Field(
         default=(),
-        description="Generations of the hosted API, separated by commas, whose errors answer 400, 404 and the like instead of "
-        "200, which their clients expect: v3, v4, v5, v6, enterprise.",
+        description="Generations of the hosted API whose errors answer with real statuses (400, 404, ...) instead of the 200 "
+        "that their clients expect: any of v3, v4, v5, v6, enterprise, separated by commas.",
     )
     model_aliases: Aliases = Field(
         default=(),
-        description="Other names of models, as NAME=MODEL, separated by commas, for clients that name models of another "
-        "service: sora-2=cutout,sora-2-pro=cutout. A model that is there goes before an alias of the same name.",
+        description="Other names for models, as NAME=MODEL, separated by commas, for clients that send another service's "
+        "names: sora-2=cutout,sora-2-pro=cutout. A model's own id wins over an alias.",
     )
     file_link_seconds: int | None = Field(
         default=None,
         ge=1,
         le=366 * 86400,
-        description="How long links to files work, in seconds. Left out: links do not expire, and are not signed.",
+        description="How long links to files work, in seconds; they are then signed. Default: unsigned links that never "
+        "expire.",
     )
     track_id_is_idempotent: bool = Field(
         default=False,
-        description="Whether a request with the track_id of an earlier one of the same API key is answered with that one's "
-        "job, as with an Idempotency-Key.",
+        description="Treat a request's track_id like an Idempotency-Key: a repeated one, with the same API key, is answered "
+        "with the first job.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="The least severe events to log."
+        default="info", description="The lowest level to log: debug, info, warning or error."
     )
     lease_seconds: float = Field(
         default=30.0,
         ge=1,
         le=3600,
-        description="How long a worker may be silent before its job is given to another one, in seconds.",
+        description="Seconds without a heartbeat after which a worker's job goes to another worker.",
     )
     max_attempts: int = Field(
-        default=5, ge=1, le=100, description="How many times a job may lose its worker before it fails with worker_lost."
+        default=5, ge=1, le=100, description="How many workers a job may lose before it fails with worker_lost."
     )
     stall_seconds: float = Field(
         default=1800.0,
         ge=1,
         le=7 * 86400,
-        description="How long a job may make no progress before its worker ends and it is tried again, in seconds; at least "
-        "ten times as long as the longest pause between two steps of any job of that worker so far.",
+        description="Seconds without progress after which a job's worker ends and the job is retried; or ten times the "
+        "longest pause between two steps that this worker has seen, if that is more.",
     )
     jobs_at_once: int = Field(
         default=8,
         ge=1,
         le=64,
-        description="How many jobs of the same model a worker has in hand at once; they share the model's calls.",
+        description="How many jobs of the same model a worker runs at once. They share the model's calls.",
     )
     memory_per_worker: int | None = Field(
         default=None,
         ge=1,
-        description="Megabytes that the jobs which a worker has in hand at once may take together, by estimate, beside the "
-        "model; a job alone always runs. Left out: a quarter of the machine's memory, or its container's, shared between the "
+        description="Megabytes that a worker's jobs may take together, by estimate, in addition to the model. A job alone "
+        "always runs. Default: a quarter of the memory of the machine or container, divided by the number of "
         "workers.",
     )
     threads: int | None = Field(
         default=None,
         ge=1,
         le=1024,
-        description="Threads that each worker computes with. Left out: all cores, shared between the workers.",
+        description="Computing threads per worker. Default: the number of cores divided by the number of workers.",
     )
 
     fetch_allow_hosts: Hosts = Field(
         default=(),
-        description="Names of hosts, separated by commas, that URLs in requests may lead to though they are not public.",
+        description="Host names that URLs in requests may reach although they are not public, separated by commas.",
     )
     fetch_allow_networks: Networks = Field(
         default=(),
-        description="Addresses or networks, separated by commas, that URLs in requests may lead to though they are not public.",
+        description="Addresses or networks that URLs in requests may reach although they are not public, separated by commas.",
     )
     fetch_allow_ports: Ports = Field(
-        default=(), description="Ports, separated by commas, that URLs in requests may have besides 80 and 443."
+        default=(), description="Ports that URLs in requests may use besides 80 and 443, separated by commas."
     )
 
     api_key: str | None = Field(
@@ -212,7 +212,7 @@ class Settings(BaseSettings):
 
     @property
     def database(self) -> str | Path:
-        """Where the database is that is used: its URL, or its file."""
+        """The database in use: a URL or a file."""
         return self.database_url or self.data_dir / "promptreel.db"
 
     @property
@@ -221,9 +221,9 @@ class Settings(BaseSettings):
 
 
 def load_settings(**given: Any) -> Settings:
-    """Settings from the environment; what the command line gives goes first, None standing for not given.
+    """Reads the environment. Values given here win over it, unless they are None.
 
-    Raises BadConfiguration, which lists every bad value and every PROMPTREEL_ variable that is no setting.
+    Raises BadConfiguration, which lists every bad value and every unknown PROMPTREEL_ variable.
     """
     bad = _name_unknown()
     try:
@@ -245,7 +245,7 @@ def list_bad_settings() -> list[str]:
 
 
 def name_links() -> list[str]:
-    """The variables that are Kubernetes' own, and no settings, though they are called like some."""
+    """The PROMPTREEL_ variables that Kubernetes set; they are no settings."""
     return [
         name
         for name, value in sorted(os.environ.items())
@@ -254,7 +254,7 @@ def name_links() -> list[str]:
 
 
 def _name_bad(error: ValidationError, *, with_values: bool = True) -> list[str]:
-    """One line for each setting that is wrong. A database's URL may hold a password: such values are not repeated."""
+    """One line for each bad setting. Secret values are not repeated: a database URL may hold a password."""
     lines: dict[str, str] = {}
     for problem in error.errors(include_url=False):
         name = str(problem["loc"][0])
@@ -264,7 +264,7 @@ def _name_bad(error: ValidationError, *, with_values: bool = True) -> list[str]:
 
 
 def _name_unknown() -> list[str]:
-    """One line for each variable that looks like a setting and is none: a slip of the pen would otherwise change nothing."""
+    """One line for each unknown PROMPTREEL_ variable: a misspelled setting would otherwise be ignored silently."""
     known, links = [PREFIX + name.upper() for name in Settings.model_fields], name_links()
     lines = []
     for name in sorted(os.environ):

@@ -67,6 +67,7 @@ def fill(path: str, part: str) -> str:
     return "/".join(quote(part, safe="") if name.startswith("{") else name for name in path.split("/"))
 
 
+@pytest.mark.slow
 @RUN
 @given(
     body=st.binary(max_size=300),
@@ -83,6 +84,7 @@ def test_any_bytes_are_answered_with_json(
         check_answer(client, path, f"{fill(path, part)}?{query}", body, content_type)
 
 
+@pytest.mark.slow
 @RUN
 @given(data=st.data(), in_query=st.booleans(), part=IDS)
 def test_any_values_of_the_documented_fields_are_answered_with_json(

@@ -143,6 +143,7 @@ def utf8_or_latin1(text: str) -> str:
         return raw.decode("latin-1")
 
 
+@pytest.mark.slow
 def test_escapes_of_a_long_form_stay_whole() -> None:
     text = "é😀 x" * 300_000
     escaped = "".join(f"%{byte:02X}" for byte in text.encode())

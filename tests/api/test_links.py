@@ -15,7 +15,7 @@ from fastapi.testclient import TestClient
 from promptreel.api.app import AppParts, create_app
 from promptreel.api.v1.events import VideoWatcher
 from promptreel.bootstrap import build_database
-from promptreel.jobs.facts import read_link_secret
+from promptreel.jobs.installation_facts import read_link_secret
 from promptreel.jobs.job import Claim
 from promptreel.jobs.keys import LOCAL_CALLER, Caller
 from promptreel.jobs.links import LinkMaker

@@ -10,6 +10,7 @@ import pytest
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
+from sqlalchemy import Engine
 
 from promptreel.api.app import AppParts, create_app
 from promptreel.api.authentication import Authenticator
@@ -20,10 +21,12 @@ from promptreel.api.problems import body_of, status_to_send
 from promptreel.api.router import build_router
 from promptreel.errors import InvalidApiKey
 from promptreel.jobs.keys import KeyStore
+from promptreel.jobs.kinds import KINDS, Kinds
 from promptreel.jobs.store import JobStore
 from tests.api.conftest import SUBMIT
 from tests.api.test_inits import PNG, data_uri
 from tests.api.test_openai import VIDEOS
+from tests.counting import KINDS_WITH_COUNT, make_count
 from tests.jobs.factories import make_new_job
 
 OPEN = {
@@ -134,23 +137,49 @@ def requests_for_a_job() -> Iterator[tuple[str, str]]:
             yield method, path
 
 
+def ask(client: TestClient, method: str, path: str, job_id: int, headers: dict[str, str]) -> tuple[object, ...]:
+    """What is answered about a job, but for the request's own id."""
+    spelled = {name: spelling.format(job_id) for name, spelling in SPELLINGS.items()}
+    fields = {"request_id": str(job_id), "prompt": "a"}
+    answer = client.request(method, path.format_map(spelled), params=fields, headers=headers)
+    told = {name: value for name, value in answer.headers.items() if name != "x-request-id"}
+    return answer.status_code, answer.content, told
+
+
 def test_job_of_another_key_is_answered_as_an_id_that_nobody_has(client: TestClient, company: Company, jobs: JobStore) -> None:
     before = jobs.list()
     for method, path in requests_for_a_job():
-
-        def ask(job_id: int, headers: dict[str, str], method: str = method, path: str = path) -> tuple[object, ...]:
-            spelled = {name: spelling.format(job_id) for name, spelling in SPELLINGS.items()}
-            fields = {"request_id": str(job_id), "prompt": "a"}
-            answer = client.request(method, path.format_map(spelled), params=fields, headers=headers)
-            told = {name: value for name, value in answer.headers.items() if name != "x-request-id"}
-            return answer.status_code, answer.content, told
-
-        unknown = ask(UNKNOWN_ID, company.other)
-        assert ask(company.finished, company.other) == unknown, path
-        assert ask(company.waiting, company.other) == unknown, path
+        unknown = ask(client, method, path, UNKNOWN_ID, company.other)
+        assert ask(client, method, path, company.finished, company.other) == unknown, path
+        assert ask(client, method, path, company.waiting, company.other) == unknown, path
         assert jobs.list() == before, path  # nothing was cancelled, deleted or made
         if method == "GET" or "fetch" in path:
-            assert ask(company.finished, company.owner) != unknown, path
+            assert ask(client, method, path, company.finished, company.owner) != unknown, path
+
+
+@pytest.mark.parametrize("kinds", [KINDS, KINDS_WITH_COUNT], ids=["unknown to this version", "known"])
+def test_job_of_another_kind_is_answered_as_an_id_that_nobody_has(
+    services: AppParts, company: Company, keys: KeyStore, engine: Engine, kinds: Kinds
+) -> None:
+    """By what is about videos. Nothing that lists, counts or estimates falls over it."""
+    owner = keys.find(company.owner["key"])
+    assert owner is not None
+    newer = JobStore(engine, kinds=KINDS_WITH_COUNT)
+    count = newer.submit(make_count(api_key_id=owner.id))
+    before = newer.list()
+    with TestClient(create_app(replace(services, jobs=JobStore(engine, kinds=kinds)))) as client:
+        for method, path in requests_for_a_job():
+            unknown = ask(client, method, path, UNKNOWN_ID, company.owner)
+            assert ask(client, method, path, count.id, company.owner) == unknown, path
+        assert client.get(f"/files/{count.file_prefix}.txt").status_code == 404
+        assert client.get(f"/files/{count.file_prefix}/preview.webp").status_code == 404
+        listed = client.get(VIDEOS, headers=company.owner).json()["data"]
+        assert client.get("/health").json()["queued"] == 3
+        assert client.post("/api/v3/system_load", headers=company.owner).status_code == 200
+        assert newer.list() == before
+        assert client.post(SUBMIT, json={"prompt": "a red cat"}, headers=company.owner).json()["eta"] > 0
+
+    assert [video["id"] for video in listed] == [f"video_{company.waiting}", f"video_{company.finished}"]
 
 
 def test_no_endpoint_takes_an_id_that_this_page_does_not_know() -> None:

@@ -135,6 +135,7 @@ ENDED = b"\r\n"
 BODY = b"POST /v1/videos HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [b"", BEGUN])
 def test_request_that_does_not_begin_or_end_is_not_waited_for(serve: Serve, clock: Clock, words: bytes) -> None:
     with serve() as client, connected(client, words) as connection:
@@ -145,6 +146,7 @@ def test_request_that_does_not_begin_or_end_is_not_waited_for(serve: Serve, cloc
         assert ask_anew(client) == 200
 
 
+@pytest.mark.slow
 def test_second_request_has_its_own_time(serve: Serve, clock: Clock) -> None:
     with serve() as client, connected(client, BEGUN + ENDED) as connection:
         first = connection.recv(65536)
@@ -155,6 +157,7 @@ def test_second_request_has_its_own_time(serve: Serve, clock: Clock) -> None:
         assert (first + read_to_end(connection)).count(b"HTTP/1.1 200") == 1
 
 
+@pytest.mark.slow
 def test_client_that_does_not_read_is_not_waited_for(serve: Serve, clock: Clock) -> None:
     request = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n" + ENDED
     servers: list[uvicorn.Server] = []

@@ -69,6 +69,7 @@ def test_what_takes_too_much_memory_is_refused(decoder: Decoder) -> None:
         decoder.decode(PICTURE, **wide)
 
 
+@pytest.mark.slow
 def test_what_takes_too_long_is_refused() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (1, 576, 768, 3), np.uint8)
     slow = Init("video", "mp4", repeat_frames(encode_h264(noise, crf=1), [0] * 1800))

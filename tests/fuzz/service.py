@@ -79,7 +79,7 @@ def make_brief() -> Callable[[], bool]:
 def make_jobs(services: AppParts, folder: Path) -> None:
     jobs, path = services.jobs, folder / "clip.mp4"
     for seed in range(5):
-        jobs.submit(NewJob(params=VideoParams.from_json(PARAMS.to_json() | {"seed": seed}), request={}, max_frames=40))
+        jobs.submit(NewJob(params=VideoParams.from_json(PARAMS.to_json() | {"seed": seed}), request={}, cost=1))
     done, _ = jobs.claim("worker") or ()
     video = encode(make_scene(4), path, output_type="mp4", metadata={})
     services.storage.save(video, "1.mp4")

@@ -16,7 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from promptreel.errors import CheckpointUnusable
 from promptreel.generation.engine import Engine
 from promptreel.generation.families.animatediff import LoadedCheckpoint
-from promptreel.generation.preview import Previews
+from promptreel.generation.latent_previews import Previews
 from promptreel.jobs.job import JobStage
 from promptreel.jobs.params import VideoParams
 from promptreel.models.registry import ModelRegistry

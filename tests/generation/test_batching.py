@@ -86,6 +86,7 @@ def join_after(event: threading.Event) -> OnProgress:
     return on_progress
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("device", "plan_rows"),
     [(CPU, None), (CPU, ALL_THAT_AGREE), (BF16, ALL_THAT_AGREE)],
@@ -108,6 +109,7 @@ def test_a_clip_has_the_same_bytes_alone_and_in_company(models: ModelRegistry, d
         assert np.array_equal(made.result().clip.frames, alone.generate(params, go_on).clip.frames), params
 
 
+@pytest.mark.slow
 def test_a_cancelled_and_a_failing_request_leave_the_others_alone(models: ModelRegistry) -> None:
     engine = new_engine(models, BF16, ALL_THAT_AGREE)
     alone = engine.generate(PARAMS, go_on).clip.frames
@@ -136,6 +138,7 @@ def test_a_cancelled_and_a_failing_request_leave_the_others_alone(models: ModelR
     assert last.exception() is None
 
 
+@pytest.mark.slow
 def test_a_clip_has_the_same_bytes_while_another_model_waits_to_be_loaded(models: ModelRegistry) -> None:
     alone = Engine(models, BF16).generate(PARAMS, go_on).clip.frames
     other = replace(PARAMS, model_id="tiny-v")
@@ -182,6 +185,7 @@ def test_requests_share_forwards_up_to_the_planned_number_of_rows(models: ModelR
     assert len(rows) < 4 * steps
 
 
+@pytest.mark.slow
 def test_short_request_passes_a_long_one(models: ModelRegistry) -> None:
     engine = new_engine(models, CPU, lambda _forward: RowPlan())
     under_way, seated, calls = threading.Event(), threading.Event(), []

@@ -193,6 +193,7 @@ with ThreadPoolExecutor(2) as jobs:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted as Linux lists them")
 def test_only_the_row_threads_have_helpers() -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "1"}

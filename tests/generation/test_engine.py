@@ -31,6 +31,7 @@ def count_rows(engine: Engine, model_id: str = "tiny") -> list[int]:
     return rows
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_frames(engine: Engine) -> None:
     for scheduler in ("DDPMScheduler", "UniPCMultistepScheduler", "KDPM2AncestralDiscreteScheduler"):
         params = replace(PARAMS, scheduler=scheduler)
@@ -49,6 +50,7 @@ def test_clip_does_not_depend_on_what_was_made_before(engine: Engine, models: Mo
     assert np.array_equal(engine.generate(PARAMS, go_on).clip.frames, frames)
 
 
+@pytest.mark.slow
 def test_every_scheduler_runs_on_a_network(engine: Engine) -> None:
     for scheduler in SCHEDULERS:
         clip = engine.generate(replace(PARAMS, scheduler=scheduler, num_inference_steps=3), go_on).clip

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 READ = """
 import {first}
 import diffusers.utils.dynamic_modules_utils, huggingface_hub.constants
@@ -13,6 +15,7 @@ print(huggingface_hub.constants.HF_HUB_OFFLINE, diffusers.utils.constants.DIFFUS
 """
 
 
+@pytest.mark.slow
 def test_environment_is_set_before_torch_is_imported() -> None:
     """But for what somebody has set; tests/flows/test_one_service.py sees what OpenMP reads if nobody has."""
     environment = {**os.environ, "OMP_DISPLAY_ENV": "verbose", "HF_HUB_OFFLINE": "0", "GOMP_SPINCOUNT": "77"}

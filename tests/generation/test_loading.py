@@ -157,6 +157,7 @@ def test_layout_of_the_defaults_is_that_of_the_class(kind: type[Config]) -> None
     assert lay_out(kind()) == shapes_of(build_without_memory(kind()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DRAWN, ids=lambda kind: kind.__name__)
 def test_any_config_that_passes_builds_a_network_of_its_layout_that_runs(kind: type[Config]) -> None:
     @settings(max_examples=6 if kind is configs.MotionUNet else 12)

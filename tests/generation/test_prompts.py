@@ -58,7 +58,7 @@ def count_runs(encoder: PromptEncoder) -> tuple[list[int], Any]:
 
 
 @pytest.mark.parametrize(("characters", "chunks"), [(0, 1), (1, 1), (ROOM, 1), (ROOM + 1, 2), (2 * ROOM, 2), (2 * ROOM + 1, 3)])
-def test_text_takes_as_many_windows_as_it_fills(encoder: PromptEncoder, characters: int, chunks: int) -> None:
+def test_text_takes_as_many_chunks_as_it_fills(encoder: PromptEncoder, characters: int, chunks: int) -> None:
     text = "x" * characters
 
     assert encoder.count_chunks(text) == chunks
@@ -71,7 +71,7 @@ def test_each_chunk_is_encoded_as_if_it_were_alone(encoder: PromptEncoder) -> No
     assert torch.equal(encode(encoder, first + second), torch.cat([encode(encoder, first), encode(encoder, second)], dim=1))
 
 
-def test_words_after_the_first_window_change_the_embeddings(encoder: PromptEncoder) -> None:
+def test_words_after_the_first_chunk_change_the_embeddings(encoder: PromptEncoder) -> None:
     one, other = encode(encoder, "x" * 200 + " cat"), encode(encoder, "x" * 200 + " dog")
 
     assert one.shape == other.shape
@@ -221,13 +221,13 @@ def test_long_prompt_makes_a_clip_in_which_every_word_counts(models: ModelRegist
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 7.5], ids=["unguided", "guided"])
-def test_built_in_model_reads_past_its_window_of_32_tokens(cutout: Engine, guidance_scale: float) -> None:
+def test_built_in_model_reads_past_32_tokens(cutout: Engine, guidance_scale: float) -> None:
     said = "a red cat sitting on a bench in the snow at night, " * 4
     params = replace(PARAMS, model_id="cutout", guidance_scale=guidance_scale, num_frames=2, num_inference_steps=2)
     checkpoint = cutout.load("cutout")
     one, other = (cutout.generate(replace(params, prompt=said + word), go_on).clip for word in ("rising", "falling"))
 
-    assert checkpoint.prompts.window == 32
+    assert checkpoint.prompts.max_tokens == 32
     assert checkpoint.count_chunks(said) == 2
     assert not np.array_equal(one.frames, other.frames)
 

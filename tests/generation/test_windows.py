@@ -135,6 +135,7 @@ def test_noise_of_a_long_clip_has_unit_variance_and_is_alike_at_one_place_of_all
     assert (middle[1:] * middle[:-1]).mean(1).max() < 0.6
 
 
+@pytest.mark.slow
 def test_long_clip_is_made_of_windows_and_equal_seeds_give_equal_frames(engine: Engine) -> None:
     lengths: list[int] = []
     engine.load("tiny").unet.register_forward_pre_hook(lambda _unet, args: lengths.append(args[0].shape[2]))
@@ -152,6 +153,7 @@ def test_long_clip_is_made_of_windows_and_equal_seeds_give_equal_frames(engine: 
     assert not np.array_equal(engine.generate(replace(params, seed=1), go_on).clip.frames, clip.frames)
 
 
+@pytest.mark.slow
 def test_windows_of_a_long_clip_share_forwards_with_a_clip_of_their_length(engine: Engine) -> None:
     """That both keep their bytes is seen in test_batching.py."""
     engine.batcher = StepBatcher(lambda _forward: RowPlan((2, 4)), grace_seconds=60)
@@ -165,6 +167,7 @@ def test_windows_of_a_long_clip_share_forwards_with_a_clip_of_their_length(engin
     assert rows.count(4) == 14
 
 
+@pytest.mark.slow
 def test_long_clip_has_no_jump_where_windows_meet_and_stays_in_one_place() -> None:
     """The prompt says nothing of a place: with windows that do not agree, it begins at sea and ends at night."""
     engine = Engine(ModelRegistry(built_in=BUILT_IN_MODELS, models_dir=BUILT_IN_MODELS / "none"), pick_device("cpu"))

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Engine, event
 
 from promptreel.jobs.database import open_database
+from promptreel.jobs.eta import work_units
 from promptreel.jobs.job import NewJob, Result
 from promptreel.jobs.params import VideoParams
 
@@ -30,10 +31,11 @@ WEBHOOK = "https://Shop.example.com/hooks?token=1"
 
 
 def make_new_job(prompt: str = "a red cat", *, webhook_url: str | None = None, **params: object) -> NewJob:
+    wanted = VideoParams.from_json({"model_id": "cutout", "prompt": prompt, **params})
     return NewJob(
-        params=VideoParams.from_json({"model_id": "cutout", "prompt": prompt, **params}),
+        params=wanted,
         request={"dialect": "v4", "scheduler": None},
-        max_frames=40,
+        cost=work_units(wanted, 40),
         track_id="t-1",
         webhook_url=webhook_url,
     )

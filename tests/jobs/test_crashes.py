@@ -13,6 +13,7 @@ from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+import pytest
 from sqlalchemy import Engine
 
 from promptreel.jobs.database import open_database
@@ -156,6 +157,7 @@ def claim_in_step(url: str, owner: str, start: Barrier, taken: SimpleQueue[tuple
     taken.put((owner, ids))
 
 
+@pytest.mark.slow
 def test_processes_never_claim_the_same_job(database_url: str, engine: Engine) -> None:
     store = JobStore(engine)
     submitted = [store.submit(make_new_job()).id for _ in range(200)]

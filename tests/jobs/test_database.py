@@ -4,22 +4,23 @@ import multiprocessing
 import os
 import resource
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from pysqlite3 import dbapi2 as sqlite
-from sqlalchemy import Engine, event, insert, select, text
+from sqlalchemy import Connection, Engine, event, insert, select, text
 from sqlalchemy.exc import OperationalError
 
 from promptreel.errors import BadConfiguration, DatabaseBusy, DiskFull
 from promptreel.jobs.database import migrate, open_database, read_transaction, refuse_affected_sqlite, write_transaction
+from promptreel.jobs.deliveries import DeliveryStore
 from promptreel.jobs.store import JobStore
 from promptreel.jobs.tables import metadata, workers
 from promptreel.version import installed_version
-from tests.jobs.factories import START, full_database, make_new_job
+from tests.jobs.factories import START, WEBHOOK, full_database, make_new_job, make_result
 
 WORKER = {"id": "w", "device": "cpu", "seconds_per_unit": None, "last_seen": START}
 
@@ -289,26 +290,56 @@ def test_start_meets_what_passes_with_the_same_words(engine: Engine, database_ur
             open_database(new, busy_seconds=0.02)
 
 
-def downgrade_to_0002(engine: Engine) -> None:
+def replace_indexes(connection: Connection, *definitions: str) -> None:
+    for each in definitions:
+        name = each.split("(")[0].split(" ON ")[0]
+        connection.execute(text(f"DROP INDEX {name}"))
+        connection.execute(text(f"CREATE INDEX {each}"))
+
+
+def downgrade_to_0003(engine: Engine) -> None:
     with write_transaction(engine) as connection:
-        connection.execute(text("DROP INDEX jobs_succeeded_by_model"))
-        connection.execute(
-            text("CREATE INDEX jobs_succeeded_by_model ON jobs (model_id, finished_at) WHERE status = 'succeeded'")
+        replace_indexes(
+            connection,
+            "jobs_queued ON jobs (priority, vt, id) WHERE status = 'queued'",
+            "jobs_queued_by_batch ON jobs (batch_key, priority, vt, id, cost) WHERE status = 'queued'",
+            "jobs_queued_by_api_key ON jobs (api_key_id, batch_key, priority, vt, id, cost) WHERE status = 'queued'",
+            "jobs_succeeded_by_model ON jobs (model_id, id) WHERE status = 'succeeded'",
         )
+        connection.execute(text("ALTER TABLE jobs DROP COLUMN kind"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0003'"))
+
+
+def downgrade_to_0002(engine: Engine) -> None:
+    downgrade_to_0003(engine)
+    with write_transaction(engine) as connection:
+        replace_indexes(connection, "jobs_succeeded_by_model ON jobs (model_id, finished_at) WHERE status = 'succeeded'")
         connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
 
 
-def test_older_database_with_waiting_jobs_is_brought_up_to_date(engine: Engine, store: JobStore) -> None:
+@pytest.mark.parametrize("downgrade", [downgrade_to_0002, downgrade_to_0003])
+def test_older_database_with_jobs_in_flight_is_brought_up_to_date(
+    engine: Engine, store: JobStore, downgrade: Callable[[Engine], None]
+) -> None:
     newest = schema_of(engine)
-    waiting = [store.submit(make_new_job()).id for _ in range(2)]
-    downgrade_to_0002(engine)
+    done, running, waiting = (store.submit(make_new_job(webhook_url=WEBHOOK)).id for _ in range(3))
+    finished, _ = store.claim("w") or pytest.fail("nothing to claim")
+    store.finish(finished, make_result())
+    held, _ = store.claim("w") or pytest.fail("nothing to claim")
+    before = [(store.get(job_id), store.list_attempts(job_id)) for job_id in (done, running, waiting)]
+    downgrade(engine)
     assert schema_of(engine) != newest
 
     migrate(engine)
 
     assert schema_of(engine) == newest
-    claimed = [store.claim("w") for _ in waiting]
-    assert [job.id for _, job in claimed] == waiting
+    assert [(store.get(job_id), store.list_attempts(job_id)) for job_id in (done, running, waiting)] == before
+    assert {job.kind for job in store.list()} == {"video"}
+    store.heartbeat(held)
+    store.finish(held, make_result())
+    taken = store.claim("w") or pytest.fail("nothing to claim")
+    assert taken[1].id == waiting
+    assert [len(DeliveryStore(engine).list(job_id)) for job_id in (done, running, waiting)] == [1, 1, 0]
 
 
 @pytest.fixture

@@ -246,6 +246,20 @@ def test_work_ahead_is_summed_up_by_model_and_shape(store: JobStore) -> None:
     assert len(store.unfinished_work()) == 4
 
 
+def test_job_that_was_put_off_is_no_work_in_front_of_others_until_it_is_due(store: JobStore, clock: Clock) -> None:
+    first, second = (store.submit(make_new_job()) for _ in range(2))
+    claim, _ = store.claim("w") or pytest.fail("nothing to claim")
+    store.put_off(claim, code="disk_full", message="No room.")
+    meanwhile = store.queue_ahead(second), store.unfinished_work()
+    clock.advance(60)
+    due = store.queue_ahead(second), store.unfinished_work()
+
+    assert meanwhile[0] == Ahead()
+    assert [each.units for each in meanwhile[1]] == [second.cost]
+    assert [each.units for each in due[0].work] == [first.cost]
+    assert (due[0].waiting, [each.units for each in due[1]]) == (1, [first.cost + second.cost])
+
+
 OF_ALL = ["SCAN jobs USING COVERING INDEX jobs_queued_by_batch"]
 OF_THE_KEY = ["SEARCH jobs USING COVERING INDEX jobs_queued_by_api_key (api_key_id=?)"]
 

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -169,6 +170,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.check_that_no_job_is_lost_and_what_ended_stays(found)
 
 
+@pytest.mark.slow
 def test_queue_keeps_its_promises_in_any_order_of_events(migrated_file: Path) -> None:
     QueueMachine.migrated_file = migrated_file
     run_state_machine_as_test(

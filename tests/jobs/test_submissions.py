@@ -137,7 +137,7 @@ def test_key_at_its_limit_is_passed_over(store: JobStore, submit: Submit, make_k
 
     assert {job.id for _, job in held} == {*own[:2], *later, local.id}
     assert store.claim("w") is None
-    assert store.claim("w", beside="cutout") is None
+    assert store.claim("w", beside=local.params) is None
     store.finish(next(each for each, job in held if job.id == own[0]), make_result())
     assert claim(store)[1].id == own[2]
 

@@ -80,7 +80,7 @@ def test_good_checkpoint_is_described_in_full(checkpoint):
     assert (found.unet.class_name, found.vae.class_name) == ("UNetMotionModel", "AutoencoderKL")
     assert found.unet.arguments["motion_max_seq_length"] == MAX_FRAMES
     assert found.vae.arguments["scaling_factor"] == 0.18215
-    assert found.tokenizer.window == 32
+    assert found.tokenizer.max_tokens == 32
     assert found.noise_table["beta_schedule"] == "linear"
     assert {tensor.file for tensor in found.unet.tensors.values()} == {
         checkpoint / WEIGHTS[name] for name in ("unet", "motion_adapter")

@@ -39,7 +39,12 @@ def test_two_files_and_one_say_the_same(folder):
     (folder / "vocab.json").unlink()
     one = read_tokenizer(folder)
 
-    assert (two.vocab, two.merges, two.special_tokens, two.window) == (one.vocab, one.merges, one.special_tokens, one.window)
+    assert (two.vocab, two.merges, two.special_tokens, two.max_tokens) == (
+        one.vocab,
+        one.merges,
+        one.special_tokens,
+        one.max_tokens,
+    )
     assert two.merges == (("a", "t</w>"),)
     assert two.special_tokens == {"bos_token": "<|startoftext|>", "eos_token": END, "unk_token": END, "pad_token": END}
 
@@ -63,7 +68,7 @@ def test_special_tokens_of_their_own_file_go_before_the_settings(folder):
 def test_window_is_what_the_settings_say(folder, length, window):
     change_json(folder / "tokenizer_config.json", model_max_length=length)
 
-    assert read_tokenizer(folder).window == window
+    assert read_tokenizer(folder).max_tokens == window
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, -1, float("nan"), "77", [77]])

@@ -4,11 +4,13 @@ import random
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from recipes.cutout.probes import FRAMES, LABELS, judge, labels_of, load_probe
 from recipes.cutout.world import draw_clip, pick_scene
 
 
+@pytest.mark.slow
 def test_kept_probe_is_right_on_drawn_clips(tmp_path: Path) -> None:
     rng = random.Random("a test of the probe")
     scenes = [pick_scene(rng) for _ in range(40)]

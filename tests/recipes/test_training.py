@@ -126,6 +126,7 @@ def test_each_clip_of_a_batch_has_its_own_positions() -> None:
     assert torch.equal(inside[36], table[0, [5, 6]])
 
 
+@pytest.mark.slow
 def test_packaged_files_can_be_unpacked_and_trained_on(tmp_path: Path) -> None:
     torch.manual_seed(0)
     folder, target, again = tmp_path / "train", tmp_path / "cutout", tmp_path / "again"
@@ -149,6 +150,7 @@ def test_packaged_files_can_be_unpacked_and_trained_on(tmp_path: Path) -> None:
         unpack(again, target)
 
 
+@pytest.mark.slow
 def test_the_vocabulary_is_the_same_in_every_process() -> None:
     """A training that is taken up again would else read some words as others."""
     code = "from recipes.cutout.text import build_tokenizer; print(sorted(build_tokenizer().get_vocab().items()))"

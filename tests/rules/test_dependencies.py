@@ -35,7 +35,7 @@ def test_every_dependency_has_a_reason() -> None:
         "## To run": base,
         "## To make videos": [name for name in names(extras.pop("worker")) if name not in base],
         "## To develop": [name for name in developing if name != "promptreel"],
-        "## Extras": names(extras.pop("heif")),
+        "## Extras": names([*extras.pop("heif"), *extras.pop("site")]),
     }
 
     assert extras == {}  # an extra that no code uses has no place here

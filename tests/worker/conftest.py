@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from promptreel.jobs.database import migrate, open_database
 from promptreel.jobs.store import JobStore
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelRegistry
 from promptreel.storage.local import LocalStorage
-from promptreel.worker.footprint import Room
+from promptreel.worker.recipes.video import Makers, VideoRecipe
+from promptreel.worker.room import Room
 from promptreel.worker.worker import Worker
 from tests.generation.checkpoints import make_tiny_checkpoint
 
@@ -53,15 +55,29 @@ def built_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def worker(jobs: JobStore, built_in: Path, tmp_path: Path, decoder: Decoder, stop: threading.Event) -> Worker:
-    models = ModelRegistry(built_in=built_in, models_dir=tmp_path / "models")
+    engine = Engine(ModelRegistry(built_in=built_in, models_dir=tmp_path / "models"), Device("cpu", torch.float32))
+    storage = LocalStorage(tmp_path / "results")
     return Worker(
         owner="worker-1",
         jobs=jobs,
-        engine=Engine(models, Device("cpu", torch.float32)),
-        storage=LocalStorage(tmp_path / "results"),
-        decoder=decoder,
-        scratch=tmp_path / "scratch",
+        engine=engine,
+        recipes={"video": VideoRecipe(Makers(engine, decoder, threading.Semaphore(1)), storage, tmp_path / "scratch")},
+        storage=storage,
         lease_seconds=LEASE_SECONDS,
         room=Room(jobs=4, memory=1 << 30),
         stop=stop,
     )
+
+
+@contextmanager
+def at_work(worker: Worker) -> Iterator[None]:
+    """Runs it, without loading and measuring the built-in model first."""
+    worker.startup()
+    thread = threading.Thread(target=worker.main_loop)
+    thread.start()
+    try:
+        yield
+    finally:
+        worker.stop.set()
+        thread.join()
+        worker.shutdown()

@@ -8,7 +8,8 @@ import psutil
 from promptreel.bootstrap import BUILT_IN_MODELS
 from promptreel.jobs.params import MAX_FRAMES, VideoParams
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistry
-from promptreel.worker.footprint import estimate_bytes, machine_memory, return_freed_memory
+from promptreel.worker.recipes.video_footprint import estimate_bytes
+from promptreel.worker.room import machine_memory, return_freed_memory
 
 MEGABYTE = 1024 * 1024
 LARGEST = VideoParams(model_id="m", prompt="a cat", width=1792, height=1024, num_frames=MAX_FRAMES)

@@ -41,13 +41,18 @@ def claim(jobs: JobStore) -> Claim:
     return taken[0]
 
 
+def quick_pulse(jobs: JobStore, stop: threading.Event) -> Pulse:
+    """One that beats as often as a test looks."""
+    return Pulse(jobs, lease_seconds=LEASE_SECONDS, stop=stop, announce=lambda: None, beat_seconds=0.02)
+
+
 @pytest.fixture
 def start_pulse(jobs: JobStore, claim: Claim, stop: threading.Event) -> Iterator[StartPulse]:
     """Starts a pulse, and holds the claim until the test ends."""
     with ExitStack() as stack:
 
         def start() -> Hold:
-            pulse = Pulse(jobs, lease_seconds=LEASE_SECONDS, stop=stop, announce=lambda: None)
+            pulse = quick_pulse(jobs, stop)
             pulse.start()
             stack.callback(pulse.end)
             return stack.enter_context(pulse.hold(claim))
@@ -129,7 +134,7 @@ def test_progress_is_reported_and_never_goes_back(jobs: JobStore, claim: Claim, 
 
 
 def test_released_job_is_left_alone(jobs: JobStore, claim: Claim, stop: threading.Event) -> None:
-    pulse = Pulse(jobs, lease_seconds=LEASE_SECONDS, stop=stop, announce=lambda: None)
+    pulse = quick_pulse(jobs, stop)
     pulse.start()
     with pulse.hold(claim):
         pass
@@ -146,7 +151,7 @@ def test_several_jobs_are_held_and_told_apart(jobs: JobStore, claim: Claim, stop
     jobs.submit(make_new_job())
     other = jobs.claim("worker-1")
     assert other is not None
-    pulse = Pulse(jobs, lease_seconds=LEASE_SECONDS, stop=stop, announce=lambda: None)
+    pulse = quick_pulse(jobs, stop)
     pulse.start()
     with pulse.hold(claim) as first, pulse.hold(other[0]) as second:
         jobs.cancel(claim.job_id)
@@ -160,7 +165,7 @@ def test_several_jobs_are_held_and_told_apart(jobs: JobStore, claim: Claim, stop
 def test_pulse_outlives_an_absent_job_table(
     jobs: JobStore, claim: Claim, stop: threading.Event, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    pulse = Pulse(jobs, lease_seconds=LEASE_SECONDS, stop=stop, announce=lambda: None)
+    pulse = quick_pulse(jobs, stop)
     database = open_database(database_url)
     with write_transaction(database) as connection:
         connection.execute(text("ALTER TABLE jobs RENAME TO away"))

@@ -8,6 +8,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,7 +26,9 @@ from promptreel.jobs.tables import utc_now
 from promptreel.media import Init, Video
 from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.storage.local import LocalStorage
-from promptreel.worker.footprint import Room, estimate_bytes
+from promptreel.worker.recipes.video import VideoRecipe
+from promptreel.worker.recipes.video_footprint import estimate_bytes
+from promptreel.worker.room import Room
 from promptreel.worker.worker import STALLED_CODE, Worker
 from tests.encoding.files import encode_image, make_bars
 from tests.generation.checkpoints import make_tiny_checkpoint
@@ -162,6 +165,14 @@ class GatedStorage(LocalStorage):
         super().save(video, key)
 
 
+def storing_in(storage: LocalStorage, worker: Worker) -> dict[str, VideoRecipe]:
+    """The worker's recipes with another storage."""
+    recipe = worker.recipes["video"]
+    assert isinstance(recipe, VideoRecipe)
+    return {"video": replace(recipe, storage=storage)}
+
+
+@pytest.mark.slow
 def test_claim_and_end_of_a_job_wait_for_a_locked_job_table(
     worker: Worker,
     stop: threading.Event,
@@ -172,8 +183,7 @@ def test_claim_and_end_of_a_job_wait_for_a_locked_job_table(
 ) -> None:
     locking, impatient = open_database(database_url), open_database(database_url, busy_seconds=0.05)
     storage = GatedStorage(tmp_path / "results")
-    worker.jobs, worker.storage = JobStore(impatient, lease_seconds=LEASE_SECONDS), storage
-    worker.scratch.mkdir()
+    worker.jobs, worker.recipes = JobStore(impatient, lease_seconds=LEASE_SECONDS), storing_in(storage, worker)
     job_id = submit(jobs)
     thread = threading.Thread(target=worker.main_loop, daemon=True)
     with write_transaction(locking):
@@ -209,6 +219,7 @@ def test_storage_that_cannot_be_written_fails_the_job(running: threading.Thread,
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_cancelled_job_stops_and_the_next_one_runs(running: threading.Thread, jobs: JobStore) -> None:
     job_id = submit(jobs, **ENDLESS)
     wait_until(jobs, job_id, JobStatus.RUNNING)
@@ -229,6 +240,7 @@ def test_jobs_of_one_model_run_side_by_side(running: threading.Thread, jobs: Job
     jobs.cancel(long_id)
 
 
+@pytest.mark.slow
 def test_job_that_does_not_fit_beside_those_in_hand_waits_for_them(
     worker: Worker, running: threading.Thread, jobs: JobStore
 ) -> None:
@@ -249,6 +261,7 @@ def test_job_that_does_not_fit_beside_those_in_hand_waits_for_them(
     assert [job.status for job in ended] == [JobStatus.CANCELLED, JobStatus.CANCELLED, JobStatus.SUCCEEDED]
 
 
+@pytest.mark.slow
 def test_job_that_took_a_worker_down_runs_alone(running: threading.Thread, jobs: JobStore) -> None:
     crashed = submit(jobs, **ENDLESS)
     wait_until(jobs, crashed, JobStatus.RUNNING)
@@ -316,7 +329,6 @@ def test_job_that_went_to_another_worker_is_left_to_it(
 
 def test_result_of_a_lost_job_is_removed_again(worker: Worker, jobs: JobStore, tmp_path: Path) -> None:
     """The worker was fenced off at the very end: its file must not stay behind."""
-    worker.scratch.mkdir()
     job_id = submit(jobs)
     claimed = jobs.claim("worker-1")
     assert claimed is not None
@@ -329,11 +341,12 @@ def test_result_of_a_lost_job_is_removed_again(worker: Worker, jobs: JobStore, t
 
 
 def test_job_without_room_for_its_file_is_put_off_and_made_later(
-    worker: Worker, stop: threading.Event, jobs: JobStore, database_url: str
+    worker: Worker, stop: threading.Event, jobs: JobStore, database_url: str, tmp_path: Path
 ) -> None:
     job_id = submit(jobs)
-    worker.scratch.mkdir()
-    (worker.scratch / f"{jobs.get(job_id).file_prefix}.1.mp4").symlink_to("/dev/full")  # the first attempt's: a full disk
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    (scratch / f"{jobs.get(job_id).file_prefix}.1.mp4").symlink_to("/dev/full")  # the first attempt's: a full disk
     thread = threading.Thread(target=worker.run)
     thread.start()
     wait_for(lambda: (job := jobs.get(job_id)).attempt == 1 and job.status is JobStatus.QUEUED)
@@ -346,9 +359,10 @@ def test_job_without_room_for_its_file_is_put_off_and_made_later(
     thread.join()
 
     assert (job.status, job.attempt, job.crashes) == (JobStatus.SUCCEEDED, 2, 0)
-    assert list(worker.scratch.iterdir()) == []
+    assert list(scratch.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_worker_waits_a_locked_job_table_out(worker: Worker, stop: threading.Event, jobs: JobStore, database_url: str) -> None:
     """From its start on: nobody can say that it is there, or take a job, while another process has the lock."""
     job_id = submit(jobs)
@@ -389,17 +403,17 @@ def test_job_that_stands_still_ends_the_process_and_loses_a_life_and_the_others_
     ]
 
 
+@pytest.mark.slow
 def test_worker_notices_a_job_that_stands_still(worker: Worker, jobs: JobStore, stop: threading.Event, tmp_path: Path) -> None:
     storage, ended = GatedStorage(tmp_path / "results"), threading.Event()
     impatient = Worker(
         owner="worker-1",
         jobs=jobs,
         engine=worker.engine,
+        recipes=storing_in(storage, worker),
         storage=storage,
-        scratch=worker.scratch,
         lease_seconds=LEASE_SECONDS,
         room=Room(1, 1 << 40),
-        decoder=worker.makers.decoder,
         stop=stop,
         stall_seconds=1,
     )

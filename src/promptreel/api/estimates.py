@@ -20,7 +20,7 @@ from promptreel.jobs.eta import (
     estimate_seconds,
     learn_rate,
 )
-from promptreel.jobs.job import Job, JobStatus
+from promptreel.jobs.job import JobStatus, VideoJob
 from promptreel.jobs.store import WorkerRecord
 from promptreel.models.registry import DEFAULT_MODEL_ID
 
@@ -33,12 +33,12 @@ class Outlook:
     queue_position: int
 
 
-def estimate(services: Services, job: Job) -> int:
+def estimate(services: Services, job: VideoJob) -> int:
     """Whole seconds until the job is done."""
     return look_ahead(services, job).eta
 
 
-def look_ahead(services: Services, job: Job) -> Outlook:
+def look_ahead(services: Services, job: VideoJob) -> Outlook:
     """What a client that waits wants to know. Raises JobNotFound when the job was deleted meanwhile."""
     if job.is_final:
         return Outlook(eta=0, queue_position=0)

@@ -10,7 +10,7 @@ from promptreel.api.dependencies import OpenServicesOfApp
 from promptreel.api.legacy.openapi import FILE_ANSWERS, PREVIEW_ANSWERS
 from promptreel.api.parts import OpenServices
 from promptreel.errors import JobNotFound
-from promptreel.jobs.job import Job, JobStatus
+from promptreel.jobs.job import JobStatus, VideoJob
 from promptreel.media import MEDIA_TYPES, PREVIEW_MEDIA_TYPE
 
 
@@ -47,7 +47,7 @@ def send_preview(request: Request, file_prefix: str, services: OpenServicesOfApp
     return Response(content, media_type=PREVIEW_MEDIA_TYPE)
 
 
-def _find_owner(request: Request, services: OpenServices, file_prefix: str) -> Job:
+def _find_owner(request: Request, services: OpenServices, file_prefix: str) -> VideoJob:
     """The job that a file belongs to. Raises LinkUnusable."""
     services.link_maker.check(request.url.path, request.query_params)
     try:

@@ -9,11 +9,11 @@ from fastapi import Request
 
 from promptreel.api.base_url import base_url
 from promptreel.api.parts import Services
-from promptreel.jobs.job import Job, NewJob
+from promptreel.jobs.job import NewJob, VideoJob
 from promptreel.media import Init
 
 
-def submit(request: Request, services: Services, read: Callable[[], tuple[NewJob, Init | None]]) -> Job:
+def submit(request: Request, services: Services, read: Callable[[], tuple[NewJob, Init | None]]) -> VideoJob:
     """Queues the job that `read` makes of the request; a repeated request is not read again, but has its first job.
 
     For what it names may be gone by now: a file behind a URL, a link that expired, the video of a remix. Nor is a request

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from promptreel.api.legacy.answers import to_webhook as to_legacy_webhook
 from promptreel.api.v1.answers import to_webhook as to_event
 from promptreel.api.v1.requests import DIALECT
-from promptreel.jobs.job import Job
+from promptreel.jobs.job import AnyJob, VideoJob
 from promptreel.jobs.links import LinkMaker
+from promptreel.jobs.params import VideoParams
 
 
-def to_webhook(job: Job, delivery_id: str, links: LinkMaker) -> dict[str, Any]:
+def to_webhook(job: AnyJob, delivery_id: str, links: LinkMaker) -> dict[str, Any]:
     """The body for a job that has ended. Its links begin as those of the answer to the job's request."""
+    return _BODIES[job.kind](job, delivery_id, links)
+
+
+def _tell_of_video(job: VideoJob, delivery_id: str, links: LinkMaker) -> dict[str, Any]:
     if job.request.get("dialect") == DIALECT:
         return to_event(job, delivery_id)
     return to_legacy_webhook(job, links.start(job.request.get("base_url", "")))
+
+
+_BODIES: Mapping[str, Callable[[Any, str, LinkMaker], dict[str, Any]]] = MappingProxyType({VideoParams.kind: _tell_of_video})
+"""What is told of each kind of job."""

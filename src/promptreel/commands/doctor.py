@@ -1,6 +1,6 @@
-"""`promptreel doctor`: looks at what Promptreel needs of this machine, and says how to mend what is wrong.
+"""`promptreel doctor`: checks what Promptreel needs from this machine, and says how to fix what is wrong.
 
-What it prints goes into public issues: no value of a setting, no secret and no user's name is in it.
+Users paste its output into public issues, so it holds no setting's value, no secret and no user name.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: "-" is for what is not there and need not be. `mend` is the command that helps."""
+    """One line of output. State "-": optional and missing. `mend`: the command that fixes it."""
 
     name: str
     state: State
@@ -58,7 +58,7 @@ class Finding:
 
 
 def doctor(data_dir: DataDir = None) -> None:
-    """Check this machine, and say how to mend what is wrong. Safe to paste into an issue; ends with 1 if something is wrong."""
+    """Check this machine, and say how to fix what is wrong. Safe to paste into an issue; exits with 1 if something is wrong."""
     findings = list(_look_at_everything(data_dir))
     for finding in findings:
         print(anonymous(layout(finding)))  # noqa: T201
@@ -69,7 +69,7 @@ def doctor(data_dir: DataDir = None) -> None:
 
 
 def layout(finding: Finding) -> str:
-    """In 80 columns; a command stays whole, on a line of its own."""
+    """Wraps at 80 columns. A command gets a line of its own and is never broken."""
     indent = " " * (NAME_WIDTH + STATE_WIDTH)
     start = f"{finding.name:<{NAME_WIDTH}}{finding.state:<{STATE_WIDTH}}"
     text = textwrap.fill(
@@ -80,7 +80,7 @@ def layout(finding: Finding) -> str:
 
 
 def anonymous(text: str) -> str:
-    """Without the names of users in paths."""
+    """Removes user names from paths."""
     home = str(Path("~").expanduser()) if "HOME" in os.environ else ""
     if len(home) > 1:
         text = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text)
@@ -140,7 +140,7 @@ def _look_at_torch() -> Iterator[Finding]:
 
 
 def judge_torch(build: TorchBuild, *, pinned: str | None, driver: str | None) -> Finding:
-    """`driver` is the version of the GPU's driver, None where there is none."""
+    """`driver`: the version of NVIDIA's driver, None without one."""
     words = f"{build.version}, built for {build.platform}"
     if driver or not build.finds_gpu:
         words += f", NVIDIA's driver {driver}" if driver else ", no driver of NVIDIA"
@@ -155,7 +155,7 @@ def judge_torch(build: TorchBuild, *, pinned: str | None, driver: str | None) ->
 
 
 def _pinned(name: str) -> str | None:
-    """The one version of a package that Promptreel's own metadata asks for."""
+    """The exact version of a package that Promptreel's metadata requires."""
     for line in importlib.metadata.requires("promptreel") or []:
         if found := re.match(rf"{name}==([\w.]+)", line):
             return found[1]
@@ -207,7 +207,7 @@ def look_at_heif() -> Finding:
 
 
 def look_at_port(settings: Settings) -> Finding:
-    """Taken is not wrong if a Promptreel answers there."""
+    """A taken port is fine if Promptreel answers there."""
     host, port = settings.host, settings.port
     if port == 0:
         return Finding("port", "ok", "0: each start takes a free one")
@@ -223,7 +223,7 @@ def look_at_port(settings: Settings) -> Finding:
 
 
 def _ask_version(host: str, port: int) -> str | None:
-    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing listens on it
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - nothing listens on these
     connection = http.client.HTTPConnection(everywhere.get(host, host), port, timeout=ANSWER_SECONDS)
     try:
         connection.request("GET", "/health")
@@ -258,5 +258,5 @@ def look_at_disk(folder: Path, *, least: int = LEAST_FREE_BYTES) -> Finding:
 
 
 def _nearest(folder: Path) -> Path:
-    """The folder, or what there is above it."""
+    """The folder, or its nearest parent that exists."""
     return next(each for each in (folder, *folder.parents) if each.exists())

@@ -22,7 +22,8 @@ from promptreel.models.registry import ModelCard
 from promptreel.remote import RemoteModel, RemoteVideo
 
 if TYPE_CHECKING:
-    from promptreel.generation.engine import Engine, OnProgress
+    from promptreel.generation.engine import Engine
+    from promptreel.jobs.job import OnProgress
 
 DEFAULT_SECONDS = 5
 
@@ -145,7 +146,7 @@ def write_video(
     init: Init | None = None,
 ) -> None:
     """Makes the video and puts it at `output`; an older file there is replaced only by a whole new one."""
-    from promptreel.worker.video_job import Makers, make_video  # noqa: PLC0415 - takes torch seconds, wrong parameters are told first
+    from promptreel.worker.recipes.video import Makers, make_video  # noqa: PLC0415 - takes torch seconds, wrong parameters are told first
 
     beside = output.with_name(f".{output.name}.{os.getpid()}")
     try:

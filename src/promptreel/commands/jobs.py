@@ -19,14 +19,15 @@ from promptreel.bootstrap import (
 )
 from promptreel.commands.terminal import AsJson, DataDir, print_facts, print_json, print_table, spell
 from promptreel.jobs.deliveries import Attempt, Delivery, DeliveryState
-from promptreel.jobs.job import Job, JobStatus
+from promptreel.jobs.job import AnyJob, JobStatus
 from promptreel.jobs.keys import Caller, KeyStore
+from promptreel.jobs.params import VideoParams
 from promptreel.jobs.store import JobStore
 from promptreel.settings import Settings, load_settings
 
 jobs_app = typer.Typer(help="Look at the queue, and cancel jobs.", no_args_is_help=True)
 
-JobId = Annotated[int, typer.Argument(help="The id that was returned when the job was submitted.")]
+JobId = Annotated[int, typer.Argument(help="The job's id; `promptreel jobs list` shows them.")]
 HEADER = ("ID", "STATUS", "CREATED (UTC)", "MODEL", "PROMPT")
 
 
@@ -34,12 +35,12 @@ HEADER = ("ID", "STATUS", "CREATED (UTC)", "MODEL", "PROMPT")
 def list_jobs(
     data_dir: DataDir = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="How many jobs to list.")] = 20,
-    status: Annotated[JobStatus | None, typer.Option(help="Only jobs in this state.")] = None,
+    status: Annotated[JobStatus | None, typer.Option(help="Only jobs with this status.")] = None,
     model: Annotated[str | None, typer.Option(help="Only jobs of this model.")] = None,
-    key: Annotated[str | None, typer.Option(help="Only jobs of this API key: its id, or how it begins.")] = None,
+    key: Annotated[str | None, typer.Option(help="Only jobs of this API key: its id or its first characters.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """The newest jobs."""
+    """List the newest jobs."""
     settings = load_settings(data_dir=data_dir)
     database = find_database(settings)
     of = None if key is None else Caller(api_key_id=build_keys(settings, database).get(key).id)
@@ -52,7 +53,7 @@ def list_jobs(
 
 @jobs_app.command("show")
 def show_job(job_id: JobId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Show all that is known of one job. That is its parameters, times, attempts and files."""
+    """Show one job: its parameters, times, attempts and files."""
     settings = load_settings(data_dir=data_dir)
     database = find_database(settings)
     store = build_jobs(settings, database)
@@ -71,13 +72,13 @@ def show_job(job_id: JobId, data_dir: DataDir = None, as_json: AsJson = False) -
 
 @jobs_app.command("cancel")
 def cancel_job(job_id: JobId, data_dir: DataDir = None) -> None:
-    """Cancel a job. One that is running stops at its next call to the model."""
+    """Cancel a job. A running job stops at its next call to the model."""
     print_jobs([_open_jobs(load_settings(data_dir=data_dir)).cancel(job_id)])
 
 
 @jobs_app.command("deliveries")
 def list_deliveries(job_id: JobId, data_dir: DataDir = None) -> None:
-    """Show what became of a job's webhook. Every attempt is listed, and when the next one is."""
+    """Show the deliveries of a job's webhook: every attempt, and the time of the next one."""
     settings = load_settings(data_dir=data_dir)
     database = find_database(settings)
     job = build_jobs(settings, database).get(job_id)
@@ -90,7 +91,7 @@ def list_deliveries(job_id: JobId, data_dir: DataDir = None) -> None:
 
 @jobs_app.command("redeliver")
 def redeliver(job_id: JobId, data_dir: DataDir = None) -> None:
-    """Deliver a job's webhook once more, now. If that fails, it is tried again for a day."""
+    """Deliver a job's webhook again, now. If that fails, Promptreel retries for 24 hours."""
     settings = load_settings(data_dir=data_dir)
     deliveries = build_deliveries(settings, find_database(settings))
     deliveries.redeliver(job_id)
@@ -100,7 +101,7 @@ def redeliver(job_id: JobId, data_dir: DataDir = None) -> None:
 
 @jobs_app.command("webhook-secret")
 def show_webhook_secret(data_dir: DataDir = None) -> None:
-    """Show the secret that webhooks are signed with. Those of API keys have their own."""
+    """Show the secret that signs the webhooks of jobs sent without an API key."""
     print(build_webhook_secrets(load_settings(data_dir=data_dir)).of_installation())  # noqa: T201
 
 
@@ -108,23 +109,28 @@ def _open_jobs(settings: Settings) -> JobStore:
     return build_jobs(settings, find_database(settings))
 
 
-def print_jobs(jobs: Sequence[Job]) -> None:
-    rows = [(str(job.id), _spell_state(job), spell(job.created_at), job.params.model_id, job.params.prompt) for job in jobs]
+def print_jobs(jobs: Sequence[AnyJob]) -> None:
+    rows = [(str(job.id), _spell_state(job), spell(job.created_at), job.params.model_id, _spell_wish(job)) for job in jobs]
     print_table(HEADER, rows)
 
 
-def _spell_state(job: Job) -> str:
+def _spell_wish(job: AnyJob) -> str:
+    return job.params.prompt if isinstance(job.params, VideoParams) else f"({job.kind})"
+
+
+def _spell_state(job: AnyJob) -> str:
     if job.is_final:
         return f"{job.status} ({job.error_code})" if job.error_code else str(job.status)
     progress = f" {job.progress:.0%}" if job.status is JobStatus.RUNNING else ""
     return f"{job.status}{progress}{', cancel asked' if job.cancel_requested else ''}"
 
 
-def _to_facts(job: Job) -> dict[str, Any]:
+def _to_facts(job: AnyJob) -> dict[str, Any]:
     result = job.result
     return {
         "id": job.id,
-        "video_id": f"video_{job.id}",
+        "video_id": f"video_{job.id}" if job.kind == VideoParams.kind else None,
+        "kind": job.kind,
         "status": job.status,
         "stage": None if job.is_final else job.stage,
         "progress": job.progress,
@@ -153,14 +159,17 @@ def _seconds_between(start: datetime | None, end: datetime | None) -> float | No
     return None if start is None or end is None else round((end - start).total_seconds(), 1)
 
 
-def _find_files(job: Job, settings: Settings) -> dict[str, str | None]:
+def _find_files(job: AnyJob, settings: Settings) -> dict[str, str | None]:
     """Where the job's video, and what it starts from, are on this machine."""
     storage = build_storage(settings)
-    keys = {"file": job.result.key if job.result else None, "init_file": job.params.init_key}
+    keys = {
+        "file": job.result.key if job.result else None,
+        "init_file": job.params.init_key if isinstance(job.params, VideoParams) else None,
+    }
     return {name: None if key is None else str(storage.path(key) or "deleted") for name, key in keys.items()}
 
 
-def _name_key(job: Job, keys: KeyStore) -> str:
+def _name_key(job: AnyJob, keys: KeyStore) -> str:
     if job.api_key_id is None:
         return "none: the local caller"
     return next((f"{key.id} ({key.name})" for key in keys.list() if key.id == job.api_key_id), str(job.api_key_id))

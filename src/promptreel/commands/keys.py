@@ -16,22 +16,22 @@ from promptreel.settings import load_settings
 
 keys_app = typer.Typer(help="API keys: who may use the service, and how much of it.", no_args_is_help=True)
 
-Which = Annotated[str, typer.Argument(help="The key's id, or how it begins, as `promptreel keys list` shows them.")]
+Which = Annotated[str, typer.Argument(help="The key's id or its first characters, as `promptreel keys list` shows them.")]
 NO_LIMIT = "no limit"
 
 
 @keys_app.command("create")
 def create_key(
-    name: Annotated[str, typer.Argument(help="Whose key it is, for you to tell it from others.")],
+    name: Annotated[str, typer.Argument(help="A name for you to recognize the key by.")],
     data_dir: DataDir = None,
-    max_running: Annotated[int | None, typer.Option(min=1, help="Jobs at work at once.", show_default=NO_LIMIT)] = None,
-    max_queued: Annotated[int | None, typer.Option(min=1, help="Jobs that wait at once.", show_default=NO_LIMIT)] = None,
-    requests_a_minute: Annotated[int | None, typer.Option(min=1, help="Requests in a minute.", show_default=NO_LIMIT)] = None,
+    max_running: Annotated[int | None, typer.Option(min=1, help="Most jobs running at once.", show_default=NO_LIMIT)] = None,
+    max_queued: Annotated[int | None, typer.Option(min=1, help="Most jobs in the queue.", show_default=NO_LIMIT)] = None,
+    requests_a_minute: Annotated[int | None, typer.Option(min=1, help="Requests per minute.", show_default=NO_LIMIT)] = None,
     weight: Annotated[
-        float, typer.Option(min=0.001, max=1000, help="Its share of the workers, against the other keys' weights.")
+        float, typer.Option(min=0.001, max=1000, help="Its share of the workers, relative to the other keys' weights.")
     ] = 1.0,
 ) -> None:
-    """Make a key. It is shown once: only its hash is kept. From the first key on, no request is served without one."""
+    """Create a key and show it once. Only its hash is stored. As soon as one key exists, every request needs a key."""
     limits = KeyLimits(max_running=max_running, max_queued=max_queued, requests_a_minute=requests_a_minute, weight=weight)
     made, key = build_keys(load_settings(data_dir=data_dir)).create(name, limits)
     print(f"id\t{made.id}\nkey\t{key}\nwebhook secret\t{made.webhook_secret}")  # noqa: T201
@@ -39,7 +39,7 @@ def create_key(
 
 @keys_app.command("list")
 def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """All keys, oldest first. Of each key: how it begins, and its limits."""
+    """List all keys, oldest first, with their first characters and limits."""
     keys = _open_keys(data_dir).list()
     if as_json:
         print_json([{name: value for name, value in asdict(key).items() if name != "webhook_secret"} for key in keys])
@@ -49,13 +49,13 @@ def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
 @keys_app.command("revoke")
 def revoke_key(which: Which, data_dir: DataDir = None) -> None:
-    """End a key for good. Its jobs stay, and those that wait are still made."""
+    """Revoke a key permanently. Its jobs stay, and its queued jobs still run."""
     _print_keys([_open_keys(data_dir).revoke(which)])
 
 
 @keys_app.command("webhook-secret")
 def show_webhook_secret(which: Which, data_dir: DataDir = None) -> None:
-    """Show the secret of a key's webhooks. They are signed with it."""
+    """Show the secret that signs a key's webhooks."""
     print(_open_keys(data_dir).get(which).webhook_secret)  # noqa: T201
 
 

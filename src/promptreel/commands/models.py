@@ -16,7 +16,7 @@ models_app = typer.Typer(help="The checkpoints that the service knows.", no_args
 
 @models_app.command("list")
 def list_models(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """All checkpoints, by id, and whether a job could load them. Their weights are not read: that takes too long here."""
+    """List all models, by id, and whether a job could load them. This does not read their weights, which takes longer."""
     settings = load_settings(data_dir=data_dir)
     if data_dir is not None and not settings.data_dir.is_dir():
         raise BadConfiguration(f"There is no data directory {settings.data_dir}. Check the --data-dir.")

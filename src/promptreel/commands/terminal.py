@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-DataDir = Annotated[Path | None, typer.Option(help="Where the queue, the videos and the added models are kept.")]
+DataDir = Annotated[Path | None, typer.Option(help="Directory with the queue, the videos and your own models.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 GAP = "  "

@@ -8,7 +8,7 @@ at once: their forwards are shared (batching.py), and each clip has the bits tha
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,21 +23,17 @@ from promptreel.generation.devices import Device
 from promptreel.generation.failures import named_arithmetic_failures, named_failures
 from promptreel.generation.families.animatediff import LoadedCheckpoint, load_animatediff
 from promptreel.generation.finite import check_finite
-from promptreel.generation.memory import MemoryWatch
-from promptreel.generation.preview import SECONDS_APART, OnPreview, Previews
+from promptreel.generation.latent_previews import SECONDS_APART, OnPreview, Previews
+from promptreel.generation.peak_memory import MemoryWatch
 from promptreel.generation.row_plan import measure_row_plan
 from promptreel.generation.samplers.catalogue import all_samplers
 from promptreel.generation.samplers.sampler import Call, Sample, Start
 from promptreel.generation.seat import WAIT_SECONDS, OnWait, Rows, Seat, in_turn, keep_waiting
 from promptreel.generation.windows import draw_noise, predict
-from promptreel.jobs.job import JobStage
+from promptreel.jobs.job import JobStage, OnProgress
 from promptreel.jobs.params import VideoParams
 from promptreel.media import Clip
 from promptreel.models.registry import ModelCard, ModelRegistry
-
-OnProgress = Callable[[JobStage, float], None]
-"""Told the stage and the share of it that is done (0 to 1), between any two calls, and again now and then while the job waits
-for others; it may raise to stop the job there. Where it is told nothing for long, something hangs."""
 
 
 @dataclass(frozen=True)

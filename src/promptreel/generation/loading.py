@@ -43,9 +43,9 @@ def load_network(network: Network, device: Device) -> Any:
 
 def load_tokenizer(parts: TokenizerParts) -> CLIPTokenizer:
     """Raises CheckpointUnusable."""
-    window = {} if parts.window is None else {"model_max_length": parts.window}
+    length = {} if parts.max_tokens is None else {"model_max_length": parts.max_tokens}
     try:
-        return CLIPTokenizer(vocab=dict(parts.vocab), merges=list(parts.merges), **parts.special_tokens, **window)
+        return CLIPTokenizer(vocab=dict(parts.vocab), merges=list(parts.merges), **parts.special_tokens, **length)
     except Exception as error:
         raise _not_built("CLIPTokenizer", error) from error
 

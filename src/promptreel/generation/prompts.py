@@ -1,6 +1,6 @@
 """What a network reads of a prompt: the embeddings of CLIP's text encoder (Radford et al. 2021), for a text of any length.
 
-The encoder reads a window of tokens, 77 in Stable Diffusion, of which the first and the last mark start and end. A longer
+The encoder reads at most 77 tokens at once in Stable Diffusion, of which the first and the last mark start and end. A longer
 text is cut into chunks. Each is encoded as if it were alone, and the embeddings are put one behind the other: to the
 network's cross attention they are a longer list to look things up in.
 """
@@ -30,16 +30,16 @@ class PromptEncoder:
     def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
         self.tokenizer = tokenizer
         self.text_encoder = text_encoder
-        self.window: int = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
+        self.max_tokens: int = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
         # Bound to the encoder and not to self: a cycle would keep the weights in memory after the checkpoint is let go.
         self._embed_chunk = lru_cache(CACHED_CHUNKS)(partial(_embed_chunk, text_encoder))
 
     def count_chunks(self, text: str) -> int:
-        """How many windows the text fills, at least 1."""
+        """How many chunks the text fills, at least 1."""
         return len(self._split(text))
 
     def encode(self, text: str, *, clip_skip: int, chunks: int) -> Tensor:
-        """Embeddings [1, chunks x window, width] on the encoder's device, in its dtype; no two calls share a tensor.
+        """Embeddings [1, chunks x max_tokens, width] on the encoder's device, in its dtype; no two calls share a tensor.
 
         `clip_skip` leaves that many of the encoder's last layers out. `chunks` is the least number of chunks: a shorter text
         is filled up with empty ones, so that it comes out as long as another. Texts and chunks are encoded one at a time, so
@@ -55,12 +55,12 @@ class PromptEncoder:
     def _split(self, text: str) -> list[tuple[int, ...]]:
         """The text's tokens by chunk, without the marks."""
         ids = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-        ends = find_chunk_ends(self.tokenizer.convert_ids_to_tokens(ids), self.window - 2)
+        ends = find_chunk_ends(self.tokenizer.convert_ids_to_tokens(ids), self.max_tokens - 2)
         return [tuple(ids[start:end]) for start, end in pairwise([0, *ends])]
 
     def _frame(self, part: tuple[int, ...]) -> tuple[int, ...]:
-        """A whole window: the start, the chunk's tokens, the end, and padding."""
-        padding = (self.tokenizer.pad_token_id,) * (self.window - 2 - len(part))
+        """What the encoder reads at once: the start, the chunk's tokens, the end, and padding."""
+        padding = (self.tokenizer.pad_token_id,) * (self.max_tokens - 2 - len(part))
         return (self.tokenizer.bos_token_id, *part, self.tokenizer.eos_token_id, *padding)
 
 
@@ -86,12 +86,12 @@ def _choose_length(full: Sequence[str]) -> int:
     return len(full)
 
 
-def _embed_chunk(text_encoder: CLIPTextModel, window: tuple[int, ...], clip_skip: int) -> Tensor:
-    """Embeddings [1, window, width] of one window of tokens.
+def _embed_chunk(text_encoder: CLIPTextModel, framed: tuple[int, ...], clip_skip: int) -> Tensor:
+    """Embeddings [1, max_tokens, width] of one chunk with its marks.
 
     A skip takes the hidden state from before the last layers, and the final norm after it, as diffusers does.
     """
-    tokens = torch.tensor([window], device=text_encoder.device)
+    tokens = torch.tensor([framed], device=text_encoder.device)
     if clip_skip == 0:
         embeddings: Tensor = text_encoder(tokens).last_hidden_state
         return embeddings

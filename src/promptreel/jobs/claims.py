@@ -6,7 +6,8 @@ running under all three. Whoever lost the job to another worker changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any
@@ -16,8 +17,8 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, inser
 from promptreel.errors import JobLost, WorkerLost
 from promptreel.jobs.clock import Moment
 from promptreel.jobs.job import Claim, JobStatus
+from promptreel.jobs.kinds import Kinds, Params
 from promptreel.jobs.outbox import change_jobs
-from promptreel.jobs.params import VideoParams
 from promptreel.jobs.submissions import advance_clock
 from promptreel.jobs.tables import api_keys, attempts, has_status, jobs, workers
 
@@ -37,14 +38,23 @@ FIRST_WAIT, LONGEST_WAIT, MOST_WAITS = timedelta(minutes=1), timedelta(hours=1),
 """How long a job waits that could not be made now: 19 hours in all."""
 
 
-def first_in_line(now: datetime) -> Select[tuple[int]]:
-    """The id of the job that is to be served next. A job that was given back keeps its place, so it comes first.
+@dataclass(frozen=True)
+class Taker:
+    """A worker that asks for a job: of which kinds it can run jobs, and the params of one that it has in hand."""
+
+    owner: str
+    kinds: Collection[str]
+    beside: Params | None = None
+
+
+def first_in_line(kinds: Collection[str], now: datetime) -> Select[tuple[int]]:
+    """The id of the job of these kinds that is to be served next. A job that was given back keeps its place: it comes first.
 
     A job whose API key has as many running as it may is passed over until one of them has ended.
     """
     return (
         select(jobs.c.id)
-        .where(has_status(JobStatus.QUEUED), jobs.c.run_at <= now, may_run())
+        .where(has_status(JobStatus.QUEUED), jobs.c.kind.in_(kinds), jobs.c.run_at <= now, may_run())
         .order_by(jobs.c.priority, jobs.c.vt, jobs.c.id)
         .limit(1)
     )
@@ -59,22 +69,23 @@ def may_run() -> ColumnElement[bool]:
     return or_(jobs.c.api_key_id.is_(None), jobs.c.api_key_id.not_in(full))
 
 
-def next_to_take(owner: str, *, beside: str | None, now: datetime) -> ColumnElement[bool]:
-    """The first job in line, if it may run beside jobs of the model `beside` (None: beside no job).
+def next_to_take(taker: Taker, now: datetime) -> ColumnElement[bool]:
+    """The first job in line, if it may run beside those in hand: only jobs of one kind and model run side by side.
 
     A worker with jobs in hand leaves it to one that has none for a moment: longer, should that one be stuck, nothing waits.
     """
-    first = and_(jobs.c.id == first_in_line(now).scalar_subquery(), has_status(JobStatus.QUEUED))
-    if beside is None:
+    first = and_(jobs.c.id == first_in_line(taker.kinds, now).scalar_subquery(), has_status(JobStatus.QUEUED))
+    if taker.beside is None:
         return first
-    is_left_over = or_(jobs.c.run_at <= now - LEFT_TO_THE_IDLE, ~another_is_idle(owner, now))
-    return and_(first, jobs.c.model_id == beside, jobs.c.crashes == 0, is_left_over)
+    is_alike = and_(jobs.c.kind == taker.beside.kind, jobs.c.model_id == taker.beside.model_id)
+    is_left_over = or_(jobs.c.run_at <= now - LEFT_TO_THE_IDLE, ~another_is_idle(taker.owner, now))
+    return and_(first, is_alike, jobs.c.crashes == 0, is_left_over)
 
 
-def next_fits(connection: Connection, which: ColumnElement[bool], fits: Callable[[VideoParams], bool]) -> bool:
+def next_fits(connection: Connection, which: ColumnElement[bool], *, kinds: Kinds, fits: Callable[[Params], bool]) -> bool:
     """Whether the job that matches `which`, if there is one, is one that the worker has room for."""
-    params = connection.execute(select(jobs.c.params).where(which)).scalar_one_or_none()
-    return params is None or fits(VideoParams.from_json(params))
+    row = connection.execute(select(jobs.c.kind, jobs.c.params).where(which)).one_or_none()
+    return row is None or fits(kinds[row.kind](row.params))
 
 
 def another_is_idle(owner: str, now: datetime) -> ColumnElement[bool]:
@@ -84,21 +95,21 @@ def another_is_idle(owner: str, now: datetime) -> ColumnElement[bool]:
     return others.where(workers.c.id.not_in(busy)).exists()
 
 
-def anything_to_take(owner: str, *, beside: str | None, now: datetime) -> ColumnElement[bool]:
+def anything_to_take(taker: Taker, now: datetime) -> ColumnElement[bool]:
     """Whether there is a job to take, or a lease has run out."""
     expired = select(jobs.c.id).where(has_status(JobStatus.RUNNING), jobs.c.lease_until <= now)
-    return or_(select(jobs.c.id).where(next_to_take(owner, beside=beside, now=now)).exists(), expired.exists())
+    return or_(select(jobs.c.id).where(next_to_take(taker, now)).exists(), expired.exists())
 
 
-def take_next(connection: Connection, owner: str, *, beside: str | None, now: Moment, lease: timedelta) -> Row[Any] | None:
+def take_next(connection: Connection, taker: Taker, *, now: Moment, lease: timedelta) -> Row[Any] | None:
     """queued -> running. Returns the job's new row, or None when there is none to take."""
     row = connection.execute(
         update(jobs)
-        .where(next_to_take(owner, beside=beside, now=now.steady))
+        .where(next_to_take(taker, now.steady))
         .values(
             status=JobStatus.RUNNING,
             attempt=jobs.c.attempt + 1,
-            owner=owner,
+            owner=taker.owner,
             lease_until=now.steady + lease,
             started_at=now.wall,
         )
@@ -106,7 +117,7 @@ def take_next(connection: Connection, owner: str, *, beside: str | None, now: Mo
     ).one_or_none()
     if row is not None:
         connection.execute(
-            insert(attempts).values(job_id=row.id, attempt=row.attempt, worker=owner, started_at=now.wall, units=row.cost)
+            insert(attempts).values(job_id=row.id, attempt=row.attempt, worker=taker.owner, started_at=now.wall, units=row.cost)
         )
         advance_clock(connection, row.vt)
     return row

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, delete, update
+from sqlalchemy import Connection, delete, update
 
-from promptreel.jobs.database import read_transaction, write_transaction
-from promptreel.jobs.facts import STEADY_CLOCK, read_fact, write_fact
+from promptreel.jobs.database import Database, read_transaction, write_transaction
+from promptreel.jobs.installation_facts import STEADY_CLOCK, read_fact, write_fact
 from promptreel.jobs.job import JobStatus
 from promptreel.jobs.tables import deliveries, has_status, jobs, utc_now, workers
 
@@ -66,13 +66,13 @@ class SteadyClock:
 
     def __init__(
         self,
-        engine: Engine,
+        database: Database,
         *,
         read_boot_id: Callable[[], str | None] = read_boot_id,
         monotonic: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        self._engine = engine
+        self._database = database
         self._boot_id = read_boot_id()
         self._monotonic = monotonic
         self._now = now
@@ -82,7 +82,7 @@ class SteadyClock:
         if self._boot_id is None:
             return self._now()
         if self._ahead is None:
-            with read_transaction(self._engine) as connection:
+            with read_transaction(self._database) as connection:
                 ahead = _read_ahead(connection, self._boot_id)
             self._ahead = self._ahead_by_wall() if ahead is None else ahead
         return datetime.fromtimestamp(self._monotonic() + self._ahead, UTC)
@@ -91,10 +91,10 @@ class SteadyClock:
         """Has all processes agree, with the first that calls this after the machine has started; it ends all waits besides."""
         if self._boot_id is None:
             return
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._database) as connection:
             self._ahead = _read_ahead(connection, self._boot_id)
         if self._ahead is None:
-            with write_transaction(self._engine) as connection:
+            with write_transaction(self._database) as connection:
                 self._ahead = _read_ahead(connection, self._boot_id)
                 if self._ahead is None:  # nobody was faster
                     self._ahead = self._ahead_by_wall()

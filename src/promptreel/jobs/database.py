@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from alembic import command
 from alembic.config import Config
@@ -30,6 +30,9 @@ from promptreel.jobs.tables import facts
 from promptreel.version import installed_version
 
 log = logging.getLogger(__name__)
+
+Database: TypeAlias = Engine
+"""An open database. SQLAlchemy calls it an engine; in this code, an engine is what generates clips."""
 
 BUSY_SECONDS = 10.0
 """How long a transaction waits for another process's write lock before it raises DatabaseBusy."""
@@ -54,7 +57,7 @@ _MADE_BY = "made_by"
 """The fact that names the version which brought the tables to their newest form: older ones cannot know its number."""
 
 
-def open_database(where: str | Path, *, busy_seconds: float = BUSY_SECONDS, create: bool = True) -> Engine:
+def open_database(where: str | Path, *, busy_seconds: float = BUSY_SECONDS, create: bool = True) -> Database:
     """Opens a file, or `sqlite:////absolute/path.db`, and creates the file if there is none; its folder must exist.
 
     Raises BadConfiguration when the address, the file or the SQLite library cannot be used, or there is no file and `create`
@@ -67,7 +70,7 @@ def open_database(where: str | Path, *, busy_seconds: float = BUSY_SECONDS, crea
     file = _file_of(address)
     if file is not None:
         _make_file(file, create=create)
-    engine = create_engine(
+    database = create_engine(
         address,
         module=sqlite,
         connect_args={"timeout": busy_seconds},
@@ -76,23 +79,23 @@ def open_database(where: str | Path, *, busy_seconds: float = BUSY_SECONDS, crea
         pool_size=0,  # no limit: threads never wait for a connection, and none is thrown away, for opening one is slow
         pool_use_lifo=True,  # the one used last knows most of the file
     )
-    event.listen(engine, "connect", lambda connection, _record: _configure(connection, busy_seconds))
-    event.listen(engine, "begin", lambda connection: _begin(connection, busy_seconds))
+    event.listen(database, "connect", lambda connection, _record: _configure(connection, busy_seconds))
+    event.listen(database, "begin", lambda connection: _begin(connection, busy_seconds))
     try:
-        engine.connect().close()
+        database.connect().close()
     except DBAPIError as error:
         # What cannot be opened or written at the start was most likely never meant to be.
         raise _passing(error.orig, except_for={sqlite.SQLITE_CANTOPEN, sqlite.SQLITE_READONLY}) or BadConfiguration(
             f"The database {address.database} cannot be opened: {error.orig}. "
             "Check that its folder exists and is writable, and that the file is a SQLite database."
         ) from error
-    event.listen(engine, "handle_error", _translate)
+    event.listen(database, "handle_error", _translate)
     if file is not None:
         _close_to_others(file)
-    return engine
+    return database
 
 
-def migrate(engine: Engine) -> None:
+def migrate(database: Database) -> None:
     """Brings the schema to the newest revision. When two processes start at once, the second waits and finds nothing to do.
 
     The write lock is only taken when there is something to do: whoever just reads waits for no writer. Raises BadConfiguration
@@ -101,13 +104,13 @@ def migrate(engine: Engine) -> None:
     config = Config()
     config.set_main_option("script_location", "promptreel.jobs:migrations")
     script = ScriptDirectory.from_config(config)
-    with read_transaction(engine) as connection:
+    with read_transaction(database) as connection:
         revisions = set(MigrationContext.configure(connection).get_current_heads())
         if not revisions <= {known.revision for known in script.walk_revisions()}:
             raise BadConfiguration(_name_needed_version(connection))
     if revisions == set(script.get_heads()):
         return
-    with write_transaction(engine) as connection:
+    with write_transaction(database) as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         connection.execute(delete(facts).where(facts.c.name == _MADE_BY))
@@ -115,21 +118,21 @@ def migrate(engine: Engine) -> None:
 
 
 @contextmanager
-def write_transaction(engine: Engine) -> Iterator[Connection]:
+def write_transaction(database: Database) -> Iterator[Connection]:
     """A transaction that holds the write lock from its first moment, and is flushed to disk when the block ends.
 
     Raises DatabaseBusy when another process holds the lock for too long or the disk reports errors, and DiskFull.
     """
-    with engine.connect() as connection:
+    with database.connect() as connection:
         connection.execution_options(**{_BEGIN_MODE: "IMMEDIATE"})
         with connection.begin():
             yield connection
 
 
 @contextmanager
-def read_transaction(engine: Engine) -> Iterator[Connection]:
+def read_transaction(database: Database) -> Iterator[Connection]:
     """A transaction that sees one state of the database and blocks nobody. It cannot be made to write later."""
-    with engine.connect() as connection, connection.begin():
+    with database.connect() as connection, connection.begin():
         yield connection
 
 

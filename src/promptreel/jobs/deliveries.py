@@ -18,11 +18,12 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, func, insert, literal, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, func, insert, literal, or_, select, tuple_, update
 
 from promptreel.errors import DeliveryLost, DeliveryNotFound
 from promptreel.jobs.clock import Moment, moments
-from promptreel.jobs.database import read_transaction, write_transaction
+from promptreel.jobs.database import Database, read_transaction, write_transaction
+from promptreel.jobs.kinds import KINDS
 from promptreel.jobs.tables import UtcTime, deliveries, delivery_attempts, jobs, utc_now
 
 LOST = "The courier ended before an answer came."
@@ -34,6 +35,8 @@ _KEY = (
     .correlate(deliveries)
     .scalar_subquery()
 )
+
+_KIND = select(jobs.c.kind).where(jobs.c.id == deliveries.c.job_id).correlate(deliveries).scalar_subquery()
 
 
 class DeliveryState(StrEnum):
@@ -107,20 +110,23 @@ class Outcome:
 
 class DeliveryStore:
     """Safe to use from several threads and processes at once. `lease_seconds` must be longer than an attempt can take.
+    `kinds` are those of jobs whose deliveries are made; others wait for a version that has words for them.
 
     `now` is the wall clock, `steady` the one by which is waited (clock.py).
     """
 
     def __init__(
         self,
-        engine: Engine,
+        database: Database,
         *,
         lease_seconds: float = 90.0,
+        kinds: Collection[str] = KINDS.keys(),
         now: Callable[[], datetime] = utc_now,
         steady: Callable[[], datetime] | None = None,
     ) -> None:
-        self._engine = engine
+        self._database = database
         self._lease = timedelta(seconds=lease_seconds)
+        self._kinds = tuple(kinds)
         self.now = moments(now, steady)
 
     # What a courier does
@@ -130,11 +136,13 @@ class DeliveryStore:
 
         Idle couriers call this twice a second, so that a look without the write lock comes first.
         """
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._database) as connection:
             steady = self.now().steady
-            if connection.execute(_next_due(steady, passing_over)).first() is None and not _has_expired(connection, steady):
+            if connection.execute(_next_due(steady, passing_over, self._kinds)).first() is None and not _has_expired(
+                connection, steady
+            ):
                 return None
-        with write_transaction(self._engine) as connection:
+        with write_transaction(self._database) as connection:
             now = self.now()  # read under the lock: waiting for it must not eat into the lease
             _free(connection, deliveries.c.lease_until <= now.steady, now=now)
             taken = self._take(connection, owner, passing_over, now)
@@ -144,7 +152,7 @@ class DeliveryStore:
         """pending -> sending."""
         row = connection.execute(
             update(deliveries)
-            .where(deliveries.c.id == _next_due(now.steady, passing_over).scalar_subquery())
+            .where(deliveries.c.id == _next_due(now.steady, passing_over, self._kinds).scalar_subquery())
             .values(
                 state=DeliveryState.SENDING,
                 attempt=deliveries.c.attempt + 1,
@@ -182,7 +190,7 @@ class DeliveryStore:
             deliveries.c.owner == claim.owner,
             deliveries.c.state == DeliveryState.SENDING,
         )
-        with write_transaction(self._engine) as connection:
+        with write_transaction(self._database) as connection:
             changed = connection.execute(update(deliveries).where(held).values(owner=None, lease_until=None, **values))
             if changed.rowcount == 0:
                 raise DeliveryLost(f"attempt {claim.attempt} no longer belongs to {claim.owner}")
@@ -192,14 +200,14 @@ class DeliveryStore:
 
     def free_owner(self, owner: str) -> int:
         """Takes all deliveries from a courier that is known to be dead, without waiting for its leases. Returns how many."""
-        with write_transaction(self._engine) as connection:
+        with write_transaction(self._database) as connection:
             return _free(connection, deliveries.c.owner == owner, now=self.now())
 
     # What people do
 
     def list(self, job_id: int) -> builtins.list[tuple[Delivery, Sequence[Attempt]]]:
         """A job's deliveries, each with its attempts, oldest first."""
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._database) as connection:
             of_job = select(deliveries, jobs.c.api_key_id).join(jobs, jobs.c.id == deliveries.c.job_id)
             rows = connection.execute(of_job.where(jobs.c.id == job_id).order_by(deliveries.c.created_at)).all()
             now = self.now()
@@ -212,7 +220,7 @@ class DeliveryStore:
         """
         of_job = deliveries.c.job_id == job_id
         again = {"state": DeliveryState.PENDING, "tried_since": None, "next_at": self.now().steady, "ended_at": None}
-        with write_transaction(self._engine) as connection:
+        with write_transaction(self._database) as connection:
             connection.execute(update(deliveries).where(of_job, deliveries.c.state != DeliveryState.SENDING).values(again))
             if connection.execute(select(deliveries.c.id).where(of_job)).first() is None:
                 raise DeliveryNotFound(
@@ -224,8 +232,8 @@ def _is(state: DeliveryState) -> ColumnElement[bool]:
     return deliveries.c.state == state
 
 
-def _next_due(now: datetime, passing_over: Full) -> Any:
-    due = select(deliveries.c.id).where(_is(DeliveryState.PENDING), deliveries.c.next_at <= now)
+def _next_due(now: datetime, passing_over: Full, kinds: Collection[str]) -> Any:
+    due = select(deliveries.c.id).where(_is(DeliveryState.PENDING), deliveries.c.next_at <= now, _KIND.in_(kinds))
     if passing_over.receivers:
         receivers = [(key or _NO_KEY, host) for key, host in passing_over.receivers]
         due = due.where(tuple_(_KEY, deliveries.c.host).not_in(receivers))

@@ -14,7 +14,7 @@ from datetime import datetime
 from statistics import median
 from typing import Self
 
-from promptreel.jobs.job import Job, JobStage, JobStatus
+from promptreel.jobs.job import JobStage, JobStatus, VideoJob
 from promptreel.jobs.params import VideoParams, count_calls
 from promptreel.jobs.window_counts import frames_computed
 
@@ -154,7 +154,7 @@ def quicken(work: Sequence[Work], rate: Callable[[Work], Rate], *, now: datetime
     return passed / expected if 0.0 < passed < expected else 1.0
 
 
-def estimate_seconds(job: Job, *, ahead: Ahead, live_workers: int, rate: Callable[[Work], Rate], now: datetime) -> int:
+def estimate_seconds(job: VideoJob, *, ahead: Ahead, live_workers: int, rate: Callable[[Work], Rate], now: datetime) -> int:
     """Whole seconds until `job` is done: at least 1 while it is not, 0 once it is.
 
     `ahead` is what `JobStore.queue_ahead` returned: of a running job's worker alone, else of all workers. Without a live

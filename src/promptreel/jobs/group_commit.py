@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar, cast
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection
 
 from promptreel.errors import PASSING
-from promptreel.jobs.database import write_transaction
+from promptreel.jobs.database import Database, write_transaction
 
 LARGEST_GROUP = 500
 """Writes in one transaction: other processes wait for the write lock meanwhile."""
@@ -26,8 +26,8 @@ T = TypeVar("T")
 class GroupCommit:
     """Runs the writes of many threads in few transactions, in the order in which they came."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._lock = threading.Lock()  # for the two below; held for moments only
         self._waiting: deque[_Write[Any]] = deque()
         self._is_led = False
@@ -63,7 +63,7 @@ class GroupCommit:
 
     def _commit(self, group: Sequence[_Write[Any]]) -> None:
         try:
-            with write_transaction(self._engine) as connection:
+            with write_transaction(self._database) as connection:
                 for write in group:
                     write.run(connection)
         except BaseException as error:  # noqa: BLE001 - each caller raises it; one who never heard of it would wait for ever

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Generic, TypeAlias, TypeVar
 
+from promptreel.jobs.kinds import Params
 from promptreel.jobs.params import VideoParams
 
 
@@ -33,19 +35,24 @@ class JobStage(StrEnum):
     STORING = "storing"
 
 
+OnProgress = Callable[[JobStage, float], None]
+"""Told the stage and the share of it that is done (0 to 1), between any two calls, and again now and then while the job waits
+for others; it may raise to stop the job there. Where it is told nothing for long, something hangs."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class NewJob:
     """What a dialect hands to the store.
 
-    `request` is what the dialect needs to answer in its own words later. `max_frames` is what the model carries at once: a
-    longer clip costs more than its frames. `api_key_id` is whose job it is; None is the one local caller of a service without
+    `request` is what the dialect needs to answer in its own words later. `cost` is its work in units (eta.py), by which API
+    keys share the workers. `api_key_id` is whose job it is; None is the one local caller of a service without
     keys. `webhook_url` is called when the job has ended. `idem_key` makes the job the only one of its caller with this key;
     `request_hash` tells whether a later request with it asks for the same.
     """
 
-    params: VideoParams
+    params: Params
     request: dict[str, Any]
-    max_frames: int
+    cost: float
     track_id: str | None = None
     webhook_url: str | None = None
     api_key_id: int | None = None
@@ -63,9 +70,12 @@ class Result:
     facts: dict[str, Any]
 
 
+ParamsT_co = TypeVar("ParamsT_co", bound=Params, covariant=True)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """One row of the job table.
+class Job(Generic[ParamsT_co]):
+    """One row of the job table. Its params say of what kind it is.
 
     `id` is public and sequential. `file_prefix` is random: it names the job's file. `attempt` counts claims, and is the fence:
     a worker may only write with the attempt that it claimed. `crashes` counts the workers that died with it. `progress` is a
@@ -74,7 +84,7 @@ class Job:
 
     id: int
     file_prefix: str
-    params: VideoParams
+    params: ParamsT_co
     request: dict[str, Any]
     track_id: str | None
     webhook_url: str | None
@@ -99,7 +109,11 @@ class Job:
         return self.status in FINAL_STATUSES
 
     @property
-    def file_name(self) -> str:
+    def kind(self) -> str:
+        return self.params.kind
+
+    @property
+    def file_name(self: VideoJob) -> str:
         """How its finished file is called in links."""
         return f"{self.file_prefix}.{self.params.output_type}"
 
@@ -107,6 +121,10 @@ class Job:
     def preview_key(self) -> str:
         """Where in storage the preview is, if there is one, while the job runs; an attempt replaces that of the one before."""
         return f"{self.file_prefix}/preview.webp"
+
+
+AnyJob: TypeAlias = Job[Params]
+VideoJob: TypeAlias = Job[VideoParams]
 
 
 @dataclass(frozen=True, kw_only=True)

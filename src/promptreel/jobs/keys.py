@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Engine, Row, false, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, false, func, insert, select, update
 
 from promptreel.errors import ApiKeyNotFound, InvalidParams
-from promptreel.jobs.database import read_transaction, write_transaction
+from promptreel.jobs.database import Database, read_transaction, write_transaction
 from promptreel.jobs.tables import api_keys, utc_now
 from promptreel.jobs.webhook_secrets import new_webhook_secret
 
@@ -67,8 +67,8 @@ LOCAL_CALLER = Caller(api_key_id=None)
 class KeyStore:
     """Safe to use from several threads and processes at once."""
 
-    def __init__(self, engine: Engine, *, now: Callable[[], datetime] = utc_now) -> None:
-        self._engine = engine
+    def __init__(self, database: Database, *, now: Callable[[], datetime] = utc_now) -> None:
+        self._database = database
         self._now = now
 
     def create(self, name: str, limits: KeyLimits | None = None) -> tuple[ApiKey, str]:
@@ -83,28 +83,28 @@ class KeyStore:
             "created_at": self._now(),
             **asdict(limits or KeyLimits()),
         }
-        with write_transaction(self._engine) as connection:
+        with write_transaction(self._database) as connection:
             return _to_key(connection.execute(insert(api_keys).values(values).returning(api_keys)).one()), key
 
     def list(self) -> builtins.list[ApiKey]:
         """All keys, oldest first, the revoked ones too."""
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._database) as connection:
             return [_to_key(row) for row in connection.execute(select(api_keys).order_by(api_keys.c.id))]
 
     def find(self, key: str) -> ApiKey | None:
         """The key's row; None for a key that is unknown or revoked. How long it takes tells nothing about other keys."""
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._database) as connection:
             row = connection.execute(select(api_keys).where(api_keys.c.hash == hash_key(key), ACTIVE)).one_or_none()
         return None if row is None else _to_key(row)
 
     def any_active(self) -> bool:
         """Whether there is a key that is not revoked: then no request is served without one."""
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._database) as connection:
             return connection.execute(select(api_keys.c.id).where(ACTIVE).limit(1)).one_or_none() is not None
 
     def get(self, which: str) -> ApiKey:
         """The key with this id, or the one that begins like this. Raises ApiKeyNotFound."""
-        with read_transaction(self._engine) as connection:
+        with read_transaction(self._database) as connection:
             rows = connection.execute(select(api_keys).where(_is_meant_by(which))).all()
         if len(rows) > 1:
             raise ApiKeyNotFound(f"{len(rows)} keys begin with {which}. Give an id, as `promptreel keys list` shows it.")
@@ -117,7 +117,7 @@ class KeyStore:
     def revoke(self, which: str) -> ApiKey:
         """Ends a key for good; one that is revoked already stays as it is. Its jobs stay. Raises ApiKeyNotFound."""
         key = self.get(which)
-        with write_transaction(self._engine) as connection:
+        with write_transaction(self._database) as connection:
             connection.execute(update(api_keys).where(api_keys.c.id == key.id, ACTIVE).values(revoked_at=self._now()))
         return self.get(str(key.id))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from promptreel.errors import LinkUnusable
-from promptreel.jobs.job import Job
+from promptreel.jobs.job import VideoJob
 from promptreel.jobs.keys import Caller
 
 _GET_ANOTHER = "Fetch the job again for a new link, or upload the file again."
@@ -31,11 +31,11 @@ class Links:
     def expire_at(self) -> datetime | None:
         return None if self.expires is None else datetime.fromtimestamp(self.expires, UTC)
 
-    def video(self, job: Job) -> str:
+    def video(self, job: VideoJob) -> str:
         """Where the job's file is, or will be."""
         return self.to(f"/files/{job.file_name}")
 
-    def preview(self, job: Job) -> str:
+    def preview(self, job: VideoJob) -> str:
         return self.to(f"/files/{job.preview_key}")
 
     def to(self, path: str) -> str:

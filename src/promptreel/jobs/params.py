@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from promptreel.media import MEDIA_TYPES
 
@@ -58,6 +58,8 @@ class VideoParams:
     OUTPUT_TYPES.
     """
 
+    kind: ClassVar[str] = "video"
+
     model_id: str
     prompt: str
     negative_prompt: str = ""
@@ -73,6 +75,11 @@ class VideoParams:
     clip_skip: int = 0
     output_type: str = DEFAULT_OUTPUT_TYPE
     init_key: str | None = None
+
+    @property
+    def batch_key(self) -> str:
+        """The model and the shape; `workload.py` reads it. Steps and guidance may differ within a batch."""
+        return f"{self.model_id}|{self.width}x{self.height}|{self.num_frames}"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

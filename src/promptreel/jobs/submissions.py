@@ -18,11 +18,9 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 
 from promptreel.errors import IdempotencyConflict, InvalidApiKey, RateLimitExceeded
 from promptreel.jobs.clock import Moment
-from promptreel.jobs.eta import work_units
-from promptreel.jobs.facts import VIRTUAL_CLOCK, read_fact, write_fact
+from promptreel.jobs.installation_facts import VIRTUAL_CLOCK, read_fact, write_fact
 from promptreel.jobs.job import JobStatus, NewJob
 from promptreel.jobs.tables import api_keys, has_status, is_of, jobs
-from promptreel.jobs.workload import batch_key
 
 _INSERT = insert(jobs).returning(jobs)  # built once: putting a statement together takes longer than running it
 
@@ -38,8 +36,8 @@ def insert_job(connection: Connection, new: NewJob, *, now: Moment, max_attempts
     first = find_first(connection, new.api_key_id, new.idem_key, new.request_hash)
     if first is not None:
         return first
-    cost = work_units(new.params, new.max_frames)
     row_values = {
+        "kind": new.params.kind,
         "file_prefix": str(uuid.uuid4()),
         "params": new.params.to_json(),
         "request": new.request,
@@ -49,9 +47,9 @@ def insert_job(connection: Connection, new: NewJob, *, now: Moment, max_attempts
         "idem_key": new.idem_key,
         "request_hash": new.request_hash,
         "model_id": new.params.model_id,
-        "batch_key": batch_key(new.params),
-        "cost": cost,
-        "vt": _take_place(connection, new.api_key_id, cost),
+        "batch_key": new.params.batch_key,
+        "cost": new.cost,
+        "vt": _take_place(connection, new.api_key_id, new.cost),
         "status": JobStatus.QUEUED,
         "run_at": now.steady,
         "max_attempts": max_attempts,

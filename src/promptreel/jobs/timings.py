@@ -1,4 +1,4 @@
-"""How long jobs took lately, out of the job table: what estimates learn from."""
+"""How long videos took lately, out of the job table: what estimates learn from."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from sqlalchemy import Connection, and_, bindparam, select
 
 from promptreel.jobs.eta import Shape, Timing
 from promptreel.jobs.job import JobStatus
+from promptreel.jobs.params import VideoParams
 from promptreel.jobs.tables import attempts, has_status, jobs
 
 _DEVICE_SECONDS = jobs.c.result_facts["device_seconds"].as_float()
-_SUCCESSES = and_(has_status(JobStatus.SUCCEEDED), jobs.c.model_id == bindparam("model_id"))
+_SUCCESSES = and_(has_status(JobStatus.SUCCEEDED), jobs.c.kind == VideoParams.kind, jobs.c.model_id == bindparam("model_id"))
 _NEWEST = select(jobs.c.id).where(_SUCCESSES).order_by(jobs.c.id.desc()).limit(1)
 _TIMINGS = (
     select(

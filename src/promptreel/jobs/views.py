@@ -11,11 +11,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
+from promptreel.errors import JobNotFound
 from promptreel.jobs.eta import Ahead, Timing, Work
-from promptreel.jobs.job import Job, JobStatus, NewJob
+from promptreel.jobs.job import AnyJob, JobStatus, NewJob, VideoJob
 from promptreel.jobs.keys import Caller
+from promptreel.jobs.params import VideoParams
 from promptreel.jobs.store import JobStore, WorkerRecord
 
 
@@ -49,8 +51,18 @@ def _hash_bytes(value: object) -> str:
     return hashlib.sha256(value).hexdigest()
 
 
+_VIDEO = VideoParams.kind
+
+
+def _to_video_job(job: AnyJob) -> VideoJob:
+    """Raises JobNotFound for a job of another kind."""
+    if isinstance(job.params, VideoParams):
+        return cast("VideoJob", job)
+    raise JobNotFound(f"There is no job {job.id} that makes a video.")
+
+
 class OwnJobs:
-    """A caller's own jobs. Those of others answer as ids that nobody has.
+    """A caller's own jobs that make videos. Those of others, and of other kinds, answer as ids that nobody has.
 
     `idempotency` is the request's, if it asked for that: its first submission is answered again.
     """
@@ -60,48 +72,51 @@ class OwnJobs:
         self._caller = caller
         self._idempotency = idempotency
 
-    def find_first(self) -> Job | None:
+    def find_first(self) -> VideoJob | None:
         """The job that the request made when it was first sent; None if this is the first time. Raises what `submit` raises."""
         asked = self._idempotency
         key_hash, request_hash = (asked.key_hash, asked.request_hash) if asked else (None, None)
-        return self._store.find_first(key_hash, request_hash, of=self._caller)
+        first = self._store.find_first(key_hash, request_hash, of=self._caller)
+        return None if first is None else _to_video_job(first)
 
-    def submit(self, new: NewJob) -> Job:
+    def submit(self, new: NewJob) -> VideoJob:
         """Queues a job of the caller's. Raises IdempotencyConflict, RateLimitExceeded and InvalidApiKey."""
         own = replace(new, api_key_id=self._caller.api_key_id)
         if self._idempotency is not None:
             own = replace(own, idem_key=self._idempotency.key_hash, request_hash=self._idempotency.request_hash)
-        return self._store.submit(own)
+        return _to_video_job(self._store.submit(own))
 
-    def get(self, job_id: int) -> Job:
+    def get(self, job_id: int) -> VideoJob:
         """Raises JobNotFound."""
-        return self._store.get(job_id, of=self._caller)
+        return _to_video_job(self._store.get(job_id, of=self._caller, kind=_VIDEO))
 
-    def list(self, *, limit: int = 50, after: int | None = None, oldest_first: bool = False) -> builtins.list[Job]:
+    def list(self, *, limit: int = 50, after: int | None = None, oldest_first: bool = False) -> builtins.list[VideoJob]:
         """As `JobStore.list`."""
-        return self._store.list(limit=limit, after=after, oldest_first=oldest_first, of=self._caller)
+        page = self._store.list(limit=limit, after=after, oldest_first=oldest_first, of=self._caller, kind=_VIDEO)
+        return [_to_video_job(job) for job in page]
 
-    def list_succeeded(self, *, limit: int, offset: int = 0) -> builtins.list[Job]:
+    def list_succeeded(self, *, limit: int, offset: int = 0) -> builtins.list[VideoJob]:
         """As `JobStore.list_succeeded`."""
-        return self._store.list_succeeded(limit=limit, offset=offset, of=self._caller)
+        page = self._store.list_succeeded(limit=limit, offset=offset, of=self._caller, kind=_VIDEO)
+        return [_to_video_job(job) for job in page]
 
     def count(self, status: JobStatus) -> int:
-        return self._store.count(status, of=self._caller)
+        return self._store.count(status, of=self._caller, kind=_VIDEO)
 
-    def cancel(self, job_id: int) -> Job:
+    def cancel(self, job_id: int) -> VideoJob:
         """Raises JobNotFound."""
-        return self._store.cancel(job_id, of=self._caller)
+        return _to_video_job(self._store.cancel(job_id, of=self._caller, kind=_VIDEO))
 
-    def delete(self, job_id: int) -> Job:
+    def delete(self, job_id: int) -> VideoJob:
         """Raises JobNotFound."""
-        return self._store.delete(job_id, of=self._caller)
+        return _to_video_job(self._store.delete(job_id, of=self._caller, kind=_VIDEO))
 
     # Of everyone's jobs, because all share the workers: sums and counts, that tell nothing of a single one.
 
     def count_of_all(self, status: JobStatus) -> int:
         return self._store.count(status)
 
-    def queue_ahead(self, job: Job) -> Ahead:
+    def queue_ahead(self, job: VideoJob) -> Ahead:
         return self._store.queue_ahead(job)
 
     def unfinished_work(self) -> builtins.list[Work]:
@@ -120,9 +135,9 @@ class PublicJobs:
     def __init__(self, store: JobStore) -> None:
         self._store = store
 
-    def get_by_file_prefix(self, file_prefix: str) -> Job:
+    def get_by_file_prefix(self, file_prefix: str) -> VideoJob:
         """Raises JobNotFound."""
-        return self._store.get_by_file_prefix(file_prefix)
+        return _to_video_job(self._store.get_by_file_prefix(file_prefix))
 
     def count(self, status: JobStatus) -> int:
         return self._store.count(status)

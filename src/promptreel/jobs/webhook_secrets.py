@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import secrets
 
-from sqlalchemy import Engine, select
+from sqlalchemy import select
 
-from promptreel.jobs.database import read_transaction
-from promptreel.jobs.facts import WEBHOOK_SECRET, read_or_make
+from promptreel.jobs.database import Database, read_transaction
+from promptreel.jobs.installation_facts import WEBHOOK_SECRET, read_or_make
 from promptreel.jobs.tables import api_keys
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - how every such secret begins, by Standard Webhooks
@@ -23,16 +23,16 @@ def new_webhook_secret() -> str:
 class WebhookSecrets:
     """Safe to use from several threads and processes at once."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     def of(self, api_key_id: int | None) -> str:
         """The secret for the jobs of an API key; the installation's for those that have none."""
         if api_key_id is None:
             return self.of_installation()
-        with read_transaction(self._engine) as connection:  # a revoked key still has its row, and its secret
+        with read_transaction(self._database) as connection:  # a revoked key still has its row, and its secret
             return str(connection.execute(select(api_keys.c.webhook_secret).where(api_keys.c.id == api_key_id)).scalar_one())
 
     def of_installation(self) -> str:
         """Made when it is first asked for, and the same ever after."""
-        return read_or_make(self._engine, WEBHOOK_SECRET, new_webhook_secret)
+        return read_or_make(self._database, WEBHOOK_SECRET, new_webhook_secret)

@@ -1,4 +1,4 @@
-"""How much there is to do, summed up by model and shape: what estimates need of a queue that may be long.
+"""How many videos there are to make, summed up by model and shape: what estimates need of a queue that may be long.
 
 Every answer about a job that waits holds an estimate. So the queue is added up by the database, from an index that has all it
 takes (`jobs_queued_by_batch`, and for one API key `jobs_queued_by_api_key`): a millisecond for ten thousand jobs.
@@ -7,6 +7,7 @@ takes (`jobs_queued_by_batch`, and for one API key `jobs_queued_by_api_key`): a 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, func, select, tuple_
@@ -15,6 +16,9 @@ from promptreel.jobs.eta import Ahead, Shape, Work, work_left
 from promptreel.jobs.job import JobStage, JobStatus
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.tables import api_keys, has_status, jobs
+
+# Jobs of other kinds are counted in no estimate yet: nobody knows what they take.
+_IS_VIDEO = jobs.c.kind == VideoParams.kind
 
 # Built once: putting a statement together takes longer than running it.
 _OWN = (
@@ -33,7 +37,7 @@ _OWN = (
     .where(jobs.c.id == bindparam("job_id"))
 )
 _RUNNING = select(jobs.c.batch_key, jobs.c.owner, jobs.c.stage, jobs.c.progress, jobs.c.cost, jobs.c.started_at).where(
-    has_status(JobStatus.RUNNING)
+    has_status(JobStatus.RUNNING), _IS_VIDEO
 )
 _OF_KEY = jobs.c.api_key_id == bindparam("api_key_id")
 _RUNNING_OF_KEY = _RUNNING.where(_OF_KEY)
@@ -44,7 +48,7 @@ _RUNNING_BESIDE = _RUNNING.where(
 )
 _QUEUED = (
     select(jobs.c.batch_key, func.count().label("waiting"), func.sum(jobs.c.cost).label("cost"))
-    .where(has_status(JobStatus.QUEUED))
+    .where(has_status(JobStatus.QUEUED), _IS_VIDEO, jobs.c.run_at <= bindparam("now"))  # not those that were put off
     .group_by(jobs.c.batch_key)
 )
 _QUEUED_IN_FRONT = _QUEUED.where(
@@ -53,19 +57,14 @@ _QUEUED_IN_FRONT = _QUEUED.where(
 _QUEUED_IN_FRONT_OF_KEY = _QUEUED_IN_FRONT.where(_OF_KEY)
 
 
-def batch_key(params: VideoParams) -> str:
-    """Jobs with the same key can be generated in one batch: the model and the shape, for steps and guidance are per row."""
-    return f"{params.model_id}|{params.width}x{params.height}|{params.num_frames}"
-
-
-def ahead_of(connection: Connection, job_id: int) -> Ahead | None:
-    """What `JobStore.queue_ahead` says it is; None when there is no such job."""
+def ahead_of(connection: Connection, job_id: int, *, now: datetime) -> Ahead | None:
+    """What `JobStore.queue_ahead` says it is; None when there is no such job. `now` is the steady clock's."""
     own = connection.execute(_OWN, {"job_id": job_id}).one_or_none()
     if own is None:
         return None
     match own.status:
         case JobStatus.QUEUED:
-            place = {"priority": own.priority, "vt": own.vt, "job_id": own.id}
+            place = {"priority": own.priority, "vt": own.vt, "job_id": own.id, "now": now}
             queued = connection.execute(_QUEUED_IN_FRONT, place).all()
             work = (*_running(connection.execute(_RUNNING)), *_queued(queued))
             waiting = sum(row.waiting for row in queued)
@@ -82,9 +81,9 @@ def ahead_of(connection: Connection, job_id: int) -> Ahead | None:
             return Ahead()
 
 
-def unfinished(connection: Connection) -> list[Work]:
-    """All jobs that wait or run."""
-    return [*_running(connection.execute(_RUNNING)), *_queued(connection.execute(_QUEUED))]
+def unfinished(connection: Connection, *, now: datetime) -> list[Work]:
+    """All that wait or run. `now` is the steady clock's."""
+    return [*_running(connection.execute(_RUNNING)), *_queued(connection.execute(_QUEUED, {"now": now}))]
 
 
 def _running(rows: Iterable[Row[Any]]) -> Iterator[Work]:
@@ -110,6 +109,7 @@ def _queued(rows: Iterable[Row[Any]]) -> Iterator[Work]:
 
 
 def _read_batch_key(key: str) -> tuple[str, Shape]:
+    """Of `VideoParams.batch_key`."""
     model_id, size, num_frames = key.rsplit("|", 2)
     width, height = size.split("x")
     return model_id, Shape(int(num_frames), int(width), int(height))

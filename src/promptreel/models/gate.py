@@ -19,8 +19,8 @@ from promptreel.errors import CheckpointUnusable
 from promptreel.models.configs import NETWORKS, Config, ImageUNet, MotionAdapter, MotionUNet, TextEncoder, give_motion
 from promptreel.models.json_files import explain, read_model, read_object, shorten
 from promptreel.models.layouts import MOTION, Layout, lay_out
-from promptreel.models.noise import NAME as NOISE_NAME
-from promptreel.models.noise import read_noise_table
+from promptreel.models.noise_table import NAME as NOISE_NAME
+from promptreel.models.noise_table import read_noise_table
 from promptreel.models.registry import CARD_NAME, ModelCard
 from promptreel.models.safety import check_folder, hash_files
 from promptreel.models.tokenizers import TokenizerParts, read_tokenizer

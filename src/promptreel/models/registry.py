@@ -33,8 +33,8 @@ class ModelCard:
     The clip is made at the native size (pixels; None: any size) and scaled to the size that was asked. `max_frames` is what
     the motion modules carry. `trigger_words` and `quality_words` are phrases that an enhanced prompt gets (phrases.py). `words`
     is the vocabulary; empty: any word is fine. `beta_schedule` is that of the noise table that the motion modules were trained
-    on; None: the scheduler's file says it (noise.py). `reference_seconds_per_unit` was measured on two CPU cores and serves
-    the first estimate, before any job has run.
+    on; None: the scheduler's file says it (noise_table.py). `reference_seconds_per_unit` was measured on two CPU cores, and
+    serves the first estimate, before any job has run.
     """
 
     model_id: str

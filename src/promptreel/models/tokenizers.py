@@ -31,12 +31,12 @@ AGAIN = "Copy the tokenizer's folder from the original checkpoint again."
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerParts:
-    """All that CLIPTokenizer is built from. `window` is how many tokens it says that a text may have; None: it does not say."""
+    """All that CLIPTokenizer is built from. `max_tokens` is how long it says that a text may be; None: it does not say."""
 
     vocab: Mapping[str, int]
     merges: tuple[tuple[str, str], ...]
     special_tokens: Mapping[str, str]
-    window: int | None
+    max_tokens: int | None
     files: tuple[Path, ...]
 
 
@@ -86,12 +86,12 @@ def read_tokenizer(folder: Path) -> TokenizerParts:
     if (folder / "added_tokens.json").is_file():
         added += read_object(folder / "added_tokens.json", "tokenizer/added_tokens.json")
     _check(vocab, merges, [*special.values(), *added])
-    window = settings.model_max_length
+    max_tokens = settings.model_max_length
     return TokenizerParts(
         vocab=vocab,
         merges=tuple(merges),
         special_tokens=special,
-        window=None if window is None else int(min(window, 1 << 20)),
+        max_tokens=None if max_tokens is None else int(min(max_tokens, 1 << 20)),
         files=tuple(folder / name for name in FILES if (folder / name).is_file()),
     )
 

@@ -14,7 +14,7 @@ from typing import Any
 from promptreel.errors import PASSING, DeliveryLost, JobNotFound, UrlUnusable
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.deliveries import Delivery, DeliveryClaim, DeliveryStore, Full, Outcome
-from promptreel.jobs.job import Job
+from promptreel.jobs.job import AnyJob
 from promptreel.jobs.store import JobStore
 from promptreel.jobs.webhook_secrets import WebhookSecrets
 from promptreel.logs import Seldom
@@ -34,7 +34,7 @@ RETRIES_SHARE = 4
 GONE = 410
 """The receiver wants no more of it."""
 
-ToBody = Callable[[Job, str], dict[str, Any]]
+ToBody = Callable[[AnyJob, str], dict[str, Any]]
 """What a webhook is told of a job, in the words of the API that the job came by; the text is the delivery's id."""
 
 

@@ -95,6 +95,7 @@ class Pulse:
         lease_seconds: float,
         stop: threading.Event,
         announce: Callable[[], None],
+        beat_seconds: float = BEAT_SECONDS,
         stall_seconds: float = float("inf"),
         on_stall: Callable[[Hold], None] = lambda _hold: None,
     ) -> None:
@@ -103,7 +104,7 @@ class Pulse:
         self._stall_seconds = stall_seconds
         self._on_stall = on_stall
         self._silence_seconds = lease_seconds * 2 / 3
-        self._beat_seconds = min(BEAT_SECONDS, lease_seconds / 6)
+        self._beat_seconds = min(beat_seconds, lease_seconds / 6)
         self._stop = stop
         self._announce = announce
         self._seldom = Seldom(log)

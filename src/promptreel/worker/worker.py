@@ -6,23 +6,23 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
-from promptreel.encoding.decoder import Decoder
 from promptreel.errors import PASSING, DeviceLost, DiskFull, GenerationFailed, JobCancelled, JobLost, PromptreelError
 from promptreel.generation.engine import Engine
-from promptreel.jobs.job import Claim, Job, Result
-from promptreel.jobs.params import VideoParams
+from promptreel.jobs.job import AnyJob, Claim, Result
+from promptreel.jobs.kinds import Params
 from promptreel.jobs.store import JobStore, WorkerRecord
 from promptreel.logs import Seldom
-from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard
+from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.storage.local import LocalStorage
-from promptreel.worker.footprint import Room, estimate_bytes, return_freed_memory
 from promptreel.worker.pulse import Hold, Pulse, WorkerStopping
-from promptreel.worker.video_job import Makers, SharedTime, run_video_job
+from promptreel.worker.recipes.recipe import Recipe
+from promptreel.worker.room import Room, return_freed_memory
+from promptreel.worker.timekeeping import SharedTime
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +35,11 @@ STALLED_CODE = 70
 
 @dataclass(frozen=True)
 class InHand:
-    """A job that runs. `card` is its model's, None if there is no such model: then it fails at once."""
+    """A job that runs, and the memory that it takes by its recipe's estimate."""
 
-    job: Job
-    card: ModelCard | None
+    job: AnyJob
+    bytes: int
     ending: Future[None]
-
-    def estimate(self, params: VideoParams) -> int:
-        """Bytes that a job of this one's model takes."""
-        return 0 if self.card is None else estimate_bytes(params, self.card)
 
 
 class Worker:
@@ -52,7 +48,8 @@ class Worker:
     A device that answers no more ends it too, with DeviceLost: the jobs that met it stay its own, as those of any worker that
     dies, until the supervisor or their leases free them, and so lose one of their lives.
 
-    Each job runs in its own thread, from its parameters to its file; the engine shares the model's calls between them.
+    Each job runs in its own thread, by the recipe of its kind, from its parameters to its file; the engine shares the model's
+    calls between them.
     """
 
     def __init__(  # noqa: PLR0913 - one for each part that it works with
@@ -61,22 +58,23 @@ class Worker:
         owner: str,
         jobs: JobStore,
         engine: Engine,
+        recipes: Mapping[str, Recipe[Any]],
         storage: LocalStorage,
-        decoder: Decoder,
-        scratch: Path,
         lease_seconds: float,
         room: Room,
         stop: threading.Event,
         stall_seconds: float = float("inf"),
     ) -> None:
-        """A job that makes no progress for `stall_seconds` ends the process: no thread can be ended from outside."""
+        """`recipes` says by kind how jobs are done; those of other kinds are left to other workers.
+
+        A job that makes no progress for `stall_seconds` ends the process: no thread can be ended from outside.
+        """
         self.owner = owner
         self.jobs = jobs
         self.engine = engine
+        self.recipes = recipes
         self.storage = storage
-        self.scratch = scratch
         self.room = room
-        self.makers = Makers(engine, decoder, threading.Semaphore(room.encoders))
         self.stop = stop
         self.live: list[InHand] = []
         self.device_lost: DeviceLost | None = None
@@ -131,10 +129,9 @@ class Worker:
                     self.stop.wait(POLL_SECONDS)
                 else:
                     job = taken[1]
-                    card = self._find_card(job.params.model_id)
-                    self.live.append(InHand(job, card, threads.submit(self.work, *taken)))
+                    self.live.append(InHand(job, self._estimate_bytes(job.params), threads.submit(self.work, *taken)))
 
-    def _take_next(self) -> tuple[Claim, Job] | None:
+    def _take_next(self) -> tuple[Claim, AnyJob] | None:
         """A job that can run beside those that are live, if there is one.
 
         A job that took a worker down with it before runs alone from then on, so that it cannot do so to others again.
@@ -144,26 +141,21 @@ class Worker:
             job = self.live[0].job
             if len(self.live) == self.room.jobs or job.crashes:
                 return None
-            beside = job.params.model_id
+            beside = job.params
         try:
-            return self.jobs.claim(self.owner, beside=beside, fits=self._has_room)
+            return self.jobs.claim(self.owner, kinds=self.recipes.keys(), beside=beside, fits=self._has_room)
         except PASSING as passing:  # the jobs in hand go on
             self.seldom.warning("no job could be claimed: %s", passing)
             self.stop.wait(RETRY_SECONDS)
             return None
 
-    def _has_room(self, params: VideoParams) -> bool:
-        """Whether one more job, of the same model, fits beside those in hand."""
-        if not self.live:
-            return True
-        taken = sum(each.estimate(each.job.params) for each in self.live)
-        return taken + self.live[0].estimate(params) <= self.room.memory
+    def _has_room(self, params: Params) -> bool:
+        """Whether one more job fits beside those in hand; alone, each does."""
+        taken = sum(each.bytes for each in self.live)
+        return not self.live or taken + self._estimate_bytes(params) <= self.room.memory
 
-    def _find_card(self, model_id: str) -> ModelCard | None:
-        try:
-            return self.engine.models.get(model_id)
-        except (PromptreelError, OSError):  # its own thread tells the job why
-            return None
+    def _estimate_bytes(self, params: Params) -> int:
+        return self.recipes[params.kind].estimate_bytes(params)
 
     def give_up(self, stalled: Hold) -> None:
         """Ends the process because of a job that stands still, which costs that job a life, and the others none."""
@@ -193,7 +185,7 @@ class Worker:
         )
         self.jobs.record_worker(record)
 
-    def work(self, claim: Claim, job: Job) -> None:
+    def work(self, claim: Claim, job: AnyJob) -> None:
         """Runs one job to its end, whatever that is; no error of a job ends the worker."""
         log.info("job %d started, attempt %d", job.id, claim.attempt)
         try:
@@ -206,19 +198,12 @@ class Worker:
         finally:
             return_freed_memory()
 
-    def _run(self, hold: Hold, job: Job) -> None:
+    def _run(self, hold: Hold, job: AnyJob) -> None:
         claim = hold.claim
         try:
             with hold.watched():
-                result = run_video_job(
-                    job,
-                    claim,
-                    makers=self.makers,
-                    storage=self.storage,
-                    scratch=self.scratch,
-                    on_progress=hold.on_progress,
-                    time_shared=self.time.now,
-                )
+                recipe = self.recipes[job.kind]
+                result = recipe.run(job, claim, on_progress=hold.on_progress, time_shared=self.time.now)
         except JobCancelled:
             self._tell(claim, lambda: self.jobs.acknowledge_cancel(claim))
             log.info("job %d cancelled", job.id)
@@ -243,7 +228,7 @@ class Worker:
         else:
             self._publish(claim, job, result)
 
-    def _publish(self, claim: Claim, job: Job, result: Result) -> None:
+    def _publish(self, claim: Claim, job: AnyJob, result: Result) -> None:
         """Makes the result visible; when another attempt has taken over, this one's file is removed again."""
         try:
             self._tell(claim, lambda: self.jobs.finish(claim, result, busy_seconds=result.facts["busy_seconds"]))

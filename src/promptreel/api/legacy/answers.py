@@ -6,14 +6,14 @@ from typing import Any
 
 from promptreel.api.legacy.paths import dialect_of
 from promptreel.api.legacy.requests import TIP
-from promptreel.jobs.job import Job, JobStatus
+from promptreel.jobs.job import JobStatus, VideoJob
 from promptreel.jobs.links import Links
 
 WAIT = "Try to fetch request after given estimated time"
 WEBHOOK_TYPE = "text2video"
 
 
-def to_answer(job: Job, *, links: Links, eta: int) -> dict[str, Any]:
+def to_answer(job: VideoJob, *, links: Links, eta: int) -> dict[str, Any]:
     """What a client is told of a job. `eta` is in whole seconds, and said only while the job is not done."""
     match job.status:
         case JobStatus.SUCCEEDED:
@@ -26,7 +26,7 @@ def to_answer(job: Job, *, links: Links, eta: int) -> dict[str, Any]:
             return _to_processing(job, links, eta)
 
 
-def to_webhook(job: Job, links: Links) -> dict[str, Any]:
+def to_webhook(job: VideoJob, links: Links) -> dict[str, Any]:
     """What the job's webhook is told of its end. `track_id` is as it was sent."""
     track_id = job.request.get("track_id", job.track_id)
     answer = to_answer(job, links=links, eta=0)
@@ -37,7 +37,7 @@ def to_webhook(job: Job, links: Links) -> dict[str, Any]:
     return {"status": answer["status"], "track_id": track_id, **told, "webhook_type": WEBHOOK_TYPE}
 
 
-def _to_processing(job: Job, links: Links, eta: int) -> dict[str, Any]:
+def _to_processing(job: VideoJob, links: Links, eta: int) -> dict[str, Any]:
     return {
         "status": "processing",
         "tip": job.request.get("tip", TIP),
@@ -54,7 +54,7 @@ def _to_processing(job: Job, links: Links, eta: int) -> dict[str, Any]:
     }
 
 
-def _to_success(job: Job, links: Links) -> dict[str, Any]:
+def _to_success(job: VideoJob, links: Links) -> dict[str, Any]:
     url = links.video(job)
     spent = (job.finished_at - job.started_at).total_seconds() if job.finished_at and job.started_at else 0.0
     return {
@@ -68,7 +68,7 @@ def _to_success(job: Job, links: Links) -> dict[str, Any]:
     }
 
 
-def _to_failure(job: Job, why: str) -> dict[str, Any]:
+def _to_failure(job: VideoJob, why: str) -> dict[str, Any]:
     return {"status": "failed", "id": job.id, "message": why, "messege": why, "output": []}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from promptreel.api.field_reader import Limits
-from promptreel.jobs.job import Job
+from promptreel.jobs.job import VideoJob
 from promptreel.media import kind_of_init
 
 
@@ -52,7 +52,7 @@ class Dialect:
 
     name: str
     fetch_path: str
-    to_meta: Callable[[Job], dict[str, Any]]
+    to_meta: Callable[[VideoJob], dict[str, Any]]
     defaults: Defaults
     ranges: Ranges
     switches: tuple[str, ...] = ("temp",)
@@ -67,7 +67,7 @@ def plain(number: float) -> float:
     return int(number) if float(number).is_integer() else number
 
 
-def tell_origin(job: Job) -> dict[str, Any]:
+def tell_origin(job: VideoJob) -> dict[str, Any]:
     """What a meta adds: what the clip started from and the size that it was made at, where there is one.
 
     An init is told as "yes", for its data may be megabytes.

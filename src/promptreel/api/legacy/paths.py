@@ -18,7 +18,7 @@ from promptreel.api.legacy.v6 import (
     V6_VIDEO,
 )
 from promptreel.api.legacy.v7 import V7, V7_IMAGE, V7_VIDEO
-from promptreel.jobs.job import Job
+from promptreel.jobs.job import VideoJob
 
 CREATE_PATHS = {
     "/api/v4/dreambooth/text2video": V4,
@@ -59,6 +59,6 @@ FETCH_BY_FIELD_PATHS = (
 _DIALECTS = {dialect.name: dialect for dialect in CREATE_PATHS.values()}
 
 
-def dialect_of(job: Job) -> Dialect:
+def dialect_of(job: VideoJob) -> Dialect:
     """The one that the job was created in; v4 for a job of another API."""
     return _DIALECTS.get(job.request.get("dialect", ""), V4)

@@ -17,6 +17,7 @@ from promptreel.api.webhook_field import read_webhook
 from promptreel.encoding.decoder import Decoder
 from promptreel.errors import ModelNotFound
 from promptreel.fetching.fetcher import SafeFetcher
+from promptreel.jobs.eta import work_units
 from promptreel.jobs.job import NewJob
 from promptreel.jobs.params import (
     DEFAULT_OUTPUT_TYPE,
@@ -77,7 +78,8 @@ def read_create(
         negative_prompt=negative_prompt,
         init_key=init.key if init else None,
     )
-    new_job = NewJob(params=params, request=request, max_frames=card.max_frames, track_id=track_id, webhook_url=webhook_url)
+    cost = work_units(params, card.max_frames)
+    new_job = NewJob(params=params, request=request, cost=cost, track_id=track_id, webhook_url=webhook_url)
     return new_job, init
 
 

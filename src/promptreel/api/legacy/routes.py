@@ -19,7 +19,7 @@ from promptreel.api.parts import Services
 from promptreel.api.problems import error_body
 from promptreel.api.uploads import inline_uploads
 from promptreel.errors import JobNotFound
-from promptreel.jobs.job import Job, NewJob
+from promptreel.jobs.job import NewJob, VideoJob
 from promptreel.media import Init
 
 
@@ -70,14 +70,14 @@ def fetch_by_field(request: Request, fields: Fields, services: ServicesOfApp) ->
     return _answer(request, services, _find_job(services, request_id))
 
 
-def _find_job(services: Services, sent_id: object) -> Job:
+def _find_job(services: Services, sent_id: object) -> VideoJob:
     job_id = parse_job_id(sent_id)
     if job_id is None:
         raise JobNotFound("There is no job with this id. Check the id that was returned when it was submitted.")
     return services.jobs.get(job_id)
 
 
-def _answer(request: Request, services: Services, job: Job) -> JSONResponse:
+def _answer(request: Request, services: Services, job: VideoJob) -> JSONResponse:
     request.state.job_id = job.id
     eta = 0 if job.is_final else estimate(services, job)
     return JSONResponse(to_answer(job, links=links(request, services), eta=eta))

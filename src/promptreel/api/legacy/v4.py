@@ -7,7 +7,7 @@ from typing import Any
 
 from promptreel.api.field_reader import Limits
 from promptreel.api.legacy.dialect import Defaults, Dialect, Ranges, plain, tell_origin
-from promptreel.jobs.job import Job
+from promptreel.jobs.job import VideoJob
 from promptreel.jobs.params import MAX_FRAMES
 
 RANGES = Ranges(
@@ -23,7 +23,7 @@ RANGES = Ranges(
 )
 
 
-def to_meta(job: Job) -> dict[str, Any]:
+def to_meta(job: VideoJob) -> dict[str, Any]:
     """What was done, in the documented words, with `fps`, `clip_skip`, `enhance_prompt` and the native size added."""
     params = job.params
     return {

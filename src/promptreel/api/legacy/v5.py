@@ -6,10 +6,10 @@ from typing import Any
 
 from promptreel.api.legacy import v4
 from promptreel.api.legacy.dialect import Defaults, Dialect, plain
-from promptreel.jobs.job import Job
+from promptreel.jobs.job import VideoJob
 
 
-def to_meta(job: Job) -> dict[str, Any]:
+def to_meta(job: VideoJob) -> dict[str, Any]:
     """v4's, and what strict clients of v5 miss otherwise. They take `guidance_scale` for an integer."""
     return v4.to_meta(job) | {
         "guidance_scale": plain(job.params.guidance_scale),

@@ -7,7 +7,7 @@ from typing import Any
 
 from promptreel.api.field_reader import Limits
 from promptreel.api.legacy.dialect import Defaults, Dialect, Ranges, plain, tell_origin
-from promptreel.jobs.job import Job
+from promptreel.jobs.job import VideoJob
 from promptreel.jobs.params import MAX_FRAMES
 
 DEFAULTS = Defaults(num_frames=25, guidance_scale=7.0, enhance_prompt=False)
@@ -32,7 +32,7 @@ LEFT_OUT_OF_IMAGE = (
 )  # fmt: skip
 
 
-def to_meta(job: Job) -> dict[str, Any]:
+def to_meta(job: VideoJob) -> dict[str, Any]:
     """What was done, under the names of the request. Whatever is a switch is "yes" or "no"."""
     params = job.params
     return {

@@ -12,7 +12,7 @@ from promptreel.api.answer_model import Answer, Count, Number, Seconds, one_of
 from promptreel.api.estimates import Outlook
 from promptreel.api.v1.requests import DIALECT, Cursor, was_enhanced
 from promptreel.errors import PromptreelError
-from promptreel.jobs.job import Job, JobStage, JobStatus
+from promptreel.jobs.job import JobStage, JobStatus, VideoJob
 from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
 from promptreel.media import MEDIA_TYPES
 from promptreel.models.registry import ModelCard
@@ -133,7 +133,7 @@ def to_video_id(job_id: int) -> str:
     return f"video_{job_id}"
 
 
-def to_video(job: Job, outlook: Outlook | None = None) -> Video:
+def to_video(job: VideoJob, outlook: Outlook | None = None) -> Video:
     """What a client is told of a job; `stage`, `eta` (whole seconds) and `queue_position` only while it is not done.
 
     Without an outlook, as in lists, they are left out.
@@ -165,7 +165,7 @@ def to_video(job: Job, outlook: Outlook | None = None) -> Video:
     )
 
 
-def to_webhook(job: Job, delivery_id: str) -> dict[str, Any]:
+def to_webhook(job: VideoJob, delivery_id: str) -> dict[str, Any]:
     """The event that the job's webhook is told, in the shape of OpenAI's; `data` is the whole video."""
     succeeded = job.status is JobStatus.SUCCEEDED
     return {
@@ -181,11 +181,11 @@ def to_outlook(outlook: Outlook) -> dict[str, int]:
     return {"queue_position": outlook.queue_position, "eta": outlook.eta}
 
 
-def to_status(job: Job) -> VideoStatus:
+def to_status(job: VideoJob) -> VideoStatus:
     return _STATUSES[job.status]
 
 
-def to_progress(job: Job) -> int:
+def to_progress(job: VideoJob) -> int:
     """0 to 100; 100 only once the video is there."""
     return 100 if job.status is JobStatus.SUCCEEDED else min(99, int(job.progress * 100))
 
@@ -207,14 +207,14 @@ def to_extensions(params: VideoParams) -> dict[str, Any]:
     }
 
 
-def _to_facts(job: Job) -> dict[str, Any]:
+def _to_facts(job: VideoJob) -> dict[str, Any]:
     """How long it took, in seconds: in all without its waiting for other jobs, and by stage; what the worker told."""
     facts = job.result.facts if job.result else {}
     names = {"busy_seconds": "inference_time_s", "stages": "stage_durations", "peak_memory_mb": "peak_memory_mb"}
     return {ours: facts[name] for name, ours in names.items() if name in facts}
 
 
-def _to_job_error(job: Job) -> VideoError | None:
+def _to_job_error(job: VideoJob) -> VideoError | None:
     match job.status:
         case JobStatus.FAILED:
             message = job.error_message or "The job failed, and its worker could not say why."
@@ -229,7 +229,7 @@ def to_deleted(job_id: int) -> DeletedVideo:
     return DeletedVideo(id=to_video_id(job_id), object="video.deleted", deleted=True)
 
 
-def to_page(jobs: Sequence[Job], cursor: Cursor) -> VideoPage:
+def to_page(jobs: Sequence[VideoJob], cursor: Cursor) -> VideoPage:
     """`jobs` holds one more than was asked for, if there are more."""
     videos = [to_video(job) for job in jobs[: cursor.limit]]
     return VideoPage(

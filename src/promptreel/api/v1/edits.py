@@ -13,7 +13,7 @@ from promptreel.api.v1.requests import read_create, read_video_id, was_enhanced
 from promptreel.encoding.decoder import Decoder
 from promptreel.errors import InvalidParams
 from promptreel.fetching.fetcher import SafeFetcher
-from promptreel.jobs.job import Job, NewJob
+from promptreel.jobs.job import NewJob, VideoJob
 from promptreel.media import Init
 from promptreel.models.registry import ModelRegistry
 
@@ -53,7 +53,13 @@ def read_edit(
 
 
 def read_edit_of(
-    source: Job, content: bytes, fields: Mapping[str, Any], *, models: ModelRegistry, fetcher: SafeFetcher, decoder: Decoder
+    source: VideoJob,
+    content: bytes,
+    fields: Mapping[str, Any],
+    *,
+    models: ModelRegistry,
+    fetcher: SafeFetcher,
+    decoder: Decoder,
 ) -> tuple[NewJob, Init | None]:
     """A job that starts from the source's file, and is as it in all that is not said otherwise, the seed too.
 

@@ -14,7 +14,7 @@ from promptreel.api.estimates import look_ahead
 from promptreel.api.parts import Services
 from promptreel.api.v1.answers import to_deleted, to_outlook, to_progress, to_status, to_video
 from promptreel.errors import JobNotFound
-from promptreel.jobs.job import Job, JobStatus
+from promptreel.jobs.job import JobStatus, VideoJob
 from promptreel.jobs.links import Links
 
 EVENTS_MEDIA_TYPE = "text/event-stream"
@@ -78,7 +78,7 @@ class VideoWatcher:
         self._looks += 1
         return [*changed, Event("end", to_video(job).to_json())] if job.is_final else changed
 
-    def _changes(self, job: Job) -> Iterator[Event]:
+    def _changes(self, job: VideoJob) -> Iterator[Event]:
         stage = {"status": to_status(job), "stage": job.stage}
         progress = {"progress": to_progress(job)}
         is_new_stage, is_new_share = self._is_new("stage", stage), self._is_new("share", progress)

@@ -14,7 +14,8 @@ from promptreel.api.webhook_field import read_webhook
 from promptreel.encoding.decoder import Decoder
 from promptreel.errors import JobNotFound, ModelNotFound
 from promptreel.fetching.fetcher import SafeFetcher
-from promptreel.jobs.job import Job, NewJob
+from promptreel.jobs.eta import work_units
+from promptreel.jobs.job import NewJob, VideoJob
 from promptreel.jobs.params import (
     DEFAULT_OUTPUT_TYPE,
     DEFAULT_SCHEDULER,
@@ -87,10 +88,10 @@ def read_create(
         init_key=init.key if init else None,
     )
     request = _remember(draft.prompt, card, reader, enhance=enhance)
-    return NewJob(params=params, request=request, max_frames=card.max_frames, webhook_url=webhook_url), init
+    return NewJob(params=params, request=request, cost=work_units(params, card.max_frames), webhook_url=webhook_url), init
 
 
-def read_remix(fields: Mapping[str, Any], source: Job, models: ModelRegistry, fetcher: SafeFetcher) -> NewJob:
+def read_remix(fields: Mapping[str, Any], source: VideoJob, models: ModelRegistry, fetcher: SafeFetcher) -> NewJob:
     """The source's job once more with a new prompt, all else as it was, the seed too. Raises InvalidParams, ModelNotFound."""
     reader = FieldReader(fields)
     prompt = reader.required_text("prompt", maximum=MAX_TEXT)
@@ -100,7 +101,7 @@ def read_remix(fields: Mapping[str, Any], source: Job, models: ModelRegistry, fe
     enhance = was_enhanced(source)
     params = replace(source.params, prompt=enhance_prompt(prompt, card) if enhance else prompt)
     request = _remember(prompt, card, reader, enhance=enhance) | {"remixed_from": source.id}
-    return NewJob(params=params, request=request, max_frames=card.max_frames, webhook_url=webhook_url)
+    return NewJob(params=params, request=request, cost=work_units(params, card.max_frames), webhook_url=webhook_url)
 
 
 def _read_params(reader: FieldReader) -> VideoParams:
@@ -189,7 +190,7 @@ def _remember(prompt: str, card: ModelCard, reader: FieldReader, *, enhance: boo
     return request | ({"tip": ". ".join(tips)} if tips else {})
 
 
-def was_enhanced(job: Job) -> bool:
+def was_enhanced(job: VideoJob) -> bool:
     return job.request.get("enhance_prompt") == "yes"
 
 

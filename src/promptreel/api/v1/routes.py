@@ -21,7 +21,7 @@ from promptreel.api.v1.events import EVENTS_MEDIA_TYPE, VideoWatcher, stream_eve
 from promptreel.api.v1.requests import NO_SUCH_VIDEO, parse_video_id, read_create, read_cursor, read_remix, read_variant
 from promptreel.encoding.poster import POSTER_MEDIA_TYPE, make_poster
 from promptreel.errors import JobNotFound, NotAvailable
-from promptreel.jobs.job import Job, JobStatus, NewJob
+from promptreel.jobs.job import JobStatus, NewJob, VideoJob
 from promptreel.media import MEDIA_TYPES, Init
 
 _KEPT = {"Cache-Control": "private, max-age=3600"}  # a finished video never changes
@@ -140,7 +140,7 @@ def send_content(request: Request, video_id: str, services: ServicesOfApp) -> Re
     return FileResponse(path, media_type=MEDIA_TYPES[job.params.output_type], headers=_KEPT)
 
 
-def _why_unavailable(job: Job) -> str:
+def _why_unavailable(job: VideoJob) -> str:
     match job.status:
         case JobStatus.SUCCEEDED:
             return "The video's file was deleted."
@@ -168,7 +168,7 @@ def get_model(model_id: str, services: ServicesOfApp) -> JSONResponse:
     return JSONResponse(to_model(services.models.get(model_id)).to_json())
 
 
-def _find_job(request: Request, services: Services, video_id: str) -> Job:
+def _find_job(request: Request, services: Services, video_id: str) -> VideoJob:
     """Raises JobNotFound, with the same words for an id that nobody has and for one that nobody can have."""
     try:
         job = services.jobs.get(parse_video_id(video_id))
@@ -178,6 +178,6 @@ def _find_job(request: Request, services: Services, video_id: str) -> Job:
     return job
 
 
-def _answer(request: Request, services: Services, job: Job) -> JSONResponse:
+def _answer(request: Request, services: Services, job: VideoJob) -> JSONResponse:
     request.state.job_id = job.id
     return JSONResponse(to_video(job, look_ahead(services, job)).to_json())

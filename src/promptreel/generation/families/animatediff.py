@@ -22,9 +22,9 @@ from promptreel.errors import CheckpointUnusable
 from promptreel.generation.compute import ROWS_OF_A_CALL, ComputeThreads
 from promptreel.generation.devices import Device
 from promptreel.generation.finite import Stage, check_finite
+from promptreel.generation.latent_previews import fit_colors
 from promptreel.generation.loading import load_network, load_tokenizer
 from promptreel.generation.model_space import ModelSpace
-from promptreel.generation.preview import fit_colors
 from promptreel.generation.prompts import PromptEncoder
 from promptreel.models.gate import Checkpoint, check_checkpoint, check_weights, hash_checkpoint
 from promptreel.models.registry import ModelCard

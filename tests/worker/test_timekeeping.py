@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from promptreel.jobs.job import JobStage
-from promptreel.worker.video_job import SharedTime, StageClock
+from promptreel.worker.timekeeping import SharedTime, StageClock
 
 
 class Clock:

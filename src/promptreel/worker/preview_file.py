@@ -13,8 +13,8 @@ from pathlib import Path
 
 from promptreel.encoding.preview_webp import encode_preview
 from promptreel.errors import StorageFailed
-from promptreel.generation.preview import OnPreview
-from promptreel.jobs.job import Claim, Job
+from promptreel.generation.latent_previews import OnPreview
+from promptreel.jobs.job import Claim, VideoJob
 from promptreel.media import Clip
 from promptreel.storage.local import LocalStorage
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def keep_preview(job: Job, claim: Claim, *, storage: LocalStorage, scratch: Path) -> Iterator[OnPreview]:
+def keep_preview(job: VideoJob, claim: Claim, *, storage: LocalStorage, scratch: Path) -> Iterator[OnPreview]:
     """Yields what has a clip put into storage as the job's preview, in place of the last one; after the block there is none."""
     path = scratch / f"{job.file_prefix}.{claim.attempt}.preview.webp"
 
@@ -86,7 +86,7 @@ class _Newest:
             return None if self._has_ended else clip
 
 
-def _remove(job: Job, storage: LocalStorage) -> None:
+def _remove(job: VideoJob, storage: LocalStorage) -> None:
     try:
         storage.delete(job.preview_key)
     except StorageFailed as error:  # nobody is served it any more, so it ends no job

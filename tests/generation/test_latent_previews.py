@@ -14,8 +14,8 @@ from promptreel.bootstrap import BUILT_IN_MODELS
 from promptreel.generation.compute import ComputeThreads
 from promptreel.generation.engine import Engine
 from promptreel.generation.families.animatediff import load_animatediff
+from promptreel.generation.latent_previews import MOST_PREVIEWS, Previews, fit_colors, to_pixels
 from promptreel.generation.model_space import ModelSpace
-from promptreel.generation.preview import MOST_PREVIEWS, Previews, fit_colors, to_pixels
 from promptreel.generation.samplers.sampler import Call
 from promptreel.media import Clip
 from promptreel.models.registry import ModelRegistry

@@ -13,7 +13,7 @@ from promptreel.jobs.job import Claim, Job
 from promptreel.jobs.store import JobStore
 from promptreel.media import Video
 from promptreel.storage.local import LocalStorage
-from promptreel.worker.preview import keep_preview
+from promptreel.worker.preview_file import keep_preview
 from tests.encoding.clips import make_flat, make_scene
 from tests.jobs.factories import make_new_job
 from tests.waiting import wait_for

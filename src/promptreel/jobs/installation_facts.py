@@ -5,9 +5,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 
-from sqlalchemy import Connection, Engine, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
-from promptreel.jobs.database import read_transaction, write_transaction
+from promptreel.jobs.database import Database, read_transaction, write_transaction
 from promptreel.jobs.tables import facts
 
 LINK_SECRET = "link_secret"  # noqa: S105 - its name, not the secret
@@ -30,12 +30,12 @@ def write_fact(connection: Connection, name: str, value: str) -> None:
         connection.execute(insert(facts).values(name=name, value=value))
 
 
-def read_or_make(engine: Engine, name: str, make: Callable[[], str]) -> str:
+def read_or_make(database: Database, name: str, make: Callable[[], str]) -> str:
     """A fact that is made when it is first asked for, and the same ever after."""
-    with read_transaction(engine) as connection:
+    with read_transaction(database) as connection:
         known = read_fact(connection, name)
     if known is None:
-        with write_transaction(engine) as connection:
+        with write_transaction(database) as connection:
             known = read_fact(connection, name)
             if known is None:  # nobody was faster
                 known = make()
@@ -43,6 +43,6 @@ def read_or_make(engine: Engine, name: str, make: Callable[[], str]) -> str:
     return known
 
 
-def read_link_secret(engine: Engine) -> bytes:
+def read_link_secret(database: Database) -> bytes:
     """What links to files are signed with."""
-    return bytes.fromhex(read_or_make(engine, LINK_SECRET, lambda: secrets.token_hex(32)))
+    return bytes.fromhex(read_or_make(database, LINK_SECRET, lambda: secrets.token_hex(32)))

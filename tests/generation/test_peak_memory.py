@@ -3,7 +3,7 @@ from __future__ import annotations
 import gc
 import mmap
 
-from promptreel.generation.memory import MEGABYTE, MemoryWatch, Peak
+from promptreel.generation.peak_memory import MEGABYTE, MemoryWatch, Peak
 from tests.generation.conftest import CPU
 
 

@@ -1,11 +1,10 @@
-"""The recipe: one job's parameters through every stage, in order."""
+"""The recipe of a video: one job's parameters through every stage, in order."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -14,16 +13,18 @@ from typing import Any
 from promptreel.encoding.decoder import Decoder
 from promptreel.encoding.scaling import scale_clip
 from promptreel.encoding.video import encode
-from promptreel.errors import DiskFull, StorageFailed, is_full
-from promptreel.generation.engine import Engine, OnProgress, generated_size
+from promptreel.errors import DiskFull, PromptreelError, StorageFailed, is_full
+from promptreel.generation.engine import Engine, generated_size
 from promptreel.generation.failures import named_failures
-from promptreel.generation.preview import OnPreview
+from promptreel.generation.latent_previews import OnPreview
 from promptreel.generation.seat import OnWait, in_turn
-from promptreel.jobs.job import Claim, Job, JobStage, Result
+from promptreel.jobs.job import Claim, JobStage, OnProgress, Result, VideoJob
 from promptreel.jobs.params import VideoParams
 from promptreel.media import Clip, Init, Video, kind_of_init
 from promptreel.storage.local import LocalStorage
-from promptreel.worker.preview import keep_preview
+from promptreel.worker.preview_file import keep_preview
+from promptreel.worker.recipes.video_footprint import estimate_bytes
+from promptreel.worker.timekeeping import StageClock
 
 
 @dataclass(frozen=True)
@@ -38,42 +39,52 @@ class Makers:
     decoding: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(1))
 
 
-def run_video_job(
-    job: Job,
-    claim: Claim,
-    *,
-    makers: Makers,
-    storage: LocalStorage,
-    scratch: Path,
-    on_progress: OnProgress,
-    time_shared: Callable[[], float] = time.monotonic,
-) -> Result:
-    """Generates, encodes and stores; the key names the attempt, so that no two attempts ever share a file.
+@dataclass(frozen=True)
+class VideoRecipe:
+    """How jobs of the kind `video` are done."""
 
-    `time_shared` is read for what the stages took: a SharedTime's `now`, where other jobs may be in hand.
-    """
-    clock = StageClock(on_progress, time_shared)
-    path = scratch / f"{job.file_prefix}.{claim.attempt}.{job.params.output_type}"
-    try:
-        _make_folder(scratch)
-        with named_failures(job.params):
-            init = _load_init(job.params.init_key, storage)
-        with keep_preview(job, claim, storage=storage, scratch=scratch) as on_preview:
-            made = make_video(
-                job.params,
-                path,
-                makers=makers,
-                on_progress=clock.on_progress,
-                init=init,
-                on_preview=on_preview,
-            )
-        clock.on_progress(JobStage.STORING, 0.0)
-        key = f"{job.file_prefix}/{claim.attempt}.{job.params.output_type}"
-        storage.save(made.video, key)
-    finally:
-        path.unlink(missing_ok=True)
-    facts = _to_facts(made, clock.seconds(), device=str(makers.engine.device))
-    return Result(key=key, size_bytes=made.video.size_bytes, sha256=made.video.sha256, facts=facts)
+    makers: Makers
+    storage: LocalStorage
+    scratch: Path
+
+    def estimate_bytes(self, params: VideoParams) -> int:
+        try:
+            card = self.makers.engine.models.get(params.model_id)
+        except (PromptreelError, OSError):  # the job fails at once, and says why
+            return 0
+        return estimate_bytes(params, card)
+
+    def run(
+        self,
+        job: VideoJob,
+        claim: Claim,
+        *,
+        on_progress: OnProgress,
+        time_shared: Callable[[], float] = time.monotonic,
+    ) -> Result:
+        """Generates, encodes and stores."""
+        clock = StageClock(on_progress, time_shared)
+        path = self.scratch / f"{job.file_prefix}.{claim.attempt}.{job.params.output_type}"
+        try:
+            _make_folder(self.scratch)
+            with named_failures(job.params):
+                init = _load_init(job.params.init_key, self.storage)
+            with keep_preview(job, claim, storage=self.storage, scratch=self.scratch) as on_preview:
+                made = make_video(
+                    job.params,
+                    path,
+                    makers=self.makers,
+                    on_progress=clock.on_progress,
+                    init=init,
+                    on_preview=on_preview,
+                )
+            clock.on_progress(JobStage.STORING, 0.0)
+            key = f"{job.file_prefix}/{claim.attempt}.{job.params.output_type}"
+            self.storage.save(made.video, key)
+        finally:
+            path.unlink(missing_ok=True)
+        facts = _to_facts(made, clock.seconds(), device=str(self.makers.engine.device))
+        return Result(key=key, size_bytes=made.video.size_bytes, sha256=made.video.sha256, facts=facts)
 
 
 def _make_folder(scratch: Path) -> None:
@@ -162,58 +173,3 @@ def provenance(params: VideoParams, model_hash: str) -> dict[str, object]:
     """
     versions = {name: version(name) for name in ("promptreel", "torch", "diffusers")}
     return {**params.to_json(), "model_sha256": model_hash, "versions": versions}
-
-
-class SharedTime:
-    """A worker's time as its jobs are charged with it: a second in which several were in hand is divided among them.
-
-    So what all jobs took adds up to what the worker took, and a job is no dearer for having had company: estimates, which
-    add jobs up, learn from it.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._changing = threading.Lock()
-        self._jobs = 0
-        self._read_at = clock()
-        self._passed = 0.0
-
-    @contextmanager
-    def divide(self) -> Iterator[None]:
-        """Inside the block, one job more is in hand."""
-        self._change(1)
-        try:
-            yield
-        finally:
-            self._change(-1)
-
-    def now(self) -> float:
-        """Seconds that each job in hand was charged with so far."""
-        return self._change(0)
-
-    def _change(self, jobs: int) -> float:
-        with self._changing:
-            now = self._clock()
-            self._passed += (now - self._read_at) / max(1, self._jobs)
-            self._read_at = now
-            self._jobs += jobs
-            return self._passed
-
-
-class StageClock:
-    """Passes progress on and adds up the seconds that each stage took."""
-
-    def __init__(self, on_progress: OnProgress, clock: Callable[[], float] = time.monotonic) -> None:
-        self._pass_on = on_progress
-        self._clock = clock
-        self._entered: list[tuple[JobStage, float]] = []
-
-    def on_progress(self, stage: JobStage, share: float) -> None:
-        if not self._entered or self._entered[-1][0] != stage:
-            self._entered.append((stage, self._clock()))
-        self._pass_on(stage, share)
-
-    def seconds(self) -> dict[str, float]:
-        """Seconds by stage, up to now."""
-        ends = [entered for _, entered in self._entered[1:]] + [self._clock()]
-        return {str(stage): round(end - start, 3) for (stage, start), end in zip(self._entered, ends, strict=True)}

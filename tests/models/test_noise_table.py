@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from promptreel.errors import CheckpointUnusable
-from promptreel.models.noise import read_noise_table
+from promptreel.models.noise_table import read_noise_table
 from tests.models.checkpoints import SCHEDULER, card_of, change_json, make_card, make_checkpoint
 
 STABLE_DIFFUSION = {"_class_name": "PNDMScheduler", "beta_schedule": "scaled_linear", "skip_prk_steps": True}
