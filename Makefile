@@ -10,7 +10,7 @@ WITH_NETWORKS := flows generation recipes worker
 .DEFAULT_GOAL := help
 
 
-.PHONY: help install demo serve test test-quick hostile stalls fuzz check docs site fix bench bench-aiperf
+.PHONY: help install demo serve test test-quick hostile stalls fuzz install-test check docs site fix bench bench-aiperf
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,9 @@ stalls: .venv/installed ## run the tests while their processes stand still now a
 
 fuzz: .venv/installed ## make up thousands of requests, and hold every answer to /openapi.json
 	$(BIN)/python -m pytest -n0 -m fuzz
+
+install-test: .venv/installed ## install the wheel without torch on the Pythons that are here, and use it
+	$(BIN)/python -m tests.install
 
 check: .venv/installed ## check style, types and architecture
 	$(BIN)/ruff check .
