@@ -55,5 +55,5 @@ def test_every_dependency_has_an_exact_version_that_fits() -> None:
 def test_what_computes_has_one_version() -> None:
     worker = {each.name: str(each.specifier) for each in map(Requirement, project()["optional-dependencies"]["worker"])}
 
-    assert {name for name, version in worker.items() if version.startswith("==")} == set(worker) - {"safetensors"}
+    assert {name for name, version in worker.items() if version.startswith("==")} == set(worker)
     assert {"torch", "diffusers", "transformers", "numpy", "scipy"} <= set(worker)

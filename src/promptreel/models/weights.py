@@ -5,21 +5,21 @@ Of safetensors, the headers alone are read here, and the bytes for `check_finite
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from promptreel.errors import CheckpointUnusable
-from promptreel.models.json_files import has_many_containers, read_object, shorten
+from promptreel.models.json_files import read_object, shorten
 
 MAX_HEADER_BYTES = 2 << 20  # Stable Diffusion's largest is 0.2 MB; parsed JSON takes many times its size in memory
+MAX_DIMENSIONS = 8
 MAX_SHARDS = 100
 AGAIN = "Download it again, or convert the checkpoint to safetensors again."
 
@@ -109,67 +109,39 @@ def read_tensors(files: Iterable[Path], root: Path) -> dict[str, StoredTensor]:
 
 
 def read_header(file: Path, name: str) -> dict[str, StoredTensor]:
-    """The format: 8 bytes little-endian header length, a JSON object, then the tensors' bytes without gap or rest."""
+    """What safetensors reads in a file's header: it refuses one that does not describe every byte behind it exactly once.
+
+    So where a tensor begins follows from the sizes of those before it, and the header is parsed by nobody else.
+    """
     try:
-        size, start, header = _parse_header(file, name)
+        start = _find_start(file, name)
+        with safe_open(file, framework="np") as content:
+            described = {key: _describe(content.get_slice(key)) for key in content.offset_keys()}
     except OSError as error:
-        raise CheckpointUnusable(f"{name} cannot be read: {error.strerror}. Check its rights.") from error
-    tensors = {key: _describe(file, key, told, start) for key, told in header.items() if key != "__metadata__"}
-    end = start
-    for key, tensor in sorted(tensors.items(), key=lambda item: (-1, -1) if item[1] is None else (item[1].begin, item[1].end)):
-        if tensor is None:
-            raise CheckpointUnusable(f"{name} is damaged: the tensor {shorten(repr(key))} is not described rightly. {AGAIN}")
-        if tensor.begin != end or tensor.end < end:
-            raise CheckpointUnusable(f"{name} is damaged: its tensors overlap or leave gaps. {AGAIN}")
-        end = tensor.end
-    if end != size:
-        raise CheckpointUnusable(
-            f"{name} is damaged: its header speaks of {end - start} bytes, it holds {size - start}. {AGAIN}"
-        )
-    return {key: tensor for key, tensor in tensors.items() if tensor is not None}
+        raise CheckpointUnusable(f"{name} cannot be read: {error.strerror or 'it is gone'}. Check its rights.") from error
+    except SafetensorError as error:
+        raise CheckpointUnusable(f"{name} is damaged: {shorten(error)}. {AGAIN}") from error
+    tensors = {}
+    for key, (dtype, shape) in described.items():
+        if dtype not in _SIZES or len(shape) > MAX_DIMENSIONS:
+            raise CheckpointUnusable(f"{name} is damaged: {shorten(repr(key))} is of no format that weights have. {AGAIN}")
+        end = start + math.prod(shape) * _SIZES[dtype]
+        tensors[key] = StoredTensor(file=file, name=key, dtype=dtype, shape=shape, begin=start, end=end)
+        start = end
+    return tensors
 
 
-def _parse_header(file: Path, name: str) -> tuple[int, int, dict[str, Any]]:
-    """The file's size, where its tensors begin, and what the header says of them."""
-    size = file.stat().st_size
+def _find_start(file: Path, name: str) -> int:
+    """Where the tensors begin. The library parses headers of 100 MB, which takes many times as much memory."""
     with file.open("rb") as content:
-        start = content.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-            raise CheckpointUnusable(f"{name} is no safetensors file: its header has a wrong length. {AGAIN}")
-        text = content.read(length)
-    try:
-        header = None if has_many_containers(text) else json.loads(text.decode(), parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointUnusable(f"{name} is no safetensors file: its header is not JSON. {AGAIN}") from error
-    if not isinstance(header, dict) or not text.startswith(b"{"):
-        raise CheckpointUnusable(f"{name} is no safetensors file: its header is not an object. {AGAIN}")
-    metadata = header.get("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise CheckpointUnusable(f"{name} is no safetensors file: its __metadata__ holds more than texts. {AGAIN}")
-    return size, 8 + length, header
+        length = int.from_bytes(content.read(8), "little")
+    if length > MAX_HEADER_BYTES:
+        raise CheckpointUnusable(f"{name} is no safetensors file: its header has a wrong length. {AGAIN}")
+    return 8 + length
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
-
-
-def _describe(file: Path, name: str, told: Any, start: int) -> StoredTensor | None:
-    """None: what the header tells of the tensor cannot be so."""
-    told = told if isinstance(told, dict) else {}
-    dtype, shape, offsets = told.get("dtype"), told.get("shape"), told.get("data_offsets")
-    if not isinstance(dtype, str) or not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
-        return None
-    begin, end = offsets
-    if dtype not in _SIZES or end - begin != math.prod(shape) * _SIZES[dtype]:
-        return None
-    return StoredTensor(file=file, name=name, dtype=dtype, shape=tuple(shape), begin=start + begin, end=start + end)
-
-
-def _are_counts(numbers: Any) -> bool:
-    return (
-        isinstance(numbers, list) and len(numbers) <= 8 and all(type(each) is int and 0 <= each < 1 << 48 for each in numbers)
-    )
+def _describe(tensor: Any) -> tuple[str, tuple[int, ...]]:
+    return tensor.get_dtype(), tuple(tensor.get_shape())
 
 
 def check_dtypes(tensors: Mapping[str, StoredTensor], component: str) -> None:
