@@ -79,6 +79,7 @@ def test_doctor_finds_nothing_wrong_and_says_what_brings_torch(base: dict[str, s
     assert f"torch       -      not installed: no videos are made here, only on a server\n{' ' * 19}{COMMAND}\n" in ran.stdout
 
 
+@pytest.mark.slow
 def test_service_without_workers_of_its_own_runs(base: dict[str, str], tmp_path: Path) -> None:
     settings = {"PROMPTREEL_DATA_DIR": str(tmp_path), "PROMPTREEL_PORT": "0", "PROMPTREEL_WORKERS": "0"}
     command = [sys.executable, "-S", "-m", "promptreel.cli", "serve"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
-OF_WORKERS = ("torch", "diffusers", "transformers", "safetensors", "scipy")
+OF_WORKERS = ("torch", "diffusers", "transformers", "scipy")
 """What the extra `worker` installs beside the base."""
 
 INSTALL_WORKER = "pip install 'promptreel[worker]'"

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from promptreel.fetching.fetcher import SafeFetcher
-from promptreel.jobs.database import open_database
+from promptreel.jobs.database import open_database, write_transaction
 from promptreel.jobs.deliveries import DeliveryState, DeliveryStore
 from promptreel.jobs.job import AnyJob, JobStatus
 from promptreel.jobs.kinds import UnknownParams
@@ -140,6 +140,8 @@ def test_version_that_does_not_know_a_kind_leaves_its_jobs_in_peace(jobs: JobSto
     waiting, running, ended = (jobs.submit(make_count(webhook_url="https://shop.example.com/")).id for _ in range(3))
     video = older.submit(make_new_job())
     _, claimed = jobs.claim("worker-1") or pytest.fail("nothing to claim")
+    with write_transaction(database) as connection:
+        connection.execute(text("UPDATE jobs SET stage = 'counting' WHERE id = :id"), {"id": claimed.id})
     jobs.cancel(ended)
 
     ahead = older.queue_ahead(video)
@@ -153,6 +155,7 @@ def test_version_that_does_not_know_a_kind_leaves_its_jobs_in_peace(jobs: JobSto
     assert shown.params == UnknownParams(
         kind="count", model_id="cutout", batch_key="cutout|3", data={"model_id": "cutout", "up_to": 3}
     )
+    assert (shown.status, shown.stage) == (JobStatus.RUNNING, None)
     assert older.claim("worker-2") is None
     assert ahead.work == ()
     assert older.cancel(waiting).status is JobStatus.CANCELLED

@@ -78,7 +78,7 @@ def cancel_job(job_id: JobId, data_dir: DataDir = None) -> None:
 
 @jobs_app.command("deliveries")
 def list_deliveries(job_id: JobId, data_dir: DataDir = None) -> None:
-    """Show the deliveries of a job's webhook: every attempt, and the time of the next one."""
+    """Show what a job's webhook was sent. Lists every attempt, and when the next one is due."""
     settings = load_settings(data_dir=data_dir)
     database = find_database(settings)
     job = build_jobs(settings, database).get(job_id)
@@ -101,7 +101,7 @@ def redeliver(job_id: JobId, data_dir: DataDir = None) -> None:
 
 @jobs_app.command("webhook-secret")
 def show_webhook_secret(data_dir: DataDir = None) -> None:
-    """Show the secret that signs the webhooks of jobs sent without an API key."""
+    """Show the webhook secret of jobs without an API key."""
     print(build_webhook_secrets(load_settings(data_dir=data_dir)).of_installation())  # noqa: T201
 
 

@@ -39,7 +39,7 @@ def create_key(
 
 @keys_app.command("list")
 def list_keys(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """List all keys, oldest first, with their first characters and limits."""
+    """List all keys, oldest first. Shows their first characters and limits."""
     keys = _open_keys(data_dir).list()
     if as_json:
         print_json([{name: value for name, value in asdict(key).items() if name != "webhook_secret"} for key in keys])

@@ -20,7 +20,7 @@ def to_job(row: Row[Any], kinds: Kinds) -> AnyJob:
         webhook_url=row.webhook_url,
         api_key_id=row.api_key_id,
         status=JobStatus(row.status),
-        stage=None if row.stage is None else JobStage(row.stage),
+        stage=_to_stage(row.stage),
         progress=row.progress,
         cost=row.cost,
         attempt=row.attempt,
@@ -34,6 +34,11 @@ def to_job(row: Row[Any], kinds: Kinds) -> AnyJob:
         error_message=row.error_message,
         result=_to_result(row),
     )
+
+
+def _to_stage(name: str | None) -> JobStage | None:
+    """None also for a stage that only a newer version knows: a stage explains, and decides nothing."""
+    return JobStage(name) if name in set(JobStage) else None
 
 
 def _to_params(row: Row[Any], kinds: Kinds) -> Params:
