@@ -258,7 +258,7 @@ def test_two_pictures_are_too_many_and_bare_base64_of_something_else_is_named(cl
     two = client.post(FROM_PICTURE[0], json={"init_image": [PICTURE, PICTURE]}).json()
     other = client.post(FROM_PICTURE[0], json={"init_image": b64encode(b"something else").decode()}).json()
 
-    assert two["message"] == {"init_image": ["Send one init image: a clip starts from no more."]}
+    assert two["message"] == {"init_image": ["Send only one init image: a clip starts from a single file."]}
     assert other["message"]["init_image"][0].startswith("The init image must be one of image/png")
 
 

@@ -165,7 +165,7 @@ def test_so_many_requests_a_minute_and_no_more(client: TestClient, make_key: Cal
 
     assert error_of(refused, 429)["code"] == "rate_limit_exceeded"
     assert refused.headers["Retry-After"] == old_client.headers["Retry-After"] == "40"
-    message = "Rate limit exceeded. So many requests a minute may be sent with this API key: 2."
+    message = "Rate limit exceeded. This API key may send 2 requests a minute."
     assert old_client.json() == {"status": "error", "message": message, "messege": message, "retry_after": 40}
     assert old_client.status_code == 200
     assert client.get(VIDEOS, headers=other).status_code == 200

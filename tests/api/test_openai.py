@@ -281,8 +281,8 @@ def test_players_may_ask_for_the_head_of_the_content_first(client: TestClient, f
 @pytest.mark.parametrize(
     ("fields", "tip"),
     [
-        ({"sise": "64x64"}, "sise (is size meant?)"),
-        ({"Seconds": 2, "n": 1}, "Seconds (is seconds meant?), n"),
+        ({"sise": "64x64"}, "sise (did you mean size?)"),
+        ({"Seconds": 2, "n": 1}, "Seconds (did you mean seconds?), n"),
         ({"size": "64x64", "width": 64}, "width"),
         ({f"quite_another_{n}": 1 for n in range(10)}, ", ".join([*(f"quite_another_{n}" for n in range(8)), "2 more"])),
         ({"\ud800\n": 1}, r"'\ud800\n'"),

@@ -149,7 +149,7 @@ def test_link_to_an_upload_serves_as_init_image_without_being_fetched(
     one = client.post(SUBMIT, json={"prompt": "a red cat", "init_image": [link]}).json()
     assert one["meta"]["init_image"] == "yes"
     many = client.post(SUBMIT, json={"prompt": "a red cat", "init_image": [link] * 40_000})  # none of them is read
-    assert many.json()["message"] == {"init_image": ["Send one init image: a clip starts from no more."]}
+    assert many.json()["message"] == {"init_image": ["Send only one init image: a clip starts from a single file."]}
     deep = client.post(SUBMIT, content='{"prompt": "a red cat", "init_image": ' + "[" * 150 + "]" * 150 + "}")
     assert deep.json()["status"] == "error"
     unknown = client.post(SUBMIT, json={"prompt": "a red cat", "init_image": elsewhere.replace("/uploads/", "/uploads/0")})
