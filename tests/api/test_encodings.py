@@ -53,9 +53,9 @@ def test_body_may_be_as_long_unpacked_as_otherwise(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("encoding", "content", "words"),
     [
-        ("br", BODY, "Bodies under Content-Encoding: br are not read: send gzip"),
+        ("br", BODY, "Content-Encoding: br is not supported: send the body with gzip"),
         ("gzip", BODY, "The body of the request is not gzip, as its Content-Encoding says."),
-        ("gzip", gzip.compress(BODY)[:-9], "The body of the request is not whole"),
+        ("gzip", gzip.compress(BODY)[:-9], "The body of the request is incomplete"),
         ("gzip", gzip.compress(BODY) + b"x", "The body of the request goes on after the end of its gzip"),
     ],
 )
