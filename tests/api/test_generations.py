@@ -183,9 +183,7 @@ def test_v6_takes_what_the_sdk_sends_by_itself(client: TestClient, path: str) ->
         25,
         50,
     )
-    assert answer["tip"] == (
-        'there is no model "zeroscope": "cutout" makes the video. changed to what is possible: num_frames 25'
-    )
+    assert answer["tip"] == ('there is no model "zeroscope": "cutout" makes the video. moved into range: num_frames 25')
 
 
 def test_v6_moves_numbers_into_their_range(client: TestClient) -> None:

@@ -143,7 +143,7 @@ def test_frames_go_before_seconds_and_sides_stand_in_for_a_size(client: TestClie
         ({"clip_skip": 13}, "clip_skip", "must not be greater than 12"),
         ({"seed": -2}, "seed", "The seed must be at least 0."),
         ({"input_reference": "/etc/passwd"}, "input_reference", "The input reference must be a URL or a data: URI"),
-        ({"input_reference": {"file_id": "file_1"}}, "input_reference", "No files are kept here"),
+        ({"input_reference": {"file_id": "file_1"}}, "input_reference", "A file_id is not supported"),
         ({"input_reference": data_uri("text/html", b"x")}, "input_reference", "The input reference must be one of video/mp4"),
         ({"input_reference": "http://127.0.0.1/a.png"}, "input_reference", "127.0.0.1 is not on the public internet"),
     ],
@@ -292,7 +292,7 @@ def test_fields_that_mean_nothing_are_named(client: TestClient, fields: dict[str
     """They are ignored all the same: other services know more of them."""
     answer = client.post(VIDEOS, content=json.dumps({"prompt": "a red cat", **fields})).json()
 
-    assert answer["tip"] == f"fields without a meaning here: {tip}"
+    assert answer["tip"] == f"ignored fields: {tip}"
     assert client.get(f"{VIDEOS}/{answer['id']}").json()["tip"] == answer["tip"]
 
 
@@ -314,7 +314,7 @@ def test_remix_names_what_it_leaves_as_it_was(client: TestClient) -> None:
     video = create(client, prompt="a red cat")
     remix = client.post(f"{VIDEOS}/{video['id']}/remix", json={"prompt": "a red cat", "size": "64x64"}).json()
 
-    assert remix["tip"] == "fields without a meaning here: size"
+    assert remix["tip"] == "ignored fields: size"
 
 
 def edit(client: TestClient, **fields: Any) -> Any:
