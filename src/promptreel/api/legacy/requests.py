@@ -174,7 +174,7 @@ def _advise(draft: VideoParams, card: ModelCard, left_out: list[str], clamped: M
             f"it knows {len(card.words)} words, of things such as {', '.join(_pick_examples(card.words))}"
         )
     if left_out:
-        advice.append(f"not available yet and left out: {', '.join(left_out)}")
+        advice.append(f"not available yet and ignored: {', '.join(left_out)}")
     return ". ".join(advice) or TIP
 
 
