@@ -163,7 +163,7 @@ def test_requests_a_minute_are_limited(client: TestClient, make_key: Callable[..
 
     assert error_of(refused, 429)["code"] == "rate_limit_exceeded"
     assert refused.headers["Retry-After"] == old_client.headers["Retry-After"] == "40"
-    message = "Rate limit exceeded. This API key may send 2 requests a minute."
+    message = "Rate limit exceeded. This API key may send 2 requests per minute. Try again later."
     assert old_client.json() == {"status": "error", "message": message, "messege": message, "retry_after": 40}
     assert old_client.status_code == 200
     assert client.get(VIDEOS, headers=other).status_code == 200

@@ -28,7 +28,7 @@ from promptreel.fetching.fetcher import AT_ONCE as FETCHES_AT_ONCE
 __all__ = ["AppParts", "create_app"]
 
 THREADS = 40 + FETCHES_AT_ONCE + CHECKS_AT_ONCE
-"""A request holds one until it is answered. Requests that wait for slow hosts or for the decoder leave 40 for all others."""
+"""A request holds a thread until it is answered. Those that wait for slow hosts or for the decoder leave 40 for others."""
 
 
 @asynccontextmanager

@@ -21,7 +21,7 @@ MINUTE = 60.0
 class Authenticator:
     """Finds callers by their keys and limits their requests. It caches and counts, so the api's process has only one.
 
-    `serves_local`: whether only this machine can reach the service. Then no key is needed until there is one.
+    `serves_local`: whether only this machine can reach the service. Then callers need no key as long as none is active.
     """
 
     def __init__(self, keys: KeyStore, *, serves_local: bool, now: Callable[[], float] = time.monotonic) -> None:
@@ -80,5 +80,7 @@ class Authenticator:
             lately.popleft()
         if len(lately) >= limit:
             wait = ceil(lately[-limit] + MINUTE - now)
-            raise RateLimitExceeded(f"This API key may send {limit} requests a minute.", retry_after=max(1, wait))
+            raise RateLimitExceeded(
+                f"This API key may send {limit} requests per minute. Try again later.", retry_after=max(1, wait)
+            )
         lately.append(now)

@@ -71,7 +71,7 @@ async def read_fields_with_files(request: Request) -> dict[str, Any]:
 
 
 async def read_any_fields(request: Request) -> dict[str, Any]:
-    """The fields that the endpoint has read, or else `read_fields` without the body if that is malformed or too large."""
+    """The fields that the endpoint has read; else those of `read_fields`, without a body that is malformed or too large."""
     try:
         return await read_fields(request)
     except (MalformedRequest, BodyTooLarge):

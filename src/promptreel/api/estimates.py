@@ -60,7 +60,7 @@ def estimate_queue(services: Services) -> int:
 
 
 def _rates(services: Services, workers: Sequence[WorkerRecord]) -> Callable[[Work], Rate]:
-    """The expected rate by job: learned from its worker's device if it has a worker, else from the devices of all workers."""
+    """A function from work to its expected rate: for its worker's device if it has a worker, else for all devices."""
 
     @cache
     def timings(model_id: str) -> Sequence[Timing]:
@@ -76,12 +76,12 @@ def _rates(services: Services, workers: Sequence[WorkerRecord]) -> Callable[[Wor
 
 
 def _measured_once(services: Services, workers: Sequence[WorkerRecord], model_id: str) -> float:
-    """Seconds per unit before any job has finished: as the workers measured at start, or from the card, or a guess."""
+    """Seconds per unit before any job has finished: as measured by the workers at start, else from the card, else a guess."""
     return _rate_at_start(workers, model_id) or _reference_rate(services, model_id) or FIRST_GUESS_SECONDS_PER_UNIT
 
 
 def _rate_at_start(workers: Sequence[WorkerRecord], model_id: str) -> float | None:
-    """None for other models than the default, because workers measure only that."""
+    """None for models other than the default: workers measure only that one."""
     measured = [worker.seconds_per_unit for worker in workers if worker.seconds_per_unit is not None]
     return median(measured) if measured and model_id == DEFAULT_MODEL_ID else None
 

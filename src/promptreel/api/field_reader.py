@@ -186,7 +186,7 @@ def count_frames(reader: FieldReader, seconds: int, fps: int) -> int:
 
 
 def _word(text: str) -> str:
-    """The start of a text in lower case, to compare with short words. Lowering megabytes would take many times their memory."""
+    """The start of a text in lower case, to compare with short words. All of a huge text would take many times its memory."""
     return text.strip()[:16].lower()
 
 

@@ -29,8 +29,8 @@ def refuse_foreign_pages(request: Request, services: Shared) -> None:
         raise ForeignPage("Web pages of other sites need an API key. Send one, or name the site in PROMPTREEL_CORS_ORIGINS.")
     if not _is_own_host(host, services) and not is_from_proxy(request, services.trusted_proxies):
         raise ForeignPage(
-            "Without API keys, the service answers only its own machine, and the Host of this request is not a name of it. Use "
-            "127.0.0.1, set PROMPTREEL_PUBLIC_URL, or make a key with `promptreel keys create NAME`."
+            "Without API keys, the service answers only its own machine, and the Host of this request is not one of its names. "
+            "Use 127.0.0.1, set PROMPTREEL_PUBLIC_URL, or make a key with `promptreel keys create NAME`."
         )
 
 

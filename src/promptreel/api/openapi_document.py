@@ -75,7 +75,7 @@ _SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"key": []}, {}]
 class DescribedApp(FastAPI):
     """An application whose OpenAPI document has the components that `describe_answers` refers to.
 
-    It is encoded as JSON once, because that is slow: a client that asks repeatedly would hold up all others.
+    It is encoded as JSON only once, because encoding is slow: a client that asks repeatedly would hold up all others.
     """
 
     _written: bytes | None = None

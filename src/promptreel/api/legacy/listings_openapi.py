@@ -20,7 +20,7 @@ _KEY: Properties = {
 
 
 def body(*, properties: Properties, required: list[str] | None = None) -> dict[str, Any]:
-    """A request's body, as JSON or as a form. It always includes the API key."""
+    """A request's body, as JSON or as a form. Its fields include `key`."""
     schema: dict[str, Any] = {"type": "object", "properties": {**_KEY, **properties}}
     if required:
         schema["required"] = required

@@ -61,13 +61,13 @@ class Video(Answer):
         default=None, description="Words that the model does not know, and fields that are ignored, such as misspelled ones."
     )
     inference_time_s: Seconds | Unset = Field(
-        default=None, description="Its share of the worker's time. The shares of all jobs add up to that time."
+        default=None, description="Seconds of the worker's time. Jobs that run together share that time."
     )
     stage_durations: dict[Annotated[str, one_of(JobStage)], Seconds] | Unset = Field(
         default=None, description="inference_time_s by stage."
     )
     peak_memory_mb: Number | Unset = Field(
-        default=None, description="The worker's peak memory while it ran, other jobs included."
+        default=None, description="The worker's peak memory while it made the video, other jobs included."
     )
 
 

@@ -57,7 +57,7 @@ CREATE_FIELDS: dict[str, dict[str, Any]] = {
         "description": f'"WIDTHxHEIGHT": {SIDE.minimum} to {SIDE.maximum} pixels per side, and no more in all than 1792x1024. '
         "Rounded down to multiples of 8. Without size, the fields width and height are read.",
     },
-    "seconds": _number(SECONDS, "Length, up to the model's max_frames.", default=DEFAULT_SECONDS),
+    "seconds": _number(SECONDS, f"Length in seconds; at most {FRAMES.maximum} frames in all.", default=DEFAULT_SECONDS),
     "input_reference": {
         "type": ["string", "object", "null"],
         "pattern": "^(https?://|data:)",

@@ -99,7 +99,7 @@ def remix_video(request: Request, video_id: str, fields: Fields, services: Servi
 
 
 def edit_video(request: Request, fields: FieldsWithFiles, services: ServicesOfApp) -> JSONResponse:
-    """Queue a video that starts from another one, with a new prompt. If that was made here, fields left out keep its values."""
+    """Queue a video that starts from another one, with a new prompt. Fields left out keep the values of a video made here."""
 
     def read() -> tuple[NewJob, Init | None]:
         source_id = read_source_id(fields)
