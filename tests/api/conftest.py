@@ -38,7 +38,7 @@ CARD = {
     "words": ["a", "on", "red", "cat", "ball", "bench", "sitting"],
     "reference_seconds_per_unit": 0.01,
 }
-# As the hosted service's documentation shows it.
+# From the hosted service's documentation.
 STYLED_CARD = {
     "name": "Midjourney",
     "family": "animatediff",
@@ -57,7 +57,7 @@ def write_card(folder: Path, card: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated file to copy: migrating anew for each test would take most of their time."""
+    """A migrated file to copy. Migrating for each test would take most of the tests' time."""
     path = tmp_path_factory.mktemp("database") / "promptreel.db"
     engine = open_database(f"sqlite:///{path}")
     migrate(engine)
@@ -113,7 +113,7 @@ def client(services: AppParts) -> Iterator[TestClient]:
 
 @pytest.fixture
 def finish_next(tmp_path: Path, jobs: JobStore, storage: LocalStorage) -> Callable[[bytes], None]:
-    """Does a worker's part for the next job, with these bytes as the video."""
+    """Finishes the next job as a worker would, with these bytes as the video."""
 
     def finish(content: bytes) -> None:
         claimed = jobs.claim("worker-1")

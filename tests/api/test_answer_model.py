@@ -1,4 +1,4 @@
-"""An answer and its description are one class."""
+"""One class is both an answer and its description."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class Whole(Answer):
     tip: str | SkipJsonSchema[None] = Field(default=None, description="Of some.")
 
 
-def test_what_is_not_set_is_left_out_and_none_is_null() -> None:
+def test_unset_field_is_left_out_and_none_is_null() -> None:
     assert Whole(name=None, part=Part(amount=7)).to_json() == {"name": None, "part": {"amount": 7}}
     assert Whole(name="a", part=Part(amount=7), tip="b").to_json()["tip"] == "b"
 
 
 @pytest.mark.parametrize("amount", [7, 7.0, 0.00001])
-def test_number_is_sent_as_it_is(amount: float) -> None:
+def test_number_keeps_its_type(amount: float) -> None:
     assert repr(Part(amount=amount).to_json()["amount"]) == repr(amount)
 
 
-def test_schema_asks_for_what_is_always_there_and_knows_nothing_else() -> None:
+def test_schema_requires_fields_without_default_and_allows_no_others() -> None:
     schemas = schemas_of([Whole])
 
     assert set(schemas) == {"Whole", "Part"}

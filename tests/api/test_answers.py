@@ -1,4 +1,4 @@
-"""The OpenAPI document says what every endpoint answers; `make fuzz` holds the answers to it."""
+"""The OpenAPI document describes the answers of every endpoint. `make fuzz` compares real answers with it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_every_component_is_there_and_used(document: dict[str, Any]) -> None:
     assert references(document) == set(document["components"]["schemas"])
 
 
-def test_endpoint_that_nobody_described_is_noticed() -> None:
+def test_undescribed_endpoint_is_noticed() -> None:
     router = APIRouter()
     router.add_api_route("/new", lambda: None)
 
@@ -56,6 +56,6 @@ def test_endpoint_that_nobody_described_is_noticed() -> None:
         (Limits(1, 25, clamps=True), ["1", "999"], ["", "a"]),
     ],
 )
-def test_pattern_of_a_number_fits_none_beyond_its_limits(limits: Limits, fitting: list[str], unfitting: list[str]) -> None:
+def test_pattern_of_a_number_matches_none_beyond_its_limits(limits: Limits, fitting: list[str], unfitting: list[str]) -> None:
     assert all(re.search(limits.pattern, text) for text in fitting)
     assert not any(re.search(limits.pattern, text) for text in unfitting)

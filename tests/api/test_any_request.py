@@ -1,4 +1,4 @@
-"""Whatever a client sends, to whatever endpoint the document names: the answer is JSON of a shape that clients know."""
+"""Whatever a client sends to a documented endpoint, the answer is JSON in a shape that clients know."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ IDS = st.sampled_from(["1", "video_1", "cutout"]) | TEXTS.filter(lambda text: te
 
 @pytest.fixture
 def posts(client: TestClient) -> dict[str, list[str]]:
-    """Every path that takes a POST, with the fields that the document has for it."""
+    """Every path that takes a POST, with its documented fields."""
     paths = client.get("/openapi.json").json()["paths"]
     return {path: fields_of(operations["post"]) for path, operations in paths.items() if "post" in operations}
 
@@ -63,7 +63,7 @@ def check_answer(client: TestClient, path: str, url: str, content: bytes, conten
 
 
 def fill(path: str, part: str) -> str:
-    """The path with this in the place of each parameter."""
+    """The path with `part` in place of each parameter."""
     return "/".join(quote(part, safe="") if name.startswith("{") else name for name in path.split("/"))
 
 
@@ -90,7 +90,7 @@ def test_any_bytes_are_answered_with_json(
 def test_any_values_of_the_documented_fields_are_answered_with_json(
     client: TestClient, posts: dict[str, list[str]], data: st.DataObject, in_query: bool, part: str
 ) -> None:
-    """Each endpoint is sent what is known of it, so that the values come as far as they can."""
+    """Endpoints get their documented fields, so that the values reach as much code as possible."""
     names = sorted({name for fields in posts.values() for name in fields})
     sent = data.draw(st.dictionaries(st.sampled_from(names), JSON_VALUES, max_size=8))
     texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in sent.items()}
@@ -107,7 +107,7 @@ def test_every_endpoint_that_takes_a_post_is_among_them(posts: dict[str, list[st
 
 @settings(RUN, max_examples=60)
 @given(query=st.dictionaries(st.sampled_from(["after", "limit", "order"]), TEXTS))
-def test_any_page_is_answered_in_the_open_standards_shape(client: TestClient, query: dict[str, str]) -> None:
+def test_any_page_is_answered_in_openais_shape(client: TestClient, query: dict[str, str]) -> None:
     answer = client.get(VIDEOS, params=query)
 
     assert answer.status_code in {200, 400}

@@ -26,8 +26,8 @@ def test_links_use_the_host_that_the_client_used(services: AppParts) -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.com/path", "a b", 'x"><script>', "user@evil.com", "x:port", ""])
-def test_host_that_is_none_stays_out_of_links(services: AppParts, keys: KeyStore, host: str) -> None:
-    _, key = keys.create("k")  # without one, such a Host is refused
+def test_invalid_host_stays_out_of_links(services: AppParts, keys: KeyStore, host: str) -> None:
+    _, key = keys.create("k")  # without a key, such a Host is refused
 
     assert link(services, headers={"Host": host, "key": key}) == "http://localhost:8000"
 
@@ -43,19 +43,19 @@ def test_forwarded_headers_of_others_do_not_count(services: AppParts, peer: str)
     assert link(services, peer=peer, headers=FORWARDED) == "http://localhost:8000"
 
 
-def test_first_of_several_forwarded_values_is_the_clients(services: AppParts) -> None:
+def test_first_of_several_forwarded_values_counts(services: AppParts) -> None:
     headers = {"X-Forwarded-Proto": "https, http", "X-Forwarded-Host": "video.example.com, inner"}
 
     assert link(services, peer="10.0.0.1", headers=headers, trusted_proxies=PROXIES) == "https://video.example.com"
 
 
-def test_forwarded_scheme_must_be_one(services: AppParts) -> None:
+def test_forwarded_scheme_must_be_http_or_https(services: AppParts) -> None:
     headers = {"X-Forwarded-Proto": "javascript"}
 
     assert link(services, peer="10.0.0.1", headers=headers, trusted_proxies=PROXIES) == "http://localhost:8000"
 
 
-def test_public_url_goes_before_everything(services: AppParts) -> None:
+def test_public_url_overrides_everything(services: AppParts) -> None:
     assert (
         link(services, peer="10.0.0.1", headers=FORWARDED, trusted_proxies=PROXIES, public_url="https://p.example/v")
         == "https://p.example/v"

@@ -1,4 +1,4 @@
-"""Bodies of requests: how much of them is read, for whom, how fast, and what they may be made of."""
+"""Bodies of requests: limits on their size, time and number of parts, and who may send long ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def part(name: str, value: str, *headers: str) -> str:
 
 
 def long_bodies(key: str) -> dict[str, tuple[str, str]]:
-    """The ways in which clients put a key into a body; each with the Content-Type."""
+    """The ways in which clients put a key into a body, each with its Content-Type."""
     return {
         "first": (json.dumps({"key": key, "prompt": "a", "unknown": LONG}), "application/json"),
         "last": (json.dumps({"prompt": "a", "unknown": LONG, "key": f" {key} "}), "application/json"),
@@ -65,7 +65,7 @@ def test_long_body_may_hold_its_key_anywhere(client: TestClient, keys: KeyStore,
 
 
 @pytest.mark.parametrize("where", ["query", "header", "bearer"])
-def test_long_body_of_somebody_unknown_is_not_parsed(client: TestClient, keys: KeyStore, where: str) -> None:
+def test_long_body_of_an_unknown_caller_is_not_parsed(client: TestClient, keys: KeyStore, where: str) -> None:
     _, key = keys.create("k")
     broken = "[" * (MAX_BODY_BYTES + 1)
 
@@ -87,7 +87,7 @@ def test_long_body_of_a_foreign_page_is_not_parsed(client: TestClient) -> None:
     assert error_of(answer, 403)["code"] == "foreign_page"
 
 
-def test_key_in_the_body_still_goes_before_others(client: TestClient, keys: KeyStore) -> None:
+def test_key_in_the_body_overrides_others(client: TestClient, keys: KeyStore) -> None:
     (_, first), (second, key) = keys.create("first"), keys.create("second")
 
     made = client.post(VIDEOS, json={"prompt": "a", "unknown": LONG, "key": key}, headers={"key": first})
@@ -114,13 +114,13 @@ def parts(number: int) -> bytes:
         (parts, MAX_FIELDS, MULTIPART),
     ],
 )
-def test_body_is_made_of_so_much_and_no_more(make: Callable[[int], bytes], most: int, kind: str) -> None:
+def test_parts_of_a_body_are_limited(make: Callable[[int], bytes], most: int, kind: str) -> None:
     assert parse_body(make(most), kind, with_files=False).keys() == {"a"}
     with pytest.raises(MalformedRequest, match="more than"):
         parse_body(make(most + 1), kind, with_files=False)
 
 
-def test_query_has_so_many_fields_and_no_more(client: TestClient) -> None:
+def test_fields_of_a_query_are_limited(client: TestClient) -> None:
     assert client.get(f"{VIDEOS}?{'&'.join(['a=b'] * MAX_FIELDS)}").status_code == 200
     assert error_of(client.get(f"{VIDEOS}?{'&'.join(['a=b'] * (MAX_FIELDS + 1))}"), 400)["code"] == "malformed_request"
     assert client.get(f"{SUBMIT}?{'&' * MAX_FIELDS}").json()["message"] == "Invalid API Request"
@@ -128,7 +128,7 @@ def test_query_has_so_many_fields_and_no_more(client: TestClient) -> None:
 
 @given(st.lists(st.sampled_from(["a", "%41", "%e9", "%f0%9f%98%80", "%", "%zz", "+", "=", "&", "é", "😀", ";", " ", "%2"])))
 def test_form_is_read_as_python_reads_it(pieces: list[str]) -> None:
-    """But for what is no UTF-8, which is taken for Latin-1."""
+    """Except for bytes that are not UTF-8: they are read as Latin-1."""
     text = "a=" + "".join(pieces)
     pairs = parse_qsl(text.strip(), keep_blank_values=True, errors="surrogateescape")
 
@@ -156,14 +156,14 @@ def test_escapes_of_a_long_form_stay_whole() -> None:
 
 @pytest.mark.parametrize("size", [100, MAX_BODY_BYTES])
 @pytest.mark.parametrize("body", ['{"a": 1, "a": NaN, "b": [Infinity], "c": "😀\\u00e9"%s}', '\ufeff {"c": "x"%s}\n'])
-def test_json_is_read_the_same_whatever_its_length(size: int, body: str) -> None:
+def test_json_is_read_the_same_at_any_length(size: int, body: str) -> None:
     sent = (body % f', "unknown": "{"x" * size}"').encode()
 
     assert repr(parse_body(sent, "", with_files=False)) == repr(json.loads(sent.decode("utf-8-sig")))
 
 
 @pytest.mark.parametrize("body", ["[1]", "{", '{"a": 1} x', '{"a": 01}', '{"a": "\x01"}', "1", '{"a": ' + "9" * 5000 + "}"])
-def test_what_is_no_json_object_is_malformed_whatever_its_length(body: str) -> None:
+def test_body_that_is_not_a_json_object_is_malformed_at_any_length(body: str) -> None:
     for sent in (body.encode(), body.encode().ljust(MAX_BODY_BYTES + 1)):
         with pytest.raises(MalformedRequest):
             parse_body(sent, "", with_files=False)
@@ -177,7 +177,7 @@ class Clock:
         return self.seconds
 
 
-def test_who_finds_no_room_waits_in_line_and_then_gives_up() -> None:
+def test_newcomer_waits_in_line_for_memory_and_then_gives_up() -> None:
     async def run() -> None:
         clock = Clock()
         budget = Budget(100, now=clock)
@@ -204,7 +204,7 @@ def test_who_finds_no_room_waits_in_line_and_then_gives_up() -> None:
     asyncio.run(run())
 
 
-def test_slow_body_is_hurried_when_others_wait_for_its_room() -> None:
+def test_slow_body_is_hurried_when_others_wait_for_its_memory() -> None:
     async def run() -> None:
         clock = Clock()
         budget = Budget(100, now=clock)
@@ -217,7 +217,7 @@ def test_slow_body_is_hurried_when_others_wait_for_its_room() -> None:
 
 
 def test_place_is_left_when_the_request_is_answered(services: AppParts) -> None:
-    """The room holds one such body, so that the second one would find none."""
+    """The memory holds only one such body at a time."""
     memory = BodyMemory(known=400_000, unknown=1)
     client = TestClient(create_app(replace(services, body_memory=memory)))
 
@@ -226,8 +226,8 @@ def test_place_is_left_when_the_request_is_answered(services: AppParts) -> None:
         asyncio.run(memory.of_known.take(400_000)).leave()
 
 
-def test_body_in_chunks_takes_room_for_all_that_may_come(services: AppParts) -> None:
-    """Whatever length a header tells besides."""
+def test_chunked_body_takes_the_maximum_of_memory(services: AppParts) -> None:
+    """Content-Length is ignored."""
     seconds = itertools.count(step=WAIT_SECONDS)
     memory = BodyMemory()
     memory.of_known = Budget(100_000, now=lambda: float(next(seconds)))
@@ -239,7 +239,7 @@ def test_body_in_chunks_takes_room_for_all_that_may_come(services: AppParts) -> 
 
 
 def test_place_is_left_when_the_answer_begins() -> None:
-    """It may have no end, as a stream of events has none."""
+    """The answer may be endless, such as a stream of events."""
     left: list[str] = []
 
     class Place:
@@ -258,7 +258,7 @@ def test_place_is_left_when_the_answer_begins() -> None:
     asyncio.run(AccessLog(endless, real_status_codes=())(scope, ignore, ignore))
 
 
-def test_json_may_be_nested_so_deep_and_no_deeper() -> None:
+def test_depth_of_json_is_limited() -> None:
     def nested(depth: int, size: int) -> bytes:
         return (b'{"a": ' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}").ljust(size)
 
@@ -268,7 +268,7 @@ def test_json_may_be_nested_so_deep_and_no_deeper() -> None:
             parse_body(nested(MAX_DEPTH + 1, size), "", with_files=False)
 
 
-def test_no_room_is_answered_with_when_to_come_back(services: AppParts) -> None:
+def test_no_room_is_answered_with_retry_after(services: AppParts) -> None:
     seconds = itertools.count(step=WAIT_SECONDS)
     memory = BodyMemory()
     memory.of_known = Budget(1, now=lambda: float(next(seconds)))

@@ -1,4 +1,4 @@
-"""`/docs` works in a browser without a network: all that it loads is ours, as it was vendored, and nothing else may run."""
+"""`/docs` works in a browser without a network. It loads only this service's files, and runs nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from promptreel.api.docs_page import FOLDER
 TYPES = {".js": "text/javascript", ".css": "text/css"}
 
 
-def test_all_that_the_page_loads_is_served_here_with_its_type(client: TestClient) -> None:
+def test_all_files_of_the_page_are_served_here_with_their_types(client: TestClient) -> None:
     page = client.get("/docs")
     found = re.findall(r'(?:src|href)="([^"]+)"', page.text)
     loaded = [urljoin(str(page.url), name) for name in found if not name.startswith("data:")]
@@ -28,7 +28,7 @@ def test_all_that_the_page_loads_is_served_here_with_its_type(client: TestClient
     assert urljoin(str(page.url), re.findall(r'url: "([^"]+)"', client.get("/docs/start.js").text)[0]) in loaded
 
 
-def test_nothing_runs_on_the_page_but_its_own_scripts(client: TestClient) -> None:
+def test_page_runs_only_its_own_scripts(client: TestClient) -> None:
     page = client.get("/docs")
     policy = dict(part.split(" ", 1) for part in page.headers["Content-Security-Policy"].split("; "))
 
@@ -37,7 +37,7 @@ def test_nothing_runs_on_the_page_but_its_own_scripts(client: TestClient) -> Non
     assert re.findall(r"<script(?![^>]* src=)|<style|\son\w+=|\sstyle=", page.text) == []
 
 
-def test_page_works_with_a_slash_at_its_end(client: TestClient) -> None:
+def test_page_works_with_a_trailing_slash(client: TestClient) -> None:
     assert client.get("/docs/").url == client.get("/docs").url
 
 
@@ -46,7 +46,7 @@ def test_no_other_file_is_served(client: TestClient) -> None:
         assert client.get(f"/docs/{name}").status_code == 404, name
 
 
-def test_vendored_files_are_what_their_note_says() -> None:
+def test_vendored_files_have_the_recorded_hashes() -> None:
     note = json.loads((FOLDER / "VENDORED.json").read_text())
     own = {"VENDORED.json", "index.html", "start.js"}
 

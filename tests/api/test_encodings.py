@@ -1,4 +1,4 @@
-"""Bodies that are compressed, and paths with a slash too many."""
+"""Compressed bodies, and paths with surplus slashes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.api.test_generations import PICTURE
 from tests.api.test_openai import VIDEOS, error_of
 
 BODY = json.dumps({"prompt": "a red cat", "seed": 7, "init_image": PICTURE}).encode()
-# A kilobyte for each megabyte.
+# One kilobyte per megabyte.
 BOMB = gzip.compress(bytes(200 * 1024 * 1024))
 
 
@@ -40,8 +40,8 @@ def test_compressed_body_is_read(client: TestClient, encoding: str, content: byt
     assert error_of(refused, 400)["param"] == "input_reference"
 
 
-def test_body_may_be_as_long_unpacked_as_otherwise(client: TestClient) -> None:
-    """The last of it comes out when nothing more goes in."""
+def test_decompressed_body_has_the_usual_limit(client: TestClient) -> None:
+    """The last piece comes out after all input has gone in."""
     body = b'{"prompt": "a red cat"}'.ljust(MAX_BODY_BYTES)
     headers = {"Content-Encoding": "gzip"}
 
@@ -53,13 +53,13 @@ def test_body_may_be_as_long_unpacked_as_otherwise(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("encoding", "content", "words"),
     [
-        ("br", BODY, "Bodies under Content-Encoding: br are not read: send gzip"),
+        ("br", BODY, "Content-Encoding: br is not supported: send the body with gzip"),
         ("gzip", BODY, "The body of the request is not gzip, as its Content-Encoding says."),
-        ("gzip", gzip.compress(BODY)[:-9], "The body of the request is not whole"),
+        ("gzip", gzip.compress(BODY)[:-9], "The body of the request is incomplete"),
         ("gzip", gzip.compress(BODY) + b"x", "The body of the request goes on after the end of its gzip"),
     ],
 )
-def test_body_that_cannot_be_unpacked_says_why(
+def test_body_that_cannot_be_decompressed_says_why(
     client: TestClient, jobs: JobStore, encoding: str, content: bytes, words: str
 ) -> None:
     headers = {"Content-Encoding": encoding}
@@ -71,13 +71,13 @@ def test_body_that_cannot_be_unpacked_says_why(
     assert jobs.list() == []
 
 
-def test_empty_body_needs_no_unpacking(client: TestClient) -> None:
+def test_empty_body_needs_no_decompression(client: TestClient) -> None:
     answer = client.post(SUBMIT, params={"prompt": "a red cat"}, content=b"", headers={"Content-Encoding": "gzip"})
 
     assert answer.json()["status"] == "processing"
 
 
-def test_slash_too_many_makes_no_difference(client: TestClient) -> None:
+def test_surplus_slash_has_no_effect(client: TestClient) -> None:
     host = "http://video.test:8000"
     urls = [f"{host}{SUBMIT}/", f"{host}/{SUBMIT}", f"{host}{SUBMIT.replace('/v4/', '//v4/')}"]
     answers = [client.post(url, json={"prompt": "a"}).json() for url in urls]
@@ -92,7 +92,7 @@ def test_slash_too_many_makes_no_difference(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("charset", ["utf-8", "latin-1"])
-def test_body_may_be_latin_1_whatever_it_says_of_itself(client: TestClient, charset: str) -> None:
+def test_body_may_be_latin_1_whatever_its_charset(client: TestClient, charset: str) -> None:
     prompt = "un café à Genève"
     raw, escaped = f"prompt={prompt}".encode(charset), f"prompt={quote(prompt, encoding=charset)}".encode()
     quoted = json.dumps({"prompt": prompt}, ensure_ascii=False).encode(charset)

@@ -28,7 +28,7 @@ def job_id(client: TestClient) -> int:
 
 
 @pytest.mark.parametrize("method", ["POST", "GET"])
-def test_fetch_by_path_answers_as_the_submit_did(client: TestClient, method: str) -> None:
+def test_fetch_by_path_answers_like_the_submit(client: TestClient, method: str) -> None:
     submitted = client.post(SUBMIT, json={"prompt": "a red cat"}).json()
 
     for path in BY_PATH:
@@ -137,7 +137,7 @@ def test_eta_falls_with_progress_and_stays_a_positive_integer(client: TestClient
         etas.append(client.get(f"/api/v3/dreambooth/fetch/{job_id}").json()["eta"])
 
     assert (etas[0], etas[2]) == (16, 1)
-    assert 1 <= etas[1] <= 8  # less than half of it, if that half took less than was thought
+    assert 1 <= etas[1] <= 8  # less than half, if the first half was faster than estimated
 
 
 def test_job_whose_model_was_removed_can_still_be_fetched(client: TestClient, job_id: int, tmp_path: object) -> None:

@@ -32,7 +32,7 @@ def test_file_is_served_whole_after_success(client: TestClient, path: str, finis
 
 
 @pytest.mark.parametrize(("output_type", "media_type"), [("mp4", "video/mp4"), ("webm", "video/webm"), ("gif", "image/gif")])
-def test_file_is_served_as_what_it_is(
+def test_file_is_served_with_its_media_type(
     client: TestClient, finish_next: Callable[[bytes], None], output_type: str, media_type: str
 ) -> None:
     submitted = client.post(SUBMIT, json={"prompt": "a red cat", "output_type": output_type}).json()
@@ -47,7 +47,7 @@ def test_file_is_served_as_what_it_is(
 
 
 @pytest.mark.parametrize("ending", ["gif", "webm", "mp3", "MP4", "mp4.mp4"])
-def test_file_has_no_other_ending_than_its_own(
+def test_file_is_served_only_under_its_own_ending(
     client: TestClient, path: str, finish_next: Callable[[bytes], None], ending: str
 ) -> None:
     finish_next(CONTENT)

@@ -24,9 +24,9 @@ def ask(services: AppParts, *, peer: str = "127.0.0.1", **headers: str | bytes) 
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:3000", "http://[", ""])
-def test_page_of_another_site_makes_nothing(services: AppParts, jobs: JobStore, origin: str) -> None:
+def test_page_of_another_site_creates_nothing(services: AppParts, jobs: JobStore, origin: str) -> None:
     client = TestClient(create_app(services), base_url=f"http://{HERE}")
-    simple = {"Content-Type": "text/plain", "Origin": origin}  # what a browser sends without asking us first
+    simple = {"Content-Type": "text/plain", "Origin": origin}  # a browser sends this without a preflight
 
     refused = client.post(VIDEOS, content=b'{"prompt": "a"}', headers=simple)
     old = client.post(SUBMIT, content=b'{"prompt": "a"}', headers=simple)
@@ -37,7 +37,7 @@ def test_page_of_another_site_makes_nothing(services: AppParts, jobs: JobStore, 
 
 
 @pytest.mark.parametrize("host", ["rebound.evil.com", "evil.com:8000", "evil.com."])
-def test_public_name_that_means_this_machine_reads_nothing(services: AppParts, host: str) -> None:
+def test_public_name_that_resolves_to_this_machine_reads_nothing(services: AppParts, host: str) -> None:
     assert ask(services, Host=host) == ask(services, Host=host, Origin=f"http://{host}") == 403
 
 
@@ -47,13 +47,13 @@ ODD = [f"a{odd}b.evil.example" for odd in "~!$&'()*+,;=`{}\"|^%<>@\\ "]
 @pytest.mark.parametrize(
     "host", [*ODD, "evil.example~", "127.0.0.1~.evil.example", "[::1].evil.example", "[evil.example]", "[]"]
 )
-def test_what_is_no_name_by_the_rules_is_not_this_machine(services: AppParts, host: str) -> None:
-    """Browsers send such names: URLs allow them, and a resolver answers for them."""
+def test_malformed_name_is_not_this_machine(services: AppParts, host: str) -> None:
+    """Browsers send such names: URLs allow them, and DNS can resolve them."""
     assert ask(services, Host=host) == ask(services, Host=host, Origin=f"http://{host}") == 403
 
 
 @pytest.mark.parametrize("host", ["", ".", "..", "127.1", "localhost:x", "b\u00fccher.example", "1.2.3.4.5", "1.2.3.4.evil"])
-def test_what_is_not_known_to_be_this_machine_is_refused(services: AppParts, host: str) -> None:
+def test_unknown_host_is_refused(services: AppParts, host: str) -> None:
     sent = host.encode("latin-1")
 
     assert ask(services, Host=sent) == ask(services, Host=sent, Origin="null") == ask(services, Host=sent, Origin="") == 403
@@ -95,7 +95,7 @@ def test_named_sites_may_use_the_service_from_a_browser_and_no_others(services: 
     assert client.post(VIDEOS, json=PROMPT, headers={"Origin": site}).status_code == 200
 
 
-def test_key_lets_every_page_in(services: AppParts, keys: KeyStore) -> None:
+def test_key_admits_every_page(services: AppParts, keys: KeyStore) -> None:
     _, key = keys.create("a web page")
 
     assert ask(services, Host="evil.com", Origin="https://evil.example", key=key) == 200

@@ -1,4 +1,4 @@
-"""The hosted API's other ways to ask for a video: each generation's defaults, ranges and words."""
+"""The hosted API's other generations: their defaults, ranges and words."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_answers_on_a_job_are_in_the_dialect_that_created_it(client: TestClient,
     assert "future_links" not in success
 
 
-def test_job_of_the_open_standard_is_told_in_the_words_of_v4(client: TestClient) -> None:
+def test_job_of_v1_is_answered_in_the_words_of_v4(client: TestClient) -> None:
     job_id = client.post("/v1/videos", json={"prompt": "a red cat"}).json()["id"].removeprefix("video_")
 
     answer = client.post(f"/api/v6/video/fetch/{job_id}").json()
@@ -108,7 +108,7 @@ def test_job_of_the_open_standard_is_told_in_the_words_of_v4(client: TestClient)
     assert (answer["meta"]["W"], answer["meta"]["steps"]) == (512, 20)
 
 
-def test_v5_makes_wide_videos_of_so_many_seconds(client: TestClient) -> None:
+def test_v5_makes_wide_videos_of_the_given_seconds(client: TestClient) -> None:
     meta = ask(client, V5, negative_prompt="Low Quality", scheduler="DDIMScheduler", seconds=3)["meta"]
 
     assert (meta["W"], meta["H"], meta["seconds"], meta["num_frames"]) == (576, 320, 3, 24)
@@ -117,7 +117,7 @@ def test_v5_makes_wide_videos_of_so_many_seconds(client: TestClient) -> None:
     assert isinstance(meta["guidance_scale"], int)
 
 
-def test_v5_follows_fields_of_v4_where_they_are_sent(client: TestClient) -> None:
+def test_v5_follows_fields_of_v4_if_they_are_sent(client: TestClient) -> None:
     body = {"model_id": "plain", "width": "512", "height": "256", "num_inference_steps": "30", "seed": 7, "track_id": "a"}
     meta = ask(client, V5, **body)["meta"]
 
@@ -175,7 +175,7 @@ def test_v6_has_its_own_defaults_and_names_its_meta_as_its_requests(client: Test
 
 
 @pytest.mark.parametrize("path", [V6, ENTERPRISE_VIDEO])
-def test_v6_takes_what_the_sdk_sends_by_itself(client: TestClient, path: str) -> None:
+def test_v6_accepts_the_defaults_that_the_sdk_sends(client: TestClient, path: str) -> None:
     answer = ask(client, path, **SDK_BODY)
 
     assert (answer["meta"]["model_id"], answer["meta"]["num_frames"], answer["meta"]["num_inference_steps"]) == (
@@ -183,9 +183,7 @@ def test_v6_takes_what_the_sdk_sends_by_itself(client: TestClient, path: str) ->
         25,
         50,
     )
-    assert answer["tip"] == (
-        'there is no model "zeroscope": "cutout" makes the video. changed to what is possible: num_frames 25'
-    )
+    assert answer["tip"] == ('there is no model "zeroscope": "cutout" makes the video. moved into range: num_frames 25')
 
 
 def test_v6_moves_numbers_into_their_range(client: TestClient) -> None:
@@ -202,7 +200,7 @@ def test_v6_moves_numbers_into_their_range(client: TestClient) -> None:
     assert told(smallest) == [64, 64, 1, 1, 0, 1]
 
 
-def test_v6_still_names_what_is_no_number_and_a_seed_that_cannot_be(client: TestClient) -> None:
+def test_v6_still_rejects_non_numbers_and_impossible_seeds(client: TestClient) -> None:
     wrong = {"width": "wide", "guidance_scale": "NaN", "seed": -2, "temp": "maybe"}
     answer = client.post(V6, json={"prompt": "a", "num_frames": 99, **wrong})
 
@@ -210,11 +208,11 @@ def test_v6_still_names_what_is_no_number_and_a_seed_that_cannot_be(client: Test
     assert answer.json()["message"]["temp"] == ["The temp must be yes or no."]
 
 
-def test_v6_tells_switches_as_yes_and_no_and_what_it_left_out(client: TestClient) -> None:
+def test_v6_answers_switches_as_yes_or_no_and_names_ignored_fields(client: TestClient) -> None:
     answer = ask(client, V6, instant_response=True, temp="true", upscale_height=640, upscale_width=1024, upscale_strength=0.6)
 
     assert (answer["meta"]["instant_response"], answer["meta"]["temp"]) == ("yes", "yes")
-    assert answer["tip"] == "not available yet and left out: upscale_height, upscale_width"
+    assert answer["tip"] == "not available yet and ignored: upscale_height, upscale_width"
 
 
 @pytest.mark.parametrize("path", FROM_PICTURE)
@@ -258,7 +256,7 @@ def test_two_pictures_are_too_many_and_bare_base64_of_something_else_is_named(cl
     two = client.post(FROM_PICTURE[0], json={"init_image": [PICTURE, PICTURE]}).json()
     other = client.post(FROM_PICTURE[0], json={"init_image": b64encode(b"something else").decode()}).json()
 
-    assert two["message"] == {"init_image": ["Send one init image: a clip starts from no more."]}
+    assert two["message"] == {"init_image": ["Send only one init image: a clip starts from a single file."]}
     assert other["message"]["init_image"][0].startswith("The init image must be one of image/png")
 
 
@@ -270,7 +268,7 @@ def test_two_pictures_are_too_many_and_bare_base64_of_something_else_is_named(cl
         ({"resolution": "480p", "portrait": False}, (848, 480)),
         ({"resolution": "480", "portrait": "yes"}, (480, 848)),
         ({"resolution": 720}, (1024, 576)),
-        ({"resolution": "512x256", "portrait": None}, (512, 256)),  # the Dart SDK sends "512x512" by itself
+        ({"resolution": "512x256", "portrait": None}, (512, 256)),  # the Dart SDK sends "512x512" by default
         ({"resolution": 0, "portrait": True}, (320, 568)),
         ({"width": 512, "height": 256, "portrait": True}, (256, 512)),
         ({"width": 96, "height": 96, "resolution": 320}, (568, 320)),
@@ -284,13 +282,13 @@ def test_ultra_follows_resolution_and_portrait(client: TestClient, sent: dict[st
 
 
 def test_ultra_makes_long_clips_and_says_what_it_leaves_out(client: TestClient) -> None:
-    """As the vendor's Python SDK asks."""
+    """With the values that the vendor's Python SDK sends."""
     answer = ask(client, ULTRA, num_frames=92, num_inference_steps=8, guidance_scale=1.0, fps=18, sample_shift=3)
 
     assert (answer["meta"]["num_frames"], answer["meta"]["fps"], answer["meta"]["guidance_scale"]) == (92, 18, 1)
-    assert answer["tip"] == "not available yet and left out: sample_shift"
+    assert answer["tip"] == "not available yet and ignored: sample_shift"
     with_resolution = ask(client, V7, aspect_ratio="16:9", duration="8s", resolution="480p")
-    assert with_resolution["tip"] == "not available yet and left out: aspect_ratio, duration, resolution"
+    assert with_resolution["tip"] == "not available yet and ignored: aspect_ratio, duration, resolution"
 
 
 def test_v7_needs_no_more_than_a_prompt(client: TestClient) -> None:

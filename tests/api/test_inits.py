@@ -1,4 +1,4 @@
-"""`init_image` and `init_video`: what is sent is checked, stored under its hash, and then named by the job."""
+"""`init_image` and `init_video`: the file is checked, stored under its hash, and then named by the job."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_request_without_an_init_names_none(client: TestClient, jobs: JobStore) 
 
 
 def test_init_in_a_form_arrives_whole(client: TestClient, jobs: JobStore, storage: LocalStorage) -> None:
-    """Of a URL-encoded form, one whose pluses were not escaped too; and base64 in lines."""
+    """Including a URL-encoded form with unescaped pluses, and base64 with line breaks."""
     uri = data_uri("image/png", PNG)
     assert "+" in uri
     lines = "\r\n".join(uri[start : start + 76] for start in range(0, len(uri), 76))
@@ -98,7 +98,7 @@ def test_init_in_a_form_arrives_whole(client: TestClient, jobs: JobStore, storag
 
 
 def make_noise() -> np.ndarray:
-    """A picture that makes a part of a form longer than a megabyte."""
+    """A picture whose part of a form is longer than a megabyte."""
     return np.random.default_rng(0).integers(0, 255, (600, 700, 3), np.uint8)
 
 
@@ -143,13 +143,13 @@ def test_init_may_be_as_large_as_documented_and_no_larger(
     }
 
 
-def test_init_of_a_request_that_is_refused_for_another_reason_is_not_kept(client: TestClient, tmp_path: Path) -> None:
+def test_init_of_a_request_refused_for_another_reason_is_not_kept(client: TestClient, tmp_path: Path) -> None:
     assert list(errors(client, init_image=data_uri("image/png", PNG), width=1)) == ["width"]
     assert submit(client, init_image=data_uri("image/png", PNG), model_id="nowhere")["message"] == "Model not found"
     assert stored_files(tmp_path) == []
 
 
-def test_file_that_cannot_be_checked_in_time_is_told_to_come_back(services: AppParts, jobs: JobStore, tmp_path: Path) -> None:
+def test_init_not_checked_in_time_is_answered_with_retry_after(services: AppParts, jobs: JobStore, tmp_path: Path) -> None:
     client = TestClient(create_app(replace(services, decoder=Decoder(most_waiting=0))))
     form = {"prompt": "a red cat", "seconds": "1"}
 
@@ -165,7 +165,7 @@ def test_file_that_cannot_be_checked_in_time_is_told_to_come_back(services: AppP
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[str]:
-    """The address of a web server that serves some files, good and bad."""
+    """The URL of a web server with valid and invalid files."""
     folder = tmp_path / "site"
     folder.mkdir()
     for name, data in {"a.png": PNG, "a.mp4": MP4, "untyped": PNG, "fake.png": b"hello", "page.html": b"<html>"}.items():
@@ -225,6 +225,6 @@ def test_url_that_names_no_init_is_refused(
     assert jobs.list() == []
 
 
-def test_nothing_is_fetched_for_a_request_that_is_refused_anyway(client: TestClient) -> None:
-    """Else the address, which is not public, would be an error too."""
+def test_nothing_is_fetched_for_a_refused_request(client: TestClient) -> None:
+    """Otherwise the private address would be an error, too."""
     assert list(errors(client, init_image="http://127.0.0.1/a.png", width=1)) == ["width"]

@@ -1,4 +1,4 @@
-"""Who may ask: keys, wherever they are sent, and how much each of them may ask for."""
+"""API keys: where they may be sent, and how much each key may request."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROMPT = {"prompt": "a red cat"}
 
 
 class Stopwatch:
-    """Seconds that only pass when they are told to."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.seconds = 100.0
@@ -57,7 +57,7 @@ def make_key(keys: KeyStore) -> Callable[..., str]:
 
 
 @pytest.mark.parametrize("key", ["", "any", None])
-def test_without_a_key_made_any_will_do(client: TestClient, key: str | None) -> None:
+def test_any_key_works_before_one_exists(client: TestClient, key: str | None) -> None:
     assert client.post(SUBMIT, json={"key": key, **PROMPT}).json()["status"] == "processing"
     assert client.get(VIDEOS, headers={"Authorization": f"Bearer {key}"}).status_code == 200
 
@@ -81,7 +81,7 @@ def send_everywhere(key: str) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("way", send_everywhere(""))
 @pytest.mark.parametrize("path", [SUBMIT, VIDEOS])
-def test_key_is_taken_wherever_it_is_sent(
+def test_key_is_accepted_wherever_it_is_sent(
     client: TestClient, make_key: Callable[..., str], jobs: JobStore, path: str, way: str
 ) -> None:
     key = make_key()
@@ -120,9 +120,7 @@ def test_real_status_codes_are_those_of_their_generation(
     assert (answer.status_code, answer.json()) == (status, INVALID)
 
 
-def test_first_key_counts_within_a_second_and_a_revoked_one_no_longer(
-    client: TestClient, keys: KeyStore, watch: Stopwatch
-) -> None:
+def test_new_and_revoked_keys_take_effect_within_a_second(client: TestClient, keys: KeyStore, watch: Stopwatch) -> None:
     def ask(key: str) -> int:
         return client.get(VIDEOS, headers={"key": key}).status_code
 
@@ -141,7 +139,7 @@ def test_first_key_counts_within_a_second_and_a_revoked_one_no_longer(
     assert ask("") == 200  # one local caller again
 
 
-def test_service_that_others_reach_serves_nobody_without_a_key(services: AppParts, keys: KeyStore) -> None:
+def test_reachable_service_serves_nobody_without_a_key(services: AppParts, keys: KeyStore) -> None:
     client = TestClient(create_app(replace(services, authenticator=Authenticator(keys, serves_local=False))))
     _, key = keys.create("k")
 
@@ -154,7 +152,7 @@ def test_service_that_others_reach_serves_nobody_without_a_key(services: AppPart
     assert other.get("/health").status_code == 200
 
 
-def test_so_many_requests_a_minute_and_no_more(client: TestClient, make_key: Callable[..., str], watch: Stopwatch) -> None:
+def test_requests_a_minute_are_limited(client: TestClient, make_key: Callable[..., str], watch: Stopwatch) -> None:
     headers, other = {"key": make_key(requests_a_minute=2)}, {"key": make_key()}
     assert client.get(VIDEOS, headers=headers).status_code == 200
     watch.seconds += 20
@@ -165,7 +163,7 @@ def test_so_many_requests_a_minute_and_no_more(client: TestClient, make_key: Cal
 
     assert error_of(refused, 429)["code"] == "rate_limit_exceeded"
     assert refused.headers["Retry-After"] == old_client.headers["Retry-After"] == "40"
-    message = "Rate limit exceeded. So many requests a minute may be sent with this API key: 2."
+    message = "Rate limit exceeded. This API key may send 2 requests per minute. Try again later."
     assert old_client.json() == {"status": "error", "message": message, "messege": message, "retry_after": 40}
     assert old_client.status_code == 200
     assert client.get(VIDEOS, headers=other).status_code == 200
@@ -229,8 +227,8 @@ def test_uploaded_file_is_a_part_of_the_request(client: TestClient) -> None:
     assert client.post(f"{VIDEOS}/video_1/remix", json=PROMPT, headers={"Idempotency-Key": "a1"}).status_code == 409
 
 
-def test_repeated_request_needs_nothing_that_is_gone_by_now(client: TestClient, keys: KeyStore, jobs: JobStore) -> None:
-    """An upload that was deleted, a video that was remixed; and a queue that is full is no reason to forget a job."""
+def test_repeated_request_does_not_need_deleted_inputs(client: TestClient, keys: KeyStore, jobs: JobStore) -> None:
+    """Even if its upload or its source was deleted, or the queue is full by now."""
     headers = {"key": keys.create("k", KeyLimits(max_queued=2))[1]}
 
     def delete(request_id: object) -> None:
@@ -251,11 +249,11 @@ def test_repeated_request_needs_nothing_that_is_gone_by_now(client: TestClient, 
     assert client.post(remix, json=PROMPT, headers={**headers, "Idempotency-Key": "c"}).status_code == 404
 
 
-def test_fields_of_a_request_are_not_shown_where_its_idempotency_key_is() -> None:
+def test_repr_of_an_idempotency_key_hides_the_fields() -> None:
     assert "pr_secret" not in repr(Idempotency("a", SUBMIT, {"key": "pr_secret"}))
 
 
-def test_threads_that_repeat_a_request_at_once_get_one_job(client: TestClient, make_key: Callable[..., str]) -> None:
+def test_concurrent_repeats_of_a_request_get_one_job(client: TestClient, make_key: Callable[..., str]) -> None:
     headers = {"Idempotency-Key": "a1", "key": make_key()}
     with ThreadPoolExecutor(8) as pool:
         ids = list(pool.map(lambda _: client.post(VIDEOS, json=PROMPT, headers=headers).json()["id"], range(8)))
@@ -264,14 +262,14 @@ def test_threads_that_repeat_a_request_at_once_get_one_job(client: TestClient, m
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256])
-def test_idempotency_key_has_a_length(client: TestClient, key: str) -> None:
+def test_length_of_an_idempotency_key_is_limited(client: TestClient, key: str) -> None:
     answer = client.post(VIDEOS, json=PROMPT, headers={"Idempotency-Key": key})
 
     assert error_of(answer, 400)["param"] == "Idempotency-Key"
 
 
 @pytest.mark.parametrize("is_set", [True, False])
-def test_track_id_repeats_a_request_if_it_is_set_so(parts: AppParts, is_set: bool) -> None:
+def test_track_id_repeats_a_request_if_set(parts: AppParts, is_set: bool) -> None:
     client = TestClient(create_app(replace(parts, track_id_is_idempotent=is_set)))
 
     def submit(**fields: object) -> Any:

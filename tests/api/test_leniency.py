@@ -1,4 +1,4 @@
-"""What real clients send for "not given", and other ways of saying the same thing: in every dialect."""
+"""What real clients send for "not given", and other spellings of the same value, in every dialect."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def params_of(client: TestClient, jobs: JobStore, path: str, **fields: Any) -> V
 
 
 @pytest.mark.parametrize("path", EVERYWHERE)
-def test_what_means_not_given_is_the_default(client: TestClient, jobs: JobStore, path: str) -> None:
+def test_spelling_of_not_given_means_the_default(client: TestClient, jobs: JobStore, path: str) -> None:
     expected = params_of(client, jobs, path)
     seeds = {expected.seed}
     for name, fields in SAID_OTHERWISE.items():
@@ -58,7 +58,7 @@ def test_no_guidance_is_half_the_work(client: TestClient, jobs: JobStore) -> Non
         assert [units[scale] * 2 for scale in (0, "0", 0.5, 1)] == [units[2]] * 4
 
 
-def test_choices_are_known_in_any_case(client: TestClient, jobs: JobStore) -> None:
+def test_choices_ignore_case(client: TestClient, jobs: JobStore) -> None:
     for path in EVERYWHERE:
         params = params_of(client, jobs, path, output_type="WebM ", scheduler="ddimscheduler", enhance_prompt="False")
 

@@ -30,7 +30,7 @@ SECONDS = 60
 
 
 class Watch:
-    """Seconds since 1970, that only pass when they are told to."""
+    """A clock that the test sets, in seconds since 1970."""
 
     def __init__(self) -> None:
         self.seconds = 1_800_000_000.5
@@ -56,7 +56,7 @@ def client(signing: AppParts) -> TestClient:
 
 @pytest.fixture
 def links(client: TestClient, jobs: JobStore, storage: LocalStorage, finish_next: Callable[[bytes], None]) -> dict[str, str]:
-    """One to each kind of file, all of them there."""
+    """A link to each kind of file. All files exist."""
     client.post(SUBMIT, json={"prompt": "a red cat"})
     finish_next(b"video")
     video = client.post("/api/v3/dreambooth/fetch/1").json()
@@ -100,7 +100,7 @@ def test_link_that_was_changed_is_refused(client: TestClient, links: dict[str, s
         assert client.get(f"{other.split('?')[0]}?{query}").status_code == 403
 
 
-def test_expired_link_to_an_upload_is_no_init_image(client: TestClient, links: dict[str, str], watch: Watch) -> None:
+def test_expired_link_to_an_upload_is_refused_as_init_image(client: TestClient, links: dict[str, str], watch: Watch) -> None:
     fields = {"prompt": "a red cat", "init_image": links["upload"]}
 
     assert client.post(SUBMIT, json=fields).json()["meta"]["init_image"] == "yes"
@@ -108,7 +108,7 @@ def test_expired_link_to_an_upload_is_no_init_image(client: TestClient, links: d
     assert client.post(SUBMIT, json=fields).json()["message"].startswith("This link has expired.")
 
 
-def test_previews_of_events_are_signed_when_they_are_told(
+def test_preview_links_in_events_are_signed_when_sent(
     client: TestClient, signing: AppParts, links: dict[str, str], watch: Watch
 ) -> None:
     watcher = VideoWatcher(signing, 2, links=lambda: signing.link_maker.start("http://testserver"))
@@ -141,7 +141,7 @@ def test_secret_is_made_once_for_each_installation(tmp_path: Path) -> None:
     assert secrets[0].hex() not in repr(LinkMaker(secret=secrets[0], seconds=1).start(""))
 
 
-def test_name_of_an_upload_follows_from_id_caller_and_secret() -> None:
+def test_name_of_an_upload_is_derived_from_id_caller_and_secret() -> None:
     maker, elsewhere = LinkMaker(secret=b"a"), LinkMaker(secret=b"b")
     names = [maker.name_upload(number, caller) for number in (1, 11) for caller in (LOCAL_CALLER, Caller(api_key_id=1))]
 
@@ -149,13 +149,13 @@ def test_name_of_an_upload_follows_from_id_caller_and_secret() -> None:
     assert maker.name_upload(1, LOCAL_CALLER) == names[0]
 
 
-def test_times_are_told_with_their_zone() -> None:
+def test_times_include_their_zone() -> None:
     expire_at = LinkMaker(secret=b"a", seconds=1, now=lambda: 0.9).start("").expire_at
 
     assert expire_at == datetime.fromisoformat("1970-01-01T00:00:01+00:00")
 
 
 def test_links_to_files_are_made_in_one_place() -> None:
-    """Any other would not be signed."""
+    """A link that is made elsewhere would not be signed."""
     made = [path.name for path in (ROOT / "src").rglob("*.py") if "}/files/" in path.read_text()]
     assert made == []

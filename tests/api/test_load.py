@@ -1,4 +1,4 @@
-"""How much there is to do, from the queue's own rows."""
+"""The load of the service, from the rows of the queue."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_load_counts_waiting_jobs_and_the_seconds_until_all_are_done(client: Tes
     assert shared["queue_time"] == pytest.approx(etas[-1] / 2, abs=1)
 
 
-def test_job_that_runs_quicker_than_was_thought_shortens_all_estimates(client: TestClient, jobs: JobStore) -> None:
-    """The card says that each takes a minute and more; the first has made its calls at once."""
+def test_job_faster_than_estimated_shortens_all_estimates(client: TestClient, jobs: JobStore) -> None:
+    """The card says more than a minute per job, but the first job has made its calls at once."""
     body = {"prompt": "a red cat", "num_frames": 48, "num_inference_steps": 50, "scheduler": "HeunDiscreteScheduler"}
     record_worker(jobs)
     first, second = (client.post(SUBMIT, json=body).json() for _ in range(2))

@@ -44,7 +44,7 @@ def test_model_that_cannot_be_used_is_not_listed(client: TestClient, tmp_path: P
     assert "broken" not in [entry["model_id"] for entry in listed]
 
 
-def test_agents_list_is_searched_and_cut_into_pages(client: TestClient) -> None:
+def test_agents_list_is_searched_and_paged(client: TestClient) -> None:
     first = client.get(AGENTS, params={"per_page": 2}).json()
     second = client.get(AGENTS, params={"per_page": "2", "page": "2"}).json()
     found = client.get(AGENTS, params={"search": "MIDJ"}, headers={"Authorization": "Bearer k"}).json()
@@ -86,7 +86,7 @@ def test_agents_paths_answer_real_status_codes(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/v3/load_model", f"{ENTERPRISE}/load_model"])
-def test_loading_from_an_address_says_how_to_add_a_model(client: TestClient, path: str) -> None:
+def test_loading_from_a_url_says_how_to_add_a_model(client: TestClient, path: str) -> None:
     body = {"url": "https://models.example/m", "model_id": "new", "model_format": "diffusers", "force_load": "no"}
 
     answer = client.post(path, json=body)
@@ -130,7 +130,7 @@ def test_reload_succeeds_for_a_model_that_is_there(client: TestClient) -> None:
 @pytest.mark.parametrize(
     "path", [f"{ENTERPRISE}/verify_model", f"{ENTERPRISE}/delete_model", "/api/v4/dreambooth/model_reload"]
 )
-def test_unknown_or_missing_model_id_is_told(client: TestClient, path: str) -> None:
+def test_unknown_or_missing_model_id_is_reported(client: TestClient, path: str) -> None:
     unknown = client.post(path, json={"key": "k", "model_id": "../plain"})
 
     assert (unknown.status_code, unknown.json() | {"tip": ""}) == (200, NOT_FOUND | {"tip": ""})

@@ -1,4 +1,4 @@
-"""`/v1/videos` and `/v1/models` in the open standard's shape."""
+"""`/v1/videos` and `/v1/models` in OpenAI's shape."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def create(client: TestClient, **fields: Any) -> dict[str, Any]:
 
 
 def error_of(answer: Any, status: int) -> dict[str, Any]:
-    """The error of an answer that must be one, in the standard's shape."""
+    """The error in an answer. Fails if the answer is no error in OpenAI's shape."""
     assert answer.status_code == status, answer.text
     assert set(answer.json()) == {"error"}
     error = answer.json()["error"]
@@ -55,7 +55,7 @@ def claim(jobs: JobStore) -> tuple[Claim, Job]:
     return jobs.claim("worker-1") or pytest.fail("nothing to claim")
 
 
-def test_create_answers_the_video_with_every_default_decided(client: TestClient, jobs: JobStore) -> None:
+def test_create_answers_the_video_with_all_defaults(client: TestClient, jobs: JobStore) -> None:
     video = create(client)
 
     assert set(video) == STANDARD | EXTENSIONS | {"stage", "queue_position", "eta"}
@@ -120,7 +120,7 @@ def test_create_takes_all_fields_in_every_form(client: TestClient, jobs: JobStor
     assert (answer.json()["size"], answer.json()["seconds"]) == ("720x1280", "3")
 
 
-def test_frames_go_before_seconds_and_sides_stand_in_for_a_size(client: TestClient) -> None:
+def test_num_frames_overrides_seconds_and_sides_replace_size(client: TestClient) -> None:
     video = create(client, num_frames=10, seconds=5, fps=4, width=100, height="64")
 
     assert (video["num_frames"], video["seconds"], video["size"]) == (10, "2.5", "96x64")
@@ -143,7 +143,7 @@ def test_frames_go_before_seconds_and_sides_stand_in_for_a_size(client: TestClie
         ({"clip_skip": 13}, "clip_skip", "must not be greater than 12"),
         ({"seed": -2}, "seed", "The seed must be at least 0."),
         ({"input_reference": "/etc/passwd"}, "input_reference", "The input reference must be a URL or a data: URI"),
-        ({"input_reference": {"file_id": "file_1"}}, "input_reference", "No files are kept here"),
+        ({"input_reference": {"file_id": "file_1"}}, "input_reference", "A file_id is not supported"),
         ({"input_reference": data_uri("text/html", b"x")}, "input_reference", "The input reference must be one of video/mp4"),
         ({"input_reference": "http://127.0.0.1/a.png"}, "input_reference", "127.0.0.1 is not on the public internet"),
     ],
@@ -248,7 +248,7 @@ def test_list_is_paged_in_either_order(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("limit", 0), ("limit", 101), ("order", "random"), ("after", "17")])
-def test_page_that_cannot_be_is_refused(client: TestClient, name: str, value: object) -> None:
+def test_impossible_page_is_refused(client: TestClient, name: str, value: object) -> None:
     assert error_of(client.get(VIDEOS, params={name: value}), 400)["param"] == name
 
 
@@ -281,22 +281,22 @@ def test_players_may_ask_for_the_head_of_the_content_first(client: TestClient, f
 @pytest.mark.parametrize(
     ("fields", "tip"),
     [
-        ({"sise": "64x64"}, "sise (is size meant?)"),
-        ({"Seconds": 2, "n": 1}, "Seconds (is seconds meant?), n"),
+        ({"sise": "64x64"}, "sise (did you mean size?)"),
+        ({"Seconds": 2, "n": 1}, "Seconds (did you mean seconds?), n"),
         ({"size": "64x64", "width": 64}, "width"),
         ({f"quite_another_{n}": 1 for n in range(10)}, ", ".join([*(f"quite_another_{n}" for n in range(8)), "2 more"])),
         ({"\ud800\n": 1}, r"'\ud800\n'"),
     ],
 )
-def test_fields_that_mean_nothing_are_named(client: TestClient, fields: dict[str, Any], tip: str) -> None:
-    """They are ignored all the same: other services know more of them."""
+def test_ignored_fields_are_named(client: TestClient, fields: dict[str, Any], tip: str) -> None:
+    """They are no errors, because other services know more fields."""
     answer = client.post(VIDEOS, content=json.dumps({"prompt": "a red cat", **fields})).json()
 
-    assert answer["tip"] == f"fields without a meaning here: {tip}"
+    assert answer["tip"] == f"ignored fields: {tip}"
     assert client.get(f"{VIDEOS}/{answer['id']}").json()["tip"] == answer["tip"]
 
 
-def test_fields_that_mean_something_are_not_named(client: TestClient, finish_next: Callable[[bytes], None]) -> None:
+def test_known_fields_are_not_named(client: TestClient, finish_next: Callable[[bytes], None]) -> None:
     known = dict.fromkeys(CREATE_FIELDS) | {"key": "k", "track_id": 7, "webhook": None, "width": 64, "quality": None}
     video = client.post(
         VIDEOS, json={**known, "prompt": "a red cat", "input_reference": {"image_url": data_uri("image/png", PNG)}}
@@ -310,18 +310,18 @@ def test_fields_that_mean_something_are_not_named(client: TestClient, finish_nex
     assert [answer.json().get("tip") for answer in (video, *edits, remix)] == [None] * 4
 
 
-def test_remix_names_what_it_leaves_as_it_was(client: TestClient) -> None:
+def test_remix_names_the_fields_that_it_ignores(client: TestClient) -> None:
     video = create(client, prompt="a red cat")
     remix = client.post(f"{VIDEOS}/{video['id']}/remix", json={"prompt": "a red cat", "size": "64x64"}).json()
 
-    assert remix["tip"] == "fields without a meaning here: size"
+    assert remix["tip"] == "ignored fields: size"
 
 
 def edit(client: TestClient, **fields: Any) -> Any:
     return client.post(f"{VIDEOS}/edits", json={"prompt": "a red ball", **fields})
 
 
-def test_edit_of_a_video_starts_from_its_file_and_is_else_as_it(
+def test_edit_starts_from_the_videos_file_and_keeps_its_params(
     client: TestClient, jobs: JobStore, storage: LocalStorage, finish_next: Callable[[bytes], None]
 ) -> None:
     asked = {"size": "96x64", "num_frames": 3, "seed": 9, "scheduler": "DDIMScheduler", "negative_prompt": "fog", "fps": 4}
@@ -356,7 +356,7 @@ def test_edit_starts_from_a_file_too(client: TestClient, jobs: JobStore, storage
         assert (answer.json()["size"], answer.json()["remixed_from_video_id"]) == ("96x96", None)
 
 
-def test_edit_that_cannot_be_says_why(client: TestClient, jobs: JobStore) -> None:
+def test_impossible_edit_says_why(client: TestClient, jobs: JobStore) -> None:
     waiting = create(client)["id"]
 
     for video in (None, "", {}, {"id": ""}):
@@ -369,7 +369,7 @@ def test_edit_that_cannot_be_says_why(client: TestClient, jobs: JobStore) -> Non
 
 
 @pytest.mark.parametrize(("path", "words"), [("extensions", "Make a longer one"), ("characters", "as input_reference")])
-def test_what_is_not_done_says_so_once(client: TestClient, path: str, words: str) -> None:
+def test_unavailable_endpoint_says_what_to_do_instead(client: TestClient, path: str, words: str) -> None:
     answer = client.post(f"{VIDEOS}/{path}", data={"prompt": "a", "seconds": "4", "video[id]": "video_1"})
 
     error = error_of(answer, 501)
@@ -377,7 +377,7 @@ def test_what_is_not_done_says_so_once(client: TestClient, path: str, words: str
     assert answer.headers["X-Should-Retry"] == "false"
 
 
-def test_model_that_is_not_here_says_how_to_name_it(client: TestClient) -> None:
+def test_unknown_model_error_says_how_to_alias_it(client: TestClient) -> None:
     error = error_of(client.post(VIDEOS, json={"prompt": "a", "model": "sora-2"}), 404)
 
     assert "Known models: cutout, midjourney, plain." in error["message"]
@@ -456,7 +456,7 @@ def test_cancelled_video_stays_and_says_so(client: TestClient, jobs: JobStore, f
     assert error_of(client.post(f"{VIDEOS}/video_99/cancel"), 404)["code"] == "job_not_found"
 
 
-def test_remix_changes_the_prompt_alone(client: TestClient, jobs: JobStore) -> None:
+def test_remix_changes_only_the_prompt(client: TestClient, jobs: JobStore) -> None:
     first = create(client, size="96x96", seed=9, scheduler="DDIMScheduler", input_reference=data_uri("image/png", PNG))
 
     remix = client.post(f"{VIDEOS}/{first['id']}/remix", json={"prompt": "a red ball"}).json()
@@ -478,7 +478,7 @@ def test_remix_of_an_enhanced_prompt_is_enhanced(client: TestClient) -> None:
     assert remix["prompt"] == "mdjrny-v4 style a dog DSLR photography, sharp focus"
 
 
-def test_models_are_listed_and_told(client: TestClient) -> None:
+def test_models_are_listed_and_shown(client: TestClient) -> None:
     listed = client.get("/v1/models").json()
 
     assert (listed["object"], [model["id"] for model in listed["data"]]) == ("list", ["cutout", "midjourney", "plain"])
@@ -489,7 +489,7 @@ def test_models_are_listed_and_told(client: TestClient) -> None:
         assert client.get(f"/v1/models/{model['id']}").json() == model
 
 
-def test_unknown_model_is_404_with_those_that_are_known(client: TestClient) -> None:
+def test_unknown_model_is_404_and_lists_the_known_ones(client: TestClient) -> None:
     for answer in (client.get("/v1/models/sora-2"), client.post(VIDEOS, json={"prompt": "a", "model": "sora-2"})):
         error = error_of(answer, 404)
         assert error["code"] == "model_not_found"
@@ -497,7 +497,7 @@ def test_unknown_model_is_404_with_those_that_are_known(client: TestClient) -> N
 
 
 @pytest.mark.parametrize("video_id", ["video_99", "99", "video_-1", "video_01", "video_" + "9" * 30, "vidéo_1", "video_1%00"])
-def test_ids_that_nobody_has_are_answered_alike(client: TestClient, video_id: str) -> None:
+def test_unknown_and_malformed_ids_get_the_same_answer(client: TestClient, video_id: str) -> None:
     create(client)
     errors = [
         error_of(client.request(method, f"{VIDEOS}/{video_id}{path}"), 404)
@@ -507,7 +507,7 @@ def test_ids_that_nobody_has_are_answered_alike(client: TestClient, video_id: st
     assert {error["message"] for error in errors} == {error_of(client.get(f"{VIDEOS}/video_98"), 404)["message"]}
 
 
-def test_everything_under_v1_fails_in_the_standards_shape(client: TestClient) -> None:
+def test_every_error_under_v1_has_openais_shape(client: TestClient) -> None:
     error_of(client.get("/v1/nowhere"), 404)
     error_of(client.put(VIDEOS), 405)
     assert error_of(client.post(VIDEOS, content=b"{"), 400)["code"] == "malformed_request"

@@ -1,4 +1,4 @@
-"""`/v1/videos/{id}/events`: what has changed, as it changes, and an end."""
+"""`/v1/videos/{id}/events`: each change, and an end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def collect(look: Callable[[], list[Event]], **options: Any) -> list[bytes]:
 
 
 def read_events(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """As a browser reads them."""
+    """Parses events like a browser."""
     blocks = [block.split("\n") for block in text.removesuffix("\n\n").split("\n\n")]
     return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in blocks]
 
@@ -46,7 +46,7 @@ def test_events_of_a_finished_video_are_its_end(client: TestClient, finish_next:
     ]
 
 
-def test_each_look_tells_what_has_changed(
+def test_each_look_reports_what_has_changed(
     client: TestClient, services: AppParts, jobs: JobStore, storage: LocalStorage
 ) -> None:
     create(client)
@@ -82,7 +82,7 @@ def test_each_look_tells_what_has_changed(
     assert [name for name, _ in looked()] == ["stage", "progress", "end"]
 
 
-def test_queue_position_is_told_anew_now_and_then(client: TestClient, services: AppParts, jobs: JobStore) -> None:
+def test_queue_position_is_refreshed_regularly(client: TestClient, services: AppParts, jobs: JobStore) -> None:
     create(client)
     create(client)
     watcher = VideoWatcher(services, 2, links=partial(services.link_maker.start, ""))
@@ -111,7 +111,7 @@ def test_silence_is_broken_by_comments_until_the_end() -> None:
     assert chunks == [KEEP_ALIVE, b"event: progress\ndata: {}\n\n", KEEP_ALIVE, b'event: end\ndata: {"a": "\\u00e9"}\n\n']
 
 
-def test_stream_ends_when_the_process_is_to_stop() -> None:
+def test_stream_ends_when_the_process_shuts_down() -> None:
     looks: list[int] = []
 
     def look() -> list[Event]:

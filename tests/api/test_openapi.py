@@ -1,4 +1,4 @@
-"""What /docs promises is compared with what the endpoint does."""
+"""Compares what /docs promises with what the endpoints do."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.api.test_generations import CLIP_BASE64, PICTURE
 from tests.api.test_openai import VIDEOS
 
 ECHOES = {"width": "W", "height": "H", "num_inference_steps": "steps", "fps": "fps", "clip_skip": "clip_skip"}
-UNSET = re.compile(r"(-?[0-9]+): as if left out")
+UNSET = re.compile(r"(-?[0-9]+) counts as left out")
 INITS = {"init_image": PICTURE, "init_video": CLIP_BASE64}
-# null stands for what is decided for each job.
+# null: decided for each job.
 UNTOLD = {"seed", "num_frames", "init_image", "init_video", "upscale_height", "upscale_width"}
 
 
@@ -87,7 +87,7 @@ def test_every_field_of_the_contract_is_documented(fields: dict[str, dict[str, A
     assert all(field["description"] for field in fields.values())
 
 
-def test_required_fields_are_those_that_a_request_misses(client: TestClient) -> None:
+def test_documented_required_fields_are_required(client: TestClient) -> None:
     required = {}
     for path, operations in client.get("/openapi.json").json()["paths"].items():
         body = operations.get("post", {}).get("requestBody", {}) if path.startswith("/api/") else {}
@@ -123,7 +123,7 @@ def test_each_generation_is_described_as_it_is(client: TestClient) -> None:
 
 
 def check_description(client: TestClient, path: str, content: dict[str, Any]) -> None:
-    """Its example is taken, and what it says of a field that is left out is so."""
+    """Its example is accepted, and its defaults are the real ones."""
     fields, required = content["schema"]["properties"], content["schema"]["required"]
     pictured = {name: INITS[name] for name in required if name in INITS}
     example = client.post(path, json=content["example"] | pictured).json()
@@ -175,7 +175,7 @@ def test_documented_defaults_of_the_standard_are_those_that_are_used(
     assert {name: video[name] for name in defaults} == defaults | {"seconds": str(defaults["seconds"])}
 
 
-def test_api_leaves_torch_alone() -> None:
+def test_api_does_not_import_torch() -> None:
     code = (
         "import promptreel.api.app, sys; sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'transformers')))"
     )

@@ -1,4 +1,4 @@
-"""Every endpoint there is: who must show a key, and what it answers of another caller's jobs and uploads."""
+"""Every endpoint: whether it needs a key, and what it answers about another caller's jobs and uploads."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ OPEN = {
 READERS = {read_fields, read_fields_with_init, read_fields_with_files}
 HISTORY = "/api/v6/assets_generated"
 DELETE = "/api/v3/delete_image"
-# How a job's id is written in a path, by the parameter's name.
+# How a path spells a job's id, by the parameter's name.
 SPELLINGS = {"job_id": "{}", "video_id": "video_{}"}
 # Endpoints that take a job's id in the field `request_id`.
 BY_FIELD = {*FETCH_BY_FIELD_PATHS, DELETE}
@@ -60,11 +60,11 @@ def requests(closed: bool) -> Iterator[tuple[str, str]]:
 
 
 def calls_of(dependant: Dependant) -> list[Callable[..., Any]]:
-    """All dependencies, each before those that stand behind it among the parameters."""
+    """All dependencies, in the order of the parameters."""
     return [call for each in dependant.dependencies for call in (*calls_of(each), each.call) if call is not None]
 
 
-def test_every_handler_finds_its_caller_or_is_known_to_be_open() -> None:
+def test_every_handler_authenticates_or_is_listed_as_open() -> None:
     asking = {route.path for route in routes() if find_caller in calls_of(route.dependant)}
 
     assert asking == {route.path for route in routes()} - OPEN
@@ -72,7 +72,7 @@ def test_every_handler_finds_its_caller_or_is_known_to_be_open() -> None:
 
 
 def test_fields_are_read_before_the_caller_is_found() -> None:
-    """The first to read decides how large a body may be, and the key may be in it."""
+    """The first reader sets the body limit, and the key may be in the body."""
     for route in routes():
         calls = calls_of(route.dependant)
         read = [calls.index(reader) for reader in READERS if reader in calls]
@@ -92,7 +92,7 @@ def test_nothing_is_answered_without_a_key(client: TestClient, keys: KeyStore) -
             assert answer.headers["WWW-Authenticate"] == "Bearer"
 
 
-def test_what_is_open_needs_no_key(client: TestClient, keys: KeyStore) -> None:
+def test_open_endpoints_need_no_key(client: TestClient, keys: KeyStore) -> None:
     keys.create("k")
 
     for method, path in [*requests(closed=False), ("GET", "/openapi.json")]:
@@ -138,7 +138,7 @@ def requests_for_a_job() -> Iterator[tuple[str, str]]:
 
 
 def ask(client: TestClient, method: str, path: str, job_id: int, headers: dict[str, str]) -> tuple[object, ...]:
-    """What is answered about a job, but for the request's own id."""
+    """The answer about a job, without the request's own id."""
     spelled = {name: spelling.format(job_id) for name, spelling in SPELLINGS.items()}
     fields = {"request_id": str(job_id), "prompt": "a"}
     answer = client.request(method, path.format_map(spelled), params=fields, headers=headers)
@@ -146,7 +146,7 @@ def ask(client: TestClient, method: str, path: str, job_id: int, headers: dict[s
     return answer.status_code, answer.content, told
 
 
-def test_job_of_another_key_is_answered_as_an_id_that_nobody_has(client: TestClient, company: Company, jobs: JobStore) -> None:
+def test_job_of_another_key_is_answered_like_an_unknown_id(client: TestClient, company: Company, jobs: JobStore) -> None:
     before = jobs.list()
     for method, path in requests_for_a_job():
         unknown = ask(client, method, path, UNKNOWN_ID, company.other)
@@ -158,10 +158,10 @@ def test_job_of_another_key_is_answered_as_an_id_that_nobody_has(client: TestCli
 
 
 @pytest.mark.parametrize("kinds", [KINDS, KINDS_WITH_COUNT], ids=["unknown to this version", "known"])
-def test_job_of_another_kind_is_answered_as_an_id_that_nobody_has(
+def test_job_of_another_kind_is_answered_like_an_unknown_id(
     services: AppParts, company: Company, keys: KeyStore, engine: Engine, kinds: Kinds
 ) -> None:
-    """By what is about videos. Nothing that lists, counts or estimates falls over it."""
+    """By every endpoint about videos. Lists, counts and estimates work beside it."""
     owner = keys.find(company.owner["key"])
     assert owner is not None
     newer = JobStore(engine, kinds=KINDS_WITH_COUNT)
@@ -182,14 +182,14 @@ def test_job_of_another_kind_is_answered_as_an_id_that_nobody_has(
     assert [video["id"] for video in listed] == [f"video_{company.waiting}", f"video_{company.finished}"]
 
 
-def test_no_endpoint_takes_an_id_that_this_page_does_not_know() -> None:
+def test_this_file_knows_the_id_parameters_of_all_endpoints() -> None:
     names = {name for route in routes() for name in route.param_convertors}
 
     assert names == {*SPELLINGS, "model_id", "training_id", "file_prefix", "output_type", "name", "ending"}
     assert len(list(requests_for_a_job())) >= 10
 
 
-def test_lists_and_counts_are_of_the_callers_own_jobs(client: TestClient, company: Company) -> None:
+def test_lists_and_counts_contain_only_the_callers_jobs(client: TestClient, company: Company) -> None:
     own = client.post(HISTORY, headers=company.owner).json()
     others = client.post(HISTORY, headers=company.other).json()
 
@@ -204,7 +204,7 @@ def test_lists_and_counts_are_of_the_callers_own_jobs(client: TestClient, compan
     assert ids(company.other, after="video_3") == []
 
 
-def test_upload_is_deleted_by_its_key_alone(client: TestClient, company: Company) -> None:
+def test_upload_is_deleted_only_by_its_own_key(client: TestClient, company: Company) -> None:
     (link,) = company.upload["output"]
 
     def delete(upload_id: int, headers: dict[str, str]) -> bytes:
@@ -216,7 +216,7 @@ def test_upload_is_deleted_by_its_key_alone(client: TestClient, company: Company
     assert client.get(link).status_code == 404
 
 
-def test_queue_of_everyone_counts_for_estimates_and_is_told_as_numbers_alone(
+def test_queue_of_all_callers_counts_for_estimates_but_shows_only_numbers(
     client: TestClient, company: Company, jobs: JobStore
 ) -> None:
     video = client.get(f"{VIDEOS}/video_3", headers=company.other).json()

@@ -16,13 +16,13 @@ CONTENT = b"RIFF a moving picture"
 
 @pytest.fixture
 def url(client: TestClient, jobs: JobStore, storage: LocalStorage, tmp_path: Path) -> str:
-    """Of the preview of a job whose worker has just stored one; the job still waits."""
+    """The URL of a preview. The preview is stored, but its job still waits."""
     answer = client.post(SUBMIT, json={"prompt": "a red cat"}).json()
     storage.save(make_video(tmp_path / "preview", CONTENT), jobs.get(answer["id"]).preview_key)
     return answer["preview"]
 
 
-def test_preview_of_a_running_job_is_served_and_kept_by_no_cache(client: TestClient, jobs: JobStore, url: str) -> None:
+def test_preview_of_a_running_job_is_served_uncached(client: TestClient, jobs: JobStore, url: str) -> None:
     jobs.claim("worker-1")
 
     answer = client.get(url)
@@ -59,7 +59,7 @@ def test_unknown_preview_is_404_as_json(client: TestClient, name: str) -> None:
     assert (answer.status_code, answer.json()["status"]) == (404, "error")
 
 
-def test_ended_job_names_no_preview(client: TestClient, jobs: JobStore) -> None:
+def test_ended_job_has_no_preview(client: TestClient, jobs: JobStore) -> None:
     answer = client.post(SUBMIT, json={"prompt": "a red cat"}).json()
     jobs.cancel(answer["id"])
 

@@ -57,7 +57,7 @@ def test_malformed_multipart_is_an_invalid_api_request(client: TestClient) -> No
 
 
 @pytest.mark.parametrize("body", [b"", b"  \n", b"{}"])
-def test_no_fields_at_all_miss_the_prompt(client: TestClient, body: bytes) -> None:
+def test_empty_body_lacks_the_prompt(client: TestClient, body: bytes) -> None:
     message = {"prompt": ["The prompt field is required."]}
 
     answer = client.post(SUBMIT, content=body).json()
@@ -108,7 +108,7 @@ def test_v7_answers_real_statuses(client: TestClient) -> None:
     assert client.post(path, json={"prompt": "a"}).status_code == 200
 
 
-def test_setting_makes_status_codes_real_but_for_fetch(strict_client: TestClient) -> None:
+def test_setting_makes_status_codes_real_except_for_fetch(strict_client: TestClient) -> None:
     assert strict_client.post(SUBMIT, json={}).status_code == 400
     assert strict_client.post(SUBMIT, content=b"{").status_code == 400
     assert strict_client.post(SUBMIT, json={"prompt": "a", "model_id": "nowhere"}).status_code == 404
@@ -136,7 +136,7 @@ def test_unknown_path_and_wrong_method_answer_json(client: TestClient, method: s
     assert answer.json()["message"] == answer.json()["messege"]
 
 
-def test_unknown_error_shows_nothing_and_is_logged_with_the_request_id(
+def test_unknown_error_shows_no_details_and_is_logged_with_the_request_id(
     services: AppParts, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     without_tables = JobStore(open_database(f"sqlite:///{tmp_path / 'empty.db'}"))
@@ -156,7 +156,7 @@ def test_unknown_error_shows_nothing_and_is_logged_with_the_request_id(
     assert event.exc_info is not None
 
 
-def test_locked_database_says_when_to_come_back(services: AppParts, engine: Engine) -> None:
+def test_locked_database_is_answered_with_retry_after(services: AppParts, engine: Engine) -> None:
     impatient = open_database(engine.url.render_as_string(), busy_seconds=0.02)
     client = TestClient(create_app(replace(services, jobs=JobStore(impatient))))
     with write_transaction(engine):
@@ -171,7 +171,7 @@ def test_locked_database_says_when_to_come_back(services: AppParts, engine: Engi
     assert client.post("/v1/videos", json={"prompt": "a"}).status_code == 200
 
 
-def test_full_disk_says_when_to_come_back(services: AppParts, engine: Engine, jobs: JobStore) -> None:
+def test_full_disk_is_answered_with_retry_after(services: AppParts, engine: Engine, jobs: JobStore) -> None:
     waiting = jobs.submit(make_new_job())
     full = full_database(engine.url.render_as_string())
     client = TestClient(create_app(replace(services, jobs=JobStore(full))))
@@ -191,7 +191,7 @@ def test_full_disk_says_when_to_come_back(services: AppParts, engine: Engine, jo
     assert len(jobs.list(limit=99)) == kept
 
 
-def test_client_that_hangs_up_while_it_sends_is_no_mistake_of_ours(
+def test_client_that_hangs_up_while_sending_is_not_logged_as_an_error(
     services: AppParts, jobs: JobStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     parts = iter([{"type": "http.request", "body": b'{"prompt": "a', "more_body": True}, {"type": "http.disconnect"}])
@@ -243,7 +243,7 @@ def test_every_answer_carries_a_request_id_and_nosniff(client: TestClient) -> No
 def test_access_log_names_the_error_of_a_refused_request(
     client: TestClient, caplog: pytest.LogCaptureFixture, method: str, path: str, sent: dict[str, Any], code: str
 ) -> None:
-    """Whatever its status: most generations answer 200."""
+    """Whatever the status, because most generations answer 200."""
     caplog.set_level(logging.INFO, logger="promptreel")
 
     client.request(method, path, **sent)
@@ -253,7 +253,7 @@ def test_access_log_names_the_error_of_a_refused_request(
     assert "error=" not in caplog.records[-1].message
 
 
-def test_no_answer_but_the_documentation_can_run_anything(client: TestClient) -> None:
+def test_only_the_docs_page_can_run_scripts(client: TestClient) -> None:
     for path in ("/health", "/nowhere", "/files/a.mp4", "/uploads/a.png"):
         policy = client.get(path).headers["Content-Security-Policy"]
         assert policy.split("; ")[0::4] == ["default-src 'none'", "sandbox"], path
@@ -275,7 +275,7 @@ def test_every_error_has_a_status_and_is_documented() -> None:
     page = ERRORS_PAGE.read_text()
 
     for kind in all_errors():
-        assert set(kind.__mro__) & set(STATUSES) or issubclass(kind, RemoteFailed), kind  # these are a client's alone
+        assert set(kind.__mro__) & set(STATUSES) or issubclass(kind, RemoteFailed), kind  # only clients raise these
         assert f"`{kind.code}`" in page, kind
     assert status_of(PromptreelError("unforeseen")) == 500
     assert not issubclass(JobLost, PromptreelError)
@@ -290,7 +290,7 @@ def test_every_error_has_a_status_and_is_documented() -> None:
         ("/api/v3/dreambooth/fetch/1", "GET, POST"),
     ],
 )
-def test_wrong_method_is_told_all_right_ones(client: TestClient, path: str, allowed: str) -> None:
+def test_wrong_method_is_answered_with_all_allowed_methods(client: TestClient, path: str, allowed: str) -> None:
     answer = client.put(path)
 
     assert (answer.status_code, answer.headers["Allow"]) == (405, allowed)

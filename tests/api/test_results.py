@@ -1,4 +1,4 @@
-"""What was made is listed, and can be deleted."""
+"""Results can be listed and deleted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DELETE = "/api/v3/delete_image"
 
 @pytest.fixture
 def make_video(client: TestClient, finish_next: Callable[[bytes], None]) -> Callable[[], dict[str, Any]]:
-    """Submits a job, ends it, and returns what a fetch says."""
+    """Submits a job, finishes it, and returns the answer of a fetch."""
 
     def make() -> dict[str, Any]:
         submitted = client.post(SUBMIT, json={"prompt": "a red cat"}).json()
@@ -87,7 +87,7 @@ def test_deleted_video_is_gone_with_its_file(
     assert client.post(DELETE, json={"request_id": made["id"]}).json() == NOT_FOUND
 
 
-def test_deleting_what_has_not_ended_cancels_it(client: TestClient, jobs: JobStore) -> None:
+def test_deleting_an_unfinished_job_cancels_it(client: TestClient, jobs: JobStore) -> None:
     ids = [client.post(SUBMIT, json={"prompt": "a red cat"}).json()["id"] for _ in range(2)]
     claimed = jobs.claim("worker-1")
     assert claimed is not None
@@ -95,12 +95,12 @@ def test_deleting_what_has_not_ended_cancels_it(client: TestClient, jobs: JobSto
     answers = [client.post(DELETE, json={"request_id": job_id}).json()["message"] for job_id in ids]
 
     assert answers == ["video cancelled"] * 2
-    assert jobs.heartbeat(claimed[0])  # the worker hears of it
+    assert jobs.heartbeat(claimed[0])  # the worker learns of the cancel
     assert jobs.get(ids[1]).status is JobStatus.CANCELLED
     assert client.post(f"/api/v3/dreambooth/fetch/{ids[1]}").json()["message"] == "Cancelled"
 
 
-def test_deleting_again_removes_what_was_cancelled(client: TestClient, jobs: JobStore) -> None:
+def test_deleting_again_removes_the_cancelled_job(client: TestClient, jobs: JobStore) -> None:
     job_id = client.post(SUBMIT, json={"prompt": "a red cat"}).json()["id"]
 
     answers = [client.post(DELETE, json={"request_id": job_id}).json()["message"] for _ in range(2)]

@@ -1,4 +1,4 @@
-"""Every path that the vendor's SDKs and command line call for videos, and its documentation names: none is a bare 404."""
+"""Every video path of the vendor's SDKs, command line and documentation has an answer; none is a bare 404."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ REFUSED_BY_V7 = [
 
 
 @pytest.mark.parametrize(("path", "body"), MADE)
-def test_what_can_be_done_is_done(client: TestClient, path: str, body: dict[str, Any]) -> None:
+def test_available_paths_work(client: TestClient, path: str, body: dict[str, Any]) -> None:
     answer = client.post(f"/api/{path}", json={"key": "k", **body})
 
     assert (answer.status_code, answer.json()["status"]) == (200, "processing")
@@ -62,7 +62,7 @@ def test_what_can_be_done_is_done(client: TestClient, path: str, body: dict[str,
 
 
 @pytest.mark.parametrize(("path", "body", "told"), DONE)
-def test_what_is_not_a_video_is_answered_too(client: TestClient, path: str, body: dict[str, Any], told: dict[str, Any]) -> None:
+def test_other_paths_are_answered_too(client: TestClient, path: str, body: dict[str, Any], told: dict[str, Any]) -> None:
     answer = client.post(f"/api/{path}", json={"key": "k", **body})
 
     assert answer.status_code == 200
@@ -72,7 +72,7 @@ def test_what_is_not_a_video_is_answered_too(client: TestClient, path: str, body
 @pytest.mark.parametrize(
     ("path", "words", "status"), [(*each, 200) for each in REFUSED] + [(*each, 501) for each in REFUSED_BY_V7]
 )
-def test_what_cannot_be_done_says_so(client: TestClient, path: str, words: str, status: int) -> None:
+def test_unavailable_paths_say_so(client: TestClient, path: str, words: str, status: int) -> None:
     answer = client.post(f"/api/{path}", json={"key": "k", **PICTURED})
 
     assert (answer.status_code, answer.json()["status"]) == (status, "error")
@@ -89,7 +89,7 @@ def test_lists_of_models_are_the_same_in_every_generation(client: TestClient) ->
 
 
 @pytest.mark.parametrize("path", ["v6/images/text2img", "v6/voice/text_to_speech", "v9/anything"])
-def test_what_nobody_has_heard_of_says_where_to_look(client: TestClient, path: str) -> None:
+def test_unknown_path_points_to_docs(client: TestClient, path: str) -> None:
     answer = client.post(f"/api/{path}", json={"key": "k"})
 
     assert (answer.status_code, answer.json()["status"]) == (404, "error")

@@ -1,4 +1,4 @@
-"""What the server does before the application sees a request: over a real connection."""
+"""What the server does before the application sees a request, over a real connection."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FROM_A_PROXY = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https", 
 
 
 class Clock:
-    """Seconds that only pass when they are told to, but for so little that one look comes after the other."""
+    """A clock that the test sets. Each reading adds a microsecond, so that readings have an order."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -84,18 +84,18 @@ def start_of_links(client: httpx.Client) -> str:
 
 
 def status_of_unfinished_header(client: httpx.Client, value: bytes) -> bytes:
-    """The first line of the answer to a request whose header does not end."""
+    """The status line of the answer to a request with an unfinished header."""
     with socket.create_connection((client.base_url.host, client.base_url.port), timeout=LONGEST_SECONDS) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\nX-Long: " + value)
         return connection.makefile("rb").readline()
 
 
-def test_forwarded_headers_of_whoever_is_at_this_machine_are_not_believed(serve: Serve) -> None:
+def test_forwarded_headers_from_this_machine_are_ignored(serve: Serve) -> None:
     with serve() as client:
         assert start_of_links(client) == str(client.base_url)
 
 
-def test_trusted_proxy_at_this_machine_is_known_though_it_tells_whom_it_speaks_for(serve: Serve) -> None:
+def test_trusted_proxy_is_recognized_even_if_it_forwards_the_clients_address(serve: Serve) -> None:
     with serve(trusted_proxies=(ip_network("127.0.0.0/8"),)) as client:
         assert start_of_links(client) == "https://video.test"
 
@@ -109,7 +109,7 @@ def test_headers_have_a_limit(serve: Serve) -> None:
 
 @contextmanager
 def connected(client: httpx.Client, words: bytes = b"") -> Iterator[socket.socket]:
-    """A connection that says this much."""
+    """A connection that has sent `words`."""
     address = (client.base_url.host, client.base_url.port)
     with socket.create_connection(address, timeout=LONGEST_SECONDS) as connection:
         connection.sendall(words)
@@ -117,7 +117,7 @@ def connected(client: httpx.Client, words: bytes = b"") -> Iterator[socket.socke
 
 
 def read_to_end(connection: socket.socket) -> bytes:
-    """All that comes until the service closes the connection."""
+    """All bytes until the service closes the connection."""
     received = bytearray()
     with suppress(ConnectionError):
         while more := connection.recv(1024 * 1024):
@@ -126,7 +126,7 @@ def read_to_end(connection: socket.socket) -> bytes:
 
 
 def ask_anew(client: httpx.Client) -> int:
-    """The status of /health, over a connection of its own."""
+    """The status of /health, over a new connection."""
     return httpx.get(client.base_url.join("/health"), trust_env=False, timeout=LONGEST_SECONDS).status_code
 
 
@@ -137,9 +137,9 @@ BODY = b"POST /v1/videos HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\
 
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [b"", BEGUN])
-def test_request_that_does_not_begin_or_end_is_not_waited_for(serve: Serve, clock: Clock, words: bytes) -> None:
+def test_connection_without_a_complete_request_is_closed(serve: Serve, clock: Clock, words: bytes) -> None:
     with serve() as client, connected(client, words) as connection:
-        client.get("/health")  # the connection has been seen by now
+        client.get("/health")  # by now the server has seen the connection
         clock.seconds += HEAD_SECONDS + 1
 
         assert read_to_end(connection) == b""
@@ -147,7 +147,7 @@ def test_request_that_does_not_begin_or_end_is_not_waited_for(serve: Serve, cloc
 
 
 @pytest.mark.slow
-def test_second_request_has_its_own_time(serve: Serve, clock: Clock) -> None:
+def test_second_request_has_its_own_time_limit(serve: Serve, clock: Clock) -> None:
     with serve() as client, connected(client, BEGUN + ENDED) as connection:
         first = connection.recv(65536)
         connection.sendall(BEGUN)
@@ -158,13 +158,13 @@ def test_second_request_has_its_own_time(serve: Serve, clock: Clock) -> None:
 
 
 @pytest.mark.slow
-def test_client_that_does_not_read_is_not_waited_for(serve: Serve, clock: Clock) -> None:
+def test_client_that_does_not_read_is_disconnected(serve: Serve, clock: Clock) -> None:
     request = b"GET /openapi.json HTTP/1.1\r\nHost: a\r\n" + ENDED
     servers: list[uvicorn.Server] = []
     with serve(servers=servers) as client:
         size = len(client.get("/openapi.json").content)
         with connected(client) as connection:
-            connection.sendall(request * (64 * 1024 * 1024 // size))  # the system keeps less than this
+            connection.sendall(request * (64 * 1024 * 1024 // size))  # more than the system's buffers hold
 
             def is_dropped() -> bool:
                 clock.seconds += UNREAD_SECONDS + 1
@@ -174,7 +174,7 @@ def test_client_that_does_not_read_is_not_waited_for(serve: Serve, clock: Clock)
             assert len(read_to_end(connection)) < 64 * 1024 * 1024 - size
 
 
-def test_body_that_does_not_come_is_not_waited_for(serve: Serve) -> None:
+def test_body_that_does_not_arrive_is_given_up(serve: Serve) -> None:
     with serve(body_memory=BodyMemory(grace_seconds=0.05)) as client, connected(client, BODY) as connection:
         answer = connection.recv(65536)
         while b"}}" not in answer:
@@ -185,7 +185,7 @@ def test_body_that_does_not_come_is_not_waited_for(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("words", [b"", BEGUN, BODY])
-def test_those_who_say_nothing_make_room_for_those_who_do(serve: Serve, caplog: pytest.LogCaptureFixture, words: bytes) -> None:
+def test_silent_connections_make_room_for_requests(serve: Serve, caplog: pytest.LogCaptureFixture, words: bytes) -> None:
     with serve(most=4) as client, ExitStack() as held:
         silent = [held.enter_context(connected(client, words)) for _ in range(40)]
 
@@ -195,7 +195,7 @@ def test_those_who_say_nothing_make_room_for_those_who_do(serve: Serve, caplog: 
     assert told == ["there are more than 4 connections: 1 were closed or refused"]
 
 
-def test_limit_of_open_files_is_raised_and_shared_by_connections_and_what_they_are_sent() -> None:
+def test_limit_of_open_files_is_raised_and_shared_by_connections_and_sent_files() -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (600, {hard}));"
         "from fastapi import FastAPI; from promptreel.api.server import build_server;"

@@ -175,9 +175,7 @@ def test_native_size_is_left_out_for_a_model_of_any_size(client: TestClient) -> 
         ("temp", [], "The temp must be yes or no."),
     ],
 )
-def test_wrong_field_is_named_with_what_is_wrong(
-    client: TestClient, jobs: JobStore, field: str, value: Any, message: str
-) -> None:
+def test_wrong_field_is_named_with_its_error(client: TestClient, jobs: JobStore, field: str, value: Any, message: str) -> None:
     assert errors(client, **{field: value}) == {field: [message]}
     assert jobs.list() == []
 
@@ -189,20 +187,20 @@ def test_all_wrong_fields_are_named_at_once(client: TestClient) -> None:
 
 
 def test_wrong_fields_are_named_in_a_plain_sentence_too(client: TestClient) -> None:
-    """A program that prints `message` prints [object Object]."""
+    """JavaScript that prints `message` prints [object Object]."""
     assert submit(client, prompt="", width=1)["tip"] == "The width must be at least 64. The prompt field is required."
 
 
 @pytest.mark.parametrize("number", ["1e999", "NaN", "Infinity", "-Infinity"])
 @pytest.mark.parametrize("field", ["width", "guidance_scale", "seed"])
-def test_numbers_that_are_none_are_refused(client: TestClient, field: str, number: str) -> None:
+def test_nan_and_infinity_are_refused(client: TestClient, field: str, number: str) -> None:
     answer = client.post(SUBMIT, content=f'{{"prompt": "cat", "{field}": {number}}}')
 
     assert list(answer.json()["message"]) == [field]
 
 
 @pytest.mark.parametrize("output_type", ["mp4", "webm", "gif"])
-def test_type_of_the_file_is_the_ending_of_its_link(client: TestClient, jobs: JobStore, output_type: str) -> None:
+def test_link_ends_with_the_output_type(client: TestClient, jobs: JobStore, output_type: str) -> None:
     answer = submit(client, output_type=output_type)
 
     job = jobs.get(answer["id"])
@@ -239,7 +237,7 @@ def test_null_and_empty_mean_the_default(client: TestClient) -> None:
     assert left_out == nulls == empties
 
 
-def test_empty_negative_prompt_is_meant(client: TestClient) -> None:
+def test_empty_negative_prompt_is_kept(client: TestClient) -> None:
     assert submit(client, negative_prompt="")["meta"]["negative_prompt"] == ""
 
 
@@ -268,7 +266,7 @@ def test_switch_has_many_spellings(client: TestClient, value: Any, echo: str) ->
     assert meta["prompt"] == "a red cat"
 
 
-def test_seed_is_drawn_reported_and_different_each_time(client: TestClient) -> None:
+def test_random_seed_is_reported_and_different_each_time(client: TestClient) -> None:
     seeds = {submit(client, seed=None)["meta"]["seed"] for _ in range(4)}
 
     assert len(seeds) == 4
@@ -288,8 +286,8 @@ def test_length_follows_seconds_and_fps(client: TestClient) -> None:
     assert (by_frames["num_frames"], by_frames["seconds"], by_frames["fps"]) == (20, 2.5, 8)
 
 
-def test_clip_longer_than_the_motion_modules_carry_is_taken_and_its_extra_work_is_counted(client: TestClient) -> None:
-    """`cutout` carries 48 frames here."""
+def test_clip_longer_than_the_motion_modules_window_is_accepted_and_its_extra_work_is_counted(client: TestClient) -> None:
+    """The window of `cutout` has 48 frames here."""
     within = submit(client, num_frames=48)
     beyond = submit(client, num_frames=96)
     longest = submit(client, seconds=30)["meta"]
@@ -299,14 +297,14 @@ def test_clip_longer_than_the_motion_modules_carry_is_taken_and_its_extra_work_i
     assert (longest["num_frames"], longest["seconds"]) == (240, 30)
 
 
-def test_more_than_240_frames_are_refused_with_what_is_possible(client: TestClient) -> None:
+def test_more_than_240_frames_are_refused_with_the_maximum(client: TestClient) -> None:
     assert errors(client, seconds=9, fps=30) == {
         "seconds": ["The seconds must not be greater than 8: a video has at most 240 frames, which are 8 seconds at 30 fps."]
     }
     assert submit(client, seconds=9, fps=30, num_frames=240)["meta"]["seconds"] == 8
 
 
-def test_five_seconds_are_made_when_nothing_is_said(client: TestClient) -> None:
+def test_default_length_is_five_seconds(client: TestClient) -> None:
     meta = submit(client, fps=30)["meta"]
 
     assert (meta["num_frames"], meta["seconds"]) == (150, 5)
@@ -327,7 +325,7 @@ def test_prompt_gets_the_models_phrases_as_documented(client: TestClient, jobs: 
     assert jobs.get(answer["id"]).params.prompt == answer["meta"]["prompt"]
 
 
-def test_prompt_stays_untouched_when_no_enhancing_is_asked_for(client: TestClient, jobs: JobStore) -> None:
+def test_prompt_stays_unchanged_without_enhance_prompt(client: TestClient, jobs: JobStore) -> None:
     prompt = " A cat,\tsitting  on a BENCH \n"
     answer = submit(client, prompt=prompt, model_id="midjourney", enhance_prompt="no")
 
@@ -339,7 +337,7 @@ def test_longest_prompt_may_be_enhanced(client: TestClient) -> None:
     assert list(errors(client, prompt="x" * 2001, model_id="midjourney")) == ["prompt"]
 
 
-def test_model_with_a_vocabulary_is_given_no_phrase_that_it_does_not_know(client: TestClient, services: AppParts) -> None:
+def test_model_with_a_vocabulary_gets_no_unknown_phrase(client: TestClient, services: AppParts) -> None:
     card = {"words": ["cat", "sharp"], "trigger_words": ["sharp"], "quality_words": ["sharp focus"]}
     write_card(services.models.get("plain").path.parent / "small", PLAIN_CARD | card)
     answer = submit(client, prompt="a cat", model_id="small")
@@ -355,10 +353,10 @@ def test_clip_skip_reaches_the_job(client: TestClient, jobs: JobStore, sent: Any
     assert jobs.get(answer["id"]).params.clip_skip == answer["meta"]["clip_skip"] == kept
 
 
-def test_tip_names_what_was_left_out(client: TestClient) -> None:
+def test_tip_names_ignored_fields(client: TestClient) -> None:
     answer = submit(client, safety_checker="yes", multi_lingual="yes", samples=2)
 
-    assert answer["tip"] == "not available yet and left out: safety_checker, multi_lingual, samples"
+    assert answer["tip"] == "not available yet and ignored: safety_checker, multi_lingual, samples"
     assert answer["meta"]["safetychecker"] == "no"
 
 

@@ -1,4 +1,4 @@
-"""Uploads: a picture or video as base64 in, a link out, which a later request may name."""
+"""Uploads: a picture or video as base64 in; a link for later requests out."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_base64_to_url_answers_in_the_documented_shape(
         client.post(path, data={"key": "k", field: b64encode(data).decode()}).json(),
     ]
 
-    assert len({answer["output"][0] for answer in answers}) == 2  # equal files have names of their own
+    assert len({answer["output"][0] for answer in answers}) == 2  # equal files get different names
     for answer in answers:
         assert answer.keys() == {"status", "id", "output"}
         assert (answer["status"], type(answer["id"])) == ("success", int)
@@ -63,8 +63,8 @@ def test_base64_to_url_answers_in_the_documented_shape(
 @pytest.mark.parametrize(
     ("file_format", "media_type"), [("PNG", "image/png"), ("JPEG", "image/jpeg"), ("WEBP", "image/webp"), ("GIF", "image/png")]
 )
-def test_crop_keeps_the_square_around_the_centre_upright(client: TestClient, file_format: str, media_type: str) -> None:
-    """Red, with a green square in the middle whose upper left quarter is blue; all but the gif lie on their side."""
+def test_crop_keeps_the_square_around_the_center_upright(client: TestClient, file_format: str, media_type: str) -> None:
+    """Red, with a green square in the middle whose upper left quarter is blue. All but the gif are rotated."""
     stored = Image.new("RGB", (20, 40), "red")
     stored.paste("green", (0, 10, 20, 30))
     stored.paste("blue", (0, 10, 10, 20))
@@ -97,7 +97,7 @@ def test_crop_keeps_the_square_around_the_centre_upright(client: TestClient, fil
         (data_uri("image/png", b"\x89PNG\r\n\x1a\n".ljust(5 * MEGABYTE + 1)), "must not be greater than 5 MB"),
     ],
 )
-def test_what_is_no_picture_or_too_large_is_refused(client: TestClient, storage: LocalStorage, value: object, why: str) -> None:
+def test_unreadable_or_too_large_file_is_refused(client: TestClient, storage: LocalStorage, value: object, why: str) -> None:
     answer = client.post(TO_URL, json={"base64_string": value})
 
     assert (answer.status_code, answer.json()["status"]) == (200, "error")
@@ -106,7 +106,7 @@ def test_what_is_no_picture_or_too_large_is_refused(client: TestClient, storage:
     assert storage.path("uploads") is None
 
 
-def test_crop_takes_pictures_of_a_bounded_size_only(client: TestClient) -> None:
+def test_crop_limits_the_size_of_pictures(client: TestClient) -> None:
     huge = io.BytesIO()
     Image.new("1", (5000, 4000)).save(huge, "PNG")
 
@@ -140,7 +140,7 @@ def test_link_to_an_upload_serves_as_init_image_without_being_fetched(
     client: TestClient, jobs: JobStore, storage: LocalStorage
 ) -> None:
     link = upload(client)["output"][0]
-    elsewhere = f"http://127.0.0.1:8000{urlsplit(link).path}"  # a fetch of this address is refused
+    elsewhere = f"http://127.0.0.1:8000{urlsplit(link).path}"  # fetching this address is refused
 
     for url in (link, elsewhere):
         answer = client.post(SUBMIT, json={"prompt": "a red cat", "init_image": url}).json()
@@ -149,7 +149,7 @@ def test_link_to_an_upload_serves_as_init_image_without_being_fetched(
     one = client.post(SUBMIT, json={"prompt": "a red cat", "init_image": [link]}).json()
     assert one["meta"]["init_image"] == "yes"
     many = client.post(SUBMIT, json={"prompt": "a red cat", "init_image": [link] * 40_000})  # none of them is read
-    assert many.json()["message"] == {"init_image": ["Send one init image: a clip starts from no more."]}
+    assert many.json()["message"] == {"init_image": ["Send only one init image: a clip starts from a single file."]}
     deep = client.post(SUBMIT, content='{"prompt": "a red cat", "init_image": ' + "[" * 150 + "]" * 150 + "}")
     assert deep.json()["status"] == "error"
     unknown = client.post(SUBMIT, json={"prompt": "a red cat", "init_image": elsewhere.replace("/uploads/", "/uploads/0")})

@@ -1,4 +1,4 @@
-"""A file may come as a URI, by a URL, as an upload, as a reference of /v1 or from the command line: its bytes alone decide."""
+"""A file may come as a data: URI, a URL, an upload, a reference of /v1 or from the command line. Only its bytes matter."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ WRONG_LABELS = ["image/jpeg", "video/webm", "application/octet-stream", "text/ht
 
 
 class _Mislabelled(BaseHTTPRequestHandler):
-    """Serves each file of FILES under its name, as something else."""
+    """Serves each of FILES under its name, with a wrong media type."""
 
     def do_GET(self) -> None:
         data = phones_grid() if self.path == "/heic" else FILES[self.path[1:]][1]
@@ -78,7 +78,7 @@ def fetching_client(services: AppParts, site: str) -> TestClient:
 
 @pytest.fixture
 def stored(jobs: JobStore, storage: LocalStorage) -> Callable[[], Init]:
-    """What the newest job starts from."""
+    """The init of the newest job."""
 
     def find() -> Init:
         key = max(jobs.list(), key=lambda job: job.id).params.init_key or ""
@@ -93,7 +93,7 @@ def reference(client: TestClient, data: bytes, media_type: str) -> Any:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_file_is_the_same_by_each_way(
+def test_file_is_the_same_whichever_way_it_comes(
     fetching_client: TestClient, stored: Callable[[], Init], decoder: Decoder, site: str, tmp_path: Path, name: str
 ) -> None:
     client, (kind, data), field = fetching_client, FILES[name], f"init_{FILES[name][0]}"
@@ -144,7 +144,7 @@ PNG, WEBM = save(make_quarters(), "PNG"), CLIPS["vp8"][0]()
         ("init_image", "", PNG),
     ],
 )
-def test_header_of_a_uri_may_be_whatever_programs_write(
+def test_header_of_a_data_uri_may_be_anything(
     client: TestClient, stored: Callable[[], Init], field: str, header: str, data: bytes
 ) -> None:
     text = header + b64encode(data).decode()
@@ -158,7 +158,7 @@ def test_header_of_a_uri_may_be_whatever_programs_write(
     assert client.get(answer["output"][0]).content == data
 
 
-def test_heic_is_refused_by_its_name_by_each_way_where_nothing_reads_it(
+def test_heic_is_refused_by_name_when_no_library_reads_it(
     fetching_client: TestClient,
     jobs: JobStore,
     decoder: Decoder,
@@ -166,7 +166,7 @@ def test_heic_is_refused_by_its_name_by_each_way_where_nothing_reads_it(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """To a demuxer it is a video of one tile of the picture."""
+    """A demuxer would read it as a video of one tile of the picture."""
     monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
     data, said = phones_grid(), "with: pip install 'promptreel[heif]'."
     for field in ("init_image", "init_video"):

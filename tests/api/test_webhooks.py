@@ -1,4 +1,4 @@
-"""The `webhook` of a request, and what it is told in each dialect's words."""
+"""The field `webhook`, and the webhook's body in each dialect."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LINKS = LinkMaker(secret=b"not told")
 
 
 def submit(client: TestClient, path: str = SUBMIT, **fields: Any) -> Job:
-    """The job that was queued."""
+    """Submits a request and returns its job."""
     answer = client.post(path, json={"prompt": "a red cat", "webhook": HOOK, **fields})
     assert answer.status_code == 200, answer.text
     parts: AppParts = client.app.state.parts
@@ -62,9 +62,7 @@ def test_remix_has_a_webhook_of_its_own(client: TestClient) -> None:
         ({"url": HOOK}, "The webhook must be a valid URL."),
     ],
 )
-def test_webhook_that_would_never_be_called_is_refused_by_its_name(
-    client: TestClient, jobs: JobStore, url: object, message: str
-) -> None:
+def test_webhook_that_is_never_allowed_is_rejected(client: TestClient, jobs: JobStore, url: object, message: str) -> None:
     fields = {"prompt": "a cat", "webhook": url}
     legacy, standard = client.post(SUBMIT, json=fields).json(), client.post(VIDEOS, json=fields)
 
@@ -75,7 +73,7 @@ def test_webhook_that_would_never_be_called_is_refused_by_its_name(
     assert jobs.list() == []
 
 
-def test_success_is_told_with_the_link_that_the_answer_promised(
+def test_success_webhook_has_the_link_that_the_answer_promised(
     client: TestClient, jobs: JobStore, finish_next: Callable[[bytes], None]
 ) -> None:
     answer = client.post(SUBMIT, json={"prompt": "a red cat", "webhook": HOOK, "track_id": 17}).json()
@@ -95,7 +93,7 @@ def test_success_is_told_with_the_link_that_the_answer_promised(
     assert client.get(told["output"][0]).content == b"video"
 
 
-def test_links_begin_with_the_public_url_if_there_is_one(services: AppParts, finish_next: Callable[[bytes], None]) -> None:
+def test_links_begin_with_the_public_url_if_set(services: AppParts, finish_next: Callable[[bytes], None]) -> None:
     public = create_app(replace(services, public_url="https://video.example.com"))
     with TestClient(public, base_url="http://10.0.0.5:8000") as client:
         job = submit(client)
@@ -105,7 +103,7 @@ def test_links_begin_with_the_public_url_if_there_is_one(services: AppParts, fin
     assert link == f"https://video.example.com/files/{job.file_prefix}.mp4"
 
 
-def test_links_are_signed_where_links_expire(services: AppParts, finish_next: Callable[[bytes], None]) -> None:
+def test_links_are_signed_if_links_expire(services: AppParts, finish_next: Callable[[bytes], None]) -> None:
     signing = replace(services, link_maker=LinkMaker(secret=b"not told", seconds=60))
     with TestClient(create_app(signing), base_url="http://video.test") as client:
         job = submit(client)
@@ -122,7 +120,7 @@ def test_links_are_signed_where_links_expire(services: AppParts, finish_next: Ca
         (lambda jobs: jobs.cancel(1), "Cancelled"),
     ],
 )
-def test_failure_is_told_with_the_reason(
+def test_failure_webhook_has_the_reason(
     client: TestClient, jobs: JobStore, end: Callable[[JobStore], object], message: str
 ) -> None:
     job = submit(client, track_id="order-7")
@@ -138,7 +136,7 @@ def test_failure_is_told_with_the_reason(
 
 
 @pytest.mark.parametrize("track_id", ["17", 17, 17.5, True, False, None, "", 0, -1, 2**70, "ünï", "null"])
-def test_track_id_is_told_as_it_was_sent(client: TestClient, jobs: JobStore, track_id: object) -> None:
+def test_track_id_comes_back_as_it_was_sent(client: TestClient, jobs: JobStore, track_id: object) -> None:
     job = submit(client, track_id=track_id)
     jobs.cancel(job.id)
 
@@ -147,7 +145,7 @@ def test_track_id_is_told_as_it_was_sent(client: TestClient, jobs: JobStore, tra
 
 
 @pytest.mark.parametrize("number", ["NaN", "1e999", "-Infinity"])
-def test_track_id_that_no_json_has_is_told_as_text(client: TestClient, jobs: JobStore, number: str) -> None:
+def test_track_id_that_json_lacks_comes_back_as_text(client: TestClient, jobs: JobStore, number: str) -> None:
     client.post(SUBMIT, content=f'{{"prompt": "a cat", "webhook": "{HOOK}", "track_id": {number}}}')
     jobs.cancel(1)
 
@@ -156,7 +154,7 @@ def test_track_id_that_no_json_has_is_told_as_text(client: TestClient, jobs: Job
 
 
 @pytest.mark.parametrize("succeeds", [True, False])
-def test_openais_own_library_takes_the_event_of_the_open_standard(
+def test_openais_own_library_accepts_the_event(
     client: TestClient, jobs: JobStore, finish_next: Callable[[bytes], None], succeeds: bool
 ) -> None:
     job = submit(client, VIDEOS)

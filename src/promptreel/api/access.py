@@ -1,4 +1,4 @@
-"""Around every request: its id, one line in the log, safe headers, the end of its place in memory, the last net for errors."""
+"""Middleware around every request: its id, its log line, security headers, release of its memory, unknown errors."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ from promptreel.api.problems import answer_error, answer_unknown_error
 from promptreel.errors import PromptreelError
 
 NOTHING_RUNS = "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; sandbox"
-"""For a browser that opens an answer as a page: a file that somebody uploaded may be shown, and can do nothing."""
+"""For a browser that opens an answer as a page: it may show an uploaded file, but run nothing in it."""
 
 log = logging.getLogger(__name__)
 
 
 class AccessLog:
-    """Middleware. The line names path, status, time, request, job and, of a refused request, the error's code; never the query,
-    headers or body, which hold keys.
-    """
+    """Middleware. The log line never names the query, headers or body, because they hold keys."""
 
     def __init__(self, app: ASGIApp, *, real_status_codes: Collection[str]) -> None:
         self._app = app
@@ -42,7 +40,7 @@ class AccessLog:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 state["status"] = message["status"]
-                if "place" in state:  # what was made of the body is used by now, and an answer may have no end
+                if "place" in state:  # the handler is done with the body; the answer may be an endless stream
                     state["place"].leave()
                 _add_headers(MutableHeaders(scope=message), state["request_id"])
             await send(message)
@@ -64,7 +62,7 @@ class AccessLog:
             state = scope["state"]
             request_id = state["request_id"]
             log.exception("unknown error in request=%s", request_id)
-            if "status" in state:  # half an answer is out: only a broken connection tells the client
+            if "status" in state:  # the answer has begun: only a broken connection can tell the client
                 raise
             state["error_code"] = PromptreelError.code
             answer = answer_unknown_error(scope["path"], request_id, real_status_codes=self._real_status_codes)
@@ -74,8 +72,8 @@ class AccessLog:
 def _add_headers(headers: MutableHeaders, request_id: str) -> None:
     headers["X-Request-Id"] = request_id
     headers["X-Content-Type-Options"] = "nosniff"
-    headers.setdefault("Content-Security-Policy", NOTHING_RUNS)  # /docs has one of its own
-    # A status or a 404 from before success must not be kept by a cache on the way.
+    headers.setdefault("Content-Security-Policy", NOTHING_RUNS)  # /docs sets its own
+    # No cache may keep a job's status, or a 404 from before its success.
     headers.setdefault("Cache-Control", "no-store")
 
 

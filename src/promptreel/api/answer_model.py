@@ -1,4 +1,4 @@
-"""Answers as types: what is sent and what /openapi.json says of it are one class."""
+"""Answers as classes: one class is both what is sent and what /openapi.json describes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Schema = dict[str, Any]
 
 Count = Annotated[int, Field(ge=0)]
 Number = Annotated[int | float, WithJsonSchema({"type": "number"})]
-"""Sent as it is: 7 does not become 7.0."""
+"""Keeps its type: 7 is not sent as 7.0."""
 
 Seconds = Annotated[int | float, WithJsonSchema({"type": "number", "minimum": 0})]
 
 
 class Answer(BaseModel):
-    """A field that is not set is left out of the answer; one that is None is sent as null."""
+    """Leaves out fields that are not set; sends None as null."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -28,14 +28,14 @@ class Answer(BaseModel):
 
 
 def one_of(values: Iterable[str]) -> Any:
-    """Of a text: its values, for the document. They are not checked: an old job may hold one that there is no more."""
+    """Lists a text's values in the document. They are not checked: an old job may hold a value that was removed since."""
     return Field(json_schema_extra={"enum": list(values)})
 
 
 class _Plain(GenerateJsonSchema):
-    """Without titles, which only say the name again, and without defaults: what is not set is not sent."""
+    """Schemas without titles, which only repeat the name, and without defaults: fields that are not set are not sent."""
 
-    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - Pydantic's
+    def field_title_should_be_set(self, schema: Any) -> bool:  # noqa: ARG002 - Pydantic's signature
         return False
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
@@ -43,7 +43,7 @@ class _Plain(GenerateJsonSchema):
 
 
 def schemas_of(answers: Iterable[type[Answer]]) -> dict[str, Schema]:
-    """JSON Schemas by name, of these and of all that they are made of."""
+    """JSON Schemas by name: of these answers and of all types in them."""
     models: Any = [(answer, "serialization") for answer in answers]
     _, schemas = models_json_schema(models, ref_template=ref("{model}")["$ref"], schema_generator=_Plain)
     return dict(schemas["$defs"])

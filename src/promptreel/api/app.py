@@ -28,7 +28,7 @@ from promptreel.fetching.fetcher import AT_ONCE as FETCHES_AT_ONCE
 __all__ = ["AppParts", "create_app"]
 
 THREADS = 40 + FETCHES_AT_ONCE + CHECKS_AT_ONCE
-"""Each request holds one while it is answered: those that wait for slow hosts or for the decoder cannot take them all."""
+"""A request holds a thread until it is answered. Those that wait for slow hosts or for the decoder leave 40 for others."""
 
 
 @asynccontextmanager
@@ -39,21 +39,21 @@ async def _with_threads(_app: FastAPI) -> AsyncIterator[None]:
 
 @cache
 def _described_router() -> APIRouter:
-    """Built once: it holds nothing of an application, and takes longer than all the rest of one."""
+    """Built once per process: it depends on no application, and takes longer to build than the rest of one."""
     router = build_router()
     describe_answers(router)
     return router
 
 
 def create_app(parts: AppParts) -> FastAPI:
-    """The application over these parts; it starts nothing and holds no state of its own."""
+    """Builds the application from its parts. Starts nothing and keeps no state of its own."""
     router = _described_router()
     app = DescribedApp(
         title="Promptreel",
         version=parts.version,
         description="Text to video on your own machine. Requests are read leniently: JSON, forms and query strings; "
-        'numbers as strings; yes/no and true/false; null for "the default"; unknown fields are ignored, and under /v1 named '
-        "in `tip`.",
+        'numbers as strings; yes/no and true/false; null for "the default". Unknown fields are ignored; under /v1, `tip` names '
+        "them.",
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
@@ -61,7 +61,7 @@ def create_app(parts: AppParts) -> FastAPI:
     )
     app.state.parts = parts
     app.state.router = router
-    app.router.routes.extend(router.routes)  # `include_router` would make each of them anew at the first request
+    app.router.routes.extend(router.routes)  # `include_router` would build every route again at the first request
     app.add_exception_handler(PromptreelError, answer_error)
     app.add_exception_handler(HTTPException, answer_http_error)
     app.add_exception_handler(ClientDisconnect, answer_disconnect)

@@ -1,4 +1,4 @@
-"""Who asks: an API key in, the Caller whose jobs it is about out, or a refusal."""
+"""Authentication: an API key in; its Caller, or a refusal, out."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from promptreel.errors import InvalidApiKey, RateLimitExceeded
 from promptreel.jobs.keys import ApiKey, Caller, KeyStore, hash_key
 
 REMEMBERED_SECONDS = 1.0
-"""How long a key that was found is believed, and so how long one that was revoked may still be used."""
+"""How long a valid key is cached. A revoked key may work that much longer."""
 
 MINUTE = 60.0
 
 
 class Authenticator:
-    """Finds callers by their keys. It remembers a little of the key table, and counts requests: the api's process has one.
+    """Finds callers by their keys and limits their requests. It caches and counts, so the api's process has only one.
 
-    `serves_local`: whether everyone who reaches us is at this machine, and may ask without a key as long as there is none.
+    `serves_local`: whether only this machine can reach the service. Then callers need no key as long as none is active.
     """
 
     def __init__(self, keys: KeyStore, *, serves_local: bool, now: Callable[[], float] = time.monotonic) -> None:
@@ -33,7 +33,7 @@ class Authenticator:
         self._requests: dict[int, deque[float]] = {}
 
     async def find(self, sent: str | None) -> Caller:
-        """Whose key was sent. Raises InvalidApiKey and RateLimitExceeded."""
+        """The caller whose key was sent. Raises InvalidApiKey and RateLimitExceeded."""
         key = None if sent is None else await self._find_key(sent)
         if key is None:
             raise InvalidApiKey("Invalid API key")
@@ -41,7 +41,7 @@ class Authenticator:
         return Caller(api_key_id=key.id)
 
     async def know_everyone(self) -> bool:
-        """Whether no key is needed."""
+        """Whether callers need no key."""
         if not self._serves_local:
             return False
         read_at, any_active = self._any_active
@@ -51,14 +51,14 @@ class Authenticator:
         return not any_active
 
     async def know(self, sent: Sequence[str]) -> bool:
-        """Whether one of them is a valid key."""
+        """Whether one of the keys is valid."""
         for each in sent:
             if await self._find_key(each) is not None:
                 return True
         return False
 
     async def _find_key(self, sent: str) -> ApiKey | None:
-        """Only keys that there are, are remembered: of others there is no end."""
+        """Caches only valid keys; misses are unbounded."""
         hashed = hash_key(sent)
         read_at, key = self._found.get(hashed, (float("-inf"), None))
         if key is not None and self._now() - read_at < REMEMBERED_SECONDS:
@@ -71,7 +71,7 @@ class Authenticator:
         return key
 
     def _count(self, key: ApiKey) -> None:
-        """Lets as many requests through in any minute as the key may send; those that are refused do not count."""
+        """Limits the key's requests in any 60 seconds. Refused ones do not count. Raises RateLimitExceeded."""
         limit = key.limits.requests_a_minute
         if limit is None:
             return
@@ -81,6 +81,6 @@ class Authenticator:
         if len(lately) >= limit:
             wait = ceil(lately[-limit] + MINUTE - now)
             raise RateLimitExceeded(
-                f"So many requests a minute may be sent with this API key: {limit}.", retry_after=max(1, wait)
+                f"This API key may send {limit} requests per minute. Try again later.", retry_after=max(1, wait)
             )
         lately.append(now)

@@ -1,4 +1,4 @@
-"""Where the client reaches us: the start of every link in an answer."""
+"""The address at which the client reaches the service. Every link in an answer begins with it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from fastapi import Request
 from promptreel.api.parts import Shared
 from promptreel.jobs.links import Links
 
-# A name, an IPv4 address or an IPv6 address in brackets, with or without a port. Anything else stays out of our links.
+# A name, an IPv4 address or an IPv6 address in brackets, with or without a port. Nothing else may enter a link.
 HOST = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 
 Network = IPv4Network | IPv6Network
 
 
 def links(request: Request, services: Shared) -> Links:
-    """The links of one answer, as this client reaches us."""
+    """The links of one answer, at the address that this client used."""
     return services.link_maker.start(base_url(request, services))
 
 
 def base_url(request: Request, services: Shared) -> str:
-    """Scheme and host as the client used them, such as http://192.168.1.7:8000; the configured public URL goes first.
+    """Scheme and host as the client used them, such as http://192.168.1.7:8000. A configured public URL wins.
 
     X-Forwarded-Proto and X-Forwarded-Host count only when they come from a trusted proxy.
     """
@@ -38,7 +38,7 @@ def base_url(request: Request, services: Shared) -> str:
 
 
 def is_from_proxy(request: Request, proxies: Sequence[Network]) -> bool:
-    """Whether one of the trusted proxies sent the request."""
+    """Whether a trusted proxy sent the request."""
     try:
         address = ip_address(request.client.host if request.client else "")
     except ValueError:  # a Unix socket has no address
@@ -49,7 +49,7 @@ def is_from_proxy(request: Request, proxies: Sequence[Network]) -> bool:
 
 
 def _first(request: Request, header: str) -> str:
-    """The value nearest to the client, when several proxies have each added theirs."""
+    """The header's first value. When several proxies add to it, that is the one nearest to the client."""
     return request.headers.get(header, "").split(",")[0].strip()
 
 

@@ -1,8 +1,8 @@
-"""How the body of a request comes in: in bounded memory and time, and a long one only from callers who may ask.
+"""Receives the bodies of requests in bounded memory and time.
 
-A short body is read whatever it is. A long one needs a place in memory (body_memory.py). If no valid key is in the query
-or a header, it may still be in the body, as the hosted service's clients send it: then the body is received, looked through for
-a key, and parsed only if there is one.
+A body above SHORT_BYTES needs a place in memory (body_memory.py). A body above MAX_BODY_BYTES needs a valid API key before it
+is parsed. Clients of the hosted service send the key in the body: if neither the query nor a header has a valid key, the
+received body is searched for one.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ from promptreel.api.parts import parts_of
 from promptreel.errors import InvalidApiKey, PromptreelError
 
 MAX_BODY_BYTES = 256 * 1024
-# An image of 5 MB and a video of 20, in base64, which is percent-encoded where it travels in a form.
+# An image of 5 MB and a video of 20 MB in base64, percent-encoded in a form.
 MAX_INIT_BODY_BYTES = 36 * MEGABYTE
-# A client that is cut off while it still sends may never read why, so somewhat more is read and thrown away.
+# A client that is cut off while sending may never read the error. So this much more is read and discarded.
 _MAX_DISCARDED_BYTES = 16 * MEGABYTE
 SHORT_BYTES = 16 * 1024
-"""A body up to this length takes no room, and is parsed at once: a longer one would hold up other requests."""
+"""A body up to this length needs no place, and is parsed on the event loop. A longer one would hold up other requests there."""
 
 SLOWEST_BYTES_A_SECOND = 64 * 1024
-"""Half a megabit a second: what takes longer than its bytes need at this rate, and some grace, is given up."""
+"""Half a megabit a second. A body that takes longer than its bytes need at this rate, plus some grace, is given up."""
 
 _KEYS = {
     b'"key"': re.compile(rb'"key"(?:\s*:\s*"|\r\n(?:[^\r\n]{1,200}\r\n){0,4}\r\n)([^"\r\n]{1,200})'),
     b"name=key": re.compile(rb"name=key\r\n(?:[^\r\n]{1,200}\r\n){0,4}\r\n([^\r\n]{1,200})"),
     b"key=": re.compile(rb"(?:^|(?<=&))key=([^&\s]{1,200})"),
 }
-"""Where a key stands in JSON, in a multipart form and in a form. No base64 has these marks, so that few are looked at."""
+"""Where a key stands in JSON, a multipart form and a form. Base64 never contains these marks, so there are few matches."""
 _MAX_MARKS = 1000
 _MAX_KEYS = 4
 
 
 class BodyTooLarge(PromptreelError):
-    """The body of the request is larger than its endpoint takes."""
+    """The body of the request is larger than its endpoint accepts."""
 
     code = "body_too_large"
 
 
 class BodyTooSlow(PromptreelError):
-    """The body of the request did not come in the time that it may take."""
+    """The body of the request did not arrive in time."""
 
     code = "body_too_slow"
 
 
 async def read_fields(request: Request) -> dict[str, Any]:
-    """The fields of a request, from its query string and its body; the body's go first. The values are not checked yet.
+    """The fields of a request's query string and body, with unchecked values. The body overrides the query string.
 
     Raises MalformedRequest, BodyTooLarge, BodyTooSlow, NoRoom, InvalidApiKey and ForeignPage.
     """
@@ -61,17 +61,17 @@ async def read_fields(request: Request) -> dict[str, Any]:
 
 
 async def read_fields_with_init(request: Request) -> dict[str, Any]:
-    """The same for an endpoint that takes an init image or video: its body may be MAX_INIT_BODY_BYTES long."""
+    """`read_fields` for an endpoint that takes an init image or video: its body may be MAX_INIT_BODY_BYTES long."""
     return await _read_fields(request, MAX_INIT_BODY_BYTES)
 
 
 async def read_fields_with_files(request: Request) -> dict[str, Any]:
-    """The same, and the files of a multipart form are fields too, as bytes."""
+    """`read_fields_with_init`; files of a multipart form are fields too, as bytes."""
     return await _read_fields(request, MAX_INIT_BODY_BYTES, with_files=True)
 
 
 async def read_any_fields(request: Request) -> dict[str, Any]:
-    """The fields that the endpoint has read; where it reads none, those of a short body, and of none that cannot be read."""
+    """The fields that the endpoint has read; else those of `read_fields`, without a body that is malformed or too large."""
     try:
         return await read_fields(request)
     except (MalformedRequest, BodyTooLarge):
@@ -85,7 +85,7 @@ FieldsWithFiles = Annotated[dict[str, Any], Depends(read_fields_with_files)]
 
 
 async def _read_fields(request: Request, maximum: int, *, with_files: bool = False) -> dict[str, Any]:
-    if hasattr(request.state, "fields"):  # a body can be read once
+    if hasattr(request.state, "fields"):  # a body can be read only once
         return dict(request.state.fields)
     body = await _Receipt(request, maximum).receive()
     content_type = request.headers.get("content-type", "")
@@ -100,7 +100,7 @@ async def _read_fields(request: Request, maximum: int, *, with_files: bool = Fal
 
 
 class _Receipt:
-    """The receiving of one body."""
+    """Receives one body."""
 
     def __init__(self, request: Request, maximum: int) -> None:
         self._request = request
@@ -115,8 +115,8 @@ class _Receipt:
                 body = await self._receive(limit)
         except TimeoutError as error:
             raise BodyTooSlow(
-                "The body of the request came too slowly, or others waited for its room. Send it again, with the API key as a "
-                "header: then it is known before the rest of the request is."
+                "The body of the request came too slowly, or other requests waited for its memory. Send it again, with the API "
+                "key in a header, which arrives before the body."
             ) from error
         finally:
             if self._place is not None:
@@ -147,14 +147,14 @@ class _Receipt:
         return body
 
     async def _enter(self, received: int, limit: asyncio.Timeout) -> float:
-        """Takes a place for the whole body, which is left when the request is answered (access.py). Returns the seconds."""
+        """Takes a place for the whole body; access.py releases it with the answer. Returns the seconds that this took."""
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
         limit.reschedule(None)
         self._is_known = await _is_known(self._request)
         memory = self._parts.body_memory
         headers = self._request.headers
-        # A body in chunks is as long as they are, whatever another header says.
+        # A chunked body may have any length, whatever Content-Length says.
         declared = self._maximum if "transfer-encoding" in headers else int(headers.get("content-length", self._maximum))
         size = min(max(declared, received), self._maximum)
         self._place = await (memory.of_known if self._is_known else memory.of_unknown).take(size)
@@ -164,7 +164,7 @@ class _Receipt:
         return loop.time() - asked_at
 
     async def _refuse_unknown(self, body: bytearray) -> None:
-        """Before a long body is parsed."""
+        """Refuses a long body without a valid key. Called before parsing. Raises InvalidApiKey."""
         if self._is_known or len(body) <= MAX_BODY_BYTES:
             return
         keys = await asyncio.get_running_loop().run_in_executor(self._parts.body_memory.reader, _find_keys, body)
@@ -173,7 +173,7 @@ class _Receipt:
 
 
 async def _is_known(request: Request) -> bool:
-    """Whether this much is known without the body: the caller may ask. Raises ForeignPage."""
+    """Whether the caller needs no key or sent a valid one outside the body. Raises ForeignPage."""
     parts = parts_of(request)
     if await parts.authenticator.know_everyone():
         refuse_foreign_pages(request, parts)
@@ -182,7 +182,7 @@ async def _is_known(request: Request) -> bool:
 
 
 def keys_beside_body(request: Request) -> list[str]:
-    """In the order in which they count: from the query, from the header `key`, from a Bearer token."""
+    """The keys outside the body, in order of precedence: query, header `key`, Bearer token."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     bearer = token if scheme.lower() == "bearer" else ""
     sent = (request.query_params.get("key", ""), request.headers.get("key", ""), bearer)
@@ -190,7 +190,7 @@ def keys_beside_body(request: Request) -> list[str]:
 
 
 def _find_keys(body: bytearray) -> list[str]:
-    """What stands where keys do, without parsing: the first few, in no order."""
+    """Candidates for a key in an unparsed body: the first few, in no order."""
     found: set[bytes] = set()
     for mark, pattern in _KEYS.items():
         at = body.find(mark)

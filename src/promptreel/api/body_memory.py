@@ -1,4 +1,4 @@
-"""Memory for the bodies of requests: so much and no more, whoever sends them."""
+"""Memory for the bodies of requests: a fixed amount, whoever sends them."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ MEGABYTE = 1024 * 1024
 
 KNOWN_BYTES = 64 * MEGABYTE
 UNKNOWN_BYTES = 36 * MEGABYTE
-"""Of all bodies at once: those of callers whose key is known before the body is read, and those of all others together.
+"""Limits for all bodies at once: of callers whose key is known before the body is read, and of all other callers.
 
-What is made of a body (text, then the picture's own bytes) takes up to three times as much, until its request is answered.
+What is made from a body (text, then the picture's own bytes) takes up to three times as much until the request is answered.
 """
 
 GRACE_SECONDS = 30.0
-"""How long a body may take, and besides what its bytes need at the slowest rate (bodies.py)."""
+"""How long a body may take in addition to what its bytes need at the slowest rate (bodies.py)."""
 
 WAIT_SECONDS = 20.0
 HURRIED_SECONDS = 15.0
-"""How long a body from someone unknown may take while others wait for its memory."""
+"""How long a body from an unknown caller may take while others wait for its memory."""
 
 _LOOK_SECONDS = 0.02
 
 
 class NoRoom(PromptreelError):
-    """So many large requests are being received that there is no memory for another one."""
+    """The memory for large requests is in use."""
 
     code = "no_room"
     retry_after = 5
 
 
 class Place:
-    """The bytes that one body takes of a budget. `hurry` is called when it is wanted back: its body comes too slowly."""
+    """One body's share of a budget. The budget calls `hurry` when the body is slow and others wait for its memory."""
 
     def __init__(self, budget: Budget, size: int, now: float) -> None:
         self._budget = budget
@@ -46,7 +46,7 @@ class Place:
         self.hurry: Callable[[], None] | None = None
 
     def leave(self) -> None:
-        """May be called again."""
+        """Gives the bytes back. A second call does nothing."""
         self._budget.take_back(self, self._size)
         self._size = 0
 
@@ -55,7 +55,7 @@ class Place:
 
 
 class Budget:
-    """So many bytes. Who comes when it is full waits in line, for WAIT_SECONDS at most."""
+    """A number of bytes for bodies. When it is used up, newcomers wait in line for up to WAIT_SECONDS."""
 
     def __init__(self, size: int, *, now: Callable[[], float] = time.monotonic) -> None:
         self._free = size
@@ -72,7 +72,7 @@ class Budget:
                 if self._now() > until:
                     raise NoRoom(
                         "The service is receiving as many large requests as it has memory for. Try again in a few seconds, "
-                        "and send the API key as a header: then it is known before the rest of the request is."
+                        "with the API key in a header, which arrives before the body."
                     )
                 if self._line[0] is me:
                     self._hurry_slowest()
@@ -96,7 +96,7 @@ class Budget:
 
 
 class BodyMemory:
-    """What the api's process has for bodies: two budgets, and the one thread that reads them, so that the loop never does."""
+    """The api process's two budgets for bodies, and the one thread that parses long bodies off the event loop."""
 
     def __init__(self, *, known: int = KNOWN_BYTES, unknown: int = UNKNOWN_BYTES, grace_seconds: float = GRACE_SECONDS) -> None:
         self.grace_seconds = grace_seconds

@@ -1,7 +1,7 @@
-"""A body in, fields by name out: JSON, a form or a multipart form, each with a bound on what it may be made of.
+"""A body in, fields by name out: JSON, a form or a multipart form, each with limits on its number of parts.
 
-What a parser builds may take a hundred times the bytes that it reads. So the marks that begin a value, a field or a part are
-counted first, which takes a thousandth of the time, and a body with more than any client sends is not parsed at all.
+Parsed objects may take a hundred times the memory of the body. So the marks that begin a value, a field or a part are counted
+first, which takes a thousandth of the time. A body with more of them than any client sends is not parsed.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from promptreel.errors import PromptreelError
 
 MAX_VALUES = 50_000
-"""Of values in JSON."""
+"""In a JSON body."""
 
 MAX_DEPTH = 200
-"""Of lists and objects in JSON."""
+"""Of nested lists and objects in JSON."""
 
 MAX_FIELDS = 1000
-"""Of a form, of a multipart form, and of a query string."""
+"""In a form, a multipart form or a query string."""
 
 MAX_ESCAPES = 2_000_000
-"""Of %41 and the like in a form: a picture or video in base64 needs half as many."""
+"""Of escapes such as %41 in a form. A picture or video in base64 needs half as many."""
 
 _SMALL_BYTES = 256 * 1024
 _PIECE_BYTES = 1024 * 1024
@@ -38,13 +38,13 @@ _object = TypeAdapter(dict[str, Any])
 
 
 class MalformedRequest(PromptreelError):
-    """The body of the request is neither a JSON object nor a form, or made of more parts than any client sends."""
+    """The body of the request is neither a JSON object nor a form, or has more parts than any client sends."""
 
     code = "malformed_request"
 
 
 def parse_body(body: bytes | bytearray, content_type: str, *, with_files: bool) -> dict[str, Any]:
-    """The fields; of a multipart form's files, the bytes, or nothing. Raises MalformedRequest."""
+    """The fields by name. `with_files` adds the files of a multipart form, as bytes. Raises MalformedRequest."""
     if content_type.lower().startswith("multipart/form-data"):
         return _parse_multipart(body, content_type, with_files=with_files)
     if body.startswith(_BYTE_ORDER_MARK):
@@ -57,7 +57,7 @@ def parse_body(body: bytes | bytearray, content_type: str, *, with_files: bool) 
 
 
 def refuse_many_fields(query: bytes | bytearray) -> None:
-    """For a query string, or a form. Raises MalformedRequest."""
+    """Checks a query string or a form against MAX_FIELDS. Raises MalformedRequest."""
     if query.count(b"&") >= MAX_FIELDS:
         raise MalformedRequest(f"The request has more than {MAX_FIELDS} fields.")
 
@@ -66,7 +66,7 @@ def _parse_json(body: bytes | bytearray) -> dict[str, Any]:
     if body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_VALUES:
         raise MalformedRequest(f"The body of the request has more than {MAX_VALUES} values.")
     try:
-        # A long one is read as it is: json would need it as text too, of up to four times as many bytes.
+        # Pydantic parses a long body's bytes directly. json would first make a text of them, up to four times as large.
         fields = _object.validate_json(body) if len(body) > _SMALL_BYTES else json.loads(_to_text(body).strip())
     except (ValueError, RecursionError) as error:
         raise MalformedRequest("The body of the request is not a valid JSON object.") from error
@@ -78,7 +78,7 @@ def _parse_json(body: bytes | bytearray) -> dict[str, Any]:
 
 
 def _is_deep(value: object) -> bool:
-    """Whether it is nested deeper than what is done with it later can follow."""
+    """Whether it is nested deeper than MAX_DEPTH. Later recursive code could not follow."""
     level: list[object] = [value]
     for _ in range(MAX_DEPTH):
         inner = [each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list)]
@@ -89,7 +89,7 @@ def _is_deep(value: object) -> bool:
 
 
 def _parse_form(body: bytes | bytearray) -> dict[str, Any]:
-    """As urllib.parse.parse_qsl does, which takes thirty times a body's size where much of it is escaped."""
+    """Like urllib.parse.parse_qsl, which takes thirty times the body's size when much of it is escaped."""
     refuse_many_fields(body)
     if body.count(b"%") > MAX_ESCAPES:
         raise MalformedRequest(f"The form has more than {MAX_ESCAPES} escaped bytes.")
@@ -104,7 +104,7 @@ def _unescape(text: bytes | bytearray) -> str:
     plain, start = bytearray(), 0
     while start < len(spaced):
         end = start + _PIECE_BYTES
-        if end < len(spaced):  # an escape stays whole
+        if end < len(spaced):  # cut between escapes, not inside one
             cut = spaced.rfind(b"%", end - _ESCAPE_BYTES + 1, end)
             end = end if cut < 0 else cut
         plain += unquote_to_bytes(bytes(spaced[start:end]))
@@ -113,7 +113,7 @@ def _unescape(text: bytes | bytearray) -> str:
 
 
 class _Part:
-    """Of a multipart form."""
+    """One part of a multipart form."""
 
     def __init__(self) -> None:
         self.disposition = b""
@@ -121,7 +121,7 @@ class _Part:
 
 
 class _PartReader:
-    """What python_multipart tells, as parts. It names a header piece by piece."""
+    """Collects the callbacks of python_multipart as parts. Header names and values arrive in pieces."""
 
     def __init__(self) -> None:
         self.parts: list[_Part] = []
@@ -149,8 +149,7 @@ class _PartReader:
 
 
 def _parse_multipart(body: bytes | bytearray, content_type: str, *, with_files: bool) -> dict[str, Any]:
-    """Text is UTF-8, or what else its bytes may be."""
-    if body.count(b"\r\n--") > 2 * MAX_FIELDS:  # what begins as a boundary does takes the parser a thousand times as long
+    if body.count(b"\r\n--") > 2 * MAX_FIELDS:  # the parser is a thousand times slower on what looks like a boundary
         raise MalformedRequest(f"The request has more than {MAX_FIELDS} fields.")
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
@@ -178,7 +177,7 @@ def _parse_multipart(body: bytes | bytearray, content_type: str, *, with_files: 
 
 
 def _to_text(data: bytes | bytearray) -> str:
-    """UTF-8, or else Latin-1, which PowerShell, older pages and some clients of Java send without a word."""
+    """Decodes UTF-8, or else Latin-1, which PowerShell, older pages and some Java clients send without declaring it."""
     try:
         return data.decode()
     except UnicodeDecodeError:

@@ -1,7 +1,7 @@
-"""Connections with limits: how many there are, and how long each may let us wait.
+"""Connections with limits: how many there may be, and how long each may keep the server waiting.
 
-uvicorn closes a connection that is idle between two requests. It waits for ever for headers that do not end and for a client
-that does not read, takes as many connections as the system has files, and then answers nobody.
+uvicorn only closes connections that are idle between two requests. It waits forever for headers that never end and for clients
+that never read. It accepts connections until the process has no file descriptors left, and then answers nobody.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from promptreel.logs import Seldom
 log = logging.getLogger(__name__)
 
 HEAD_SECONDS = 20.0
-"""How long after it was made, or after its last answer, a connection may take to say all of a request but its body."""
+"""How long a connection may take to send a request line and headers, counted from its start or from its last answer."""
 
 UNREAD_SECONDS = 30.0
-"""How long a client may read nothing of what is there for it."""
+"""How long a client may read nothing while data is waiting for it."""
 
 MAX_CONNECTIONS = 1024
 _RECEIVE_BYTES = 64 * 1024
@@ -34,10 +34,10 @@ _REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-Afte
 
 
 class Crowd(ServerState):
-    """All connections of a server, `most` at once.
+    """All connections of a server, at most `most` at once.
 
-    When there are more, those are closed that have let us wait longest, and first those from where most of them come: a client
-    that says what it wants is so always let in, however many say nothing.
+    When there are more, it closes waiting connections: first those of the host that has the most of them, then those that have
+    been silent longest. So a client that sends its request gets in, however many stay silent.
     """
 
     def __init__(self, most: int, *, now: Callable[[], float] = time.monotonic) -> None:
@@ -47,7 +47,7 @@ class Crowd(ServerState):
         self.seldom = Seldom(log, now=now)
 
     def admit(self, newcomer: Connection) -> bool:
-        """Whether there is room for it, which is made if need be."""
+        """Whether there is room for the newcomer. Closes waiting connections to make room."""
         if len(self.connections) <= self.most:
             return True
         waited_for = [each for each in self._all() if each is not newcomer and each.is_waited_for]
@@ -60,7 +60,7 @@ class Crowd(ServerState):
         return bool(closed)
 
     def look(self) -> None:
-        """Closes what has let us wait too long. To be called once a second or so."""
+        """Closes connections that have kept the server waiting too long. Call it about once a second."""
         for each in self._all():
             each.look()
 
@@ -69,7 +69,7 @@ class Crowd(ServerState):
 
 
 class Connection(H11Protocol):
-    """One connection. It is waited for while its client has still to send, or to read, something."""
+    """One connection. The server waits for it while its client still has something to send or to read."""
 
     server_state: Crowd
 
@@ -93,12 +93,12 @@ class Connection(H11Protocol):
 
     @property
     def _is_free(self) -> bool:
-        """Whether no request is under way."""
+        """Whether no request is in progress."""
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        transport.max_size = _RECEIVE_BYTES  # type: ignore[attr-defined] # asyncio would take 256 kB at once of each client
+        transport.max_size = _RECEIVE_BYTES  # type: ignore[attr-defined] # asyncio would read 256 kB at once from each client
         if not self.server_state.admit(self):
             self.server_state.connections.discard(self)
             transport.write(_REFUSAL)
@@ -113,16 +113,16 @@ class Connection(H11Protocol):
         super().on_response_complete()
 
     def look(self) -> None:
-        """Closes it if it has let us wait too long."""
+        """Closes the connection if it has kept the server waiting too long."""
         now, unread = self._now(), self.transport.get_write_buffer_size()
         if unread == 0 or unread != self._unread:
             self._unread, self._read_at = unread, now
         elif now - self._read_at > UNREAD_SECONDS:
             self.drop()
         if self._is_free and now - self._free_at > HEAD_SECONDS:
-            self.transport.close()  # after what is still unread
+            self.transport.close()  # sends the rest of the answer first
 
     def drop(self) -> None:
-        """Closes it now."""
+        """Closes the connection now, without sending the rest."""
         self.server_state.connections.discard(self)
         self.transport.abort()

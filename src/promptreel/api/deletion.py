@@ -1,4 +1,4 @@
-"""Deleting a job with its files."""
+"""Deletion of a job and its files."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from promptreel.storage.local import LocalStorage
 
 
 def delete_job(services: Services, job: VideoJob) -> None:
-    """Removes the job's files, then its row; one that is not done is stopped. Raises JobNotFound and StorageFailed.
+    """Deletes the job's files, then its row. A job that is not done is stopped. Raises JobNotFound and StorageFailed.
 
-    The row goes last, so that a deletion that was cut off can be asked for again. Whatever a worker finished meanwhile is only
-    known from the row as it last was.
+    The row goes last, so that an interrupted deletion can be repeated. The deleted row is checked for files again, because a
+    worker may have finished the job in between.
     """
     _delete_files(services.storage, job)
     _delete_files(services.storage, services.jobs.delete(job.id))

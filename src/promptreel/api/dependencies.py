@@ -1,4 +1,4 @@
-"""How a handler comes by what it works with: FastAPI calls these for its parameters, and so asks who sent the request."""
+"""FastAPI dependencies of the handlers: the caller, and services limited to that caller."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAX_IDEMPOTENCY_KEY = 255
 
 
 async def find_caller(request: Request) -> Caller:
-    """Who asks. The body is only read if a key is needed. Raises InvalidApiKey, RateLimitExceeded and ForeignPage."""
+    """Who sent the request. Reads the body only if a key is needed. Raises InvalidApiKey, RateLimitExceeded and ForeignPage."""
     parts = parts_of(request)
     if await parts.authenticator.know_everyone():
         refuse_foreign_pages(request, parts)
@@ -42,7 +42,7 @@ async def get_open_services(request: Request) -> OpenServices:
     return OpenServices(**_shared(parts), jobs=PublicJobs(parts.jobs))
 
 
-# Fields come before services among a handler's parameters: the first that is read decides how large a body may be.
+# A handler's parameters list fields before services: the first reader sets the body limit.
 ServicesOfApp = Annotated[Services, Depends(get_services)]
 OpenServicesOfApp = Annotated[OpenServices, Depends(get_open_services)]
 
@@ -52,7 +52,7 @@ def _shared(parts: AppParts) -> dict[str, Any]:
 
 
 async def _read_key(request: Request) -> str | None:
-    """From the field `key` of the body, else of the query; else from the header `key`; else from a Bearer token."""
+    """The API key, in order of precedence: field `key` of the body, of the query, header `key`, Bearer token."""
     in_fields = (await read_any_fields(request)).get("key")
     if isinstance(in_fields, str) and in_fields.strip():
         return in_fields.strip()
@@ -60,7 +60,7 @@ async def _read_key(request: Request) -> str | None:
 
 
 async def _read_idempotency(request: Request, parts: AppParts) -> Idempotency | None:
-    """From the header `Idempotency-Key`; if that is set so, from the field `track_id` too. Raises InvalidParams."""
+    """The header `Idempotency-Key`, else the field `track_id` if the settings make it idempotent. Raises InvalidParams."""
     sent = request.headers.get("idempotency-key")
     if sent is None and not parts.track_id_is_idempotent:
         return None

@@ -1,6 +1,6 @@
-"""`/docs`: the OpenAPI document as a page to try, by a Swagger UI that is in the package, so that it works without a network.
+"""`/docs`: the OpenAPI document as an interactive page. The package contains Swagger UI, so the page needs no network.
 
-Nothing but this folder's own scripts may run in it, and it talks to nobody but this service.
+The page runs only scripts of this service, and connects only to it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ POLICY = "; ".join(
         "script-src 'self'",
         "style-src 'self'",
         "connect-src 'self'",
-        "img-src 'self' data: blob:",  # the style sheet's own icons; an answer that is a picture
+        "img-src 'self' data: blob:",  # icons of the style sheet; answers that are pictures
         "media-src 'self' blob:",
         "base-uri 'none'",
         "form-action 'none'",
@@ -27,7 +27,7 @@ POLICY = "; ".join(
     )
 )
 _PARTS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "start.js": "text/javascript"}
-_KEPT = {"Cache-Control": "no-cache"}  # kept, and asked for again: an upgrade may change them
+_KEPT = {"Cache-Control": "no-cache"}  # cached, but revalidated: an upgrade may change them
 
 
 def add_routes(router: APIRouter) -> None:
@@ -37,12 +37,12 @@ def add_routes(router: APIRouter) -> None:
 
 
 def send_page() -> FileResponse:
-    """Its addresses are relative, so that it works behind a proxy that adds to the path."""
+    """The page's URLs are relative, so it works behind a proxy that adds a path prefix."""
     return FileResponse(FOLDER / "index.html", media_type="text/html", headers=_KEPT | {"Content-Security-Policy": POLICY})
 
 
 def leave_slash() -> RedirectResponse:
-    """To where the page's relative addresses are right."""
+    """Redirects to /docs, because the page's relative URLs are wrong under /docs/."""
     return RedirectResponse(f"..{PAGE_PATH}")
 
 

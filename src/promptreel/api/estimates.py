@@ -1,4 +1,4 @@
-"""The ETA of a job, from the queue, the workers and how long such jobs took."""
+"""The ETA of a job, from the queue, the workers and the times of earlier jobs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from promptreel.models.registry import DEFAULT_MODEL_ID
 
 @dataclass(frozen=True)
 class Outlook:
-    """Whole seconds until a job is done, and its place in the queue: 1 is the next one, 0 is no longer waiting."""
+    """Whole seconds until a job is done, and its place in the queue: 1 is next, 0 is no longer waiting."""
 
     eta: int
     queue_position: int
@@ -39,7 +39,7 @@ def estimate(services: Services, job: VideoJob) -> int:
 
 
 def look_ahead(services: Services, job: VideoJob) -> Outlook:
-    """What a client that waits wants to know. Raises JobNotFound when the job was deleted meanwhile."""
+    """The job's ETA and place in the queue. Raises JobNotFound when the job has been deleted."""
     if job.is_final:
         return Outlook(eta=0, queue_position=0)
     workers = services.jobs.live_workers()
@@ -53,14 +53,14 @@ def look_ahead(services: Services, job: VideoJob) -> Outlook:
 
 
 def estimate_queue(services: Services) -> int:
-    """Whole seconds until all jobs that are there now are done."""
+    """Whole seconds until all unfinished jobs are done."""
     workers = services.jobs.live_workers()
     unfinished = services.jobs.unfinished_work()
     return estimate_queue_seconds(unfinished, live_workers=len(workers), rate=_rates(services, workers), now=datetime.now(UTC))
 
 
 def _rates(services: Services, workers: Sequence[WorkerRecord]) -> Callable[[Work], Rate]:
-    """What says how fast a job will be: by its worker's device if it has one, else by those of all workers."""
+    """A function from work to its expected rate: for its worker's device if it has a worker, else for all devices."""
 
     @cache
     def timings(model_id: str) -> Sequence[Timing]:
@@ -76,18 +76,18 @@ def _rates(services: Services, workers: Sequence[WorkerRecord]) -> Callable[[Wor
 
 
 def _measured_once(services: Services, workers: Sequence[WorkerRecord], model_id: str) -> float:
-    """Seconds per unit before any job has told: as the workers measured them when they started, or the model's card says."""
+    """Seconds per unit before any job has finished: as measured by the workers at start, else from the card, else a guess."""
     return _rate_at_start(workers, model_id) or _reference_rate(services, model_id) or FIRST_GUESS_SECONDS_PER_UNIT
 
 
 def _rate_at_start(workers: Sequence[WorkerRecord], model_id: str) -> float | None:
-    """Workers measure the default model only."""
+    """None for models other than the default: workers measure only that one."""
     measured = [worker.seconds_per_unit for worker in workers if worker.seconds_per_unit is not None]
     return median(measured) if measured and model_id == DEFAULT_MODEL_ID else None
 
 
 def _reference_rate(services: Services, model_id: str) -> float | None:
-    """None when the card says nothing, or the model was taken away meanwhile."""
+    """None if the card has no rate, or if the model is gone or unusable."""
     try:
         return services.models.get(model_id).reference_seconds_per_unit
     except (ModelNotFound, CheckpointUnusable):

@@ -1,4 +1,4 @@
-"""One lenient reader of fields: numbers as strings, yes and no, null for "the default"; each is checked, one by one."""
+"""A lenient reader of fields: numbers as strings, yes and no, null for "the default". It checks one field at a time."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ D = TypeVar("D")
 
 @dataclass(frozen=True)
 class Limits:
-    """The range of a number, both ends included. A number outside is refused, or, if it `clamps`, moved to the nearer end.
+    """The range of a number, both ends included. A number outside is refused, or moved to the nearer end if the range `clamps`.
 
-    `unset` is a number outside that means "not given": clients send 0 for a length that nobody chose, and -1 for any seed.
+    `unset` is a number outside the range that means "not given": clients send length 0 for the default and seed -1 for any.
     """
 
     minimum: float
@@ -39,7 +39,7 @@ class Limits:
 
     @property
     def pattern(self) -> str:
-        """A regular expression of whole numbers as text, each of which is taken; not of all that are."""
+        """A regular expression for whole numbers as text. Stricter than the parser: every match is valid."""
         lengths = [n for n in range(1, 10) if self.clamps or (10 ** (n - 1) >= self.minimum and 10**n <= self.maximum + 1)]
         if not lengths:
             return f"^[{self.minimum:g}-{self.maximum:g}]$"
@@ -47,10 +47,10 @@ class Limits:
 
 
 class FieldReader:
-    """Reads fields one by one and collects what is wrong with them, so that the client hears of everything at once.
+    """Reads fields one by one and collects their errors, so that the client hears of all at once.
 
-    A wrong field reads as its default; `raise_errors` speaks at the end. Messages are worded as Laravel does, because
-    clients of the hosted service look for them. `clamped` are the numbers that were moved into their range.
+    A wrong field reads as its default; `raise_errors` reports it at the end. Messages are worded like Laravel's, because
+    clients of the hosted service search for them. `clamped` holds the numbers that were moved into their range.
     """
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
@@ -76,9 +76,9 @@ class FieldReader:
         return self._fields.get(name)
 
     def name_ignored(self, *, but: Collection[str] = ()) -> list[str]:
-        """The fields that were sent and that nobody asked for, some of them if there are many, each with what may be meant.
+        """The first few fields that were sent but never read, each with a similar known name if there is one.
 
-        What belongs to a field, as in `field[part]`, was asked for with it; `but` are read elsewhere.
+        Reading `field` covers `field[part]`, too. `but` names fields that are read elsewhere.
         """
         known = self._asked | set(but)
         sent = [name for name, value in self._fields.items() if value is not None]
@@ -87,16 +87,16 @@ class FieldReader:
         for name in ignored[:MOST_IGNORED_NAMED]:
             shown = name[:40] if name.isprintable() else ascii(name[:40])
             close = difflib.get_close_matches(name[:40].lower(), sorted(name for name in known if "[" not in name), n=1)
-            told.append(f"{shown} (is {close[0]} meant?)" if close else shown)
+            told.append(f"{shown} (did you mean {close[0]}?)" if close else shown)
         return told if len(ignored) <= len(told) else [*told, f"{len(ignored) - len(told)} more"]
 
     def given(self, name: str) -> Any:
-        """The field as it was sent; None for null, "", and the words by which forms of several languages spell null."""
+        """The field as it was sent; None for null, "", and words for null such as "none" and "undefined"."""
         value = self._get(name)
         return None if isinstance(value, str) and _word(value) in _NULL else value
 
     def text(self, name: str, *, maximum: int) -> str | None:
-        """The text, unchanged. None if it is null or wrong; "" stays "", for it may be meant."""
+        """The text, unchanged. None if it is null or wrong; "" stays "", because it may be intended."""
         value = self._get(name)
         if value is None:
             return None
@@ -177,7 +177,7 @@ class FieldReader:
 
 
 def count_frames(reader: FieldReader, seconds: int, fps: int) -> int:
-    """The frames of a video of `seconds`; the field is rejected when there are more than a video may have."""
+    """The number of frames in `seconds`. Rejects the field if they are more than MAX_FRAMES."""
     if seconds * fps > MAX_FRAMES:
         longest = MAX_FRAMES // fps
         why = f"a video has at most {MAX_FRAMES} frames, which are {longest} seconds at {fps} fps."
@@ -186,7 +186,7 @@ def count_frames(reader: FieldReader, seconds: int, fps: int) -> int:
 
 
 def _word(text: str) -> str:
-    """To be compared with short words: small letters of a text of megabytes would take many times its room."""
+    """The start of a text in lower case, to compare with short words. All of a huge text would take many times its memory."""
     return text.strip()[:16].lower()
 
 
@@ -195,7 +195,7 @@ def label(name: str) -> str:
 
 
 def is_url(value: object) -> bool:
-    """Whether it is a whole http or https address."""
+    """Whether it is an absolute http or https URL."""
     if not isinstance(value, str) or len(value) > 2048 or not value.isprintable() or " " in value.strip():
         return False
     try:

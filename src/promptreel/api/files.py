@@ -1,4 +1,4 @@
-"""Links to files: a finished video, and a running job's preview, for whoever knows their random name."""
+"""Links to files, open to anyone who knows their random name: finished videos and previews of running jobs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def add_routes(router: APIRouter) -> None:
 
 
 def send_file(request: Request, file_prefix: str, output_type: str, services: OpenServicesOfApp) -> FileResponse:
-    """A finished video. Ranges are answered, so that players can seek."""
+    """A finished video. Range requests work, so players can seek."""
     job = _find_owner(request, services, file_prefix)
     if output_type != job.params.output_type:
         raise HTTPException(404, "There is no such file.")
@@ -39,7 +39,7 @@ def send_file(request: Request, file_prefix: str, output_type: str, services: Op
 
 
 def send_preview(request: Request, file_prefix: str, services: OpenServicesOfApp) -> Response:
-    """What the video will look like, as far as one can tell: small, moving, and renewed while the job runs."""
+    """A small moving picture of what the video will look like, renewed while the job runs."""
     job = _find_owner(request, services, file_prefix)
     content = services.storage.read(job.preview_key) if job.status is JobStatus.RUNNING else None
     if content is None:

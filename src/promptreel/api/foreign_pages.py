@@ -1,7 +1,7 @@
-"""Web pages of others, in a browser at this machine: without a key to tell them by, they are not served.
+"""Refuses web pages of other sites when the service has no keys.
 
-A service without keys trusts whoever is at its machine. Every page that a browser there has open could use that: it may send
-simple requests to any address (cross-site request forgery), and if its name is made to mean 127.0.0.1, read the answers too
+A service without keys trusts everyone on its machine. Any page that is open in a browser there could abuse that: it may send
+simple requests to any address (cross-site request forgery) and, if its own name resolves to 127.0.0.1, read the answers too
 (DNS rebinding).
 """
 
@@ -16,21 +16,21 @@ from promptreel.api.base_url import HOST, base_url, is_from_proxy
 from promptreel.api.parts import Shared
 from promptreel.errors import ForeignPage
 
-# Nobody can buy a name under these, and names without a dot are not public either.
+# Nobody can register a name under these. Names without a dot are not public either.
 _OWN_DOMAINS = frozenset({"localhost", "local", "internal", "test"})
 
 
 def refuse_foreign_pages(request: Request, services: Shared) -> None:
-    """Raises ForeignPage. A trusted proxy knows which names are its own."""
+    """Checks Origin and Host. Any Host passes behind a trusted proxy, which knows its own names. Raises ForeignPage."""
     host = request.headers.get("host", "").lower()
     origin = request.headers.get("origin")
     own = {host, _netloc(base_url(request, services))} - {""}
     if origin is not None and _netloc(origin) not in own and origin not in services.cors_origins:
-        raise ForeignPage("Web pages of other sites are served with an API key, or if PROMPTREEL_CORS_ORIGINS names them.")
+        raise ForeignPage("Web pages of other sites need an API key. Send one, or name the site in PROMPTREEL_CORS_ORIGINS.")
     if not _is_own_host(host, services) and not is_from_proxy(request, services.trusted_proxies):
         raise ForeignPage(
-            "Without API keys, this machine alone is served, and it is not known by the name in this request's Host. Use "
-            "127.0.0.1, set PROMPTREEL_PUBLIC_URL, or make a key with `promptreel keys create NAME`."
+            "Without API keys, the service answers only its own machine, and the Host of this request is not one of its names. "
+            "Use 127.0.0.1, set PROMPTREEL_PUBLIC_URL, or make a key with `promptreel keys create NAME`."
         )
 
 
@@ -42,8 +42,10 @@ def _netloc(url: str) -> str:
 
 
 def _is_own_host(host: str, services: Shared) -> bool:
-    """Whether a Host header holds an address, or a name that nobody else can own. Whatever is not known for one is refused:
-    browsers send what is no name by the rules, too."""
+    """Whether a Host header holds an address, or a name that nobody else can own.
+
+    False for malformed names: browsers send those, too.
+    """
     if HOST.fullmatch(host) is None:
         return False
     if host.startswith("["):

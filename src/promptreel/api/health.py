@@ -1,4 +1,4 @@
-"""Whether the service works: for people, and for what watches over it."""
+"""Health checks for people and monitoring."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def add_routes(router: APIRouter) -> None:
 
 
 def health(services: OpenServicesOfApp) -> JSONResponse:
-    """Whether the service works: `degraded` means that no worker is alive, so that jobs wait. Always 200, while it answers."""
+    """Whether the service works. `degraded` means that no worker is alive, so jobs wait. Always answers 200."""
     return JSONResponse(_look_at_health(services).to_json())
 
 
 def ready(services: OpenServicesOfApp) -> JSONResponse:
-    """The same for what reads the status alone, such as a load balancer: 503 while no worker is alive."""
+    """The same for load balancers, which read only the HTTP status: 503 while no worker is alive."""
     state = _look_at_health(services)
     return JSONResponse(state.to_json(), 200 if state.workers else 503)
 

@@ -1,4 +1,4 @@
-"""`init_image` and `init_video` of a request: what a client sent, as checked bytes. They are stored before the job is."""
+"""Reads the init that a request sends, as checked bytes. The caller stores them before the job."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ FIELDS: Mapping[str, InitKind] = {"init_image": "image", "init_video": "video"}
 MAX_MEGABYTES: Mapping[InitKind, int] = {"image": 5, "video": 20}
 _MEGABYTE = 1024 * 1024
 _BLANKS = str.maketrans({" ": "+", "\r": None, "\n": None, "\t": None})
-# Up to its base64. What stands between says what the file is: its first bytes know better. A codec's list has commas in it.
+# A data: URI up to its base64. Its media type is ignored, because the file's first bytes are more reliable. Codec lists may
+# contain commas.
 _DATA_URI = re.compile(r"data:[^\n]{0,300}?;\s*base64\s*,|data:base64\s*,", re.IGNORECASE)
 
 
 def read_init(reader: FieldReader, fetcher: SafeFetcher, decoder: Decoder) -> Init | None:
-    """What the clip shall start from. None if that was not asked for, or is wrong: then the field is rejected.
+    """The init that the clip starts from. None if none was sent, or if it is wrong: then the field is rejected.
 
-    To be read after the other fields: what a URL names is only fetched when none of them is wrong. Raises DecoderBusy.
+    Call it after all other fields are read: a URL is fetched only if none of them is wrong. Raises DecoderBusy.
     """
     given = [(name, value) for name in FIELDS for value in sent_inits(reader, name)]
     if not given:
@@ -35,29 +36,29 @@ def read_init(reader: FieldReader, fetcher: SafeFetcher, decoder: Decoder) -> In
         reader.reject("init_video", "Send init_image or init_video, not both.")
         return None
     if len(given) > 1:
-        reader.reject(name, f"Send one {label(name)}: a clip starts from no more.")
+        reader.reject(name, f"Send only one {label(name)}: a clip starts from a single file.")
         return None
     return _read(reader, name, value, [FIELDS[name]], _Ways(fetcher, decoder))
 
 
 def sent_inits(reader: FieldReader, name: str) -> list[object]:
-    """What was sent in a field of FIELDS. v7 takes an array there."""
+    """The values that were sent in one of FIELDS. v7 sends an array."""
     value = reader.given(name)
     values = value if isinstance(value, list) else [value]
     return [each for each in values if each is not None and each != ""]
 
 
 def read_any_init(reader: FieldReader, name: str, value: object, *, fetcher: SafeFetcher, decoder: Decoder) -> Init | None:
-    """The same for one field that takes either kind: as a URL, a `data:` URI, or the bytes of an uploaded file.
+    """`read_init` for one field that takes either kind: as a URL, a `data:` URI, or the bytes of an uploaded file.
 
-    A gif is taken as a video. Raises DecoderBusy.
+    A gif counts as a video. Raises DecoderBusy.
     """
     return None if value is None else _read(reader, name, value, ["video", "image"], _Ways(fetcher, decoder))
 
 
 @dataclass(frozen=True)
 class _Ways:
-    """How a file comes in, and past whom."""
+    """What fetches an init, and what checks it."""
 
     fetcher: SafeFetcher
     decoder: Decoder
@@ -90,10 +91,10 @@ def _fetch(name: str, url: str, kinds: Sequence[InitKind], fetcher: SafeFetcher)
 def read_file(
     name: str, value: object, kinds: Sequence[InitKind], *, most: Mapping[InitKind, int] = MAX_MEGABYTES, wanted: str = ""
 ) -> Init:
-    """A picture or video as a `data:` URI (RFC 2397) or as bare base64, which clients send that were told to send base64.
+    """A picture or video as a `data:` URI (RFC 2397) or as bare base64. The decoder has not checked it yet.
 
-    Its bytes say what it is: a gif is of the first kind. It was not looked into yet. `most` is in megabytes; `wanted` says what
-    else the field may hold. Raises InitUnusable.
+    Its first bytes decide its type; a gif counts as the first of `kinds`. `most` is in megabytes. `wanted` describes for the
+    error message what the field may hold. Raises InitUnusable.
     """
     text = value.strip() if isinstance(value, str) and value.isascii() else ""
     header = _DATA_URI.match(text)
@@ -106,7 +107,7 @@ def read_file(
 
 
 def _decode_base64(text: str) -> bytes | None:
-    """None if it is none. A plus that a form made a space, and line breaks, are put right."""
+    """None if it is not base64. Turns spaces back into the plus signs that a form decoder replaced; ignores line breaks."""
     try:
         return binascii.a2b_base64(text.translate(_BLANKS), strict_mode=True)
     except ValueError:
@@ -114,7 +115,7 @@ def _decode_base64(text: str) -> bytes | None:
 
 
 def _recognise(name: str, data: bytes, kinds: Sequence[InitKind], most: Mapping[InitKind, int] = MAX_MEGABYTES) -> Init:
-    """A file whose first bytes say what it is. Raises InitUnusable."""
+    """Tells a file's type by its first bytes, and checks its size. Raises InitUnusable."""
     init = encoded.read_init(data, kinds, named=label(name))
     if len(init.data) > most[init.kind] * _MEGABYTE:
         raise InitUnusable(f"The {label(name)} must not be greater than {most[init.kind]} MB.")
@@ -122,5 +123,5 @@ def _recognise(name: str, data: bytes, kinds: Sequence[InitKind], most: Mapping[
 
 
 def _types(kinds: Sequence[InitKind]) -> list[str]:
-    """The media types of these kinds, each once."""
+    """The media types of these kinds, without duplicates."""
     return list(dict.fromkeys(known for kind in kinds for known in encoded.readable_types(kind).values()))

@@ -1,4 +1,4 @@
-"""What every request for a video goes through: it is read, the file that it starts from is stored, then its job is queued."""
+"""The steps of every request for a video: read it, store its init, queue its job."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from promptreel.media import Init
 
 
 def submit(request: Request, services: Services, read: Callable[[], tuple[NewJob, Init | None]]) -> VideoJob:
-    """Queues the job that `read` makes of the request; a repeated request is not read again, but has its first job.
+    """Queues the job that `read` makes from the request. A repeated request is not read again: it gets its first job.
 
-    For what it names may be gone by now: a file behind a URL, a link that expired, the video of a remix. Nor is a request
-    read whose caller has no room for another job: nothing is fetched or stored for it.
-    A job with a webhook remembers where its client reached us, for the links that the webhook is told.
+    Reading it again could fail, because the files and videos that it names may be gone by now. A request is not read either
+    when its caller may queue no more jobs: then nothing is fetched or stored. A job with a webhook keeps the base URL that its
+    client used, for the links in the webhook.
+
+    Raises what `OwnJobs.submit` and `read` raise, and StorageFailed.
     """
     first = services.jobs.find_first()
     if first is not None:

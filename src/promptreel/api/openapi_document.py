@@ -1,4 +1,4 @@
-"""Which answers each endpoint can give, for /openapi.json: a test holds all of them to it."""
+"""The answers of each endpoint, for /openapi.json. A test compares every answer with it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Answers = dict[int | str, dict[str, Any]]
 
 _JOB = ("Processing", "Success", "Failed")
 
-# What an endpoint answers when all is well. Those that send files describe themselves where they are routed.
+# The answers of each endpoint on success. Endpoints that send files declare theirs with their routes.
 _WELL: dict[Callable[..., Any], tuple[str | type[Answer], ...]] = {
     legacy_routes.text2video: _JOB,
     legacy_routes.fetch: _JOB,
@@ -62,26 +62,26 @@ _MODELS = [each for answers in (*_WELL.values(), (v1.OpenAIError,)) for each in 
 _SCHEMAS = {**HOSTED_SCHEMAS, **schemas_of(dict.fromkeys(_MODELS))}
 _ERROR = "An error."
 
-# Anyone may ask for these.
+# These need no key.
 _OPEN = {health.health, health.ready, files.send_file, files.send_preview, base64_uploads.send_upload}
 _SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": "key", "description": "`key` may be a field of the request too."},
 }
-# The last is for a service without keys, which serves its own machine alone.
+# The empty entry is for a service without keys, which serves only its own machine.
 _SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"key": []}, {}]
 
 
 class DescribedApp(FastAPI):
     """An application whose OpenAPI document has the components that `describe_answers` refers to.
 
-    It is written as JSON once: that takes so long that whoever asked again and again would hold up all others.
+    It is encoded as JSON only once, because encoding is slow: a client that asks repeatedly would hold up all others.
     """
 
     _written: bytes | None = None
 
     def setup(self) -> None:
-        self.add_route("/openapi.json", self._send_document, include_in_schema=False)  # found before FastAPI's own
+        self.add_route("/openapi.json", self._send_document, include_in_schema=False)  # before FastAPI's own
         super().setup()
 
     async def _send_document(self, _request: Request) -> Response:
@@ -98,7 +98,7 @@ class DescribedApp(FastAPI):
 
 
 def describe_answers(router: APIRouter) -> None:
-    """Adds to every route what it answers, and that it takes a key. Raises KeyError for one that nobody has described."""
+    """Adds to every route its answers and whether it takes a key. Raises KeyError for a route without declared answers."""
     for route in router.routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
             route.responses = _answers_of(route)
@@ -107,9 +107,9 @@ def describe_answers(router: APIRouter) -> None:
 
 
 def _answers_of(route: APIRoute) -> Answers:
-    """The answer when all is well, and `default` for errors in the words of the route's API.
+    """The answers on success, and `default` for errors in the shape of the route's API.
 
-    Generations whose clients gate on it answer 200 for errors too.
+    Generations whose clients give up on other statuses answer 200 for errors, too.
     """
     error: str | type[Answer] = v1.OpenAIError if speaks_openai(route.path) else "Error"
     answers: Answers = {"default": _json(_ERROR, error)}

@@ -1,4 +1,4 @@
-"""Pages of a list, in the words that Laravel has for them and that clients of the hosted service read."""
+"""Pages of a list, described in Laravel's words, which clients of the hosted service read."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from dataclasses import dataclass
 
 from promptreel.api.field_reader import FieldReader, Limits
 
-# Beyond this, an offset would not fit into a database's integer.
+# The offset of a higher page could overflow the database's integer.
 MAX_PAGE = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """The part of a list that was asked for; pages are counted from 1."""
+    """The requested page of a list, counted from 1."""
 
     number: int
     per_page: int
 
     @property
     def offset(self) -> int:
-        """How many entries are on the pages before."""
+        """The number of entries on earlier pages."""
         return (self.number - 1) * self.per_page
 
     def describe(self, total: int) -> dict[str, int | None]:

@@ -1,4 +1,4 @@
-"""What a handler is given: the parts that bootstrap built, as far as the one who asks may reach them."""
+"""The parts of the service that handlers work with, limited to what their caller may reach."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from promptreel.version import installed_version
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """The parts of the service that are the same whoever asks, and the settings that shape the answers.
+    """The parts that are the same for every caller, and the settings that shape answers.
 
-    `public_url` has no slash at its end; None: links use the scheme and host that the client used. `is_stopping` says whether
-    the process is to end, so that answers without an end of their own end too.
+    `public_url` has no trailing slash; None means that links use the scheme and host that the client used. `is_stopping` says
+    whether the process is shutting down, so that endless answers end.
     """
 
     models: ModelRegistry
@@ -46,7 +46,7 @@ class Shared:
 
 @dataclass(frozen=True, kw_only=True)
 class AppParts(Shared):
-    """All of it, as bootstrap hands it to `create_app`. No handler sees this: it holds everyone's jobs."""
+    """All parts, as bootstrap passes them to `create_app`. No handler gets them, because `jobs` holds everyone's jobs."""
 
     jobs: JobStore
     authenticator: Authenticator
@@ -55,7 +55,7 @@ class AppParts(Shared):
 
 @dataclass(frozen=True, kw_only=True)
 class Services(Shared):
-    """What a handler works with: the caller's own jobs."""
+    """The parts for a handler that serves one caller: `jobs` holds only the caller's own."""
 
     jobs: OwnJobs
     caller: Caller
@@ -63,11 +63,11 @@ class Services(Shared):
 
 @dataclass(frozen=True, kw_only=True)
 class OpenServices(Shared):
-    """What a handler works with that needs no key."""
+    """The parts for a handler that needs no key."""
 
     jobs: PublicJobs
 
 
 def parts_of(request: Request) -> AppParts:
-    """For what stands before the handlers: who asks, and whether a body may come in."""
+    """All parts, for code that runs before the handlers: authentication and the reading of bodies."""
     return cast("AppParts", request.app.state.parts)

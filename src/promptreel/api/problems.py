@@ -1,4 +1,4 @@
-"""The one place where errors become HTTP: each class has a status, and each answer has the shape that clients know."""
+"""The one place where errors become HTTP: each class has a status, and each API its shape of errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from promptreel.errors import (
     UrlUnusable,
 )
 
-# The generations whose errors answer 200, unless the settings say otherwise. v7 and agents' paths were born with real ones.
+# The generations whose errors answer 200, unless the settings say otherwise. v7 and the agents' paths always had real statuses.
 GENERATIONS = ("v3", "v4", "v5", "v6", "enterprise")
 
 MALFORMED_TIP = (
@@ -73,14 +73,14 @@ STATUSES: dict[type[PromptreelError], int] = {
 
 
 def status_of(error: PromptreelError) -> int:
-    """The status of the nearest class above the error that has one."""
+    """The status of the error's class, or of its nearest ancestor that has one."""
     return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), 500)
 
 
 def status_to_send(path: str, status: int, real_status_codes: Collection[str]) -> int:
     """The status itself, or 200 where clients read `status` in the body and give up on anything else.
 
-    Those are the clients of GENERATIONS, but for the ones in `real_status_codes`; on a fetch, those of every generation.
+    These are the clients of GENERATIONS, without those in `real_status_codes`; on a fetch, the clients of every generation.
     """
     generation = _generation_of(path)
     if generation is None:
@@ -91,7 +91,7 @@ def status_to_send(path: str, status: int, real_status_codes: Collection[str]) -
 
 
 def _generation_of(path: str) -> str | None:
-    """The generation of the hosted service's API that a path belongs to."""
+    """The generation of the hosted service's API that a path belongs to; None for all other paths."""
     _, api, generation, *rest = [*path.split("/"), "", "", ""]
     if api != "api":
         return None
@@ -99,12 +99,12 @@ def _generation_of(path: str) -> str | None:
 
 
 def speaks_openai(path: str) -> bool:
-    """Whether errors under this path have the open standard's shape; all others have the hosted service's."""
+    """Whether errors under this path have OpenAI's shape; all others have the hosted service's."""
     return path == "/v1" or path.startswith("/v1/")
 
 
 def plain_body(path: str, status: int, message: str) -> dict[str, Any]:
-    """For what has no class in our tree, in the shape of the path's API."""
+    """The body for an error that has no class of ours, in the shape of the path's API."""
     return to_error(status, message).to_json() if speaks_openai(path) else error_body(message)
 
 
@@ -113,13 +113,13 @@ def error_body(message: str | dict[str, list[str]], **more: Any) -> dict[str, An
 
 
 def body_of(error: PromptreelError, path: str, status: int) -> dict[str, Any]:
-    """The words that clients of the hosted service know, where it had any; else the error's own message."""
+    """The body for an error: in the hosted service's words where it has any, else with the error's own message."""
     if speaks_openai(path):
         param = next(iter(error.fields), None) if isinstance(error, InvalidParams) else None
         return to_error(status, error.message, code=error.code, param=param).to_json()
     match error:
         case InvalidParams():
-            return error_body(error.fields, tip=error.message)  # programs that print a message print this one's braces
+            return error_body(error.fields, tip=error.message)  # the message is an object; programs can print the tip
         case MalformedRequest():
             return error_body("Invalid API Request", tip=MALFORMED_TIP)
         case ModelNotFound():
@@ -132,7 +132,7 @@ def body_of(error: PromptreelError, path: str, status: int) -> dict[str, Any]:
 
 
 def headers_of(error: PromptreelError) -> dict[str, str]:
-    """What clients look for beside the body, with whatever status."""
+    """Headers that clients look for, whatever the status."""
     if error.retry_after is not None:
         return {"Retry-After": f"{error.retry_after:g}"}
     match error:
@@ -145,7 +145,7 @@ def headers_of(error: PromptreelError) -> dict[str, str]:
 
 
 def answer_error(request: Request, error: Exception) -> JSONResponse:
-    """For our own errors. The code is for the log: many shapes of answers have no place for it."""
+    """Answers our own errors. The code goes to the log, because many answer shapes have no field for it."""
     assert isinstance(error, PromptreelError)
     request.state.error_code = error.code
     path = request.url.path
@@ -154,19 +154,19 @@ def answer_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def answer_http_error(request: Request, error: Exception) -> JSONResponse:
-    """For what the framework refuses: an unknown path is 404 and a wrong method 405, whatever the generation of the API."""
+    """Answers what the framework refuses. An unknown path is 404 and a wrong method 405 in every generation of the API."""
     assert isinstance(error, HTTPException)
     headers = dict(error.headers or {})
     message, path = error.detail, request.url.path
     if error.status_code == 405:
         headers["Allow"] = ", ".join(_allowed_methods(request))
     if error.status_code == 404 and "endpoint" not in request.scope:  # no handler said why
-        message = f"There is nothing at {path[:200]}: /docs has all addresses."
+        message = f"There is nothing at {path[:200]}: see /docs for all paths."
     return JSONResponse(plain_body(path, error.status_code, message), error.status_code, headers)
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """Of all routes that have the path: the framework names those of the first alone. One that spells it out goes before."""
+    """The methods of all routes that match; the framework names only the first route's. Exact paths win over patterns."""
     router = request.app.state.router
     matching = [route for route in router.routes if route.matches(request.scope)[0] is not Match.NONE]
     spelled_out = [route for route in matching if route.path == request.scope["path"]]
@@ -174,13 +174,13 @@ def _allowed_methods(request: Request) -> list[str]:
 
 
 def answer_unknown_error(path: str, request_id: str, *, real_status_codes: Collection[str]) -> JSONResponse:
-    """For a mistake of ours: nothing of its inside is shown, and the request's id finds it in the log."""
+    """Answers a bug of ours without its details. The request's id finds them in the log."""
     message = f"Something went wrong on the server. Look for request {request_id} in its log."
     status = status_to_send(path, 500, real_status_codes)
     return JSONResponse(plain_body(path, status, message), status)
 
 
 def answer_disconnect(request: Request, _error: Exception) -> JSONResponse:
-    """For a client that hung up while it still sent: nobody reads this, and it is no mistake of ours."""
+    """For a client that hung up while sending. Nobody reads this answer; it keeps the case out of the log of unknown errors."""
     message = "The connection was closed before the request was complete."
     return JSONResponse(plain_body(request.url.path, 400, message), 400)

@@ -1,4 +1,4 @@
-"""All endpoints, put together. Each is a function that reads its request, asks the store, and answers in its API's words."""
+"""All endpoints. Each is a function that reads its request, asks the store, and answers in its API's words."""
 
 from __future__ import annotations
 

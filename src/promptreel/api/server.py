@@ -15,11 +15,11 @@ from fastapi import FastAPI
 from promptreel.api.crowd import MAX_CONNECTIONS, Connection, Crowd
 
 MAX_HEADER_BYTES = 64 * 1024
-"""Of a request's first line and headers together; a longer one is cut off with 400."""
+"""Of a request line and headers together. More are refused with 400."""
 
 MAX_FILES = 8192
 OTHER_FILES = 256
-"""What the process opens beside connections and the files that they are sent: the database, in each of its threads."""
+"""Files besides connections and the files sent over them: mainly the database, which each thread opens."""
 
 _WAITING_CONNECTIONS = 2048
 _ACCEPTED_AT_ONCE = 64
@@ -27,9 +27,9 @@ _TICKS_A_SECOND = 10
 
 
 def build_server(app: FastAPI, *, now: Callable[[], float] = time.monotonic, most: int = MAX_CONNECTIONS) -> uvicorn.Server:
-    """Not started yet; it takes `most` connections, or as many as the process may open files for.
+    """Builds a server for at most `most` connections, and no more than the process may open files for. Does not start it.
 
-    Only the application knows proxies (base_url.py): the server must not believe others on its own.
+    uvicorn must ignore proxy headers: only the application knows the trusted proxies (base_url.py).
     """
     config = uvicorn.Config(
         app,
@@ -47,7 +47,7 @@ def build_server(app: FastAPI, *, now: Callable[[], float] = time.monotonic, mos
 
 
 def _raise_file_limit() -> int:
-    """The number of files that this process may open: many systems allow 1,024 unless a process asks for more."""
+    """Raises the limit of open files, and returns it. Many systems allow only 1,024 unless a process asks for more."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -57,12 +57,12 @@ def _raise_file_limit() -> int:
 
 
 def _count_connections(files: int) -> int:
-    """Each may need a second file: the one that it is sent."""
+    """The number of connections for a number of files. A connection may need a second file: the one sent over it."""
     return max(1, (files - OTHER_FILES) // 2)
 
 
 class _Server(uvicorn.Server):
-    """Looks after its connections, and says once a minute that there are no files left for more."""
+    """Closes slow connections. Logs at most once a minute that it could not accept one."""
 
     server_state: Crowd
 
@@ -73,7 +73,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         asyncio.get_running_loop().set_exception_handler(self._tell_exception)
         await super().startup(sockets)
-        for listener in sockets or []:  # asyncio accepts as many at once as it lets wait, before it looks at any
+        for listener in sockets or []:  # asyncio's backlog also sets how many it accepts at once, before it serves any
             listener.listen(_WAITING_CONNECTIONS)
 
     async def on_tick(self, counter: int) -> bool:

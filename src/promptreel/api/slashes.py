@@ -1,4 +1,4 @@
-"""Paths with a slash too many: a client that puts an address together from parts makes `//api/...` or `.../text2video/`."""
+"""Removes surplus slashes from paths. Clients that join URLs from parts send `//api/...` or `.../text2video/`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SEVERAL = re.compile("/{2,}")
 
 
 class PlainSlashes:
-    """Middleware. A redirect would lose the body with many clients. `kept` are the paths that end in a slash."""
+    """Middleware. It does not redirect, because many clients lose the body then. `kept` paths keep their final slash."""
 
     def __init__(self, app: ASGIApp, *, kept: Collection[str]) -> None:
         self._app = app

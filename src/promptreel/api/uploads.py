@@ -1,4 +1,4 @@
-"""Files that a client uploads to name them in a later request: stored under a name that nobody guesses."""
+"""Uploads: files that a client sends ahead and links in a later request. They are stored under unguessable names."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from promptreel.media import INIT_TYPES, Init, InitKind
 from promptreel.storage.local import LocalStorage
 
 MAX_MEGABYTES: Mapping[InitKind, int] = {"image": 5, "video": 5}
-# Above all ids of jobs, which are counted up, and still exact in JavaScript.
+# Above all job ids, which count up from 1; still exact in JavaScript.
 FIRST_ID = 2**52
 LAST_ID = 2**53 - 1
 MEDIA_TYPES = {ending: media_type for types in INIT_TYPES.values() for ending, media_type in types.items()}
 
 
 def store_upload(services: Services, init: Init) -> tuple[int, str]:
-    """Stores the file; returns its id, by which its caller can delete it, and the path of its link. Raises StorageFailed.
+    """Stores the file. Returns its id, with which the caller can delete it, and the path of its link. Raises StorageFailed.
 
-    The file's name follows from the id and the caller, so that no table has to remember which belongs to whom.
+    The file's name is derived from the id and the caller, so no table of owners is needed.
     """
     upload_id = FIRST_ID + secrets.randbelow(LAST_ID - FIRST_ID + 1)
     key = _key(services.link_maker.name_upload(upload_id, services.caller), init.ending)
@@ -33,12 +33,12 @@ def store_upload(services: Services, init: Init) -> tuple[int, str]:
 
 
 def read_upload(storage: LocalStorage, name: str, ending: str) -> bytes | None:
-    """None when there is no such file."""
+    """None if there is no such file."""
     return storage.read(_key(name, ending)) if ending in MEDIA_TYPES else None
 
 
 def delete_upload(services: Services, upload_id: int) -> bool:
-    """Whether the caller had such a file. Raises StorageFailed."""
+    """Deletes the caller's file with this id. Returns whether there was one. Raises StorageFailed."""
     name = services.link_maker.name_upload(upload_id, services.caller)
     found = [key for key in (_key(name, ending) for ending in MEDIA_TYPES) if services.storage.path(key) is not None]
     for key in found:
@@ -47,16 +47,16 @@ def delete_upload(services: Services, upload_id: int) -> bool:
 
 
 def inline_uploads(fields: Mapping[str, Any], services: Services) -> dict[str, Any]:
-    """The fields of a request, with links to uploads of ours replaced by what is there, as `data:` URIs.
+    """Replaces links to uploads on this service by their files, as `data:` URIs. Raises LinkUnusable.
 
-    They are known by their path, whose name nobody guesses: which host the client calls us by does not matter. Fetching them
-    would be refused where we are on the client's machine or in a private network. Raises LinkUnusable.
+    The path alone identifies an upload, whatever the host, because its name is unguessable. Fetching the link would be refused
+    when the service runs on the client's machine or in a private network.
     """
     return {name: _inline(value, services) if name in FIELDS else value for name, value in fields.items()}
 
 
 def _inline(value: Any, services: Services) -> Any:
-    if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], list):  # of more, none is read (init_fields.py)
+    if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], list):  # init_fields.py refuses several
         return _inline(value[0], services)
     if not is_url(value):
         return value

@@ -1,4 +1,4 @@
-"""What a webhook is told of a job, in the words of the dialect that the job came by."""
+"""The body of a job's webhook, in the dialect of the job's request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from promptreel.jobs.params import VideoParams
 
 
 def to_webhook(job: AnyJob, delivery_id: str, links: LinkMaker) -> dict[str, Any]:
-    """The body for a job that has ended. Its links begin as those of the answer to the job's request."""
+    """The body for a job that has ended. Its links have the same base URL as the answer to the job's request."""
     return _BODIES[job.kind](job, delivery_id, links)
 
 

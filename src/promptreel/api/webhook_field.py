@@ -1,4 +1,4 @@
-"""The `webhook` of a request: where to say that its job has ended."""
+"""Reads the field `webhook` of a request: the URL that is told when the job has ended."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from promptreel.fetching.fetcher import SafeFetcher
 
 
 def read_webhook(reader: FieldReader, fetcher: SafeFetcher) -> str | None:
-    """The URL, if one was sent. One that would never be called is rejected at once; names are looked up at each delivery."""
+    """The URL, if one was sent. Rejects URLs that are never allowed. Host names are only resolved at each delivery."""
     value = reader.given("webhook")
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""The shapes of the hosted service's answers, as JSON Schema: what /openapi.json calls its components."""
+"""JSON Schemas of the hosted service's answers: the components of /openapi.json."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def nullable(schema: Schema) -> Schema:
 
 
 def shape(properties: Schema, *, optional: Schema | None = None, **more: Any) -> Schema:
-    """An object with these properties, the optional ones perhaps, and no others."""
+    """An object with these properties and no others; the optional ones may be missing."""
     return {
         "type": "object",
         "properties": {**properties, **(optional or {})},
@@ -39,14 +39,14 @@ def shape(properties: Schema, *, optional: Schema | None = None, **more: Any) ->
 
 
 _NO_OUTPUT = several(TEXT, maxItems=0)
-_WORDS: Schema = {"message": TEXT, "messege": {**TEXT, "description": "The hosted service's spelling; always as message."}}
+_WORDS: Schema = {"message": TEXT, "messege": {**TEXT, "description": "The hosted service's spelling; always equals message."}}
 
 _EXPIRY: Schema = {
-    "links_expire_at": {"type": "string", "format": "date-time", "description": "Until when its links to files work."}
+    "links_expire_at": {"type": "string", "format": "date-time", "description": "When the links to files expire."}
 }
 
 _META_OF_ALL: Schema = {
-    "prompt": {**TEXT, "description": "As the model was given it, with its own phrases if enhance_prompt is yes."},
+    "prompt": {**TEXT, "description": "The prompt as the model got it, with the model's own phrases if enhance_prompt is yes."},
     "model_id": TEXT,
     "scheduler": {"enum": list(SCHEDULERS)},
     "negative_prompt": TEXT,
@@ -82,24 +82,24 @@ _META_OF_SOME: Schema = {
     "use_improved_sampling": YES_NO,
     "init_image": only("yes"),
     "init_video": only("yes"),
-    "native_W": {**COUNT, "description": "The width that the clip was made at, before it was scaled."},
+    "native_W": {**COUNT, "description": "The width of the clip before it was scaled."},
     "native_H": COUNT,
 }
 
 SCHEMAS: dict[str, Schema] = {
     "Meta": shape(_META_OF_ALL, optional=_META_OF_SOME)
-    | {"description": "What is made, in the words of the generation that the job was asked in."},
+    | {"description": "What is made, in the words of the API generation of the job's request."},
     "Processing": shape(
         {
             "status": only("processing"),
             "tip": TEXT,
-            "eta": {"type": "integer", "minimum": 0, "description": "Seconds after which to look again."},
+            "eta": {"type": "integer", "minimum": 0, "description": "Seconds after which to fetch again."},
             **_WORDS,
-            "fetch_result": {**URL, "description": "Where to look."},
+            "fetch_result": {**URL, "description": "The address to fetch."},
             "id": {"type": "integer"},
             "output": _NO_OUTPUT,
             "future_links": several(URL, description="Where the video will be."),
-            "preview": {**URL, "description": "A small moving picture of it, while it is made."},
+            "preview": {**URL, "description": "A small moving picture of the video, while it is being made."},
             "meta": ref("Meta"),
         },
         optional=_EXPIRY,
@@ -134,11 +134,11 @@ SCHEMAS: dict[str, Schema] = {
                     "additionalProperties": several(TEXT, minItems=1),
                 },
             ),
-            "messege": {"description": "The hosted service's spelling; always as message."},
+            "messege": {"description": "The hosted service's spelling; always equals message."},
         },
         optional={
             "tip": {**TEXT, "description": "What to do, in plain sentences; always there if message is an object."},
-            "retry_after": {**COUNT, "description": "Seconds after which to try again."},
+            "retry_after": {**COUNT, "description": "Seconds to wait before the next try."},
         },
     ),
     "Done": shape({"status": only("success"), **_WORDS}, optional={"model_id": TEXT}),

@@ -1,4 +1,4 @@
-"""What the hosted service tells of a job: while it is made, at its end, and by webhook, whatever the generation of its API."""
+"""The hosted service's answers and webhooks about a job, for every generation of its API."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WEBHOOK_TYPE = "text2video"
 
 
 def to_answer(job: VideoJob, *, links: Links, eta: int) -> dict[str, Any]:
-    """What a client is told of a job. `eta` is in whole seconds, and said only while the job is not done."""
+    """A job as its client sees it. `eta` is in whole seconds, and is only used while the job is not done."""
     match job.status:
         case JobStatus.SUCCEEDED:
             return _to_success(job, links)
@@ -27,7 +27,7 @@ def to_answer(job: VideoJob, *, links: Links, eta: int) -> dict[str, Any]:
 
 
 def to_webhook(job: VideoJob, links: Links) -> dict[str, Any]:
-    """What the job's webhook is told of its end. `track_id` is as it was sent."""
+    """The webhook's body for a job that has ended. `track_id` has the JSON type that was sent."""
     track_id = job.request.get("track_id", job.track_id)
     answer = to_answer(job, links=links, eta=0)
     if job.status is JobStatus.SUCCEEDED:
@@ -73,5 +73,5 @@ def _to_failure(job: VideoJob, why: str) -> dict[str, Any]:
 
 
 def tell_expiry(links: Links) -> dict[str, str]:
-    """Until when the links of an answer work, if they are set to expire."""
+    """When the links of an answer expire; nothing if they do not."""
     return {} if links.expire_at is None else {"links_expire_at": links.expire_at.isoformat()}

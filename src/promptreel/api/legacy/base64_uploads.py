@@ -37,7 +37,7 @@ def add_routes(router: APIRouter) -> None:
 
 
 def upload_cropped(request: Request, fields: FieldsWithInit, services: ServicesOfApp) -> JSONResponse:
-    """A picture, cropped to the largest square around its centre if `crop` is yes."""
+    """Upload a picture. If `crop` is yes, it is cropped to the largest square around its center."""
     reader = FieldReader(fields)
     crop = reader.yes_no("crop", default=False)
     upload_id, path = store_upload(services, _read(reader, "image", ["image"], services.decoder, crop=crop))
@@ -47,12 +47,12 @@ def upload_cropped(request: Request, fields: FieldsWithInit, services: ServicesO
 
 
 def upload_base64_string(request: Request, fields: FieldsWithInit, services: ServicesOfApp) -> JSONResponse:
-    """A picture or video in `base64_string`."""
+    """Upload a picture or video in `base64_string`."""
     return _upload(request, fields, services, "base64_string")
 
 
 def upload_init_obj(request: Request, fields: FieldsWithInit, services: ServicesOfApp) -> JSONResponse:
-    """A picture or video in `init_obj`."""
+    """Upload a picture or video in `init_obj`."""
     return _upload(request, fields, services, "init_obj")
 
 
@@ -72,7 +72,7 @@ def _upload(request: Request, fields: FieldsWithInit, services: ServicesOfApp, n
 
 
 def _read(reader: FieldReader, name: str, kinds: list[InitKind], decoder: Decoder, *, crop: bool = False) -> Init:
-    """The file in a field. Raises InvalidParams and DecoderBusy."""
+    """The file in a field, checked. Raises InvalidParams and DecoderBusy."""
     value = reader.given(name)
     if value is None:
         reader.reject(name, f"The {label(name)} field is required.")

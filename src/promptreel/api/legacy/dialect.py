@@ -1,4 +1,4 @@
-"""What sets the generations of the hosted service's API apart. Each has its own file; requests.py and answers.py serve all."""
+"""What differs between generations of the hosted service's API. Each has its own file; requests.py and answers.py serve all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from promptreel.media import kind_of_init
 
 @dataclass(frozen=True, kw_only=True)
 class Defaults:
-    """What is meant where a field is left out. With `num_frames` set, the dialect has no `seconds`: they are not read."""
+    """Values for fields that are left out. A dialect with `num_frames` set ignores the field `seconds`."""
 
     width: int = 512
     height: int = 512
@@ -28,7 +28,7 @@ class Defaults:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranges:
-    """What numbers may be. A dialect that never refused one has ranges that clamp."""
+    """The ranges of numbers. They clamp in dialects that never refused a number."""
 
     size: Limits
     seconds: Limits
@@ -44,10 +44,12 @@ class Ranges:
 class Dialect:
     """One generation, as its clients know it.
 
-    `name` is kept with a job, so that all answers on it are in its dialect. `fetch_path` is where its clients fetch, but for
-    the id. `switches` are yes/no fields that make no difference here, and `left_out` fields that are taken without
-    being followed: the answer's tip names them. `needs_init` is the field with what a clip must start from: then it needs no
-    prompt. With `has_resolution`, a size may be given as `resolution` and `portrait` (size.py).
+    `name`: stored with a job, so that all answers about it are in its dialect.
+    `fetch_path`: where clients fetch; the job's id follows it.
+    `switches`: yes/no fields that have no effect here.
+    `left_out`: fields that are accepted but ignored. The answer's tip names them.
+    `needs_init`: the required field with the init. The prompt is then optional.
+    `has_resolution`: whether `resolution` and `portrait` may give the size (size.py).
     """
 
     name: str
@@ -63,14 +65,14 @@ class Dialect:
 
 
 def plain(number: float) -> float:
-    """9 where a float would be written as 9.0: clients read such numbers as integers."""
+    """9 instead of 9.0: clients parse such numbers as integers."""
     return int(number) if float(number).is_integer() else number
 
 
 def tell_origin(job: VideoJob) -> dict[str, Any]:
-    """What a meta adds: what the clip started from and the size that it was made at, where there is one.
+    """Additions to a meta: the kind of init and the native size, if there are any.
 
-    An init is told as "yes", for its data may be megabytes.
+    An init appears as "yes", because its data may be megabytes.
     """
     key = job.params.init_key
     origin: dict[str, Any] = {} if key is None else {f"init_{kind_of_init(key)}": "yes"}

@@ -1,4 +1,4 @@
-"""How /docs describes the endpoints beside create and fetch. Parsing is more lenient than this."""
+"""How /docs describes the endpoints other than create and fetch. The parser is more lenient."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ def _field(kind: str | list[str], description: str, **more: Any) -> dict[str, An
 
 _NULLABLE = ["string", "null"]
 _KEY: Properties = {
-    "key": _field(
-        _NULLABLE, "API key, if the service has any: also taken as a header `key` or as a Bearer token.", default=None
-    )
+    "key": _field(_NULLABLE, "API key, if the service has any. A header `key` or a Bearer token works, too.", default=None)
 }
 
 
 def body(*, properties: Properties, required: list[str] | None = None) -> dict[str, Any]:
-    """A request's body, as JSON or as a form; the key may always be in it."""
+    """A request's body, as JSON or as a form. Its fields include `key`."""
     schema: dict[str, Any] = {"type": "object", "properties": {**_KEY, **properties}}
     if required:
         schema["required"] = required
@@ -42,16 +40,16 @@ def query(properties: Properties) -> dict[str, Any]:
 
 def _paged(*, default: int, maximum: int) -> Properties:
     return {
-        "per_page": _field("integer", "Entries a page.", minimum=1, maximum=maximum, default=default),
+        "per_page": _field("integer", "Entries per page.", minimum=1, maximum=maximum, default=default),
         "page": _field("integer", "The page, counted from 1.", minimum=1, default=1),
     }
 
 
 MODEL_ID: Properties = {"model_id": _field("string", "The model.", example="cutout")}
 LOAD_MODEL: Properties = {
-    "url": _field("string", "Where the model is. Not available yet: nothing is loaded from an address."),
-    "model_id": _field(_NULLABLE, "The model's id. If it is there already, the answer is success.", example="cutout"),
-    "force_load": _field(_NULLABLE, "yes: load it even if it is there.", enum=["yes", "no", None], default="no"),
+    "url": _field("string", "The model's URL. Not available yet: models are not loaded from URLs."),
+    "model_id": _field(_NULLABLE, "The model's id. If the model is there already, the answer is success.", example="cutout"),
+    "force_load": _field(_NULLABLE, "yes: load the model even if it is there.", enum=["yes", "no", None], default="no"),
 }
 PAGED_MODELS: Properties = {
     "search": _field("string", "A part of a model's id, name or description."),
@@ -64,19 +62,19 @@ ASSETS: Properties = {
 }
 DELETE: Properties = {
     "request_id": _field(["string", "integer"], "The id of a job or of an upload.", example="1"),
-    "type": _field(_NULLABLE, "Makes no difference: the id tells.", default=None),
+    "type": _field(_NULLABLE, "Ignored: the id is enough.", default=None),
 }
 _DATA = "as a data: URI or as base64; 5 MB at most."
 CROP: Properties = {
     "image": _field("string", f"A picture, {_DATA}", example=EXAMPLE_IMAGE),
-    "crop": _field(["string", "boolean", "null"], "yes: keep the largest square around the centre.", default="no"),
+    "crop": _field(["string", "boolean", "null"], "yes: keep the largest square around the center.", default="no"),
 }
 BASE64_STRING: Properties = {"base64_string": _field("string", f"A picture or video, {_DATA}", example=EXAMPLE_IMAGE)}
 INIT_OBJ: Properties = {"init_obj": _field("string", f"A picture or video, {_DATA}", example=EXAMPLE_IMAGE)}
 UPLOAD_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", "content": {"image/*": {}, "video/*": {}}},
-    403: {"description": "The link has expired, or was cut, where links are set to expire."},
-    404: {"description": "There is none, or it was deleted."},
+    403: {"description": "Links are set to expire, and this one has expired or is incomplete."},
+    404: {"description": "There is no such file, or it was deleted."},
 }
 TRAINING_ID: dict[str, Any] = {
     "parameters": [{"name": "training_id", "in": "path", "required": True, "schema": {"type": "string"}}]

@@ -1,4 +1,4 @@
-"""The hosted service's lists of models and schedulers, and what it let a client do with a model."""
+"""The hosted service's lists of models and schedulers, and its operations on a model."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ MODELS_A_PAGE = 20
 MAX_MODELS_A_PAGE = 100
 PROVIDER = "promptreel"
 HOW_TO_ADD = (
-    "Models are not loaded from an address yet. Copy the checkpoint's folder to <data-dir>/models/<model_id> "
-    "and write its card, as docs/models.md shows: it is found at once, without a restart."
+    "Models are not loaded from URLs yet. Copy the checkpoint's folder to <data-dir>/models/<model_id> "
+    "and write its card, as docs/models.md shows. No restart is needed."
 )
 
 
@@ -48,12 +48,12 @@ def add_routes(router: APIRouter) -> None:
 
 
 def list_models(services: ServicesOfApp) -> JSONResponse:
-    """All models that can be used now."""
+    """All available models."""
     return JSONResponse([_to_entry(card) for card in services.models.list()])
 
 
 def search_models(fields: Fields, services: ServicesOfApp) -> JSONResponse:
-    """The models whose id, name or description holds `search`, a page at a time."""
+    """The models whose id, name or description contains `search`, in pages."""
     reader = FieldReader(fields)
     search = (reader.text("search", maximum=MAX_TEXT) or "").strip().casefold()
     page = read_page(reader, default=MODELS_A_PAGE, maximum=MAX_MODELS_A_PAGE)
@@ -68,7 +68,7 @@ def show_model(model_id: str, services: ServicesOfApp) -> JSONResponse:
 
 
 def load_model(fields: Fields, services: ServicesOfApp) -> JSONResponse:
-    """Answers success for a model that is there already; others cannot be loaded from a `url` yet: add their folder."""
+    """Success for a model that is there already. Others cannot be loaded from a `url` yet: add their folder."""
     reader = FieldReader(fields)
     url = reader.required_text("url", maximum=MAX_TEXT)
     model_id = reader.text("model_id", maximum=MAX_TEXT)
@@ -80,31 +80,30 @@ def load_model(fields: Fields, services: ServicesOfApp) -> JSONResponse:
 
 
 def verify_model(fields: Fields, services: ServicesOfApp) -> JSONResponse:
-    """Whether a model is there and a job could load it: else the answer says what is wrong with its files."""
+    """Whether a job could load a model. If not, the answer says what is wrong with its files."""
     card = services.models.get(_read_model_id(fields))
     check_weights(check_checkpoint(card))
     return _succeed("model is ready", model_id=card.model_id)
 
 
 def delete_model(fields: Fields, services: ServicesOfApp) -> JSONResponse:
-    """Not available: a model's files are its owner's, and the built-in model stays."""
+    """Not available: only the owner of a model's files can remove them, and the built-in model stays."""
     card = services.models.get(_read_model_id(fields))
     if services.models.is_built_in(card.model_id):
         raise NotAvailable(f'The model "{card.model_id}" is built in and cannot be deleted.')
     raise NotAvailable(
-        f"Models cannot be deleted by request yet. Remove the folder <data-dir>/models/{card.model_id}: "
-        "the model is gone at once, without a restart."
+        f"Models cannot be deleted by request yet. Remove the folder <data-dir>/models/{card.model_id}. No restart is needed."
     )
 
 
 def reload_model(fields: Fields, services: ServicesOfApp) -> JSONResponse:
-    """Success for a model that is there. Nothing needs to be done for it: no model is dropped for being idle."""
+    """Success for a model that is there. It needs no reload, because idle models stay available."""
     card = services.models.get(_read_model_id(fields))
     return _succeed("model is ready", model_id=card.model_id)
 
 
 def list_schedulers(_caller: Authenticated) -> JSONResponse:
-    """The names that a request's `scheduler` may have."""
+    """The values that the field `scheduler` accepts."""
     return JSONResponse({"status": "success", "schedulers": list(SCHEDULERS)})
 
 
@@ -120,7 +119,7 @@ def _succeed(message: str, **more: str) -> JSONResponse:
 
 
 def _to_entry(card: ModelCard) -> dict[str, Any]:
-    """The documented keys. Of those that a checkpoint does not say, `created_at` is null and `screenshots` empty."""
+    """The documented keys. `created_at` is null and `screenshots` is empty, because checkpoints have neither."""
     return {
         "model_id": card.model_id,
         "status": "model_ready",

@@ -1,4 +1,4 @@
-"""How /docs describes the endpoints that create and fetch. Parsing is more lenient than this; a test compares both."""
+"""How /docs describes the endpoints that create and fetch. The parser is more lenient; a test compares the two."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
     "enterprise_video": _EXAMPLE_OF_V6,
     "v7": _EXAMPLE_OF_V7,
 }
-# Told first, in the order of the documentation.
+# Listed first, in the order of the hosted service's documentation.
 _MAIN_FIELDS = (
     "key", "model_id", "prompt", "negative_prompt", "width", "height", "scheduler", "num_inference_steps", "enhance_prompt",
     "guidance_scale", "strength", "seed", "webhook", "track_id",
@@ -83,9 +83,9 @@ def _field(kind: str | list[str], description: str, **more: Any) -> dict[str, An
 
 def _number(limits: Limits, description: str, *, default: float | None, kind: str = "integer") -> dict[str, Any]:
     if limits.unset is not None:
-        description = f"{description} {limits.unset}: as if left out."
+        description = f"{description} {limits.unset} counts as left out."
     if limits.clamps:
-        description = f"{description} {limits.minimum} to {limits.maximum}: a number outside is moved to the nearer end."
+        description = f"{description} Numbers outside {limits.minimum} to {limits.maximum} are moved to the nearer end."
         return _field([kind, "string", "null"], description, pattern=limits.pattern, default=default)
     return {
         "type": [kind, "string", "null"],
@@ -112,9 +112,7 @@ def _init(name: str, description: str) -> dict[str, Any]:
 
 _TEXT = ["string", "null"]
 _NOT_YET = "Not available yet: leave it out."
-_KEY = {
-    "key": _field(_TEXT, "API key, if the service has any: also taken as a header `key` or as a Bearer token.", default=None)
-}
+_KEY = {"key": _field(_TEXT, "API key, if the service has any. A header `key` or a Bearer token works, too.", default=None)}
 
 
 def describe_create(dialect: Dialect) -> dict[str, Any]:
@@ -140,7 +138,7 @@ def _create_fields(dialect: Dialect) -> dict[str, dict[str, Any]]:
         ),
         **_OTHERS,
         **{name: _switch(_SWITCHES[name], default="no") for name in dialect.switches},
-        **{name: _field(["string", "number", "null"], "Left out, and tip says so.", default=None) for name in dialect.left_out},
+        **{name: _field(["string", "number", "null"], "Ignored, and tip says so.", default=None) for name in dialect.left_out},
         **{name: _field("null", _NOT_YET, default=None) for name in FIELDS_NOT_YET},
     }
 
@@ -150,8 +148,8 @@ def _numbers(dialect: Dialect) -> dict[str, dict[str, Any]]:
     length = "Length in frames."
     seconds: dict[str, dict[str, Any]] = {}
     if defaults.num_frames is None:
-        length = "Length in frames; goes before seconds. null: seconds x fps."
-        most = f"Length; at most {ranges.num_frames.maximum} frames in all."
+        length = "Length in frames; overrides seconds. null: seconds x fps."
+        most = f"Length in seconds; at most {ranges.num_frames.maximum} frames in all."
         seconds = {"seconds": _number(ranges.seconds, most, default=defaults.seconds)}
     return {
         **(_RESOLUTION if dialect.has_resolution else {}),
@@ -159,7 +157,7 @@ def _numbers(dialect: Dialect) -> dict[str, dict[str, Any]]:
         "height": _number(ranges.size, "Pixels, rounded down to a multiple of 8.", default=defaults.height),
         **seconds,
         "num_frames": _number(ranges.num_frames, length, default=defaults.num_frames),
-        "fps": _number(ranges.fps, "Frames a second.", default=defaults.fps),
+        "fps": _number(ranges.fps, "Frames per second.", default=defaults.fps),
         "num_inference_steps": _number(
             ranges.num_inference_steps,
             "Denoising steps: more are slower and finer.",
@@ -167,17 +165,17 @@ def _numbers(dialect: Dialect) -> dict[str, dict[str, Any]]:
         ),
         "guidance_scale": _number(
             ranges.guidance_scale,
-            "How closely the video follows the prompt; 0 to 1: without guidance.",
+            "How closely the video follows the prompt. 0 to 1: without guidance.",
             default=defaults.guidance_scale,
             kind="number",
         ),
         "strength": _number(
             ranges.strength,
-            "With init_image or init_video: how much may change; 1 is all.",
+            "With init_image or init_video: how much may change; 1 is everything.",
             default=defaults.strength,
             kind="number",
         ),
-        "clip_skip": _number(ranges.clip_skip, "Last layers of the text encoder that are left out.", default=0),
+        "clip_skip": _number(ranges.clip_skip, "How many of the text encoder's last layers to skip.", default=0),
     }
 
 
@@ -187,31 +185,29 @@ _PROMPTS = {
     ),
     "negative_prompt": _field(_TEXT, "What it should not show. null: the model's own default.", maxLength=MAX_TEXT),
 }
-_PROMPT_OF_INIT = _field(
-    _TEXT, "What the video shows; it may be left out.", maxLength=MAX_TEXT, example="a red cat sitting on a bench"
-)
+_PROMPT_OF_INIT = _field(_TEXT, "What the video shows; optional.", maxLength=MAX_TEXT, example="a red cat sitting on a bench")
 _RESOLUTION = {
     "resolution": _number(
-        RESOLUTION, "The shorter side in pixels; the longer is 16/9 of it. Goes before width and height.", default=None
+        RESOLUTION, "The shorter side in pixels; the longer is 16/9 of it. Overrides width and height.", default=None
     ),
-    "portrait": _switch("Whether the video is upright.", default="no"),
+    "portrait": _switch("Whether the video is taller than wide.", default="no"),
 }
 _OTHERS = {
-    "seed": _number(SEED, "The same seed gives the same video. null: one is drawn; meta tells which.", default=None),
-    "webhook": _field(_TEXT, "A URL that is sent a signed POST once the job has ended.", pattern="^https?://", default=None),
-    "track_id": _field(["string", "number", "boolean", "null"], "Your own name for the job; webhooks tell it.", default=None),
+    "seed": _number(SEED, "The same seed gives the same video. null: a random seed, which meta shows.", default=None),
+    "webhook": _field(_TEXT, "A URL that gets a signed POST when the job has ended.", pattern="^https?://", default=None),
+    "track_id": _field(["string", "number", "boolean", "null"], "Your own name for the job; webhooks repeat it.", default=None),
     "output_type": _field(_TEXT, "The kind of file.", enum=[*OUTPUT_TYPES, None], default=DEFAULT_OUTPUT_TYPE),
     "init_image": _init("init_image", "A picture to start from: a URL or a data: URI."),
-    "init_video": _init("init_video", "The same as a video. A longer one is cut, a shorter one holds its last frame."),
-    "samples": _number(SAMPLES, "One video is made, however many are asked for.", default=1),
-    "safety_checker": _switch("There is none yet: yes is left out, and tip says so.", default="no"),
-    "base64": _switch("Makes no difference to pictures; results are links, and tip says so.", default="no"),
-    "multi_lingual": _switch("Prompts are not translated yet: yes is left out, and tip says so.", default="no"),
+    "init_video": _init("init_video", "A video, likewise. A longer one is cut; a shorter one holds its last frame."),
+    "samples": _number(SAMPLES, "Only one video is made, whatever the number.", default=1),
+    "safety_checker": _switch("Not available yet: yes is ignored, and tip says so.", default="no"),
+    "base64": _switch("Has no effect on pictures that are sent. Results stay links, and tip says so.", default="no"),
+    "multi_lingual": _switch("Prompts are not translated yet: yes is ignored, and tip says so.", default="no"),
 }
 _SWITCHES = {
-    "instant_response": "Makes no difference: every answer comes at once.",
-    "loadbalancer": "Makes no difference: all workers share one queue.",
-    "temp": "Makes no difference: files are kept.",
+    "instant_response": "No effect: every answer comes at once.",
+    "loadbalancer": "No effect: all workers share one queue.",
+    "temp": "No effect: files are kept.",
 }
 
 
@@ -239,15 +235,15 @@ FETCH_BY_QUERY = {"parameters": [{"name": "request_id", "in": "query", "required
 FILE_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The video.", "content": {media: {} for media in MEDIA_TYPES.values()}},
     206: {
-        "description": "The part of it that the Range header asks for.",
+        "description": "The part that the Range header asks for.",
         "content": {media: {} for media in MEDIA_TYPES.values()},
     },
-    403: {"description": "The link has expired, or was cut, where links are set to expire."},
-    404: {"description": "It is not there: not yet, not any more, or never."},
-    416: {"description": "It has no such part.", "content": {"text/plain": {}}},
+    403: {"description": "Links are set to expire, and this one has expired or is incomplete."},
+    404: {"description": "The file does not exist yet, was deleted, or was never made."},
+    416: {"description": "The file has no such part.", "content": {"text/plain": {}}},
 }
 PREVIEW_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "An animated picture; never to be cached.", "content": {PREVIEW_MEDIA_TYPE: {}}},
-    403: {"description": "The link has expired, or was cut, where links are set to expire."},
-    404: {"description": "There is none now: the job waits, has just begun, or has ended."},
+    200: {"description": "An animated picture, which must not be cached.", "content": {PREVIEW_MEDIA_TYPE: {}}},
+    403: {"description": "Links are set to expire, and this one has expired or is incomplete."},
+    404: {"description": "There is no preview now: the job waits, has just begun, or has ended."},
 }

@@ -1,4 +1,4 @@
-"""Where the hosted service's clients create and fetch: each path, and the dialect that is spoken there."""
+"""The paths on which the hosted service's clients create and fetch, each with its dialect."""
 
 from __future__ import annotations
 
@@ -60,5 +60,5 @@ _DIALECTS = {dialect.name: dialect for dialect in CREATE_PATHS.values()}
 
 
 def dialect_of(job: VideoJob) -> Dialect:
-    """The one that the job was created in; v4 for a job of another API."""
+    """The dialect of the job's request; v4 for a job of another API."""
     return _DIALECTS.get(job.request.get("dialect", ""), V4)

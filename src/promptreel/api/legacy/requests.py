@@ -1,4 +1,4 @@
-"""What requests for a video may say to the hosted service, whatever the generation of its API: fields in, a NewJob out."""
+"""Reads the hosted service's requests for a video, for every generation of its API: fields in, a NewJob out."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ TIP = "for faster speed, keep resolution upto 512x512"
 def read_create(
     fields: Mapping[str, Any], dialect: Dialect, models: ModelRegistry, fetcher: SafeFetcher, decoder: Decoder
 ) -> tuple[NewJob, Init | None]:
-    """What a request asks for, with every default decided, and the file that it names but that is not stored yet.
+    """The job that a request asks for, with all defaults filled in, and its init, which is not stored yet.
 
     Raises InvalidParams with all wrong fields, ModelNotFound and DecoderBusy.
     """
     reader = FieldReader(spell_out_resolution(fields) if dialect.has_resolution else fields)
-    reader.text("key", maximum=MAX_TEXT)  # where no key is needed, any will do, but it must be one
+    reader.text("key", maximum=MAX_TEXT)  # must be a text even if no key is needed
     draft = _read_params(reader, dialect)
     negative_prompt = reader.text("negative_prompt", maximum=MAX_TEXT)
     enhance = reader.yes_no("enhance_prompt", default=dialect.defaults.enhance_prompt)
@@ -84,7 +84,7 @@ def read_create(
 
 
 def _read_params(reader: FieldReader, dialect: Dialect) -> VideoParams:
-    """All params but those that the model has a say in: which it is, and its prompts. The prompt is the user's own."""
+    """The params before the model adds its id, its prompt phrases and its negative prompt."""
     defaults, ranges = dialect.defaults, dialect.ranges
     width, height = read_size(reader, dialect)
     fps = reader.whole("fps", ranges.fps, default=defaults.fps)
@@ -109,7 +109,7 @@ def _read_params(reader: FieldReader, dialect: Dialect) -> VideoParams:
 
 
 def _read_prompt(reader: FieldReader, dialect: Dialect) -> str:
-    """Without one, a clip follows what it starts from, and what the negative prompt leaves of it."""
+    """The prompt may be empty if the dialect requires an init."""
     if dialect.needs_init is None:
         return reader.required_text("prompt", maximum=MAX_TEXT)
     prompt = reader.text("prompt", maximum=MAX_TEXT) or ""
@@ -117,7 +117,7 @@ def _read_prompt(reader: FieldReader, dialect: Dialect) -> str:
 
 
 def _read_length(reader: FieldReader, dialect: Dialect, fps: int) -> int:
-    """In frames."""
+    """The number of frames."""
     num_frames = reader.whole("num_frames", dialect.ranges.num_frames, default=dialect.defaults.num_frames)
     if dialect.defaults.num_frames is None:
         seconds = reader.whole("seconds", dialect.ranges.seconds, default=dialect.defaults.seconds)
@@ -132,19 +132,19 @@ def _read_init(reader: FieldReader, dialect: Dialect, fetcher: SafeFetcher, deco
 
 
 def _as_sent(value: Any, text: str | None) -> Any:
-    """A scalar that is told again as it came: with its JSON type, unless it is one of Python's numbers that JSON has not."""
+    """The value with the JSON type that was sent. Its text for NaN and infinity, which JSON lacks."""
     return text if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read_unavailable(reader: FieldReader, dialect: Dialect) -> list[str]:
-    """Refuses fields without which the video would be another one; names those that are left out of the work."""
+    """Rejects unavailable fields that would change the video. Returns the names of those that are ignored."""
     for name in FIELDS_NOT_YET:
         if reader.given(name) is not None:
             reader.reject(name, f"The {name.replace('_', ' ')} is not available yet: leave it out.")
     left_out = [name for name in SWITCHES_NOT_YET if reader.yes_no(name, default=False)]
     left_out += [name for name in dialect.left_out if reader.given(name) is not None]
     left_out += ["samples"] if reader.whole("samples", SAMPLES, default=1) > 1 else []
-    # It says that pictures are sent so, which needs no saying, and that the result shall be.
+    # base64 says that pictures are sent as base64, which is detected anyway, and asks for the result in base64.
     return [*left_out, "base64 results"] if reader.yes_no("base64", default=False) else left_out
 
 
@@ -152,7 +152,7 @@ def _find_model(reader: FieldReader, model_id: str, models: ModelRegistry, diale
     try:
         return models.get(model_id)
     except ModelNotFound:
-        reader.raise_errors()  # the fields come first, as they did at the hosted service
+        reader.raise_errors()  # wrong fields are reported first, as by the hosted service
         if not dialect.replaces_unknown_model:
             raise
         return models.get(DEFAULT_MODEL_ID)
@@ -163,12 +163,12 @@ def _to_yes_no(value: bool) -> str:
 
 
 def _advise(draft: VideoParams, card: ModelCard, left_out: list[str], clamped: Mapping[str, float]) -> str:
-    """The documented tip, unless there is something better to say."""
+    """The tip: whatever was replaced, changed or ignored, else the documented tip."""
     advice = []
     if card.model_id != draft.model_id:
         advice.append(f'there is no model "{draft.model_id[:100]}": "{card.model_id}" makes the video')
     if clamped:
-        advice.append(f"changed to what is possible: {', '.join(f'{name} {spell(each)}' for name, each in clamped.items())}")
+        advice.append(f"moved into range: {', '.join(f'{name} {spell(each)}' for name, each in clamped.items())}")
     unknown = find_unknown_words(draft.prompt, card.words)
     if unknown:
         advice.append(
@@ -176,7 +176,7 @@ def _advise(draft: VideoParams, card: ModelCard, left_out: list[str], clamped: M
             f"it knows {len(card.words)} words, of things such as {', '.join(_pick_examples(card.words))}"
         )
     if left_out:
-        advice.append(f"not available yet and left out: {', '.join(left_out)}")
+        advice.append(f"not available yet and ignored: {', '.join(left_out)}")
     return ". ".join(advice) or TIP
 
 
@@ -186,12 +186,12 @@ def _name_some(words: list[str]) -> str:
 
 
 def _pick_examples(words: frozenset[str]) -> list[str]:
-    """Eight words from all over the alphabet; the short ones are rarely things."""
+    """Eight words from all over the alphabet, without the shortest, which rarely name things."""
     long = sorted(word for word in words if len(word) > 2) or sorted(words)
     return long[:: max(1, len(long) // 8)][:8]
 
 
 def parse_job_id(text: object) -> int | None:
-    """The id of a job as sent in a path or a body; None if no job can have it."""
+    """A job's id as sent in a path or a body; None if it cannot be one."""
     digits = str(text).strip() if isinstance(text, str | int) and not isinstance(text, bool) else ""
     return int(digits) if re.fullmatch(r"[0-9]{1,18}", digits, re.ASCII) else None

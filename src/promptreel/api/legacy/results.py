@@ -1,4 +1,4 @@
-"""What the hosted service let a client do with its results and uploads: list them, and delete them."""
+"""The hosted service's endpoints that list and delete results and uploads."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add_routes(router: APIRouter) -> None:
 
 
 def list_assets(request: Request, fields: Fields, services: ServicesOfApp) -> JSONResponse:
-    """The finished videos, newest first, a page at a time. Of the other types there are none."""
+    """The finished videos, newest first, in pages. Lists of the other types are empty."""
     reader = FieldReader(fields)
     asset_type = reader.choice("type", ASSET_TYPES, default="video")
     page = read_page(reader, default=ASSETS_A_PAGE, maximum=MAX_ASSETS_A_PAGE)
@@ -50,10 +50,10 @@ def list_assets(request: Request, fields: Fields, services: ServicesOfApp) -> JS
 
 
 def delete_result(request: Request, fields: Fields, services: ServicesOfApp) -> JSONResponse:
-    """Deletes an upload, or a job that has ended and its file: a fetch does not find it any more. Other jobs are cancelled."""
+    """Delete an upload, or a job that has ended and its file. Cancel a job that has not ended."""
     request_id = _read_request_id(fields)
     if request_id is None:
-        raise JobNotFound("There is neither a job nor an upload with this id. Check the id that was returned for it.")
+        raise JobNotFound("There is no job or upload with this id. Check the id that was returned when it was created.")
     if delete_upload(services, request_id):
         return _succeed("image deleted")
     request.state.job_id = request_id
@@ -61,18 +61,18 @@ def delete_result(request: Request, fields: Fields, services: ServicesOfApp) -> 
 
 
 def _delete(services: Services, job_id: int) -> str:
-    """What was done."""
+    """Deletes or cancels the job. Returns a message that says which."""
     job = services.jobs.get(job_id)
     if not job.is_final:
         job = services.jobs.cancel(job_id)
-        if job.status is not JobStatus.SUCCEEDED:  # it may have ended between the two
+        if job.status is not JobStatus.SUCCEEDED:  # it may have ended before the cancel
             return "video cancelled"
     delete_job(services, job)
     return "video deleted"
 
 
 def _read_request_id(fields: Fields) -> int | None:
-    """None for what can be no id. Raises InvalidParams when there is none."""
+    """None if the value cannot be an id. Raises InvalidParams if the field is missing."""
     reader = FieldReader(fields)
     sent = reader.given("request_id")
     if sent is None:

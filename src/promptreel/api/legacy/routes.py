@@ -1,4 +1,4 @@
-"""The hosted service's endpoints that create and fetch, whatever the generation of its API."""
+"""The hosted service's endpoints that create and fetch, for every generation of its API."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def add_routes(router: APIRouter) -> None:
 
 
 def text2video(request: Request, fields: FieldsWithInit, services: ServicesOfApp) -> JSONResponse:
-    """Queue a video. The answer comes at once: it says when to look (`eta`, seconds) and where (`fetch_result`)."""
+    """Queue a video. The answer comes at once and says when to fetch the result (`eta`, seconds) and where (`fetch_result`)."""
     dialect = CREATE_PATHS[request.scope["path"]]
 
     def read() -> tuple[NewJob, Init | None]:
@@ -51,12 +51,12 @@ def text2video(request: Request, fields: FieldsWithInit, services: ServicesOfApp
 
 
 def fetch(request: Request, job_id: str, services: ServicesOfApp) -> JSONResponse:
-    """How a job is: processing, success with the link to the video, or failed with the reason."""
+    """The state of a job: processing, success with the link to the video, or failed with the reason."""
     return _answer(request, services, _find_job(services, job_id))
 
 
 def fetch_nothing(_caller: Authenticated) -> JSONResponse:
-    """What is left of a fetch when a client has no id to put behind its path."""
+    """A fetch without an id in the path."""
     return JSONResponse(error_body("The id is missing. Fetch the address in fetch_result, which ends in the job's id."))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from promptreel.api.field_reader import FieldReader, Limits
 from promptreel.api.legacy.dialect import Dialect
 
-# Of the shorter side: the longer one is 16/9 of it, and 1024 pixels at most.
+# The shorter side. The longer side is 16/9 of it, so at most 1024 pixels.
 RESOLUTION = Limits(64, 576, clamps=True, unset=0)
 DEFAULT_RESOLUTION = 320
 _WIDTH_AND_HEIGHT = re.compile(r"\s*([0-9]{1,5})\s*[xX]\s*([0-9]{1,5})\s*", re.ASCII)
@@ -17,7 +17,7 @@ _LINES = re.compile(r"\s*([0-9]{1,5})\s*[pP]\s*", re.ASCII)
 
 
 def spell_out_resolution(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The fields with a `resolution` such as "480p", or "512x512", which one of the SDKs sends by itself, as numbers."""
+    """Replaces a `resolution` such as "480p" or "512x512" by numbers. One of the SDKs sends "512x512" as its default."""
     sent = fields.get("resolution")
     if not isinstance(sent, str) or len(sent) > 40:
         return fields
@@ -29,7 +29,7 @@ def spell_out_resolution(fields: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def read_size(reader: FieldReader, dialect: Dialect) -> tuple[int, int]:
-    """Width and height, rounded down to multiples of 8. A resolution goes before both; without any, `portrait` means one."""
+    """Width and height, rounded down to multiples of 8. `resolution` overrides both; `portrait` alone sets the default one."""
     size, defaults = dialect.ranges.size, dialect.defaults
     width = reader.whole("width", size, default=defaults.width)
     height = reader.whole("height", size, default=defaults.height)

@@ -1,4 +1,4 @@
-"""The hosted service's words for how much there is to do."""
+"""The hosted service's endpoints for the load of the service."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def add_routes(router: APIRouter) -> None:
 
 
 def system_load(services: ServicesOfApp) -> JSONResponse:
-    """How many jobs wait for a worker, and in how many seconds all jobs are done. `status` as in /health."""
+    """The number of waiting jobs, and the seconds until all jobs are done. `status` is that of /health."""
     waiting = services.jobs.count_of_all(JobStatus.QUEUED)
     return JSONResponse({"queue_num": waiting, "queue_time": estimate_queue(services), "status": _status(services)})
 
 
 def system_details(services: ServicesOfApp) -> JSONResponse:
-    """How many models there are, and in how many seconds all jobs are done. `status` as in /health."""
+    """The number of models, and the seconds until all jobs are done. `status` is that of /health."""
     models = len(services.models.list())
     return JSONResponse({"model_count": models, "queue_time": estimate_queue(services), "status": _status(services)})
 

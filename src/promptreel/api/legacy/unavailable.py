@@ -1,4 +1,4 @@
-"""What the hosted service did and this one does not: each of these endpoints says so, and what to do instead."""
+"""Endpoints of the hosted service that are not available here. Each says why, and what to do instead."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VIDEO_PATHS = {
     "/api/v7/video-fusion/motion-control": "Motion control is not available: POST /api/v7/video-fusion/video-to-video "
     "makes a video from another one and a prompt.",
 }
-# What the owner of a server of his own could do with it.
+# Operations for customers with a server of their own.
 _OPERATION = {
     "restart_server": "The service is not restarted by request: whoever runs it stops `promptreel serve` and starts it again.",
     "update": "The service is not updated by request: whoever runs it installs another version and starts it again.",

@@ -1,4 +1,4 @@
-"""v4 and v3, and their enterprise twin: the words of the text2video endpoint that animates a public or trained model."""
+"""v4 and v3, and their enterprise twin: the text2video endpoint for a public or trained model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RANGES = Ranges(
 
 
 def to_meta(job: VideoJob) -> dict[str, Any]:
-    """What was done, in the documented words, with `fps`, `clip_skip`, `enhance_prompt` and the native size added."""
+    """The job's params under the documented names, plus `fps`, `clip_skip`, `enhance_prompt` and the native size."""
     params = job.params
     return {
         "prompt": params.prompt,
@@ -51,5 +51,5 @@ def to_meta(job: VideoJob) -> dict[str, Any]:
 
 
 V4 = Dialect(name="v4", fetch_path="/api/v3/dreambooth/fetch", to_meta=to_meta, defaults=Defaults(), ranges=RANGES)
-# It has a fetch of its own without an id in the path, but what clients send to fetch_result is their key alone.
+# Clients send only their key to fetch_result. So this is not the enterprise fetch that takes the id as a field.
 ENTERPRISE = replace(V4, name="enterprise", fetch_path="/api/v1/enterprise/video/fetch", switches=("temp", "loadbalancer"))

@@ -1,4 +1,4 @@
-"""v5: a prompt and a number of seconds; all else, the size too, was fixed. Fields of v4 are followed where they are sent."""
+"""v5: a prompt and a number of seconds; everything else, even the size, was fixed. Fields of v4 work here if they are sent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from promptreel.jobs.job import VideoJob
 
 
 def to_meta(job: VideoJob) -> dict[str, Any]:
-    """v4's, and what strict clients of v5 miss otherwise. They take `guidance_scale` for an integer."""
+    """v4's meta, plus fields that strict clients of v5 require. They parse `guidance_scale` as an integer."""
     return v4.to_meta(job) | {
         "guidance_scale": plain(job.params.guidance_scale),
         "image_guidance_scale": 1,

@@ -1,4 +1,4 @@
-"""v6 and its enterprise twin: what the vendor's SDKs speak. Numbers are clamped and unknown models replaced, never refused."""
+"""v6 and its enterprise twin, used by the vendor's SDKs. Numbers are clamped and unknown models replaced, not refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from promptreel.jobs.job import VideoJob
 from promptreel.jobs.params import MAX_FRAMES
 
 DEFAULTS = Defaults(num_frames=25, guidance_scale=7.0, enhance_prompt=False)
-# The SDK itself asks for 30 frames where the documentation allows 25.
+# The documentation allows 25 frames, but the SDK asks for 30.
 RANGES = Ranges(
     size=Limits(64, 1024, clamps=True, unset=0),
     seconds=Limits(1, 30, clamps=True, unset=0),
@@ -22,18 +22,18 @@ RANGES = Ranges(
     strength=Limits(0, 1, clamps=True),
     clip_skip=Limits(0, 12, clamps=True),
 )
-# Nothing was documented for clips of its larger models but the frames a second.
+# For the larger models, only the limit of fps was documented.
 _ULTRA_RANGES = replace(RANGES, num_frames=Limits(1, MAX_FRAMES, clamps=True, unset=0), fps=Limits(1, 18, clamps=True, unset=0))
 SWITCHES = ("instant_response", "temp")
 LEFT_OUT = ("upscale_height", "upscale_width", "lora_models", "motion_loras")
-# What its models that started from a picture were told besides.
+# Further fields of its models that start from a picture.
 LEFT_OUT_OF_IMAGE = (
     "min_guidance_scale", "max_guidance_scale", "motion_bucket_id", "noise_aug_strength", "latent_interpolation_method",
 )  # fmt: skip
 
 
 def to_meta(job: VideoJob) -> dict[str, Any]:
-    """What was done, under the names of the request. Whatever is a switch is "yes" or "no"."""
+    """The job's params under the names of the request. Switches are "yes" or "no"."""
     params = job.params
     return {
         "base64": "no",

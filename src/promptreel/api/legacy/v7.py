@@ -1,4 +1,4 @@
-"""v7: what the vendor's command line speaks. It sends the flags that were given and nothing else, and reads real statuses."""
+"""v7, used by the vendor's command line, which sends only the flags that were given and reads real statuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The answers of the open standard, OpenAI's `/v1/videos` and `/v1/models`: videos, lists, webhooks and errors."""
+"""The answers of OpenAI's `/v1/videos` and `/v1/models`: videos, lists, webhooks and errors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from promptreel.models.registry import ModelCard
 VideoId = Annotated[str, Field(pattern="^video_[0-9]+$")]
 VideoStatus = Literal["queued", "in_progress", "completed", "failed"]
 Unset = SkipJsonSchema[None]
-"""Of a field that is left out of some answers, and never sent as null."""
+"""For a field that some answers leave out, and that is never sent as null."""
 
 
 class VideoError(Answer):
@@ -58,16 +58,16 @@ class Video(Answer):
     queue_position: Count | Unset = Field(default=None, description="1 is the next one; 0 is no longer waiting.")
     eta: Count | Unset = Field(default=None, description="Seconds until it is done.")
     tip: str | Unset = Field(
-        default=None, description="Words that the model does not know; fields that mean nothing here, as misspelled ones."
+        default=None, description="Words that the model does not know, and fields that are ignored, such as misspelled ones."
     )
     inference_time_s: Seconds | Unset = Field(
-        default=None, description="Its share of its worker's time: those of all jobs add up."
+        default=None, description="Seconds of the worker's time. Jobs that run together share that time."
     )
     stage_durations: dict[Annotated[str, one_of(JobStage)], Seconds] | Unset = Field(
-        default=None, description="What inference_time_s is made of."
+        default=None, description="inference_time_s by stage."
     )
     peak_memory_mb: Number | Unset = Field(
-        default=None, description="The most that its worker held meanwhile, with other jobs' share."
+        default=None, description="The worker's peak memory while it made the video, other jobs included."
     )
 
 
@@ -124,7 +124,7 @@ _STATUSES: dict[JobStatus, VideoStatus] = {
 
 
 class ContentUnavailable(PromptreelError):
-    """A video's file is not there: not yet, not any more, or never, because its job failed."""
+    """A video's file does not exist yet, was deleted, or was never made because its job failed."""
 
     code = "content_unavailable"
 
@@ -134,9 +134,9 @@ def to_video_id(job_id: int) -> str:
 
 
 def to_video(job: VideoJob, outlook: Outlook | None = None) -> Video:
-    """What a client is told of a job; `stage`, `eta` (whole seconds) and `queue_position` only while it is not done.
+    """A job as its client sees it. `stage`, `eta` (whole seconds) and `queue_position` are only there while it is not done.
 
-    Without an outlook, as in lists, they are left out.
+    Without an outlook, as in lists, they are left out, too.
     """
     params = job.params
     remixed_from = job.request.get("remixed_from")
@@ -166,7 +166,7 @@ def to_video(job: VideoJob, outlook: Outlook | None = None) -> Video:
 
 
 def to_webhook(job: VideoJob, delivery_id: str) -> dict[str, Any]:
-    """The event that the job's webhook is told, in the shape of OpenAI's; `data` is the whole video."""
+    """The webhook's event for a job that has ended, in the shape of OpenAI's events. `data` is the whole video."""
     succeeded = job.status is JobStatus.SUCCEEDED
     return {
         "id": f"evt_{delivery_id.removeprefix('msg_')}",
@@ -186,12 +186,12 @@ def to_status(job: VideoJob) -> VideoStatus:
 
 
 def to_progress(job: VideoJob) -> int:
-    """0 to 100; 100 only once the video is there."""
+    """0 to 100. Only a finished video has 100."""
     return 100 if job.status is JobStatus.SUCCEEDED else min(99, int(job.progress * 100))
 
 
 def to_extensions(params: VideoParams) -> dict[str, Any]:
-    """What was asked, in the words of the requests' extensions, and what kind of file it makes."""
+    """The job's params, named like the request fields that extend OpenAI's, and the media type of its file."""
     return {
         "negative_prompt": params.negative_prompt,
         "num_frames": params.num_frames,
@@ -208,7 +208,7 @@ def to_extensions(params: VideoParams) -> dict[str, Any]:
 
 
 def _to_facts(job: VideoJob) -> dict[str, Any]:
-    """How long it took, in seconds: in all without its waiting for other jobs, and by stage; what the worker told."""
+    """The worker's figures, if it reported any: its seconds without waiting for other jobs, seconds by stage, peak memory."""
     facts = job.result.facts if job.result else {}
     names = {"busy_seconds": "inference_time_s", "stages": "stage_durations", "peak_memory_mb": "peak_memory_mb"}
     return {ours: facts[name] for name, ours in names.items() if name in facts}
@@ -230,7 +230,7 @@ def to_deleted(job_id: int) -> DeletedVideo:
 
 
 def to_page(jobs: Sequence[VideoJob], cursor: Cursor) -> VideoPage:
-    """`jobs` holds one more than was asked for, if there are more."""
+    """`jobs` has one entry more than the limit if there is another page."""
     videos = [to_video(job) for job in jobs[: cursor.limit]]
     return VideoPage(
         object="list",

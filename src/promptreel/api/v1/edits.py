@@ -1,4 +1,4 @@
-"""The open standard's edits: a video that starts from another one."""
+"""OpenAI's edits: videos that start from another one."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from promptreel.media import Init
 from promptreel.models.registry import ModelRegistry
 
 SOURCE = "video"
-"""The field with what an edit starts from."""
+"""The field that holds the video to start from."""
 
 
 def read_source_id(fields: Mapping[str, Any]) -> str | None:
-    """The id, as it was sent, of the video that was made here; None: it is sent with the request, in any way that one can be.
+    """The id, as it was sent, of a video that was made here. None if the request contains or links the video itself.
 
-    Raises InvalidParams when there is neither.
+    Raises InvalidParams if there is neither.
     """
     reader = FieldReader(fields)
     video = reader.given(SOURCE)
@@ -34,13 +34,13 @@ def read_source_id(fields: Mapping[str, Any]) -> str | None:
     if isinstance(video_id, str) and video_id.strip():
         return video_id.strip()
     if video is None or isinstance(video, Mapping):
-        reader.reject(SOURCE, 'The video must be a file, its URL, a data: URI, or {"id": "video_17"}, one that was made here.')
+        reader.reject(SOURCE, 'The video must be a file, a URL, a data: URI, or {"id": "video_17"} for one that was made here.')
     reader.raise_errors()
     return None
 
 
 def refuse_large(size_bytes: int) -> None:
-    """Before the file of a video is read. Raises InvalidParams."""
+    """Checks the size of a video's file before it is read. Raises InvalidParams."""
     if size_bytes > MAX_MEGABYTES["video"] * 1024 * 1024:
         raise InvalidParams({SOURCE: [f"The video must not be greater than {MAX_MEGABYTES['video']} MB."]})
 
@@ -48,7 +48,7 @@ def refuse_large(size_bytes: int) -> None:
 def read_edit(
     fields: Mapping[str, Any], models: ModelRegistry, fetcher: SafeFetcher, decoder: Decoder
 ) -> tuple[NewJob, Init | None]:
-    """A job that starts from what was sent. Raises InvalidParams, ModelNotFound and DecoderBusy."""
+    """A job that starts from the file in the request. Raises InvalidParams, ModelNotFound and DecoderBusy."""
     return read_create(fields, models, fetcher, decoder, reference=SOURCE)
 
 
@@ -61,7 +61,7 @@ def read_edit_of(
     fetcher: SafeFetcher,
     decoder: Decoder,
 ) -> tuple[NewJob, Init | None]:
-    """A job that starts from the source's file, and is as it in all that is not said otherwise, the seed too.
+    """A job that starts from the source's file and keeps its params, even the seed, unless the request sets them.
 
     Raises InvalidParams, ModelNotFound and DecoderBusy.
     """
@@ -72,8 +72,8 @@ def read_edit_of(
         "height": params.height,
         "enhance_prompt": was_enhanced(source),
     }
-    del as_it_was["strength"]  # which was of what the source itself started from
-    del as_it_was["media_type"]  # which follows from the output_type
+    del as_it_was["strength"]  # it applied to the source's own init
+    del as_it_was["media_type"]  # it follows from the output_type
     if reader.given("seconds") is not None:
         del as_it_was["num_frames"]
     if reader.given("size") is not None:

@@ -1,4 +1,4 @@
-"""Server-sent events of one video: what has changed, as it changes, until its end."""
+"""Server-sent events of one video: each change, until it has ended."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from promptreel.jobs.links import Links
 
 EVENTS_MEDIA_TYPE = "text/event-stream"
 POLL_SECONDS = 0.5  # workers report once a second
-KEEP_ALIVE_SECONDS = 15.0  # less than the minute or so after which proxies close what is silent
-_LOOKS_PER_OUTLOOK = 10  # the queue in front is read less often than the job
+KEEP_ALIVE_SECONDS = 15.0  # proxies close silent connections after about a minute
+_LOOKS_PER_OUTLOOK = 10  # the queue is read less often than the job
 
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
 @dataclass(frozen=True)
 class Event:
-    """`stage`, `progress`, `preview` or `end`, with what is sent as JSON."""
+    """`stage`, `progress`, `preview` or `end`, with its data."""
 
     name: str
     data: dict[str, Any]
@@ -43,7 +43,7 @@ async def stream_events(
     poll_seconds: float = POLL_SECONDS,
     keep_alive_seconds: float = KEEP_ALIVE_SECONDS,
 ) -> AsyncIterator[bytes]:
-    """Looks again and again, and ends after the event `end`, or when the process is to stop: clients then connect anew."""
+    """Calls `look` repeatedly. Ends after the event `end`, or when the process shuts down: clients then reconnect."""
     silent = 0.0
     while not is_stopping():
         events = await run_in_threadpool(look)
@@ -59,7 +59,7 @@ async def stream_events(
 
 
 class VideoWatcher:
-    """Tells what has changed since it last looked; at its first look, everything. `links` are made anew for each preview."""
+    """Reports what has changed since its last look, and everything at its first. `links` is called for each preview."""
 
     def __init__(self, services: Services, job_id: int, *, links: Callable[[], Links]) -> None:
         self._services = services
@@ -69,7 +69,7 @@ class VideoWatcher:
         self._told: dict[str, object] = {}
 
     def look(self) -> list[Event]:
-        """The last of them is `end` once the job has ended, or was deleted."""
+        """The new events. The last one is `end` if the job has ended or was deleted."""
         try:
             job = self._services.jobs.get(self._job_id)
             changed = list(self._changes(job))

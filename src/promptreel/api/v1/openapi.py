@@ -1,4 +1,4 @@
-"""How /docs describes `/v1/videos`. Parsing is more lenient than this; a test compares both."""
+"""How /docs describes `/v1/videos`. The parser is more lenient; a test compares the two."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _TEXT = ["string", "null"]
 
 def _number(limits: Limits, description: str, *, default: float | None, kind: str = "integer") -> dict[str, Any]:
     if limits.unset is not None:
-        description = f"{description} {limits.unset}: as if left out."
+        description = f"{description} {limits.unset} counts as left out."
     ranges = {"minimum": limits.minimum, "maximum": limits.maximum, "pattern": limits.pattern, "default": default}
     return {"type": [kind, "string", "null"], **ranges, "description": description}
 
@@ -54,10 +54,10 @@ CREATE_FIELDS: dict[str, dict[str, Any]] = {
         "type": _TEXT,
         "pattern": "^[1-9][0-9]{2}x[1-9][0-9]{2}$",
         "default": DEFAULT_SIZE,
-        "description": f'"WIDTHxHEIGHT" in pixels, each {SIDE.minimum} to {SIDE.maximum}, in all up to those of '
-        "1792x1024; rounded down to multiples of 8. width and height are read too, if there is no size.",
+        "description": f'"WIDTHxHEIGHT": {SIDE.minimum} to {SIDE.maximum} pixels per side, and no more in all than 1792x1024. '
+        "Rounded down to multiples of 8. Without size, the fields width and height are read.",
     },
-    "seconds": _number(SECONDS, "Length, up to what the model carries.", default=DEFAULT_SECONDS),
+    "seconds": _number(SECONDS, f"Length in seconds; at most {FRAMES.maximum} frames in all.", default=DEFAULT_SECONDS),
     "input_reference": {
         "type": ["string", "object", "null"],
         "pattern": "^(https?://|data:)",
@@ -71,18 +71,18 @@ CREATE_FIELDS: dict[str, dict[str, Any]] = {
     },
     "num_inference_steps": _number(STEPS, "Denoising steps: more are slower and finer.", default=20),
     "guidance_scale": _number(
-        GUIDANCE, "How closely the video follows the prompt; 0 to 1: without guidance.", default=7.5, kind="number"
+        GUIDANCE, "How closely the video follows the prompt. 0 to 1: without guidance.", default=7.5, kind="number"
     ),
     "scheduler": {"type": _TEXT, "enum": [*SCHEDULERS, None], "default": DEFAULT_SCHEDULER, "description": "Noise scheduler."},
-    "seed": _number(SEED, "The same seed gives the same video. null: one is drawn, and told.", default=None),
-    "num_frames": _number(FRAMES, "Length in frames; goes before seconds. null: seconds x fps.", default=None),
-    "fps": _number(FPS, "Frames a second.", default=8),
-    "strength": _number(STRENGTH, "With input_reference: how much may change; 1 is all.", default=0.55, kind="number"),
+    "seed": _number(SEED, "The same seed gives the same video. null: a random seed, which the answer shows.", default=None),
+    "num_frames": _number(FRAMES, "Length in frames; overrides seconds. null: seconds x fps.", default=None),
+    "fps": _number(FPS, "Frames per second.", default=8),
+    "strength": _number(STRENGTH, "With input_reference: how much may change; 1 is everything.", default=0.55, kind="number"),
     "webhook": {
         "type": _TEXT,
         "pattern": "^https?://",
         "default": None,
-        "description": "A URL that is sent a signed event, video.completed or video.failed, once the video has ended.",
+        "description": "A URL that gets a signed event, video.completed or video.failed, when the video has ended.",
     },
     "enhance_prompt": {
         "type": ["boolean", "string", "null"],
@@ -90,12 +90,12 @@ CREATE_FIELDS: dict[str, dict[str, Any]] = {
         "default": False,
         "description": "Whether the model's own trigger and quality phrases are added to the prompt.",
     },
-    "clip_skip": _number(CLIP_SKIP, "How many of the text encoder's last layers are left out.", default=0),
+    "clip_skip": _number(CLIP_SKIP, "How many of the text encoder's last layers to skip.", default=0),
     "output_type": {
         "type": _TEXT,
         "enum": [*OUTPUT_TYPES, None],
         "default": DEFAULT_OUTPUT_TYPE,
-        "description": "The kind of file that is made.",
+        "description": "The kind of file to make.",
     },
 }
 _FORM_FIELDS = CREATE_FIELDS | {
@@ -138,7 +138,7 @@ REMIX: dict[str, Any] = {
 _EDITED = {
     "type": ["object", "string"],
     "description": 'The video to start from: {"id": "video_17"} for one that was made here, or a file in a multipart form, '
-    "a URL, a data: URI.",
+    "a URL or a data: URI.",
 }
 _EDIT_FIELDS = {"video": _EDITED} | {name: field for name, field in CREATE_FIELDS.items() if name != "input_reference"}
 EDIT: dict[str, Any] = {
@@ -158,7 +158,7 @@ EDIT: dict[str, Any] = {
 }
 LIST: dict[str, Any] = {
     "parameters": [
-        _query("after", {"type": "string", "example": "video_17"}, "The `last_id` of the page before."),
+        _query("after", {"type": "string", "example": "video_17"}, "The `last_id` of the previous page."),
         _query(
             "limit",
             {
@@ -177,12 +177,12 @@ CONTENT: dict[str, Any] = {
 }
 CONTENT_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", "content": {media: {} for media in (*MEDIA_TYPES.values(), POSTER_MEDIA_TYPE)}},
-    404: {"description": "It is not there: not yet, not any more, or never."},
+    404: {"description": "The file does not exist yet, was deleted, or was never made."},
 }
 EVENTS_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "`event: stage` (status, stage), `progress` (progress, queue_position, eta), `preview` (url) and, "
-        "at last, `end` (the video as it then is); `data` is JSON. Comments keep the connection alive.",
+        "description": "The events `stage` (status, stage), `progress` (progress, queue_position, eta), `preview` (url) and "
+        "finally `end` (the whole video). `data` is JSON. Comments keep the connection alive.",
         "content": {"text/event-stream": {}},
     }
 }

@@ -1,4 +1,4 @@
-"""What requests to the open standard, OpenAI's `/v1/videos`, may say: fields in, a NewJob, an id or a part of a list out."""
+"""Reads requests to OpenAI's `/v1/videos`: fields in; a NewJob, an id or a cursor out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistr
 
 DIALECT = "openai"
 MAX_TEXT = 2000
-SIDE = Limits(64, 1792, unset=0)  # the standard's own sizes reach from 720x1280 to 1792x1024
+SIDE = Limits(64, 1792, unset=0)  # OpenAI's own sizes reach from 720x1280 to 1792x1024
 MAX_PIXELS = 1792 * 1024
 DEFAULT_SIZE = "512x512"
 SECONDS = Limits(1, 30, unset=0)
@@ -50,7 +50,7 @@ VARIANTS = ("video", "thumbnail")
 NO_SUCH_VIDEO = "There is no such video. Ids look like video_17: check the one that was returned when it was created."
 
 _READ_ELSEWHERE = ("key", "track_id")
-"""Fields of any request: who asks (authentication.py), and what makes it the same as an earlier one (dependencies.py)."""
+"""Fields that dependencies.py reads in every request: the API key, and the id that may make a request idempotent."""
 _SIZE = re.compile(r"([0-9]{1,5}) ?[xX] ?([0-9]{1,5})", re.ASCII)
 _VIDEO_ID = re.compile(r"video_(0|[1-9][0-9]{0,17})", re.ASCII)
 
@@ -63,10 +63,9 @@ def read_create(
     *,
     reference: str = "input_reference",
 ) -> tuple[NewJob, Init | None]:
-    """What a request asks for, with every default decided, and the file that it starts from, which is not stored yet.
+    """The job that a request asks for, with all defaults filled in, and its init, which is not stored yet.
 
-    `reference` is the field that holds it. The prompt is taken as it is, unless `enhance_prompt` says otherwise. Raises
-    InvalidParams with all wrong fields, ModelNotFound and DecoderBusy.
+    `reference` is the field that holds the init. Raises InvalidParams with all wrong fields, ModelNotFound and DecoderBusy.
     """
     reader = FieldReader(fields)
     draft = _read_params(reader)
@@ -92,7 +91,7 @@ def read_create(
 
 
 def read_remix(fields: Mapping[str, Any], source: VideoJob, models: ModelRegistry, fetcher: SafeFetcher) -> NewJob:
-    """The source's job once more with a new prompt, all else as it was, the seed too. Raises InvalidParams, ModelNotFound."""
+    """The source's job with a new prompt and all other params unchanged, even the seed. Raises InvalidParams, ModelNotFound."""
     reader = FieldReader(fields)
     prompt = reader.required_text("prompt", maximum=MAX_TEXT)
     webhook_url = read_webhook(reader, fetcher)
@@ -105,7 +104,7 @@ def read_remix(fields: Mapping[str, Any], source: VideoJob, models: ModelRegistr
 
 
 def _read_params(reader: FieldReader) -> VideoParams:
-    """All params but those that the model has a say in: its length, its negative prompt, and what it starts from."""
+    """All params except `num_frames`, `negative_prompt` and `init_key`, which `read_create` adds."""
     width, height = _read_size(reader)
     seed = reader.whole("seed", SEED, default=None)
     return VideoParams(
@@ -145,7 +144,7 @@ def _read_size(reader: FieldReader) -> tuple[int, int]:
 
 def _limit_size(reader: FieldReader, name: str, width: int, height: int) -> tuple[int, int]:
     if width * height > MAX_PIXELS:
-        reader.reject(name, f"The video must not have more than {MAX_PIXELS} pixels, which are those of 1792x1024.")
+        reader.reject(name, f"The video must not have more than {MAX_PIXELS} pixels, as many as 1792x1024 has.")
     return width, height
 
 
@@ -155,7 +154,7 @@ def _pixels(size: str) -> tuple[int, int]:
 
 
 def _reference(reader: FieldReader) -> object:
-    """The picture or video to start from, wherever it was put: an uploaded file, a text, or an object that holds a URL."""
+    """The init in any of its forms: an uploaded file, a text, or an object that holds a URL."""
     value = reader.given("input_reference")
     if isinstance(value, Mapping):
         held = FieldReader({f"input_reference[{name}]": each for name, each in value.items()})
@@ -165,7 +164,7 @@ def _reference(reader: FieldReader) -> object:
 
 def _referred(reader: FieldReader, held: FieldReader) -> object:
     if held.given("input_reference[file_id]") is not None:
-        reader.reject("input_reference", "No files are kept here: send the file itself, its URL or a data: URI.")
+        reader.reject("input_reference", "A file_id is not supported: send the file itself, its URL or a data: URI.")
         return None
     return held.given("input_reference[image_url]")
 
@@ -174,17 +173,17 @@ def _find_model(reader: FieldReader, model_id: str, models: ModelRegistry) -> Mo
     try:
         return models.get(model_id)
     except ModelNotFound:
-        reader.raise_errors()  # the fields come first
+        reader.raise_errors()  # wrong fields are reported first
         raise
 
 
 def _remember(prompt: str, card: ModelCard, reader: FieldReader, *, enhance: bool) -> dict[str, Any]:
-    """What answers will tell: what of the request plays no part in the video, and the size that clips are made at."""
+    """What answers need later: the tip, with everything in the request that has no effect, and the model's native size."""
     tips = []
     if unknown := find_unknown_words(prompt, card.words):
         tips.append(f'the model "{card.model_id}" does not know: {", ".join(word[:40] for word in unknown[:8])}')
     if ignored := reader.name_ignored(but=_READ_ELSEWHERE):
-        tips.append(f"fields without a meaning here: {', '.join(ignored)}")
+        tips.append(f"ignored fields: {', '.join(ignored)}")
     native_size = [card.native_width, card.native_height] if card.native_width else None
     request = {"dialect": DIALECT, "native_size": native_size, "enhance_prompt": "yes" if enhance else "no"}
     return request | ({"tip": ". ".join(tips)} if tips else {})
@@ -196,7 +195,7 @@ def was_enhanced(job: VideoJob) -> bool:
 
 @dataclass(frozen=True)
 class Cursor:
-    """Which videos to list: `after` is a job's id, and None begins at the start."""
+    """Which videos to list. `after` is a job's id; None begins at the start."""
 
     limit: int
     after: int | None
@@ -211,13 +210,13 @@ def read_cursor(fields: Mapping[str, Any]) -> Cursor:
     sent = reader.given("after")
     after = None if sent is None else read_video_id(sent)
     if sent is not None and after is None:
-        reader.reject("after", 'The after must be the id of a video, such as "video_17": the last_id of the page before.')
+        reader.reject("after", 'The after must be the id of a video, such as "video_17": the last_id of the previous page.')
     reader.raise_errors()
     return Cursor(limit, after, oldest_first=order == "asc")
 
 
 def read_variant(fields: Mapping[str, Any]) -> str:
-    """Which file of a video: one of VARIANTS. Raises InvalidParams."""
+    """The requested file of a video: one of VARIANTS. Raises InvalidParams."""
     reader = FieldReader(fields)
     variant = reader.choice("variant", VARIANTS, default="video")
     reader.raise_errors()
@@ -225,7 +224,7 @@ def read_variant(fields: Mapping[str, Any]) -> str:
 
 
 def parse_video_id(sent: str) -> int:
-    """The job's id. Raises JobNotFound if no job can have it."""
+    """The job's id. Raises JobNotFound if the text cannot be the id of a video."""
     job_id = read_video_id(sent)
     if job_id is None:
         raise JobNotFound(NO_SUCH_VIDEO)
@@ -233,6 +232,6 @@ def parse_video_id(sent: str) -> int:
 
 
 def read_video_id(sent: object) -> int | None:
-    """None for what can be no id of a video."""
+    """The job's id. None if the value cannot be the id of a video."""
     match = _VIDEO_ID.fullmatch(sent) if isinstance(sent, str) else None
     return int(match[1]) if match else None

@@ -1,4 +1,4 @@
-"""The endpoints of the open standard, `/v1/videos` and `/v1/models`."""
+"""The endpoints of OpenAI's API: `/v1/videos` and `/v1/models`."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def add_routes(router: APIRouter) -> None:
 
 
 def create_video(request: Request, fields: FieldsWithFiles, services: ServicesOfApp) -> JSONResponse:
-    """Queue a video. Ask for it again until its status is completed, then for its content."""
+    """Queue a video. Poll it until its status is completed, then fetch its content."""
 
     def read() -> tuple[NewJob, Init | None]:
         return read_create(fields, services.models, services.fetcher, services.decoder)
@@ -64,26 +64,26 @@ def create_video(request: Request, fields: FieldsWithFiles, services: ServicesOf
 
 
 def list_videos(request: Request, services: ServicesOfApp) -> JSONResponse:
-    """Videos by age. Ask for the next page with `after`: the `last_id` of this one."""
+    """List videos by age. For the next page, send the `last_id` of this one as `after`."""
     cursor = read_cursor(request.query_params)
     jobs = services.jobs.list(limit=cursor.limit + 1, after=cursor.after, oldest_first=cursor.oldest_first)
     return JSONResponse(to_page(jobs, cursor).to_json())
 
 
 def get_video(request: Request, video_id: str, services: ServicesOfApp) -> JSONResponse:
-    """How a video is: queued, in_progress, completed, or failed with the reason."""
+    """The state of a video: queued, in_progress, completed, or failed with the reason."""
     return _answer(request, services, _find_job(request, services, video_id))
 
 
 def delete_video(request: Request, video_id: str, services: ServicesOfApp) -> JSONResponse:
-    """Remove a video and its file. What is still being made is stopped."""
+    """Delete a video and its file. A video that is still being made is stopped."""
     job = _find_job(request, services, video_id)
     delete_job(services, job)
     return JSONResponse(to_deleted(job.id).to_json())
 
 
 def cancel_video(request: Request, video_id: str, services: ServicesOfApp) -> JSONResponse:
-    """Stop making a video. It then fails with the code `cancelled`; one that is done stays as it is."""
+    """Stop making a video. It then fails with the code `cancelled`. A video that has ended stays as it is."""
     job = _find_job(request, services, video_id)
     return _answer(request, services, services.jobs.cancel(job.id))
 
@@ -99,7 +99,7 @@ def remix_video(request: Request, video_id: str, fields: Fields, services: Servi
 
 
 def edit_video(request: Request, fields: FieldsWithFiles, services: ServicesOfApp) -> JSONResponse:
-    """Queue a video that starts from another one, with a new prompt. What is not sent is as it was, if it is one of yours."""
+    """Queue a video that starts from another one, with a new prompt. Fields left out keep the values of a video made here."""
 
     def read() -> tuple[NewJob, Init | None]:
         source_id = read_source_id(fields)
@@ -117,7 +117,7 @@ def edit_video(request: Request, fields: FieldsWithFiles, services: ServicesOfAp
 
 
 def extend_video(_caller: Authenticated) -> JSONResponse:
-    """Not available: a video is not made longer. The answer says what to do instead."""
+    """Not available: videos cannot be extended. The answer says what to do instead."""
     raise NotAvailable(
         "Videos are not extended here. Make a longer one: POST /v1/videos takes up to 240 frames, as seconds or num_frames."
     )
@@ -125,11 +125,11 @@ def extend_video(_caller: Authenticated) -> JSONResponse:
 
 def create_character(_caller: Authenticated) -> JSONResponse:
     """Not available: there are no characters. The answer says what to do instead."""
-    raise NotAvailable("Characters are not kept here. Send a picture or a video of yours as input_reference.")
+    raise NotAvailable("Characters are not available. Send a picture or a video as input_reference instead.")
 
 
 def send_content(request: Request, video_id: str, services: ServicesOfApp) -> Response:
-    """The finished file, with ranges; or its first frame, with `variant=thumbnail`."""
+    """The finished file, with range requests; with `variant=thumbnail`, its first frame."""
     variant = read_variant(request.query_params)
     job = _find_job(request, services, video_id)
     path = services.storage.path(job.result.key) if job.result else None
@@ -151,7 +151,7 @@ def _why_unavailable(job: VideoJob) -> str:
 
 
 def send_events(request: Request, video_id: str, services: ServicesOfApp) -> StreamingResponse:
-    """What happens to a video, as it happens, until its end: server-sent events."""
+    """Server-sent events: each change of a video, until it has ended."""
     job = _find_job(request, services, video_id)
     watcher = VideoWatcher(services, job.id, links=partial(links, request, services))
     events = stream_events(watcher.look, is_stopping=services.is_stopping)
@@ -169,7 +169,7 @@ def get_model(model_id: str, services: ServicesOfApp) -> JSONResponse:
 
 
 def _find_job(request: Request, services: Services, video_id: str) -> VideoJob:
-    """Raises JobNotFound, with the same words for an id that nobody has and for one that nobody can have."""
+    """Raises JobNotFound, with the same message for an unknown id and a malformed one."""
     try:
         job = services.jobs.get(parse_video_id(video_id))
     except JobNotFound as error:
