@@ -30,7 +30,7 @@ def test_all_documented_fields_are_tried() -> None:
 
 
 @pytest.mark.parametrize("field", WRONG)
-def test_wrong_field_is_named_with_what_is_wrong(service: Service, field: str) -> None:
+def test_wrong_field_is_named_with_the_reason(service: Service, field: str) -> None:
     answer = service.client.post(service.url + TEXT2VIDEO, json=DOCUMENTED | {field: WRONG[field]})
 
     body = answer.json()

@@ -16,7 +16,7 @@ from tests.rules.documents import ROOT
 PAGE = ROOT / "docs" / "api.md"
 SECTIONS = {
     "video": "Videos, as the hosted service had them",
-    "v1": "Videos, by the open standard",
+    "v1": "Videos, as OpenAI's API has them",
     "models": "Models and schedulers",
     "uploads": "Uploads",
     "training": "Training",

@@ -1,4 +1,4 @@
-// All that the page does by itself: the rest is Swagger UI, of which VENDORED.json says where it is from.
+// Starts Swagger UI; VENDORED.json has its version and source.
 SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#swagger-ui",
