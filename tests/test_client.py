@@ -273,12 +273,12 @@ def test_file_that_cannot_be_written_is_told(client: Client, finish_next: Finish
     "address", ["127.0.0.1:8000", "ftp://host", "http://", "http://host/?a=b", "http://[::1", "http://a b", "http://host:99999"]
 )
 def test_address_that_is_none_is_refused(address: str) -> None:
-    with pytest.raises(InvalidParams, match="is no server's address"):
+    with pytest.raises(InvalidParams, match="is not a server's address"):
         Client(address)
 
 
 def test_key_that_cannot_be_sent_is_refused_and_not_shown() -> None:
-    with pytest.raises(InvalidParams, match="copy it anew") as caught:
+    with pytest.raises(InvalidParams, match="copy it again") as caught:
         Client("http://127.0.0.1:1", "schlüssel")
     assert "schlüssel" not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""Which version of Promptreel this is."""
+"""The installed version of Promptreel."""
 
 from __future__ import annotations
 
