@@ -1,6 +1,6 @@
 """The supervisor: starts the service's processes, restarts those that die, and stops them all in order.
 
-Each child's stdin is a pipe from the supervisor. When the pipe closes, the supervisor is gone, and the child ends too (child.py).
+Each child's stdin is a pipe from the supervisor. When it closes, the supervisor is gone, and the child ends too (child.py).
 """
 
 from __future__ import annotations
