@@ -1,3 +1,3 @@
-"""What is measured in this process runs as in the service's own."""
+"""Benchmarks. Importing this sets up torch as the service does."""
 
-import promptreel.generation  # noqa: F401 - sets what torch reads when it is imported
+import promptreel.generation  # noqa: F401 - sets variables that torch reads on import

@@ -1,6 +1,6 @@
-"""`aiperf`, a public load tester that speaks the open standard, unmodified against a running service.
+"""Runs `aiperf`, a public load tester that speaks `/v1/videos`, unmodified against a running service.
 
-`make bench-aiperf` installs it into an environment of its own (`.aiperf`, 1.2 GB) and runs `python -m bench.aiperf`. It prints
+`make bench-aiperf` installs it into its own environment (`.aiperf`, 1.2 GB) and runs `python -m bench.aiperf`. aiperf prints
 its own table; the exit code is 1 unless every request got its video.
 """
 
@@ -36,7 +36,7 @@ def main() -> int:
         folder = Path(name)
         with running_service(folder / "data", folder / "service.log", threads=options.threads) as url:
             asked, environment = command(options, url, folder), dict(os.environ)
-            environment.pop("HF_HUB_OFFLINE", None)  # with it, aiperf takes the tokenizer's folder for a name in a hub's cache
+            environment.pop("HF_HUB_OFFLINE", None)  # with it, aiperf looks for the tokenizer's folder in the hub's cache
             subprocess.run(asked, check=True, cwd=folder, env=environment, timeout=LONGEST_SECONDS)
         measured = json.loads((folder / "artifacts" / "profile_export_aiperf.json").read_text())
     good, bad = count(measured, "request_count"), count(measured, "error_request_count")
@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def command(options: argparse.Namespace, url: str, folder: Path) -> list[str]:
-    """The tokenizer is the model's own folder, so that nothing is looked for elsewhere."""
+    """The aiperf command. Its tokenizer is the model's own folder, so nothing is downloaded."""
     prompts = folder / "prompts.jsonl"
     prompts.write_text("".join(json.dumps({"text": prompt}) + "\n" for prompt in PROMPTS))
     settings = {
@@ -66,7 +66,7 @@ def command(options: argparse.Namespace, url: str, folder: Path) -> list[str]:
 
 
 def count(measured: dict[str, Any], name: str) -> int:
-    """It leaves out what did not happen."""
+    """A count from aiperf's export, which omits counts of zero."""
     return int(measured.get(name, {}).get("avg", 0))
 
 

@@ -1,7 +1,7 @@
-"""The api under load, while a worker makes videos: how fast it creates and fetches jobs over 1, 32 and 256 connections.
+"""Measures the api under load while a worker makes videos: creating and fetching jobs over 1, 32 and 256 connections.
 
-`python -m bench.api_load --seconds 5 --threads 1`, a part of `make bench`. Everything goes to stdout; the jobs that it
-leaves in the queue are thrown away with their data directory.
+`python -m bench.api_load --seconds 5 --threads 1`, a part of `make bench`. Prints to stdout; queued jobs are discarded with
+their data directory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KINDS = ("create", "fetch")
 
 @dataclass(frozen=True)
 class Processes:
-    """Of the service under test."""
+    """Processes of the service under test."""
 
     api: psutil.Process
     worker: psutil.Process
@@ -39,7 +39,7 @@ class Processes:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One kind of request over a number of connections: sorted seconds of each, and what the service's processes did."""
+    """One kind of request over a number of connections: sorted seconds of each, and the processes' CPU and memory."""
 
     kind: str
     connections: int
@@ -68,13 +68,13 @@ def main() -> None:
             stop_service(service)
     for error in [error for each in measured for error in each.errors][:10]:
         print(f"error: {error}")
-    print(f"\n{videos} of the videos were made meanwhile; {sum(len(each.errors) for each in measured)} errors")
+    print(f"\n{videos} of the videos were made during the run; {sum(len(each.errors) for each in measured)} errors")
     if any(each.errors for each in measured):
         sys.exit(1)
 
 
 def measure_all(url: str, processes: Processes, seconds: float) -> list[Measured]:
-    """Creates first, so that all fetches meet the same long queue."""
+    """Creates come first, so that all fetches see the same long queue."""
     measured = []
     last_id = 1
     for kind in KINDS:
@@ -88,7 +88,7 @@ def measure_all(url: str, processes: Processes, seconds: float) -> list[Measured
 def measure(
     url: str, processes: Processes, kind: str, *, connections: int, seconds: float, last_id: int
 ) -> tuple[Measured, int]:
-    """What the load generator saw and what it cost; and the newest job's id."""
+    """The load generator's measurements with their cost, and the newest job's id."""
     before = {name: sum(process.cpu_times()[:2]) for name, process in vars(processes).items()}
     started = time.monotonic()
     seen = generate_load(url, kind, connections=connections, seconds=seconds, last_id=last_id)
@@ -124,7 +124,7 @@ def find_processes(supervisor: int) -> Processes:
 
 
 def count_videos(url: str, measured: list[Measured]) -> int:
-    """All jobs that were created and do not wait any more; up to eight of them are still in the worker's hand."""
+    """The number of created jobs that are done: neither queued nor running."""
     created = sum(len(each.seconds) for each in measured if each.kind == "create")
     health = get(f"{url}/health")
     return created - int(health["queued"]) - int(health["running"])
@@ -159,7 +159,7 @@ def print_row(one: Measured) -> None:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """Of sorted values: the smallest one that so large a share does not exceed; 0 without values."""
+    """The percentile of sorted values, with `share` from 0 to 1; 0 without values."""
     return values[min(len(values) - 1, int(share * len(values)))] if values else 0.0
 
 

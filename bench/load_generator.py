@@ -1,8 +1,8 @@
-"""Asks a service on this machine as fast as it answers, over a number of connections, and prints what was measured as JSON.
+"""Sends requests to a service on this machine as fast as it answers, over several connections; prints JSON.
 
-A process of its own, so that its work is not counted as the service's: bench/api_load.py starts it. Each connection is kept and
-sends its next request when the last one is answered; a request is an error unless its answer is 200 and says that the job is
-there.
+bench/api_load.py starts it as a separate process, so that its CPU time is not counted as the service's. Connections are kept
+alive, and each sends its next request once the last one is answered. A request is an error unless its answer is 200 with an
+expected job status.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STATUSES = {"create": {"processing"}, "fetch": {"processing", "success"}}
 
 @dataclass
 class Load:
-    """What all connections share: which requests are sent until when, and what came of them."""
+    """State shared by all connections: the requests to send, the deadline, and the results."""
 
     next_request: Callable[[], bytes]
     good_statuses: set[str]
@@ -95,7 +95,7 @@ async def keep_asking(load: Load, port: int) -> None:
 
 
 async def ask(load: Load, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Raises one of many errors when the answer is none that can be read."""
+    """Sends one request and records the answer. Raises OSError, ValueError, LookupError or EOFError if it cannot be read."""
     request = load.next_request()
     started = time.perf_counter()
     writer.write(request)

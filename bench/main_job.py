@@ -1,6 +1,6 @@
-"""The main job, measured: seconds from POST to success and by stage, the api's memory and start-up, and how honest the ETA is.
+"""Measures the main job: seconds from POST to success and by stage, the api's memory and start-up, and the ETA's accuracy.
 
-`make bench`, or `python -m bench.main_job --jobs 5 --threads 2`. Everything goes to stdout; nothing is kept.
+`make bench`, or `python -m bench.main_job --jobs 5 --threads 2`. Prints to stdout and keeps nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ START_UPS = 5
 
 @dataclass(frozen=True)
 class Measured:
-    """One request: seconds as the client saw them, the eta of its first answer, and seconds by stage as the worker saw them."""
+    """One request: the client's seconds, the eta in its first answer, and the worker's seconds by stage."""
 
     seconds: float
     first_eta: int
@@ -53,7 +53,7 @@ def main() -> None:
             store = JobStore(database)
             print_machine(store, options.threads)
             alone, beside = [], []
-            for _ in range(options.jobs):  # in turns, so that whatever else the machine does meets both
+            for _ in range(options.jobs):  # in turns, so that other load on the machine affects both alike
                 alone.append(measure_job(url, store))
                 if options.busy:
                     with busy_processes(options.busy):
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def measure_job(url: str, store: JobStore) -> Measured:
-    """Posts the documented request and watches it to its end, as a client does. Raises RuntimeError unless it succeeds."""
+    """Posts the documented request and polls until it ends. Raises RuntimeError unless it succeeds."""
     started = time.monotonic()
     answer = post(f"{url}/api/v4/dreambooth/text2video", REQUEST)
     first_eta, fetch_result = answer.get("eta", 0), answer.get("fetch_result", "")
@@ -88,7 +88,7 @@ def measure_job(url: str, store: JobStore) -> Measured:
 
 @contextmanager
 def busy_processes(count: int) -> Iterator[None]:
-    """Each takes all that it gets of a core."""
+    """Runs this many processes that each load one core."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield
@@ -104,7 +104,7 @@ def measure_start_up(data_dir: Path) -> float:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/health"
         started = time.monotonic()
         with _api_process(data_dir, listener.fileno()):
-            open_url(urllib.request.Request(url)).read()  # waits in the listener's queue until the api is there
+            open_url(urllib.request.Request(url)).read()  # waits in the listener's queue until the api accepts it
             return time.monotonic() - started
 
 
@@ -116,7 +116,7 @@ def _api_process(data_dir: Path, fd: int) -> Iterator[None]:
     try:
         yield
     finally:
-        process.communicate()  # closes its stdin, at which it ends
+        process.communicate()  # closes its stdin, which ends it
 
 
 def api_memory(supervisor: int) -> float:
@@ -162,7 +162,7 @@ def _print_row(name: str, values: Sequence[float]) -> None:
 
 
 def _processor_flags() -> set[str]:
-    """Empty where the system does not list them."""
+    """The CPU's feature flags; empty where the system does not list them."""
     listing = Path("/proc/cpuinfo")
     lines = listing.read_text().splitlines() if listing.exists() else []
     return next((set(line.split()) for line in lines if line.startswith("flags")), set())

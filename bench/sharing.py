@@ -1,7 +1,9 @@
-"""Requests that share the network, measured: eight mixed ones at once against one after another on stock diffusers components,
-and a short one behind a long one, through the service, against alone.
+"""Measures requests that share the network.
 
-`python -m bench.sharing --rounds 3 --threads 2`, a part of `make bench`. Everything goes to stdout; nothing is kept.
+Compares eight mixed requests at once with the same ones in sequence on stock diffusers components, and, through the service, a
+short request behind a long one with a short one alone.
+
+`python -m bench.sharing --rounds 3 --threads 2`, a part of `make bench`. Prints to stdout and keeps nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ LONG = SHORT | {"num_inference_steps": 50}
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of all requests together, and the forwards and the rows of forwards that they took."""
+    """Seconds of all requests together, the number of forwards, and the rows in them."""
 
     seconds: float
     forwards: int
@@ -91,18 +93,18 @@ def together(engine: Engine, requests: Sequence[VideoParams]) -> None:
 
 
 def _ignore(_stage: JobStage, _share: float) -> None:
-    """Nobody waits for a progress bar here."""
+    """Progress is not needed here."""
 
 
 def one_after_another(checkpoint: LoadedCheckpoint, requests: Sequence[VideoParams]) -> None:
-    """All in one thread that has all cores, both rows of a call in one forward: as fast as a script can be (ADR 9)."""
+    """Runs all in one thread with all cores, both rows of a call in one forward: the fastest way for a script (ADR 9)."""
     for params in requests:
         stock(checkpoint, params)
 
 
 @torch.inference_mode()
 def stock(checkpoint: LoadedCheckpoint, params: VideoParams) -> None:
-    """The loop of a diffusers pipeline with its own scheduler, on the same networks in the same format."""
+    """A diffusers pipeline's loop with its own scheduler, on the same networks in the same dtype."""
     scheduler = getattr(diffusers, params.scheduler).from_config(dict(_scheduler_config(checkpoint)))
     scheduler.set_timesteps(params.num_inference_steps)
     generator = torch.Generator().manual_seed(params.seed)
@@ -125,7 +127,7 @@ def _scheduler_config(checkpoint: LoadedCheckpoint) -> dict[str, Any]:
 
 
 def measure_short(rounds: int, threads: int) -> tuple[list[float], list[float], list[float]]:
-    """Seconds from POST to success: of the short request alone, behind the long one, and of the long one with it."""
+    """Seconds from POST to success: the short request alone, the short one behind the long one, and that long one."""
     alone, behind, long = [], [], []
     with (
         tempfile.TemporaryDirectory(prefix="promptreel-bench-") as folder,
@@ -135,21 +137,21 @@ def measure_short(rounds: int, threads: int) -> tuple[list[float], list[float], 
         for _ in range(rounds):
             alone.append(finish(*ask(url, SHORT)))
             waiting = ask(url, LONG)
-            time.sleep(1.0)  # it is being denoised by then
+            time.sleep(1.0)  # it is denoising by then
             behind.append(finish(*ask(url, SHORT)))
             long.append(finish(*waiting))
     return alone, behind, long
 
 
 def ask(url: str, request: dict[str, Any]) -> tuple[str, float]:
-    """Where to fetch, and when it was asked."""
+    """Submits a request. Returns its fetch URL and the start time."""
     started = time.monotonic()
     answer = post(f"{url}/api/v4/dreambooth/text2video", request)
     return str(answer["fetch_result"]), started
 
 
 def finish(fetch_result: str, started: float) -> float:
-    """Polls to the success; seconds since it was asked. Raises RuntimeError when the job ends otherwise."""
+    """Polls until success. Returns the seconds since `started`. Raises RuntimeError if the job fails."""
     while (answer := post(fetch_result, {}))["status"] == "processing":
         time.sleep(POLL_SECONDS)
     if answer["status"] != "success":

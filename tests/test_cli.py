@@ -1,4 +1,4 @@
-"""The command line, as a user types it: every command works, and what goes wrong is one line."""
+"""The command line as a user types it: every command works, and every error is one line."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_generate_starts_from_a_picture_or_a_video(tmp_path: Path) -> None:
         (webp_of_one_colour(6000, 6000), "must not be greater than 14 million pixels"),
     ],
 )
-def test_init_that_cannot_be_used_is_one_line(tmp_path: Path, content: bytes | None, why: str) -> None:
+def test_unusable_init_is_a_one_line_error(tmp_path: Path, content: bytes | None, why: str) -> None:
     if content is not None:
         (tmp_path / "init").write_bytes(content)
 
@@ -151,7 +151,7 @@ def test_folder_that_is_a_file_of_the_wanted_name_is_refused(tmp_path: Path) -> 
     check_refused(run("generate", "a cat", "-o", tmp_path / "video.mp4"), "is a folder: give the name of a file")
 
 
-def test_generate_says_what_the_video_will_not_be(tmp_path: Path) -> None:
+def test_generate_warns_of_unmet_wishes(tmp_path: Path) -> None:
     video = tmp_path / "video.mp4"
     options = ["--frames", 2, "--fps", 2, "--steps", 1, "--seed", 7, "--width", 100, "--height", 71]
     made = run("generate", "a red zyzzyva", "-o", video, *options, threads="1")
@@ -161,7 +161,7 @@ def test_generate_says_what_the_video_will_not_be(tmp_path: Path) -> None:
     assert 'promptreel: the model "cutout" does not know: zyzzyva\n' in made.stderr
 
 
-def test_version_is_told() -> None:
+def test_version_is_printed() -> None:
     assert run("--version").stdout == f"promptreel {installed_version()}\n"
 
 
@@ -190,7 +190,7 @@ def test_models_list_shows_what_cannot_be_used_and_why(tmp_path: Path) -> None:
     assert listed.stderr == ""
 
 
-def test_own_model_behind_the_built_in_one_is_told(tmp_path: Path) -> None:
+def test_own_model_hidden_by_a_built_in_one_is_reported(tmp_path: Path) -> None:
     make_tiny_checkpoint(tmp_path / "models" / "cutout")
     listed = run("models", "list", "--data-dir", tmp_path).stdout
 
@@ -287,7 +287,7 @@ def test_prompt_cannot_steer_the_terminal(jobs: JobStore, tmp_path: Path) -> Non
         ["keys", "list"], ["keys", "revoke", "1"], ["keys", "webhook-secret", "1"], ["models", "list"],
     ],
 )  # fmt: skip
-def test_who_only_looks_makes_nothing(tmp_path: Path, words: list[object]) -> None:
+def test_read_only_commands_create_nothing(tmp_path: Path, words: list[object]) -> None:
     check_refused(
         run(*words, "--data-dir", tmp_path / "typo"), f"There is no {'data directory' if 'models' in words else 'database'}"
     )
@@ -311,7 +311,7 @@ def test_deliveries_of_a_job_can_be_read_and_asked_for_again(jobs: JobStore, tmp
     quiet, told = (jobs.cancel(jobs.submit(make_new_job(webhook_url=url)).id).id for url in (None, WEBHOOK))
     database = open_database(f"sqlite:///{tmp_path / 'promptreel.db'}")
     deliveries = DeliveryStore(database)
-    next_at = datetime(2099, 1, 2, 3, 4, 5, 500_000, tzinfo=UTC)  # each process's clock is some microseconds off
+    next_at = datetime(2099, 1, 2, 3, 4, 5, 500_000, tzinfo=UTC)  # processes' clocks differ by microseconds
     claim, _ = wait_for(lambda: deliveries.claim("c"))  # due now, by a clock that may be set back meanwhile
     deliveries.record_failed(claim, Outcome(seconds=1.25, status=503), next_at=next_at)
     ((delivery, (attempt,)),) = deliveries.list(told)
@@ -320,7 +320,7 @@ def test_deliveries_of_a_job_can_be_read_and_asked_for_again(jobs: JobStore, tmp
     assert "was sent without a webhook" in run("jobs", "deliveries", quiet, "--data-dir", tmp_path).stdout
     lines = run("jobs", "deliveries", told, "--data-dir", tmp_path).stdout.splitlines()
     told_by_line = [re.split("  +", line) for line in lines]
-    assert told_by_line[1].pop(2) in {"2099-01-02 03:04:04", "2099-01-02 03:04:05"}  # clocks part by microseconds
+    assert told_by_line[1].pop(2) in {"2099-01-02 03:04:04", "2099-01-02 03:04:05"}  # clocks differ by microseconds
     assert told_by_line == [
         ["DELIVERY", "STATE", "NEXT ATTEMPT (UTC)", "URL"],
         [delivery.id, "pending", WEBHOOK],
@@ -340,11 +340,11 @@ def test_webhook_secret_is_shown_and_stays(tmp_path: Path) -> None:
     assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=\n", first)
 
 
-def test_unknown_job_is_one_line(jobs: JobStore, tmp_path: Path) -> None:
+def test_unknown_job_is_a_one_line_error(jobs: JobStore, tmp_path: Path) -> None:
     check_refused(run("jobs", "show", 99, "--data-dir", tmp_path), "There is no job 99")
 
 
-def test_port_in_use_is_one_line(tmp_path: Path) -> None:
+def test_port_in_use_is_a_one_line_error(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ran = run("serve", "--port", port, "--data-dir", tmp_path)
@@ -354,7 +354,7 @@ def test_port_in_use_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])
-def test_data_directory_that_cannot_be_made_is_one_line(tmp_path: Path, command: str) -> None:
+def test_unusable_data_directory_is_a_one_line_error(tmp_path: Path, command: str) -> None:
     (tmp_path / "file").write_text("in the way")
     ran = run(command, "--data-dir", tmp_path / "file")
 

@@ -1,4 +1,4 @@
-"""`promptreel.Client` against the real application on a real port; the test does the worker's part by hand."""
+"""`promptreel.Client` against the real application on a real port; the tests act as the worker."""
 
 # ruff: noqa: F811 - the fixtures of the api's tests are used here too
 
@@ -45,7 +45,7 @@ Finish = Callable[[bytes], None]
 
 
 class Server:
-    """The application in a thread, on a port that it keeps when it is stopped and started again."""
+    """The application in a thread, on a port that it keeps across restarts."""
 
     def __init__(self, services: AppParts, port: int) -> None:
         self._services = services
@@ -70,7 +70,7 @@ class Server:
 
 @pytest.fixture
 def server(services: AppParts) -> Iterator[Server]:
-    with socket.socket() as held:  # while nobody listens on the port, nobody else is given it
+    with socket.socket() as held:  # reserves the port while the application is stopped
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("127.0.0.1", 0))
         server = Server(services, held.getsockname()[1])
@@ -86,7 +86,7 @@ def client(server: Server) -> Iterator[Client]:
 
 
 class Waiting(threading.Thread):
-    """A wait in a thread of its own, and what it was told."""
+    """A wait in another thread, and the states that it reported."""
 
     def __init__(self, client: Client, video: RemoteVideo) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ def test_wait_that_takes_too_long_says_where_the_video_is(client: Client, jobs: 
 
 
 class Odd(BaseHTTPRequestHandler):
-    """What a server answers that is not ours; its `seen` holds what it was asked."""
+    """A foreign server; its `seen` holds the requests."""
 
     def answer(self, status: int, body: bytes) -> None:
         self.send_response(status)
@@ -218,14 +218,14 @@ def serving(handler: type[Odd]) -> Iterator[ThreadingHTTPServer]:
 
 
 class Silent(Odd):
-    """Says once that a video is queued, and then nothing more."""
+    """Reports once that a video is queued, then falls silent."""
 
     def do_GET(self) -> None:
         self.server.seen.append(self.path)
         if len(self.server.seen) == 1:
             self.answer(200, b'{"id": "video_1", "status": "queued"}')
         else:
-            self.rfile.read(1)  # there is nothing to read until the client hangs up
+            self.rfile.read(1)  # blocks until the client hangs up
 
 
 def test_server_that_falls_silent_does_not_keep_a_wait_from_ending_in_time() -> None:
@@ -233,7 +233,7 @@ def test_server_that_falls_silent_does_not_keep_a_wait_from_ending_in_time() -> 
         video = client.get("video_1")
         with pytest.raises(NotDoneInTime, match=r"video_1 is not done yet \(queued, 0 %\)"):
             client.wait(video, timeout=0.1)
-        with pytest.raises(ServerUnreachable):  # how it is was never told
+        with pytest.raises(ServerUnreachable):  # its state was never reported
             client.wait(video.id, timeout=0.1)
 
 
@@ -261,7 +261,7 @@ def test_errors_are_those_of_the_server(client: Client, jobs: JobStore, tmp_path
     assert len(jobs.list()) == 1
 
 
-def test_file_that_cannot_be_written_is_told(client: Client, finish_next: Finish, tmp_path: Path) -> None:
+def test_unwritable_file_raises_storage_failed(client: Client, finish_next: Finish, tmp_path: Path) -> None:
     client.create("a cat")
     finish_next(b"a cat")
 
@@ -272,13 +272,13 @@ def test_file_that_cannot_be_written_is_told(client: Client, finish_next: Finish
 @pytest.mark.parametrize(
     "address", ["127.0.0.1:8000", "ftp://host", "http://", "http://host/?a=b", "http://[::1", "http://a b", "http://host:99999"]
 )
-def test_address_that_is_none_is_refused(address: str) -> None:
-    with pytest.raises(InvalidParams, match="is no server's address"):
+def test_invalid_address_is_refused(address: str) -> None:
+    with pytest.raises(InvalidParams, match="is not a server's address"):
         Client(address)
 
 
 def test_key_that_cannot_be_sent_is_refused_and_not_shown() -> None:
-    with pytest.raises(InvalidParams, match="copy it anew") as caught:
+    with pytest.raises(InvalidParams, match="copy it again") as caught:
         Client("http://127.0.0.1:1", "schlüssel")
     assert "schlüssel" not in str(caught.value)
 
@@ -291,7 +291,7 @@ def test_server_that_never_answered_is_given_up_soon(tmp_path: Path) -> None:
             client.models()
 
 
-def test_models_are_told(client: Client) -> None:
+def test_models_are_listed(client: Client) -> None:
     assert [model.id for model in client.models()] == ["cutout", "midjourney", "plain"]
     assert (client.model("midjourney").name, client.model("midjourney").max_frames) == ("Midjourney", 32)
 
@@ -312,7 +312,7 @@ def test_server_understands_the_command_line_as_this_machine_does(
     jobs: JobStore,
     changed: dict[str, object],
 ) -> None:
-    """So that `promptreel generate` makes the same bytes with --server and without."""
+    """`promptreel generate` must make the same bytes with --server and without."""
     plain = Wanted(
         output=Path("a.mp4"), prompt="a cat", model="cutout", enhance=True, negative_prompt=None, seed=7, steps=3,
         guidance=7.5, scheduler="DDIMScheduler", frames=None, fps=None, width=96, height=64, init=None, strength=0.5,
@@ -355,7 +355,7 @@ def test_create_is_sent_again_under_the_same_idempotency_key_and_with_the_api_ke
     assert {headers["Authorization"] for headers, _ in server.seen} == {"Bearer sesame"}
 
 
-def test_client_is_imported_without_torch_and_the_service_and_only_when_asked_for() -> None:
+def test_client_is_imported_lazily_and_without_torch_or_the_service() -> None:
     code = (
         "import sys, promptreel; assert 'httpx2' not in sys.modules; from promptreel import Client, RemoteModel, RemoteVideo; "
         "sys.exit(any(name in sys.modules for name in ('torch', 'fastapi', 'sqlalchemy', 'av', 'numpy', 'pydantic')))"

@@ -49,7 +49,7 @@ logging.getLogger("library").warning("library")
     assert [line.rsplit(": ")[-1] for line in done.stderr.splitlines()] == ["own", "uvicorn", "library"]
 
 
-def test_warning_that_comes_all_the_time_is_passed_on_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+def test_repeated_warning_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     seconds = [0.0]
     seldom = Seldom(logging.getLogger("promptreel.test"), now=lambda: seconds[0])
     for second in (0, 1, 59, 60, 61):
@@ -60,7 +60,7 @@ def test_warning_that_comes_all_the_time_is_passed_on_once_a_minute(caplog: pyte
     assert caplog.messages == ["no room for it", "no room for it (2 more since the last such line)", "no time for it"]
 
 
-def test_what_warnings_that_are_kept_back_tell_of_is_added_up(caplog: pytest.LogCaptureFixture) -> None:
+def test_counts_of_kept_back_warnings_are_added_up(caplog: pytest.LogCaptureFixture) -> None:
     seconds = [0.0]
     seldom = Seldom(logging.getLogger("promptreel.test"), now=lambda: seconds[0])
     for second, closed in ((0, 5), (1, 20), (2, 3), (60, 1)):

@@ -67,7 +67,7 @@ def spec(program: str, out: Path, *, deaths: list[str] | None = None, name: str 
 
 @contextmanager
 def supervised(*specs: ChildSpec, ready_at: int = 10**6) -> Iterator[list[str]]:
-    """Runs a supervisor in a thread; yields what it announced. `ready_at`: how many owners it takes to be ready."""
+    """Runs a supervisor in a thread; yields its announcements. It is ready with `ready_at` owners."""
     stop, announced, owners = Stop(), list[str](), itertools.count(1)
     seen: set[str] = set()
 
@@ -112,8 +112,8 @@ def test_killed_child_is_started_again_and_the_others_are_left_alone(out: Path) 
     assert sorted(deaths[1:]) == sorted([other, "owner-3"])
 
 
-def test_death_that_cannot_be_told_is_told_later(out: Path) -> None:
-    """As when the disk of the job table is full."""
+def test_death_callback_that_fails_is_repeated(out: Path) -> None:
+    """It fails, for instance, while the job table's disk is full."""
     told: list[str] = []
 
     def tell(owner: str) -> None:
@@ -170,7 +170,7 @@ def test_children_may_tidy_up_before_the_supervisor_returns(out: Path) -> None:
 
     tidied = [line.split()[1] for line in out.read_text().splitlines() if line.startswith("tidied")]
     assert sorted(tidied) == ["owner-1", "owner-2"]
-    assert deaths == ["owner-2", "owner-1"]  # the last one started is waited for first
+    assert deaths == ["owner-2", "owner-1"]  # children are stopped in reverse order
     assert not any(psutil.pid_exists(process) for _, process, _ in started(out))
 
 
@@ -185,7 +185,7 @@ def test_children_end_when_the_supervisor_is_killed(out: Path) -> None:
 
 
 def test_worker_that_still_starts_ends_with_its_supervisor(tmp_path: Path) -> None:
-    """The pipe is closed before the worker has imported anything: its supervisor was killed as soon as it had started it."""
+    """The supervisor is killed before the worker has imported anything."""
     command = [sys.executable, "-m", "promptreel.child", "worker", "--owner", "o", "--data-dir", str(tmp_path)]
     worker = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     _, errors = worker.communicate(timeout=240)  # closes its stdin at once
@@ -195,7 +195,7 @@ def test_worker_that_still_starts_ends_with_its_supervisor(tmp_path: Path) -> No
 
 
 def test_child_that_does_not_stop_in_time_is_killed_though_its_supervisor_is_gone() -> None:
-    """It ignores what it is told to."""
+    """The child ignores SIGTERM."""
     program = (
         "import signal, time; from promptreel.child import end_with_supervisor\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -208,14 +208,14 @@ def test_child_that_does_not_stop_in_time_is_killed_though_its_supervisor_is_gon
 
 
 def is_running(process: psutil.Process) -> bool:
-    """A zombie has ended: in a container there may be no init to look."""
+    """Whether a process is running. A zombie is not; a container may have no init to reap it."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
 
 
-def test_child_that_is_not_heard_of_is_killed_and_started_again(out: Path) -> None:
+def test_silent_child_is_killed_and_restarted(out: Path) -> None:
     deaths: list[str] = []
     silent = replace(spec(STAYS, out, deaths=deaths), is_heard=lambda owner: owner != "owner-1", patience_seconds=0.5)
     with supervised(silent):
@@ -226,7 +226,7 @@ def test_child_that_is_not_heard_of_is_killed_and_started_again(out: Path) -> No
     assert deaths[0] == "owner-1"
 
 
-def test_child_is_not_taken_for_silent_while_nobody_can_tell(out: Path) -> None:
+def test_child_does_not_count_as_silent_while_heartbeats_are_unreadable(out: Path) -> None:
     asked = itertools.count()
 
     def cannot_tell(_owner: str) -> bool:

@@ -1,4 +1,4 @@
-"""Promptreel: text to video on your own machine. `from promptreel import Client` is for programs that use a server."""
+"""Promptreel: text to video on your own machine. Programs that use a server import `Client` from here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HOMES = {"Client": "promptreel.client", "RemoteModel": "promptreel.remote", "Re
 
 
 def __getattr__(name: str) -> object:
-    """Imported when asked for: the service's own processes need no HTTP client."""
+    """Imports lazily: the service's own processes need no HTTP client."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'promptreel' has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""What the supervisor starts: a command that ends with its supervisor, from its very first line on.
+"""The entry point of the supervisor's children: runs a command that ends when the supervisor does.
 
-The watch begins before anything is imported that takes long, so that a supervisor that is killed leaves nobody behind, not even
-a worker that still imports torch. `python -m promptreel.child worker ...` is `promptreel worker ...`.
+`python -m promptreel.child worker ...` is `promptreel worker ...`. The watch starts before any slow import, so even a worker
+that is still importing torch ends when its supervisor is killed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def main() -> None:
 
 
 def end_with_supervisor(*, stop_seconds: float = STOP_SECONDS) -> None:
-    """Once the supervisor's end of the pipe on stdin has closed, this process is sent what the supervisor would have sent.
+    """When the supervisor's end of the stdin pipe closes, sends this process SIGTERM, then SIGKILL, as the supervisor would.
 
-    SIGTERM ends a child that still starts at once, for it has nothing in hand; later it asks for the orderly stop.
+    A child that is still starting has no SIGTERM handler yet and ends at once; later, SIGTERM asks for an orderly stop.
     """
 
     def wait_for_close() -> None:

@@ -1,11 +1,11 @@
-"""The client of a Promptreel server elsewhere: has videos made, waits for them and brings them here. It speaks `/v1/videos`.
+"""A client for a Promptreel server, over `/v1/videos`: creates videos, waits for them and downloads them.
 
     with Client("http://127.0.0.1:8000") as client:
         video = client.wait(client.create("a red cat sitting on a bench"))
         client.download(video, "cat.mp4")
 
-A server that is away for a while, because it restarts, is asked again. Errors are those of errors.py, with the server's code
-and message.
+Requests are retried while the server is unavailable, for instance during a restart. Errors are those of errors.py, with the
+server's code and message.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ T = TypeVar("T")
 OnVideo = Callable[[RemoteVideo], None]
 
 FIRST_PATIENCE_SECONDS = 3.0
-"""For a server that has not answered yet at all: its address may be wrong."""
+"""How long a server that has never answered is retried: its address may be wrong."""
 POLL_SECONDS = 2.0
 SILENCE_SECONDS = 45.0
-"""After which a stream of events counts as broken; the server breaks its silence every 15 s."""
+"""A stream of events that is silent this long counts as broken; the server sends something every 15 s."""
 SHORTEST_SECONDS = 0.05
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 3.0
@@ -45,7 +45,7 @@ _BUSY = frozenset({429})
 
 
 class VideoOptions(TypedDict, total=False):
-    """What can be asked for beside the prompt; what is left out or None is for the server to decide.
+    """The options of a request besides the prompt. The server decides those that are missing or None.
 
     `input_reference` is a picture or short video to start from: a file or its bytes, or a URL that the server fetches.
     """
@@ -69,14 +69,14 @@ class VideoOptions(TypedDict, total=False):
 
 
 class Client:
-    """Talks to the server at `base_url`, such as https://video.example.com. Safe to use from several threads.
+    """A client for the server at `base_url`, such as https://video.example.com. Thread-safe.
 
-    `timeout` is how long one answer may take, `patience` how long a server that is away is asked again, both in seconds.
-    All methods raise ServerUnreachable once the patience is over, and the server's own errors.
+    `timeout` limits one answer, `patience` the retries while the server is unavailable, both in seconds. All methods raise
+    ServerUnreachable after that, and the server's own errors.
     """
 
     def __init__(self, base_url: str, api_key: str | None = None, *, timeout: float = 30.0, patience: float = 60.0) -> None:
-        """Raises InvalidParams. Nothing is sent yet."""
+        """Sends nothing yet. Raises InvalidParams for a bad address or key."""
         self.base_url = _check_address(base_url)
         self._timeout = timeout
         self._patience = patience
@@ -85,7 +85,7 @@ class Client:
             base_url=self.base_url,
             headers=_authorization(api_key),
             timeout=timeout,
-            trust_env=not _is_loopback(self.base_url),  # a proxy is of no use on the way to this machine
+            trust_env=not _is_loopback(self.base_url),  # a proxy cannot reach this machine's loopback
             event_hooks={"response": [self._note_answer]},
         )
 
@@ -99,7 +99,7 @@ class Client:
         self._http.close()
 
     def create(self, prompt: str, **options: Unpack[VideoOptions]) -> RemoteVideo:
-        """Has a video queued, once: the server knows a request that is sent again by its Idempotency-Key.
+        """Queues a video. Retries are safe: an Idempotency-Key lets the server recognize a repeated request.
 
         Raises InvalidParams, ModelNotFound and the like.
         """
@@ -108,17 +108,17 @@ class Client:
         return read_video(self._ask("POST", "/v1/videos", retried=_AWAY, headers=headers, **body))
 
     def get(self, video: str | RemoteVideo) -> RemoteVideo:
-        """How a video is now. Raises JobNotFound."""
+        """The video's current state. Raises JobNotFound."""
         return self._look(video, until=math.inf)
 
     def wait(
         self, video: str | RemoteVideo, *, on_progress: OnVideo | None = None, timeout: float | None = None
     ) -> RemoteVideo:
-        """Returns once the video is done; `on_progress` is told meanwhile, whenever something has changed.
+        """Returns once the video is done. Calls `on_progress` whenever its state changes.
 
-        Raises JobFailed, or the class of it that the server's code names, when there will be no video (code `cancelled` after
-        a cancel); JobNotFound when it was deleted; NotDoneInTime after `timeout` seconds, even if the server has fallen silent
-        meanwhile, so long as something was heard of the video before.
+        Raises JobFailed, or the subclass with the server's code, if the video fails (code `cancelled` after a cancel);
+        JobNotFound if it was deleted; NotDoneInTime after `timeout` seconds, even if the server stops answering after it
+        reported the video's state once.
         """
         until = math.inf if timeout is None else time.monotonic() + timeout
         tell = _tell_changes(on_progress)
@@ -137,7 +137,7 @@ class Client:
         return now
 
     def download(self, video: str | RemoteVideo, path: str | Path) -> Path:
-        """Writes the video's file to `path`; an older file there is replaced only by a whole new one.
+        """Writes the video's file to `path`. An existing file is replaced only once the download is complete.
 
         Raises RequestRefused (code `content_unavailable`) when there is no file (yet), and StorageFailed.
         """
@@ -154,25 +154,25 @@ class Client:
         return path
 
     def cancel(self, video: str | RemoteVideo) -> RemoteVideo:
-        """Stops the making of a video, within a second or so; one that is done stays as it is. Raises JobNotFound."""
+        """Cancels a video within a second or so; a finished one stays as it is. Raises JobNotFound."""
         return read_video(self._ask("POST", f"{_path_of(video)}/cancel"))
 
     def delete(self, video: str | RemoteVideo) -> None:
-        """Removes a video and its file from the server; what is still being made is stopped. Raises JobNotFound."""
+        """Deletes a video and its file from the server; cancels it first if it is not done. Raises JobNotFound."""
         self._ask("DELETE", _path_of(video))
 
     def models(self) -> list[RemoteModel]:
-        """What videos can be made with."""
+        """The server's models."""
         return [read_model(each) for each in self._ask("GET", "/v1/models").get("data", [])]
 
     def model(self, model_id: str) -> RemoteModel:
-        """Raises ModelNotFound."""
+        """One of the server's models. Raises ModelNotFound."""
         return read_model(self._ask("GET", f"/v1/models/{quote(model_id, safe='')}"))
 
     # One request
 
     def _look(self, video: str | RemoteVideo, until: float) -> RemoteVideo:
-        """Raises NotDoneInTime when no answer came before `until`, and `video` says how it was before."""
+        """The video's state. Raises NotDoneInTime if no answer comes before `until` and an earlier state is known."""
         try:
             return read_video(self._ask("GET", _path_of(video), until=until))
         except ServerUnreachable:
@@ -183,11 +183,11 @@ class Client:
     def _ask(
         self, method: str, path: str, *, retried: frozenset[int] = _AWAY | _BUSY, until: float = math.inf, **content: Any
     ) -> dict[str, Any]:
-        """The server's answer to a request that may be sent again, when it is one of the statuses `retried`, up to `until`."""
+        """Sends a request, and again on the statuses `retried` until `until`. Returns the server's answer."""
         try:
             request = self._http.build_request(method, path, **content)
             request.read()
-        except ValueError as error:  # half of a surrogate pair, or a number that is none
+        except ValueError as error:  # a lone surrogate, or NaN
             raise InvalidParams({"prompt": [f"The request cannot be written as UTF-8 and JSON: {error}."]}) from error
 
         def send() -> dict[str, Any]:
@@ -197,19 +197,19 @@ class Client:
         return self._retry(send, until)
 
     def _times(self, until: float, *, silence: float) -> httpx2.Timeout:
-        """How long each part of an exchange may take that is to be over at `until`; `silence`: how long to wait for a byte."""
+        """Timeouts for an exchange that must end by `until`; `silence` is the longest wait for a byte, in seconds."""
         left = max(SHORTEST_SECONDS, until - time.monotonic())
         return httpx2.Timeout(min(self._timeout, left), read=min(silence, left))
 
     def _retry(self, attempt: Callable[[], T], until: float = math.inf) -> T:
-        """Again and again, with growing pauses, while the server is away."""
+        """Repeats `attempt`, with growing pauses, while the server is unavailable."""
         patience = self._patience if self._was_reached else min(self._patience, FIRST_PATIENCE_SECONDS)
         until = min(until, time.monotonic() + patience)
         for pause in _pauses():
             try:
                 return attempt()
             except _TryAgain as again:
-                error, pause = again.error, max(pause, again.seconds)  # noqa: PLW2901 - the server knows better
+                error, pause = again.error, max(pause, again.seconds)  # noqa: PLW2901 - the server may ask for a longer one
             except httpx2.RequestError as failure:
                 error = ServerUnreachable(
                     f"The server {self.base_url} does not answer: {_spell(failure)}. Check its address, and whether it runs."
@@ -225,7 +225,7 @@ class Client:
     # Streams
 
     def _hear(self, video: RemoteVideo, until: float) -> Generator[RemoteVideo, None, None]:
-        """What the server-sent events say of a video that is not done, until they end or break: nobody relies on them."""
+        """Yields the video's states from server-sent events, until they end or break. Errors are ignored: `wait` polls too."""
         times = self._times(until, silence=SILENCE_SECONDS)
         with (
             suppress(httpx2.RequestError),
@@ -252,7 +252,7 @@ class Client:
 
 
 class _TryAgain(Exception):
-    """The server is away or busy for the moment; `error` is what to raise when it stays so."""
+    """The server is unavailable or busy now; `error` is what to raise if it stays so."""
 
     def __init__(self, error: PromptreelError, seconds: float) -> None:
         super().__init__(error.message)
@@ -261,7 +261,7 @@ class _TryAgain(Exception):
 
 
 def _check_address(given: str) -> str:
-    """The address without a slash or the API's own path at its end. Raises InvalidParams."""
+    """The address without a trailing slash or /v1. Raises InvalidParams."""
     try:
         url = httpx2.URL(given)
         whole = url.scheme in {"http", "https"} and bool(url.host) and (url.port or 1) <= 65535
@@ -269,15 +269,15 @@ def _check_address(given: str) -> str:
     except (httpx2.InvalidURL, ValueError):
         usable = False
     if not usable:
-        raise InvalidParams({"base_url": [f"{given!r} is no server's address: give one such as http://127.0.0.1:8000."]})
+        raise InvalidParams({"base_url": [f"{given!r} is not a server's address: give one such as http://127.0.0.1:8000."]})
     return given.rstrip("/").removesuffix("/v1")
 
 
 def _authorization(api_key: str | None) -> dict[str, str]:
-    """Raises InvalidParams. The key is not repeated."""
+    """The header for a key. Raises InvalidParams, whose message does not contain the key."""
     key = (api_key or "").strip()
     if not (key.isascii() and key.isprintable()):
-        raise InvalidParams({"api_key": ["The API key has characters that no key has: copy it anew."]})
+        raise InvalidParams({"api_key": ["The API key contains invalid characters: copy it again."]})
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
@@ -294,7 +294,7 @@ def _path_of(video: str | RemoteVideo) -> str:
 
 
 def _to_body(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON, or a multipart form when there is a file to send. Raises InvalidParams when that cannot be read."""
+    """JSON, or a multipart form if there is a file to send. Raises InvalidParams if the file cannot be read."""
     given = {name: value for name, value in fields.items() if value is not None}
     reference = given.get("input_reference")
     if not isinstance(reference, Path | bytes):
@@ -309,7 +309,7 @@ def _to_body(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_answer(answer: httpx2.Response, retried: frozenset[int]) -> dict[str, Any]:
-    """The JSON object in an answer. Raises _TryAgain for the statuses `retried`, and the error that the answer holds."""
+    """The answer's JSON object. Raises _TryAgain for the statuses `retried`, else the answer's error."""
     try:
         told = answer.json()
     except ValueError:
@@ -324,13 +324,13 @@ def _read_answer(answer: httpx2.Response, retried: frozenset[int]) -> dict[str, 
 
 
 def _retry_after(answer: httpx2.Response) -> float | None:
-    """The header may hold a date too: then the pauses are the usual ones."""
+    """The header's seconds; None if it is missing or a date."""
     sent = answer.headers.get("Retry-After", "")
     return float(sent) if sent.isascii() and sent.isdigit() else None
 
 
 def _read_event(event: httpx2.ServerSentEvent) -> dict[str, Any]:
-    """What has changed; nothing for what is not understood."""
+    """The fields that have changed; empty for an unknown event."""
     try:
         told = json.loads(event.data) if event.event in {"stage", "progress"} else {}
     except ValueError:
@@ -339,7 +339,7 @@ def _read_event(event: httpx2.ServerSentEvent) -> dict[str, Any]:
 
 
 def _tell_changes(on_progress: OnVideo | None) -> OnVideo:
-    """Passes on what differs from what was told before."""
+    """Wraps `on_progress` to skip states that equal the last one."""
     told: list[RemoteVideo] = []
 
     def tell(video: RemoteVideo) -> None:
@@ -371,5 +371,5 @@ def _pauses() -> Iterator[float]:
 
 
 def _spell(failure: httpx2.RequestError) -> str:
-    """What went wrong; some failures are without words of their own."""
+    """The failure's message, or its type if it has none."""
     return str(failure) or type(failure).__name__

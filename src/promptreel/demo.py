@@ -1,4 +1,4 @@
-"""`python -m promptreel.demo`: starts the service, asks it for a video as any client would, and brings the file back."""
+"""`python -m promptreel.demo`: starts the service, requests a video as any client would, and downloads the file."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ FOLDER = Path("demo-out")
 VIDEO_NAME = "a-cat-sitting-on-a-bench.mp4"
 READY = re.compile(r"^Promptreel is ready on (\S+) ", re.MULTILINE)
 START_SECONDS = 180.0
-STOP_SECONDS = 40.0  # the service itself gives its processes 30
+STOP_SECONDS = 40.0  # the supervisor gives its children 30
 MAKE_SECONDS = 900.0
 ANSWER_SECONDS = 30.0
 POLL_SECONDS = 0.5
 LOG_LINES_SHOWN = 30
 
-# Strings, numbers and nulls mixed, as the hosted service's documentation has them.
+# Mixes strings, numbers and nulls, as the hosted service's documentation does.
 REQUEST: dict[str, Any] = {
     "key": "any key will do",
     "model_id": "cutout",
@@ -58,7 +58,7 @@ class DemoFailed(Exception):
 
 @dataclass(frozen=True)
 class Playable:
-    """What a player sees in a file."""
+    """The properties of a file that plays."""
 
     frames: int
     width: int
@@ -67,7 +67,7 @@ class Playable:
 
 
 def main() -> int:
-    """Returns the exit code of the process."""
+    """Returns the exit code."""
     video = FOLDER / VIDEO_NAME
     try:
         check_worker_extra()
@@ -93,7 +93,7 @@ def main() -> int:
 
 @contextmanager
 def running_service(data_dir: Path, log: Path, **settings: object) -> Iterator[str]:
-    """A service on a free port, ready to make videos; yields its address, and stops it at the end. Raises DemoFailed."""
+    """Runs a service on a free port during the block; yields its URL once it is ready. Raises DemoFailed."""
     service = start_service(data_dir, log, **settings)
     try:
         yield wait_until_ready(service, log)
@@ -102,9 +102,9 @@ def running_service(data_dir: Path, log: Path, **settings: object) -> Iterator[s
 
 
 def start_service(data_dir: Path, log: Path, **settings: object) -> subprocess.Popen[bytes]:
-    """`promptreel serve` with these settings, on a free port if none is given; what it writes goes to `log`.
+    """Starts `promptreel serve` with these settings, by default on a free port; its output goes to `log`.
 
-    PROMPTREEL_ variables of this process are left out, so that a demo is the same everywhere; THREADS alone may be set.
+    PROMPTREEL_ variables of this process are ignored, except PROMPTREEL_THREADS, so that the demo is the same everywhere.
     """
     outside = {name: value for name, value in os.environ.items() if not name.startswith("PROMPTREEL_")}
     settings = {"host": "127.0.0.1", "port": 0, "data_dir": data_dir} | settings
@@ -117,10 +117,10 @@ def start_service(data_dir: Path, log: Path, **settings: object) -> subprocess.P
 
 
 def wait_until_ready(service: subprocess.Popen[bytes], log: Path, *, seconds: float = START_SECONDS) -> str:
-    """The address in the ready line. Raises DemoFailed, with the end of the log, when there is none in time."""
+    """The URL from the ready line. Raises DemoFailed, with the end of the log, if it does not appear in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        ended = service.poll() is not None  # asked first: what it wrote before it ended is then in the log
+        ended = service.poll() is not None  # checked before the log is read, so that the log is complete
         if ready := READY.search(_read(log)):
             return ready[1]
         if ended:
@@ -130,7 +130,7 @@ def wait_until_ready(service: subprocess.Popen[bytes], log: Path, *, seconds: fl
 
 
 def stop_service(service: subprocess.Popen[bytes]) -> int:
-    """SIGTERM, and SIGKILL if that is not heard; returns the exit code."""
+    """Sends SIGTERM, and SIGKILL if that does not help; returns the exit code."""
     service.terminate()
     try:
         return service.wait(STOP_SECONDS)
@@ -140,7 +140,7 @@ def stop_service(service: subprocess.Popen[bytes]) -> int:
 
 
 def make_video(url: str) -> dict[str, Any]:
-    """Posts the documented request and polls until its video is there; returns the answer with `output`. Raises DemoFailed."""
+    """Posts the documented request and polls until it succeeds; returns the answer with `output`. Raises DemoFailed."""
     answer = post(f"{url}/api/v4/dreambooth/text2video", REQUEST)
     deadline = time.monotonic() + MAKE_SECONDS
     fetch_result = answer.get("fetch_result", "")
@@ -164,7 +164,7 @@ def download(url: str, path: Path) -> None:
 
 
 def decode(path: Path) -> Playable:
-    """Plays the file through. Raises DemoFailed when that cannot be done."""
+    """Decodes the whole file. Raises DemoFailed if that fails."""
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
@@ -175,7 +175,7 @@ def decode(path: Path) -> Playable:
 
 
 def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    """The JSON answer to a JSON body."""
+    """Posts a JSON body; returns the JSON answer."""
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310
     with open_url(request) as answer:
         fields: dict[str, Any] = json.load(answer)
@@ -183,7 +183,7 @@ def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def open_url(request: urllib.request.Request) -> Any:
-    """The answer as a file, without the proxy that the environment may name: the service is on this machine."""
+    """Opens a URL, ignoring the environment's proxies: the service is on this machine."""
     return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=ANSWER_SECONDS)
 
 

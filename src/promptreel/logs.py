@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 
 
 class EventFormatter(logging.Formatter):
-    """Time in UTC, level, logger and message. A line feed in a message is written out, so that no input can fake an event.
+    """Time in UTC, level, logger and message. Line breaks in a message are escaped, so that no input can forge an event.
 
-    A traceback follows its event, indented: only an event begins at the start of a line.
+    A traceback follows its event and is indented, so only events begin at the start of a line.
     """
 
     def __init__(self) -> None:
@@ -31,9 +31,9 @@ class EventFormatter(logging.Formatter):
 
 
 def set_up_logging(level: str) -> None:
-    """Sends all events to stderr: our own from `level` on, those of libraries from warnings on. May be called again.
+    """Sends events to stderr: ours from `level` up, those of libraries from warnings up. May be called again.
 
-    uvicorn's access log is off: it writes whole query strings, which may hold a key. The API writes its own.
+    uvicorn's access log is off, because it writes query strings, which may contain a key. The api writes its own.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(EventFormatter())
@@ -50,7 +50,7 @@ def set_up_logging(level: str) -> None:
 
 
 class Seldom:
-    """A log for what may go wrong many times a second, for hours: it passes on one warning of a kind a minute."""
+    """Rate-limits warnings that may repeat many times a second: passes on one of each kind a minute."""
 
     def __init__(self, log: logging.Logger, *, seconds: float = 60.0, now: Callable[[], float] = time.monotonic) -> None:
         self._log = log
@@ -60,9 +60,9 @@ class Seldom:
         self._kept_back: Counter[str] = Counter()
 
     def warning(self, message: str, *arguments: object, count: int = 1) -> None:
-        """`message` is a constant with places for the arguments, by which warnings of a kind are known.
+        """Logs a warning, or counts it for the next one. `message`, a constant format string, identifies the kind.
 
-        `count` is of how many it tells; those that were kept back are added up.
+        `count` is the number of events that this warning reports; those kept back are added up.
         """
         if self._now() - self._told_at.get(message, float("-inf")) < self._seconds:
             self._kept_back[message] += count

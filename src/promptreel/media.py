@@ -1,4 +1,4 @@
-"""What the stages hand on: frames in memory, an encoded file, and what a clip starts from."""
+"""The types that stages pass on: clips in memory, encoded videos, and inits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MEDIA_TYPES = {"mp4": "video/mp4", "webm": "video/webm", "gif": "image/gif"}
-"""What a Video can be, by the ending of its file's name, and what HTTP calls it."""
+"""Media types of a Video, by the ending of its file's name."""
 
 InitKind = Literal["image", "video"]
 
@@ -27,7 +27,7 @@ INIT_TYPES: Mapping[InitKind, Mapping[str, str]] = {
     },
     "video": {**MEDIA_TYPES, "mov": "video/quicktime"},
 }
-"""What an Init can be: media types by the ending of its key. A gif is an image (its first frame) or a video, as it was sent."""
+"""Media types of an Init, by the ending of its key. A gif is an image (its first frame) or a video, depending on the field."""
 PREVIEW_MEDIA_TYPE = "image/webp"
 
 
@@ -56,14 +56,14 @@ class Clip:
 
 
 class Footage(Protocol):
-    """What can be encoded: a Clip, or frames that are each made when their turn comes (scaling.py), each time anew.
+    """What can be encoded: a Clip, or frames that are computed one by one as they are read (scaling.py).
 
-    Long clips of a large size are so never in memory as a whole.
+    So a long, large clip is never in memory as a whole.
     """
 
     @property
     def frames(self) -> Iterable[NDArray[np.uint8]]:
-        """uint8 [H, W, 3], RGB; may be gone through more than once."""
+        """uint8 [H, W, 3], RGB; may be iterated more than once."""
 
     @property
     def fps(self) -> int: ...
@@ -90,7 +90,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Init:
-    """The encoded picture or short video that a clip starts from, byte for byte as it was given. `ending` as in INIT_TYPES."""
+    """The encoded picture or short video that a clip starts from, unchanged. `ending` is one in INIT_TYPES."""
 
     kind: InitKind
     ending: str
@@ -98,15 +98,15 @@ class Init:
 
     @property
     def key(self) -> str:
-        """Its name in storage: equal files have equal names, and nothing in it was chosen by a client."""
+        """The key in storage: a hash, so equal files share it, and no part of it is chosen by a client."""
         return f"inits/{self.kind}/{hashlib.sha256(self.data).hexdigest()}.{self.ending}"
 
     @classmethod
     def from_key(cls, key: str, data: bytes) -> Self:
-        """The init that was stored under a key made by `key`."""
+        """The init whose `key` this is."""
         return cls(kind_of_init(key), key.rpartition(".")[2], data)
 
 
 def kind_of_init(key: str) -> InitKind:
-    """What is stored under an init's key."""
+    """The kind of the init with this key."""
     return cast("InitKind", key.split("/")[1])

@@ -1,4 +1,4 @@
-"""What a server elsewhere tells its client, read into types: videos, models and errors."""
+"""A server's answers as the client's types: videos, models and errors."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FINAL_STATUSES = frozenset({"completed", "failed"})
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteVideo:
-    """A video on a server, as it was when the server was asked.
+    """A snapshot of a video on a server.
 
-    `status` is `queued`, `in_progress`, `completed` or `failed`; `progress` goes to 100. `stage`, `queue_position` (1 is the
-    next one) and `eta` (seconds) are told while it is not done. `answer` is all that the server said.
+    `status` is `queued`, `in_progress`, `completed` or `failed`; `progress` goes to 100. `stage`, `queue_position` (1 is
+    next) and `eta` (seconds) are set while it is not done. `answer` is the server's whole answer.
     """
 
     id: str
@@ -44,7 +44,7 @@ class RemoteVideo:
 
 @dataclass(frozen=True, kw_only=True)
 class RemoteModel:
-    """A model that a server makes videos with. `max_frames` is what it carries at once, `fps` what it was made for."""
+    """A model on a server. `max_frames` is the most it makes in one window, `fps` the rate it was trained for."""
 
     id: str
     name: str
@@ -54,12 +54,12 @@ class RemoteModel:
 
 
 def read_video(answer: Mapping[str, Any]) -> RemoteVideo:
-    """Raises RequestRefused for an answer that is no video."""
+    """Raises RequestRefused for an answer that is not a video."""
     return _read("video", _to_video, answer)
 
 
 def read_model(answer: Mapping[str, Any]) -> RemoteModel:
-    """Raises RequestRefused for an answer that is no model."""
+    """Raises RequestRefused for an answer that is not a model."""
     return _read("model", _to_model, answer)
 
 
@@ -67,7 +67,7 @@ def _read(kind: str, read: Callable[[Mapping[str, Any]], R], answer: Mapping[str
     try:
         return read(answer)
     except (KeyError, AttributeError) as error:
-        raise RequestRefused(f"The server's answer is no {kind}: is it a Promptreel server? Check its address.") from error
+        raise RequestRefused(f"The server's answer is not a {kind}: is it a Promptreel server? Check its address.") from error
 
 
 def _to_video(answer: Mapping[str, Any]) -> RemoteVideo:
@@ -100,7 +100,7 @@ def _to_model(answer: Mapping[str, Any]) -> RemoteModel:
 
 
 def to_job_error(video: RemoteVideo) -> PromptreelError:
-    """Why a video failed: the class of ours with the server's code, or JobFailed with that code."""
+    """The error of a failed video: our class with the server's code, or JobFailed with that code."""
     message = video.error_message or "The video failed, and the server did not say why."
     kind = _with_code(video.error_code)
     if kind is not None and issubclass(kind, JobFailed):
@@ -111,7 +111,7 @@ def to_job_error(video: RemoteVideo) -> PromptreelError:
 
 
 def to_refusal(status: int, answer: object, *, retry_after: float | None) -> PromptreelError:
-    """The error in an answer: the class of ours with its code; RequestRefused if there is none, or one that knows more."""
+    """The error in an answer: our class with its code, or RequestRefused if no class fits or its constructor needs more."""
     told = answer.get("error") if isinstance(answer, Mapping) else None
     if not isinstance(told, Mapping) or not told.get("message"):
         return RequestRefused(f"The server answered with status {status}. Check its address.", retry_after=retry_after)

@@ -1,4 +1,4 @@
-"""`promptreel serve`: which processes make the service, and when it is ready."""
+"""`promptreel serve`: the service's processes, and when it is ready."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ log = logging.getLogger(__name__)
 
 LOCK_NAME = "serve.lock"
 START_SECONDS = 600.0
-"""A worker has as long to get ready, at least."""
+"""A worker gets at least this long to become ready."""
 
 PATIENCE_SECONDS = 10.0
-"""How often the log says that the workers are not ready yet."""
+"""How often the log says that workers are not ready yet."""
 
-# Where nothing is computed, one thread in each numerical library that may be loaded is enough.
+# For processes that compute nothing: one thread per numerical library is enough.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
-# What a large request took goes back to the system at its end. The C library would learn to keep such pieces, up to 64 MB of
-# each kind, and one heap for each of the api's threads.
+# Return a large request's memory to the system at once. By default, glibc raises these thresholds as it goes, keeps freed
+# blocks, and gives each thread an arena of its own.
 _GIVES_BACK = {
     "MALLOC_MMAP_THRESHOLD_": str(1024 * 1024),
     "MALLOC_TRIM_THRESHOLD_": str(8 * 1024 * 1024),
@@ -51,7 +51,7 @@ _GIVES_BACK = {
 
 
 def run_service(settings: Settings, *, stop: Stop) -> None:
-    """Runs until `stop` is set. One line on stdout says where the service is, once it can make a video."""
+    """Runs until `stop` is set. Prints the service's URL to stdout once it can make a video."""
     if settings.workers:
         check_worker_extra(instead="A service without workers of its own needs none of it: promptreel serve --workers 0.")
     with _sole_service(settings):
@@ -60,7 +60,7 @@ def run_service(settings: Settings, *, stop: Stop) -> None:
 
 def _run_alone(settings: Settings, *, stop: Stop) -> None:
     if links := name_links():
-        log.info("these variables are Kubernetes' own, and are not taken for settings: %s", ", ".join(links))
+        log.info("these variables are set by Kubernetes and ignored as settings: %s", ", ".join(links))
     database = build_database_of_service(settings)
     jobs, deliveries = build_jobs(settings, database), build_deliveries(settings, database)
     listener = _listen(settings.host, settings.port)
@@ -81,7 +81,7 @@ def _run_alone(settings: Settings, *, stop: Stop) -> None:
     def is_ready(owners: set[str]) -> bool:
         try:
             return warmth.is_reached_by(sum(worker.id in owners for worker in jobs.live_workers()))
-        except PASSING:  # whatever keeps the job table from being read, the children must be kept alive
+        except PASSING:  # children must be kept alive even while the job table cannot be read
             return False
 
     def announce() -> None:
@@ -101,7 +101,7 @@ def _run_alone(settings: Settings, *, stop: Stop) -> None:
 
 
 def _is_live(jobs: JobStore, owner: str) -> bool:
-    """Raises DatabaseBusy and DiskFull when no worker can be heard of, because none can write."""
+    """Whether the worker's heartbeat is recent. Raises DatabaseBusy and DiskFull if no worker can write one."""
     if any(worker.id == owner for worker in jobs.live_workers()):
         return True
     jobs.check_writable()
@@ -111,13 +111,13 @@ def _is_live(jobs: JobStore, owner: str) -> bool:
 def _refuse_without_key(url: str, keys: KeyStore) -> None:
     if not keys.any_active():
         raise BadConfiguration(
-            f"{url} can be reached by other machines, and there is no API key: everyone who reaches it could use it. "
+            f"{url} can be reached by other machines, and there is no API key: anyone who reaches it could use it. "
             "Make a key with `promptreel keys create NAME`, or listen on 127.0.0.1."
         )
 
 
 class _Warmth:
-    """How many workers are ready of those that there shall be; the log is told now and then while some are not."""
+    """Tells when all workers are ready; until then, logs the number of ready workers now and then."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
@@ -133,9 +133,9 @@ class _Warmth:
 
 @contextmanager
 def _sole_service(settings: Settings) -> Iterator[None]:
-    """Holds the data directory's lock, which ends with this process however it ends. Raises BadConfiguration if it is held.
+    """Holds the data directory's lock; the kernel frees it when this process ends. Raises BadConfiguration if it is taken.
 
-    Two services would share the queue unseen: each would count the other's workers for its own, and jobs go to either.
+    Two services would share the queue unnoticed: each would count the other's workers as its own, and take its jobs.
     """
     make_data_dir(settings)
     path = settings.data_dir / LOCK_NAME
@@ -143,7 +143,7 @@ def _sole_service(settings: Settings) -> Iterator[None]:
         lock = path.open("a+")
     except OSError as error:
         raise BadConfiguration(
-            f"{path} cannot be written: {error.strerror}. Check the rights of the data directory."
+            f"{path} cannot be written: {error.strerror}. Check the permissions of the data directory."
         ) from error
     with lock:
         try:
@@ -152,7 +152,7 @@ def _sole_service(settings: Settings) -> Iterator[None]:
             lock.seek(0)
             process = lock.read(20).strip() or "unknown"
             raise BadConfiguration(
-                f"A service runs on the data directory {settings.data_dir} already (process {process}). "
+                f"A service already runs on the data directory {settings.data_dir} (process {process}). "
                 "Stop it first, or give another --data-dir. For more workers, start it with --workers."
             ) from error
         lock.truncate(0)
@@ -162,7 +162,7 @@ def _sole_service(settings: Settings) -> Iterator[None]:
 
 
 def _api(settings: Settings, listener: socket.socket) -> ChildSpec:
-    """The supervisor keeps the listening socket, so that clients wait, and are not refused, while the api restarts."""
+    """The supervisor holds the listening socket, so clients wait instead of being refused while the api restarts."""
     fd = listener.fileno()
     return ChildSpec(
         name="api",
@@ -210,7 +210,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def is_loopback(listener: socket.socket) -> bool:
-    """Whether only this machine can connect."""
+    """Whether only this machine can connect to the listener."""
     return ip_address(listener.getsockname()[0]).is_loopback
 
 

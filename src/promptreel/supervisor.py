@@ -1,7 +1,6 @@
 """The supervisor: starts the service's processes, restarts those that die, and stops them all in order.
 
-Each child holds the reading end of a pipe from the supervisor; when it closes, the supervisor is gone and the child ends too
-(child.py).
+Each child's stdin is a pipe from the supervisor. When it closes, the supervisor is gone, and the child ends too (child.py).
 """
 
 from __future__ import annotations
@@ -20,23 +19,23 @@ from promptreel.logs import Seldom
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 30.0
-"""What was told to stop and has not ended by then is killed, whether its supervisor is there to do it or not."""
+"""A child that has not ended this long after SIGTERM is killed, by the supervisor or, if that is gone, by itself."""
 
 CHECK_SECONDS = 0.1
 STEADY_SECONDS = 60.0
 LONGEST_PAUSE_SECONDS = 30.0
 LISTEN_SECONDS = 5.0
-"""How often it is asked whether children were heard of. A longer pause was the supervisor's own: it counts as no more."""
+"""How often heartbeats are checked. After a pause of the supervisor itself, at most twice this counts as silence."""
 
 
 class Stop(threading.Event):
-    """Set to end a process in order; `reason` is for its log, and is kept here because a signal handler must not write one."""
+    """Set to end a process in order. Keeps the `reason` for the log, since a signal handler must not log."""
 
     reason = "it was asked to"
 
     def __init__(self) -> None:
         super().__init__()
-        self._cond = threading.Condition(threading.RLock())  # a signal may come while its own thread begins to wait
+        self._cond = threading.Condition(threading.RLock())  # reentrant: a signal handler may run in the thread that waits
 
     def because(self, reason: str) -> None:
         self.reason = reason
@@ -45,9 +44,9 @@ class Stop(threading.Event):
 
 @dataclass(frozen=True)
 class ChildSpec:
-    """One process to keep alive. `command` is called with a fresh owner name at each start; `on_death` with the dead one's.
+    """One process to keep alive. `command` gets a new owner name at each start; `on_death` gets that of the dead process.
 
-    A process of which `is_heard` says for `patience_seconds` that it was not heard of lately is killed: it hangs.
+    A process for which `is_heard` is False for `patience_seconds` hangs, and is killed.
     """
 
     name: str
@@ -71,7 +70,7 @@ class _Child:
 
 
 class Supervisor:
-    """Keeps children alive until `stop` is set. Restarts wait twice as long after each quick death, 30 s at most."""
+    """Keeps children alive until `stop` is set. After each quick death, the pause before a restart doubles, up to 30 s."""
 
     def __init__(
         self,
@@ -90,7 +89,7 @@ class Supervisor:
         self._listened_at = time.monotonic()
 
     def run(self, *, is_ready: Callable[[set[str]], bool], on_ready: Callable[[], None]) -> None:
-        """Starts all, calls `on_ready` once when `is_ready` first says so of the owners, and returns when all have stopped."""
+        """Starts all children; returns when all have stopped. Calls `on_ready` once, when `is_ready(owners)` is first True."""
         announced = False
         try:
             while not self._stop.is_set():
@@ -104,7 +103,7 @@ class Supervisor:
                 self._stop.wait(CHECK_SECONDS)
             log.info("the service stops: %s", self._stop.reason)
         except Exception as error:
-            log.error("the service stops because of an error: %r", error)  # noqa: TRY400 - it goes on up, with its traceback
+            log.error("the service stops because of an error: %r", error)  # noqa: TRY400 - re-raised with its traceback
             raise
         finally:
             self._stop_all()
@@ -126,13 +125,13 @@ class Supervisor:
             stdin=subprocess.PIPE,
             env={**os.environ, **child.spec.environment},
             pass_fds=child.spec.pass_fds,
-            # Ctrl-C in a terminal reaches the whole process group; only the supervisor shall hear it.
+            # Ctrl-C in a terminal reaches the whole process group; only the supervisor should get it.
             start_new_session=True,
         )
         log.info("%s started, process %d", child.spec.name, child.process.pid)
 
     def _bury(self, child: _Child, code: int) -> None:
-        """Frees what a dead child held at once, and plans its restart."""
+        """Schedules the restart of a dead child, and the freeing of what it held."""
         steady = time.monotonic() - child.started_at > STEADY_SECONDS
         child.deaths_in_a_row = 0 if steady else child.deaths_in_a_row + 1
         pause = min(LONGEST_PAUSE_SECONDS, 0.1 * 2**child.deaths_in_a_row)
@@ -142,21 +141,21 @@ class Supervisor:
         self._untold.append((child.spec, child.owner))
 
     def _tell_deaths(self) -> None:
-        """Again in the next round, if the job table cannot be used now."""
+        """Calls `on_death` for the dead children. Tries again in the next round if the job table is unusable."""
         while self._untold:
             spec, owner = self._untold[0]
             try:
                 if spec.on_death is not None:
                     spec.on_death(owner)
-            except PASSING as passing:  # whatever keeps one from being told keeps all
+            except PASSING as passing:  # the others would fail too
                 self._seldom.warning("what %s held cannot be freed yet: %s", spec.name, passing)
                 return
-            except Exception:  # the service must outlive it; the leases run out by themselves
+            except Exception:  # the service must survive it; the leases expire by themselves
                 log.exception("what %s held could not be freed", spec.name)
             self._untold.pop(0)
 
     def _end_silent(self) -> None:
-        """Kills what hangs as a whole, and so cannot end itself: a worker that never gets ready, or whose pulse has stopped."""
+        """Kills children that hang and cannot end themselves: a worker that never gets ready, or whose pulse has stopped."""
         passed = time.monotonic() - self._listened_at
         if passed < self._listen_seconds:
             return
@@ -170,16 +169,16 @@ class Supervisor:
             child.silent_seconds += min(passed, 2 * self._listen_seconds)
             if child.silent_seconds > child.spec.patience_seconds:
                 log.error("%s has not been heard of for %.0f s and is killed", child.spec.name, child.silent_seconds)
-                child.process.kill()  # it is buried in the next round
+                child.process.kill()  # the next round handles its death
 
     def _is_heard(self, child: _Child) -> bool:
         try:
             return child.spec.is_heard(child.owner)
-        except PASSING:  # nobody can be heard of meanwhile
+        except PASSING:  # no heartbeat can be written or read now
             return True
 
     def _stop_all(self) -> None:
-        """SIGTERM to all, in reverse order; SIGKILL to what has not ended in 30 s."""
+        """Sends SIGTERM to all, in reverse order, and SIGKILL to those still running after 30 s."""
         running = [child for child in reversed(self._children) if child.process is not None]
         for child in running:
             assert child.process is not None

@@ -1,4 +1,4 @@
-"""Which version of Promptreel this is, and whether what makes videos is installed with it."""
+"""The installed version of Promptreel, and whether the extra `worker` is installed with it."""
 
 from __future__ import annotations
 

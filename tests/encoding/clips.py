@@ -1,4 +1,4 @@
-"""Clips to encode, the same each time, and what a player makes of a file."""
+"""Deterministic clips to encode, and a player to read files back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from promptreel.media import Clip
 
 
 def make_noise(num_frames: int = 12, width: int = 96, height: int = 64, fps: int = 8) -> Clip:
-    """A noisy picture that moves to the right: hard to compress."""
+    """Noise that moves to the right: hard to compress."""
     picture = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     return Clip(np.stack([np.roll(picture, 3 * index, axis=1) for index in range(num_frames)]), fps)
 
@@ -23,7 +23,7 @@ def make_flat(color: tuple[int, int, int], *, num_frames: int = 3, width: int = 
 
 
 def make_scene(num_frames: int = 12, size: int = 96, fps: int = 8) -> Clip:
-    """A red disc that goes to the right over grass: flat colors, as in the built-in model's world."""
+    """A red disc that moves to the right over grass: flat colors, like the built-in model's."""
     y, x = np.mgrid[:size, :size] * (96 / size)
     background = np.where((y > 60)[..., None], (98, 184, 84), (152, 208, 250))
     discs = [(np.hypot(x - 20 - 2 * index % 56, y - 48) < 16)[..., None] for index in range(num_frames)]
@@ -40,7 +40,7 @@ def make_gradient(num_frames: int = 6, width: int = 128, height: int = 96) -> Cl
 
 @dataclass(frozen=True)
 class Played:
-    """`frames` uint8 [T, H, W, 3], the seconds at which each starts, and the seconds that the whole file takes."""
+    """Decoded `frames`, uint8 [T, H, W, 3], the start of each in seconds, and the duration of the file."""
 
     frames: np.ndarray
     times: list[Fraction]

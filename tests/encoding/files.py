@@ -1,4 +1,4 @@
-"""Encoded pictures and videos, made in memory, to start from."""
+"""Encoded pictures and videos, made in memory, to use as inits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 from promptreel.encoding.yuv import ordinary_priority
 
-# Bars from left to right: what a crop has left of them tells where it cut.
+# Bars from left to right: those that remain show where a crop cut.
 BARS = [(220, 30, 30), (30, 200, 30), (30, 30, 220), (200, 200, 40)]
 
 
@@ -23,7 +23,7 @@ def make_bars(width: int = 64, height: int = 16) -> np.ndarray:
 
 
 def make_greys(count: int, size: int = 32) -> np.ndarray:
-    """uint8 [count, size, size, 3], each frame of one grey, ever lighter: it tells which frame it was."""
+    """uint8 [count, size, size, 3]. Each frame is one gray, lighter than the one before, which identifies it."""
     return np.arange(20, 20 + 10 * count, 10, np.uint8)[:, None, None, None].repeat(size, 1).repeat(size, 2).repeat(3, 3)
 
 
@@ -40,7 +40,7 @@ def encode_image(pixels: np.ndarray, file_format: str = "PNG", **options: Any) -
 def encode_video(
     frames: np.ndarray, ending: str = "mp4", *, fps: int = 25, codec: str = "libx264", rotation: int | None = None
 ) -> bytes:
-    """Frames [T, H, W, 3], as near to lossless as the codec has it."""
+    """Encodes frames [T, H, W, 3], nearly lossless."""
     file = io.BytesIO()
     with ordinary_priority(), av.open(file, "w", format=ending) as container:
         stream = container.add_stream(codec, rate=Fraction(fps), options={"crf": "1"})

@@ -1,4 +1,4 @@
-"""HEIF files box by box (ISO/IEC 23008-12), for what no encoder writes: a phone's grids, and files that lie."""
+"""Builds HEIF files box by box (ISO/IEC 23008-12), for what no encoder writes: a phone's grids, and hostile files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.hostile.containers import box, full_box
 
 @dataclass(frozen=True)
 class Item:
-    """`properties` are whole boxes, `made_of` and `about` the numbers of other items, from 1 on."""
+    """`properties` are whole boxes; `made_of` and `about` are the ids of other items, counted from 1."""
 
     kind: bytes
     data: bytes
@@ -27,7 +27,7 @@ class Item:
 
 @cache
 def encode_tile(colour: tuple[int, int, int], side: int = 64) -> tuple[bytes, bytes]:
-    """The box of its decoder's settings, and the data of HEVC."""
+    """The hvcC box (the decoder's settings) and the HEVC data of a one-color tile."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream("libx265", rate=1, options={"x265-params": "log-level=none:keyint=1:info=0:pools=1"})
@@ -49,7 +49,7 @@ def ispe(width: int, height: int) -> bytes:
 
 
 def clap(width: int, height: int) -> bytes:
-    """Shows no more than this, of the middle."""
+    """Crops to this size, around the center."""
     return box(b"clap", struct.pack(">8I", width, 1, height, 1, 0, 1, 0, 1))
 
 
@@ -64,7 +64,7 @@ def grid(rows: int, columns: int, *, size: tuple[int, int], made_of: Sequence[in
 
 
 def build_heif(items: Sequence[Item], *, primary: int, brand: bytes = b"heic", same_data: bool = False) -> bytes:
-    """`same_data`: each item's is that of the last."""
+    """With `same_data`, all items share the data of the last."""
     boxes = list(dict.fromkeys(each for item in items for each in item.properties))
     numbered = list(enumerate(items, start=1))
     names = b"".join(full_box(b"infe", struct.pack(">HH", n, 0) + item.kind + b"\0", flags=2 << 24) for n, item in numbered)
@@ -101,5 +101,5 @@ def build_heif(items: Sequence[Item], *, primary: int, brand: bytes = b"heic", s
 
 
 def heic_head(brand: bytes) -> bytes:
-    """What a file's first bytes say, and no more."""
+    """The first bytes of a file of this brand, and nothing else."""
     return struct.pack(">I", 24) + b"ftyp" + brand + b"\0\0\0\0mif1heic" + bytes(200)

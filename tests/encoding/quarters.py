@@ -1,4 +1,4 @@
-"""A picture of four quarters, each of another colour, in files as cameras, phones, browsers and programs write them."""
+"""A picture of four differently colored quarters, in files as cameras, phones, browsers and programs write them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ WIDTH, HEIGHT = 96, 64
 
 
 def make_quarters(colours: Sequence[Any] = COLOURS, width: int = WIDTH, height: int = HEIGHT) -> np.ndarray:
-    """uint8 [height, width, 3], or of as many channels as the colours have: top left and right, bottom left and right."""
+    """uint8 [height, width, channels]. Order of the colors: top left, top right, bottom left, bottom right."""
     top, bottom = (np.repeat([left, right], width // 2, axis=0) for left, right in (colours[:2], colours[2:]))
     return np.repeat([top, bottom], height // 2, axis=0).astype(np.uint8)
 
 
 def read_quarters(picture: np.ndarray) -> list[tuple[int, ...]]:
-    """The colours in the middle of each."""
+    """The color in the middle of each quarter."""
     height, width = picture.shape[:2]
     places = [(y, x) for y in (height // 4, height * 3 // 4) for x in (width // 4, width * 3 // 4)]
     return [tuple(int(value) for value in picture[y - 2 : y + 2, x - 2 : x + 2].reshape(-1, 3).mean(0)) for y, x in places]
@@ -48,13 +48,13 @@ def chunk(name: bytes, data: bytes, *, crc: int | None = None) -> bytes:
 
 
 def with_chunk(added: bytes, png: bytes | None = None) -> bytes:
-    """Right after its header."""
+    """A PNG with a chunk added right after its header."""
     png = png or save(make_quarters(), "PNG")
     return png[:33] + added + png[33:]
 
 
 def raw_png(samples: np.ndarray, *, colour_type: int, depth: int = 8, before: bytes = b"") -> bytes:
-    """[H, W, channels] as they are, which Pillow does not write in 16 bits but of grey."""
+    """A PNG of these samples, [H, W, channels]. Pillow writes 16 bits for gray only."""
     rows = np.ascontiguousarray(samples, ">u2" if depth == 16 else "u1")
     data = b"".join(b"\0" + row.tobytes() for row in rows)
     head = struct.pack(">IIBBBBB", samples.shape[1], samples.shape[0], depth, colour_type, 0, 0, 0)
@@ -62,7 +62,7 @@ def raw_png(samples: np.ndarray, *, colour_type: int, depth: int = 8, before: by
 
 
 def profile(*, swapped: bool = True) -> bytes:
-    """An ICC profile like sRGB's, whose red and blue are each other's: nobody overlooks whether it was honoured."""
+    """An ICC profile like sRGB's, but with red and blue swapped, so that ignoring it is obvious."""
 
     def xyz(*values: float) -> bytes:
         return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(value * 65536)) for value in values)
@@ -101,7 +101,7 @@ def exif(orientation: int) -> bytes:
 
 
 def as_stored(shown: np.ndarray, orientation: int) -> np.ndarray:
-    """What a camera that was held so writes, as EXIF 2.3 draws it."""
+    """The pixels as a camera in this EXIF orientation stores them (EXIF 2.3)."""
     return {
         1: shown,
         2: shown[:, ::-1],
@@ -114,7 +114,7 @@ def as_stored(shown: np.ndarray, orientation: int) -> np.ndarray:
     }[orientation].copy()
 
 
-# As QuickTime has it: x' = a x + c y, y' = b x + d y, for the pictures that `as_stored` gives.
+# QuickTime's display matrices: x' = a x + c y, y' = b x + d y. Each undoes `as_stored`.
 MATRICES = {
     1: (1, 0, 0, 1),
     2: (-1, 0, 0, 1),
@@ -130,11 +130,11 @@ MATRICES = {
 # Videos
 
 WEIGHTS = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 9: (0.2627, 0.0593)}
-"""Of red and of blue, by the matrix as H.273 numbers it."""
+"""Luma weights of red and blue, by H.273's number of the matrix."""
 
 
 def to_frame(rgb: np.ndarray, *, matrix: int = 1, full: bool = False, bits: int = 8) -> av.VideoFrame:
-    """RGB from 0 to 1 -> 4:2:0, by the formula of H.273, in place of the library's that is tested."""
+    """RGB from 0 to 1 -> 4:2:0 by H.273's formula, independent of the library under test."""
     height, width = rgb.shape[:2]
     red, blue = WEIGHTS[matrix]
     luma = rgb @ np.array([red, 1 - red - blue, blue])
@@ -164,7 +164,7 @@ def encode(
     full: bool = False,
     options: dict[str, str] | None = None,
 ) -> bytes:
-    """`times` in milliseconds, `tags`: primaries, transfer function and matrix, as H.273 numbers them; none if None."""
+    """`times` are in milliseconds; `tags` are H.273's numbers of primaries, transfer function and matrix."""
     file = io.BytesIO()
     with ordinary_priority(), av.open(file, "w", format=ending) as container:
         stream = container.add_stream(codec, rate=8, options={"crf": "4", **(options or {})})
@@ -188,21 +188,21 @@ def encode(
 
 
 def video(shown: np.ndarray | None = None, *, matrix: int = 1, bits: int = 8, full: bool = False, **more: Any) -> bytes:
-    """Of two frames. Tagged as BT.709 if nothing is said."""
+    """A video of two equal frames, tagged as BT.709 by default."""
     rgb = (make_quarters() if shown is None else shown) / 255
     more = {"tags": (1, 1, 1)} | more
     return encode([to_frame(rgb, matrix=matrix, full=full, bits=bits) for _ in range(2)], full=full, **more)
 
 
 def lay(mp4: bytes, matrix: tuple[int, int, int, int]) -> bytes:
-    """With another display matrix in its track's header."""
+    """Replaces the display matrix in the track's header."""
     at = mp4.index(b"tkhd") + 44
     a, b, c, d = (value * 0x10000 for value in matrix)
     return mp4[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 0x40000000) + mp4[at + 36 :]
 
 
 def retag(mp4: bytes, *, primaries: int, transfer: int, matrix: int) -> bytes:
-    """A file of H.264 with other tags in its stream, which encoders refuse to write if they name nothing."""
+    """Changes the color tags of an H.264 file, also to reserved numbers, which encoders refuse to write."""
     tags = f"colour_primaries={primaries}:transfer_characteristics={transfer}:matrix_coefficients={matrix}"
     file = io.BytesIO()
     with av.open(io.BytesIO(mp4)) as source, av.open(file, "w", format="mp4") as target:
@@ -232,7 +232,7 @@ def to_pq(nits: np.ndarray) -> np.ndarray:
 
 
 def to_hlg(nits: np.ndarray) -> np.ndarray:
-    """ARIB STD-B67 for a screen of 1000 nits: the inverse of its OOTF, and its OETF."""
+    """ARIB STD-B67 for a 1000-nit display: inverse OOTF, then OETF."""
     luminance = (nits / 1000) @ np.array([0.2627, 0.6780, 0.0593])
     scene = nits / 1000 * luminance[..., None] ** (1 / 1.2 - 1)
     return np.where(

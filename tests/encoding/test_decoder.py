@@ -1,4 +1,4 @@
-"""The process that decodes what strangers send: what it costs, how it ends, and that nobody else notices."""
+"""The decoder process: its limits, its failures, and its end."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ VIDEO = Init("video", "mp4", encode_video(make_greys(6)))
 
 
 def processes() -> list[psutil.Process]:
-    """The decoders of this process; their forks come and go."""
+    """The decoder processes that this process started, without their forks."""
     return [child for child in psutil.Process().children() if "promptreel.encoding.decoder_process" in child.cmdline()]
 
 
 @pytest.fixture
 def fresh() -> Iterator[tuple[Decoder, psutil.Process]]:
-    """A decoder that has done something, and its process."""
+    """A decoder that has done one task, and its process."""
     before = set(processes())
     fresh = Decoder(most_waiting=3, patience_seconds=600)
     fresh.check(PICTURE)
@@ -41,7 +41,7 @@ def fresh() -> Iterator[tuple[Decoder, psutil.Process]]:
     assert set(processes()) == before
 
 
-def test_it_gives_what_the_same_functions_give_here(decoder: Decoder) -> None:
+def test_decoder_returns_what_its_functions_return_in_process(decoder: Decoder) -> None:
     clip = decoder.decode(VIDEO, num_frames=8, fps=25, width=64, height=32)
 
     assert (clip.fps, clip.frames.shape) == (25, (8, 32, 64, 3))
@@ -50,7 +50,7 @@ def test_it_gives_what_the_same_functions_give_here(decoder: Decoder) -> None:
     assert decoder.crop(Init("image", "gif", encode_image(make_bars(), "GIF"))).ending == "png"
 
 
-def test_refusal_is_told_and_ends_nothing(decoder: Decoder) -> None:
+def test_refusal_does_not_end_the_process(decoder: Decoder) -> None:
     decoder.check(PICTURE)
     before = processes()
     for _ in range(2):
@@ -62,7 +62,7 @@ def test_refusal_is_told_and_ends_nothing(decoder: Decoder) -> None:
 
 
 def test_what_takes_too_much_memory_is_refused(decoder: Decoder) -> None:
-    """Too large a clip is what a caller asks for, and no file: but its frames, sixteen times 64 MB, are not the decoder's."""
+    """The file is small, but a frame of the requested size exceeds the limit."""
     wide = {"num_frames": 1, "fps": 1, "width": 16_384, "height": 8_192}
 
     with pytest.raises(InitUnusable, match=f"takes more than {MEGABYTES} MB to decode"):
@@ -78,7 +78,7 @@ def test_what_takes_too_long_is_refused() -> None:
         Decoder(check_seconds=1).check(slow)
 
 
-def test_one_that_is_killed_is_started_again_and_its_task_with_it(fresh: tuple[Decoder, psutil.Process]) -> None:
+def test_killed_decoder_is_restarted_and_its_task_repeated(fresh: tuple[Decoder, psutil.Process]) -> None:
     decoder, process = fresh
     process.suspend()
     checking = threading.Thread(target=decoder.check, args=[PICTURE])
@@ -90,7 +90,7 @@ def test_one_that_is_killed_is_started_again_and_its_task_with_it(fresh: tuple[D
     decoder.check(VIDEO)
 
 
-def test_too_many_at_once_are_told_to_come_back(fresh: tuple[Decoder, psutil.Process]) -> None:
+def test_too_many_at_once_are_told_to_try_again(fresh: tuple[Decoder, psutil.Process]) -> None:
     decoder, process = fresh
     process.suspend()
     checking = [threading.Thread(target=decoder.check, args=[PICTURE]) for _ in range(3)]
@@ -110,8 +110,8 @@ def _is_full(decoder: Decoder) -> bool:
 
 
 @pytest.mark.parametrize("busy", [False, True])
-def test_it_ends_with_the_one_who_asked(busy: bool) -> None:
-    """However that one ends, and whether the decoder stands idle or is at work."""
+def test_decoder_ends_when_its_parent_is_killed(busy: bool) -> None:
+    """Whether the decoder is idle or busy."""
     code = (
         "import sys; from promptreel.encoding.decoder import Decoder; from promptreel.media import Init\n"
         "decoder = Decoder(check_seconds=600); data = sys.stdin.buffer.read()\n"

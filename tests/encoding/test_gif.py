@@ -20,7 +20,7 @@ def encode_gif(clip: Clip, path: Path) -> Video:
 
 
 def blend(frames: np.ndarray) -> np.ndarray:
-    """Each pixel mixed with its neighbors, as the eye does from a distance."""
+    """A small blur, as the eye sees it from a distance."""
     blended = frames.astype(float)
     for axis in (1, 2):
         blended = (np.roll(blended, 1, axis) + 2 * blended + np.roll(blended, -1, axis)) / 4
@@ -50,7 +50,7 @@ def frame_flags(data: bytes) -> list[int]:
     ("fps", "delays"), [(8, [13, 12, 13, 12, 13, 12]), (30, [3, 4, 3, 3, 4, 3]), (12, [8, 9, 8, 8, 9, 8]), (1, [100] * 6)]
 )
 def test_delays_alternate_so_that_the_length_is_right(tmp_path: Path, fps: int, delays: list[int]) -> None:
-    """Read by Pillow: what browsers play is the delay of each frame, of the last one too."""
+    """Read by Pillow: browsers play the delay of each frame, including the last."""
     encode_gif(make_scene(6, fps=fps), tmp_path / "a.gif")
 
     with Image.open(tmp_path / "a.gif") as image:
@@ -61,7 +61,7 @@ def test_delays_alternate_so_that_the_length_is_right(tmp_path: Path, fps: int, 
     assert read == delays
 
 
-def test_gif_loops_for_ever_and_its_comment_is_one(tmp_path: Path) -> None:
+def test_gif_loops_forever_and_holds_the_metadata_as_a_comment(tmp_path: Path) -> None:
     encode_gif(make_scene(), tmp_path / "a.gif")
 
     with Image.open(tmp_path / "a.gif") as image:
@@ -73,7 +73,7 @@ def test_gif_loops_for_ever_and_its_comment_is_one(tmp_path: Path) -> None:
 
 
 def test_one_palette_serves_all_frames(tmp_path: Path) -> None:
-    """Colors of the last frame that the first one has not are in the palette, and no frame brings its own."""
+    """The palette holds colors that only later frames have, and no frame has its own."""
     clip = Clip(np.stack([np.full((32, 32, 3), color, np.uint8) for color in ((255, 0, 0), (0, 255, 0), (9, 90, 200))]), 8)
     encode_gif(clip, tmp_path / "a.gif")
 

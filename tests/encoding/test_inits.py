@@ -1,4 +1,4 @@
-"""Pictures and videos become the frames that a clip starts from; what is none, or too large, is refused by name."""
+"""Pictures and videos become the frames that a clip starts from; unusable files are refused with a reason."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def decode(init: Init, *, num_frames: int = 3, fps: int = 8, width: int = 16, he
 
 
 def differ(one: np.ndarray, other: object) -> float:
-    """The mean distance of two pictures, in steps of 255."""
+    """The mean absolute difference of two pictures, from 0 to 255."""
     return float(np.abs(one.astype(float) - np.asarray(other, float)).mean())
 
 
@@ -34,7 +34,7 @@ def greys(frames: np.ndarray) -> list[int]:
 
 
 def declare_png(width: int, height: int) -> bytes:
-    """A PNG whose header speaks of so many pixels, and which holds none."""
+    """A PNG whose header claims this size, without pixel data."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -52,8 +52,8 @@ def test_image_becomes_the_repeated_frame(ending: str) -> None:
     assert differ(frames[0], make_bars(32, 32)) < (0.5 if ending in {"png", "gif"} else 12)  # lossy ones blur the edges
 
 
-def test_other_aspect_is_covered_and_cropped_around_the_centre() -> None:
-    """64x16 to 32x16 loses a quarter on either side; to 16x32, all but the middle eighth; nothing is stretched."""
+def test_other_aspect_is_covered_and_cropped_around_the_center() -> None:
+    """64x16 to 32x16 loses a quarter on each side; to 16x32, all but the middle eighth. Nothing is stretched."""
     init = Init("image", "png", encode_image(make_bars(64, 16)))
     half, tall = decode(init, width=32, height=16)[0], decode(init, width=16, height=32)[0]
 
@@ -62,7 +62,7 @@ def test_other_aspect_is_covered_and_cropped_around_the_centre() -> None:
     assert differ(tall[:, -4:], BARS[2]) < 1
 
 
-def test_image_of_one_row_is_no_trouble() -> None:
+def test_image_of_one_row_is_decoded() -> None:
     assert decode(Init("image", "png", encode_image(make_bars(16_384, 1))), width=128, height=128).shape == (3, 128, 128, 3)
 
 
@@ -177,5 +177,5 @@ def test_endings_are_recognised_by_the_first_bytes() -> None:
         b"ftypheic": "heic",
     }
     assert [recognise(b"\0\0\0\x10" + start + bytes(64)) for start in boxes] == list(boxes.values())
-    assert recognise(b"\0\0\0\x18ftypmif1\0\0\0\0miafavif") == "avif"  # whose first name is that of a family
+    assert recognise(b"\0\0\0\x18ftypmif1\0\0\0\0miafavif") == "avif"  # the major brand is a generic one
     assert [recognise(data) for data in (b"", b"RIFF1234WAVE", b"<svg>", b"\0" * 64)] == [None] * 4

@@ -50,7 +50,7 @@ def test_stream_is_h264_in_limited_range_bt709_and_says_so(tmp_path: Path) -> No
         assert [round(float(plane.mean())) for plane in np.split(frame.to_ndarray(), [64])][:1] == [63]
 
 
-def test_index_stands_before_the_pictures(tmp_path: Path) -> None:
+def test_index_precedes_the_frames(tmp_path: Path) -> None:
     encode_mp4(make_noise(), tmp_path / "a.mp4")
 
     atoms = top_level_atoms((tmp_path / "a.mp4").read_bytes())
@@ -59,14 +59,14 @@ def test_index_stands_before_the_pictures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("width", "height"), [(65, 64), (64, 65), (33, 33)])
-def test_odd_sizes_are_refused_in_words(tmp_path: Path, width: int, height: int) -> None:
+def test_odd_sizes_are_refused_with_a_message(tmp_path: Path, width: int, height: int) -> None:
     with pytest.raises(EncodingFailed, match=f"even width and height, not {width}x{height}"):
         encode_mp4(make_flat((0, 0, 0), width=width, height=height), tmp_path / "a.mp4")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_equal_frames_give_equal_bytes_whatever_the_process_did_before(tmp_path: Path) -> None:
-    """With x264's macroblock tree, this clip came out in two or three ways, by what the heap held."""
+    """With x264's macroblock tree, this clip gave two or three different files, depending on the heap."""
     y, x = np.mgrid[:96, :96]
     grass = np.where((y > 60)[..., None], (98, 184, 84), (152, 208, 250))
     frames = [np.where((np.hypot(x - 40 - 6 * i, y - 48 - 2 * i) < 20)[..., None], (220, 40, 40), grass) for i in range(4)]

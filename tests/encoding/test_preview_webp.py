@@ -20,7 +20,7 @@ def read(path: Path) -> tuple[np.ndarray, list[int]]:
             picture.seek(index)
             frames.append(np.asarray(picture.convert("RGB")))
             shown.append(picture.info["duration"])
-        assert picture.info["loop"] == 0  # for ever
+        assert picture.info["loop"] == 0  # forever
         return np.stack(frames), shown
 
 

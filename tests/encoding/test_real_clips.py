@@ -39,7 +39,7 @@ PICTURE = make_quarters()
 HD = make_quarters(width=1280, height=720)
 LIGHT = to_light(PICTURE.astype(float))
 NITS = 203 * (LIGHT @ TO_BT2020.T)
-# Players differ in how they roll highlights off; none makes a colour another, or dull.
+# Players roll highlights off differently, but keep hue and saturation.
 HDR = 24
 CODEC = 10
 Build = Callable[[], bytes]
@@ -51,7 +51,7 @@ def wide(signal: np.ndarray, primaries: int, transfer: int, matrix: int = 9) -> 
 
 
 def squeezed(aspect: Fraction, **more: object) -> bytes:
-    """Stored narrower than it is shown, by so much: what is shown is `PICTURE`, of 3:2."""
+    """`PICTURE`, 3:2, stored with this pixel aspect ratio."""
     return video(make_quarters(width=int(96 / aspect), height=64), aspect=aspect, **more)
 
 
@@ -149,7 +149,7 @@ def test_video_is_shown_as_a_player_shows_it(name: str) -> None:
 
 
 def circle(width: int, height: int, aspect: float) -> np.ndarray:
-    """Of a red disc that is round when a pixel is `aspect` times as wide as high."""
+    """A red disc that is round when a pixel is `aspect` times as wide as high."""
     y, x = np.mgrid[:height, :width]
     inside = ((x - width / 2 + 0.5) * aspect) ** 2 + (y - height / 2 + 0.5) ** 2 < (0.15 * min(height, width * aspect)) ** 2
     return np.where(inside[..., None], (200, 40, 40), (240, 240, 240)).astype(np.uint8)
@@ -158,7 +158,7 @@ def circle(width: int, height: int, aspect: float) -> np.ndarray:
 @pytest.mark.parametrize("orientation", MATRICES)
 @pytest.mark.parametrize("aspect", [Fraction(2), Fraction(1, 2), Fraction(64, 45)])
 def test_circle_stays_round(aspect: Fraction, orientation: int) -> None:
-    """However the phone was held: it is the stored pixels that are not square."""
+    """In every orientation: the aspect ratio is that of the stored pixels."""
     stored = circle(96, 96, float(aspect))
     init = read_init(lay(video(stored, aspect=aspect), MATRICES[orientation]), ["video"])
     for size in ((96, 96), (160, 96), (64, 160)):
@@ -170,7 +170,7 @@ def test_circle_stays_round(aspect: Fraction, orientation: int) -> None:
 
 
 def greys_at(times: list[int], **more: object) -> Init:
-    """A frame for each time, in milliseconds, ever lighter."""
+    """A frame at each time, in milliseconds, each lighter than the one before."""
     frames = [to_frame(np.full((64, 64, 3), (40 + 30 * number) / 255)) for number in range(len(times))]
     return read_init(encode(frames, times=times, tags=(1, 1, 1), **more), ["video"])
 
@@ -189,13 +189,13 @@ def numbers(frames: np.ndarray) -> list[int]:
     ],
 )
 def test_frames_are_taken_at_their_own_times(times: list[int], wanted: list[int]) -> None:
-    """A phone's rate is never even; some recordings begin at two seconds."""
+    """Phones record at an uneven rate; some recordings begin at two seconds."""
     for ending in ("mp4", "mov"):
         assert numbers(show(greys_at(times, ending=ending), num_frames=6)) == wanted, ending
 
 
 def test_frames_before_the_beginning_are_not_shown() -> None:
-    """With frames that refer to later ones, the first times in the file are below zero, and an edit list says so."""
+    """With B-frames, the first timestamps are negative, and an edit list cuts them off."""
     init = greys_at([0, 125, 250, 375, 500], options={"bf": "2"})
 
     assert b"elst" in init.data
@@ -221,8 +221,8 @@ def test_gif_waits_as_long_as_it_says() -> None:
     assert numbers(show(read_init(gif, ["video"]), num_frames=7)) == [0, 0, 0, 1, 1, 2, 2]
 
 
-def test_tags_that_name_nothing_are_no_reason_to_refuse() -> None:
-    """Every number that a stream may hold for its primaries, transfer function and matrix."""
+def test_unknown_color_tags_are_accepted() -> None:
+    """Tries every number for primaries, transfer function and matrix."""
     made = video()
     for number in range(24):
         init = read_init(retag(made, primaries=number, transfer=1, matrix=number), ["video"])
@@ -231,8 +231,8 @@ def test_tags_that_name_nothing_are_no_reason_to_refuse() -> None:
         check_init(read_init(retag(made, primaries=number, transfer=number, matrix=number), ["video"]))
 
 
-def test_hdr_whites_and_greys_stay_grey_and_rise() -> None:
-    """From black to far above white, and never a colour."""
+def test_hdr_grays_stay_gray_and_in_order() -> None:
+    """From black to far above white."""
     nits = np.repeat(np.geomspace(1, 4000, 16), 8)[None, :, None].repeat(64, 0).repeat(3, 2)
     shown = show(read_init(wide(to_pq(nits), 9, 16), ["video"]), width=128, height=64)[0]
     steps = shown[32, 4::8].astype(int)
@@ -244,7 +244,7 @@ def test_hdr_whites_and_greys_stay_grey_and_rise() -> None:
 
 
 @pytest.mark.parametrize("name", ["hdr_pq", "orientation_5", "pixels_twice_as_wide", "h264_in_quicktime"])
-def test_it_is_the_same_each_time_in_the_decoders_bounds(decoder: Decoder, name: str) -> None:
+def test_decoder_process_gives_the_same_frames_each_time(decoder: Decoder, name: str) -> None:
     build, wanted, far = TABLE[name]
     init = read_init(build(), ["video"])
     decoder.check(init)

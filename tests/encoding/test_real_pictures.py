@@ -1,4 +1,4 @@
-"""Pictures as people have them: each comes out upright, in its colours, and with no more doubt than a browser has."""
+"""Pictures as people have them: each is accepted and shown as a browser shows it, upright and in its colors."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from tests.encoding.quarters import (
 heif.register()
 
 EXACT, HDR = 14, 36
-"""How far a colour may be off; HDR's highlights are rolled off, and 8 bits of it are few."""
+"""How far a color may be off. HDR may be further: its highlights are rolled off, and 8 bits of it are coarse."""
 GREYS = [(value,) * 3 for value in (20, 90, 160, 230)]
 CLEAR = [WHITE, *COLOURS[1:]]
 BLEND = [tuple(round(0.5 * value + 0.5 * 255) for value in COLOURS[0]), *COLOURS[1:]]
@@ -75,7 +75,7 @@ def hidden_in_palette() -> bytes:
 
 
 def grey_16(clear: bool = False) -> bytes:
-    """257 times as much as of 8 bits; the darkest is clear, or none."""
+    """GREY in 16 bits; with `clear`, its darkest value is transparent."""
     before = chunk(b"tRNS", struct.pack(">H", 20 * 257)) if clear else b""
     return raw_png(GREY[..., :1].astype(int) * 257, colour_type=0, depth=16, before=before)
 
@@ -114,7 +114,7 @@ def with_app1(content: bytes) -> bytes:
 
 
 def mpo() -> bytes:
-    """Of two pictures, as phones with two lenses, and those with a gain map, write them."""
+    """A JPEG of two pictures, as phones with two lenses or with gain maps write it."""
     return save(image(PICTURE), "MPO", save_all=True, append_images=[image(SWAPPED)], quality=95, subsampling=0)
 
 
@@ -127,7 +127,7 @@ def avif(pixels: np.ndarray = PICTURE, **options: object) -> bytes:
 
 
 def retag_avif(pixels: np.ndarray, *, primaries: int, transfer: int) -> bytes:
-    """Pillow always writes those of sRGB, 1 and 13."""
+    """Replaces the color tags: Pillow always writes those of sRGB, 1 and 13."""
     data = avif(pixels)
     at = data.index(b"colrnclx") + 8
     return data[:at] + struct.pack(">HH", primaries, transfer) + data[at + 4 :]
@@ -168,7 +168,7 @@ def animated(file_format: str) -> bytes:
     return save(image(PICTURE), file_format, save_all=True, append_images=[image(SWAPPED)], duration=100, lossless=True)
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # which is Pillow's to say, of the broken ones
+pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow's warning about the broken files
 Build = Callable[[], bytes]
 TABLE: dict[str, tuple[Build, list]] = {
     "png": (partial(save, PICTURE, "PNG"), COLOURS),
@@ -298,7 +298,7 @@ def test_picture_is_shown_as_a_browser_shows_it(name: str) -> None:
         "heic_10_bit_hdr",
     ],
 )
-def test_it_is_the_same_in_the_decoders_bounds_and_once_it_is_cropped(decoder: Decoder, name: str) -> None:
+def test_decoder_process_shows_the_same_whole_and_cropped(decoder: Decoder, name: str) -> None:
     build, wanted = TABLE[name]
     init = read_init(build(), ["image"])
     decoder.check(init)
@@ -321,7 +321,7 @@ def test_avif_of_many_pixels_is_refused_before_it_is_decoded(decoder: Decoder) -
         decoder.check(read_init(large, ["image"]))
 
 
-def test_avif_of_as_many_pixels_as_there_may_be_fits_the_decoders_memory(decoder: Decoder) -> None:
+def test_largest_accepted_avif_fits_the_decoders_memory(decoder: Decoder) -> None:
     clear = save(Image.new("RGBA", (3500, 3500), (200, 40, 40, 128)), "AVIF", speed=10, quality=10)
     decoder.check(read_init(clear, ["image"]))
 
@@ -339,22 +339,22 @@ def test_avif_of_as_many_pixels_as_there_may_be_fits_the_decoders_memory(decoder
         (b"hello", "."),
     ],
 )
-def test_what_is_not_read_is_refused_by_its_name(data: bytes, what: str) -> None:
+def test_unsupported_types_are_refused_by_name(data: bytes, what: str) -> None:
     for kinds in (["image"], ["video", "image"]):
         with pytest.raises(InitUnusable, match="The init must be one of ") as told:
             read_init(data, kinds)
         assert str(told.value).endswith(what)
 
 
-def test_cut_off_png_is_still_refused() -> None:
+def test_truncated_png_is_refused() -> None:
     whole = save(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8), "PNG")
     for size in (20, 34, 60, len(whole) // 2):
         with pytest.raises(InitUnusable, match="cannot be decoded"):
             check_init(read_init(whole[:size], ["image"]))
 
 
-def test_profile_of_print_is_honoured() -> None:
-    """A grey profile of gamma 1 makes a grey much lighter than one of sRGB."""
+def test_gray_profile_is_applied() -> None:
+    """A linear gray profile makes a value much lighter than in sRGB."""
     curve = b"curv\0\0\0\0" + struct.pack(">I", 0)
     tags = {b"wtpt": b"XYZ \0\0\0\0" + struct.pack(">iii", 63190, 65536, 54060), b"kTRC": curve}
     start = 132 + 12 * len(tags)
@@ -379,7 +379,7 @@ def test_heic_as_a_video_is_told_that_it_is_a_picture() -> None:
 
 
 @pytest.mark.parametrize("brand", [b"heic", b"heix", b"mif1", b"hevc", b"msf1"])
-def test_heic_is_refused_by_its_name_where_nothing_reads_it(brand: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heic_is_refused_by_name_without_the_extra(brand: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
     for kinds in (["image"], ["video", "image"]):
         with pytest.raises(InitUnusable) as told:
@@ -399,7 +399,7 @@ def test_heic_is_refused_by_its_name_where_nothing_reads_it(brand: bytes, monkey
         ("its picture is another's settings", lambda: build_heif([tile(), Item(b"hvc1", b"", [ispe(64, 64)])], primary=2)),
     ],
 )
-def test_heic_whose_picture_is_damaged_is_refused_though_a_tile_of_it_is_whole(
+def test_heic_with_a_damaged_primary_picture_is_refused_even_if_a_tile_is_intact(
     decoder: Decoder, name: str, build: Callable[[], bytes]
 ) -> None:
     with pytest.raises(InitUnusable, match="cannot be decoded"):

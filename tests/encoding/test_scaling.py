@@ -13,7 +13,7 @@ def scale(clip: Clip, width: int, height: int) -> np.ndarray:
 
 
 def gradient(width: int, height: int) -> Clip:
-    """Red grows from left to right, green from top to bottom; blue tells the frame."""
+    """Red grows from left to right, green from top to bottom; blue identifies the frame."""
     red = np.broadcast_to(np.linspace(0, 255, width), (height, width))
     green = np.broadcast_to(np.linspace(0, 255, height)[:, None], (height, width))
     frames = [np.stack([red, green, np.full((height, width), 40.0 * index)], axis=-1) for index in range(4)]
@@ -104,8 +104,8 @@ def test_each_frame_is_scaled_the_same_alone_and_in_a_clip():
     assert np.array_equal(scale(clip, 128, 96), np.stack(alone))
 
 
-def test_frames_can_be_gone_through_again():
-    """A gif needs them twice: for its palette, and for its pictures."""
+def test_frames_can_be_read_twice():
+    """A gif needs them twice: for its palette, and for its frames."""
     scaled = scale_clip(gradient(96, 96), 128, 64)
 
     assert np.array_equal(np.stack(list(scaled.frames)), np.stack(list(scaled.frames)))

@@ -1,4 +1,4 @@
-"""What holds for a file of every type."""
+"""What holds for every output type."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from promptreel.jobs.params import OUTPUT_TYPES
 from promptreel.media import MEDIA_TYPES, Clip, Video
 from tests.encoding.clips import make_flat, make_gradient, make_noise, make_scene, measure_psnr, play
 
-# The finest time that each container has: mp4 divides a second by the clip's fps.
+# The time resolution of each container: mp4's clock is a multiple of the clip's fps, so it is exact.
 TICKS = {"mp4": Fraction(0), "webm": Fraction(1, 1000), "gif": Fraction(1, 100)}
 PREPARE_ELSEWHERE = (
     "import sys; from pathlib import Path; from promptreel.encoding.video import encode;"
@@ -37,13 +37,13 @@ def path(tmp_path: Path) -> Path:
 
 
 def run_elsewhere(program: str, *arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
-    """In another process, with another hash seed and time zone."""
+    """Runs a program in another process, with another hash seed and time zone."""
     environment = {"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo"}
     command = [sys.executable, "-B", "-c", PREPARE_ELSEWHERE + program, *map(str, arguments)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, **options)
 
 
-def test_every_type_that_can_be_asked_for_can_be_written() -> None:
+def test_every_output_type_has_a_writer() -> None:
     assert tuple(WRITERS) == OUTPUT_TYPES == tuple(MEDIA_TYPES)
 
 
@@ -60,7 +60,7 @@ def test_every_frame_comes_at_its_time(path: Path, output_type: str, num_frames:
 
 
 @each_type
-def test_frames_that_are_alike_are_all_there(path: Path, output_type: str) -> None:
+def test_equal_frames_are_all_kept(path: Path, output_type: str) -> None:
     encode(make_flat((200, 120, 40), num_frames=9), path, output_type=output_type, metadata={})
 
     played = play(path)
@@ -88,7 +88,7 @@ def test_flat_colors_come_back_within_three(path: Path, output_type: str, color:
     assert np.abs(play(path).frames.astype(int) - color).max() <= 3
 
 
-# What is lost in mp4 and webm is color at the edge of the disc: both store it at half the resolution.
+# mp4 and webm lose color at the edge of the disc: they store chroma at half the resolution.
 @pytest.mark.parametrize(("output_type", "least"), [("mp4", 28), ("webm", 28), ("gif", np.inf)])
 def test_flat_pictures_stay_sharp(path: Path, output_type: str, least: float) -> None:
     clip = make_scene()
@@ -136,7 +136,7 @@ def test_video_describes_the_file(path: Path, output_type: str) -> None:
 
 @each_type
 def test_equal_clips_give_equal_bytes_whatever_the_process_did_before(tmp_path: Path, output_type: str) -> None:
-    """x264 with its macroblock tree, WebM with its random ids: a type that is left to itself does not do this."""
+    """Defaults would break this: x264's macroblock tree, and WebM's random ids."""
     clip = make_scene(4)
     metadata = [{"seed": 1, "prompt": "x"}, {"prompt": "x", "seed": 1}]
 
@@ -193,7 +193,7 @@ def test_missing_folder_is_an_encoding_failure(tmp_path: Path, output_type: str)
 @each_type
 @pytest.mark.parametrize("limit", [200, 20_000, 100_000])
 def test_disk_that_fills_up_leaves_no_partial_file(tmp_path: Path, output_type: str, limit: int) -> None:
-    """A limit on file size stands in for the full disk: the same write fails in the same place of the encoder."""
+    """A limit on file size stands in for the full disk: the same write of the encoder fails."""
     program = (
         "try: encode(make_noise(40, 256, 256), Path(sys.argv[1]), output_type=sys.argv[2], metadata={})\n"
         "except Exception as error: print(type(error).__name__)"
@@ -207,7 +207,7 @@ def test_disk_that_fills_up_leaves_no_partial_file(tmp_path: Path, output_type: 
 
 
 @each_type
-def test_full_disk_is_told_as_such(tmp_path: Path, output_type: str) -> None:
+def test_full_disk_raises_disk_full(tmp_path: Path, output_type: str) -> None:
     path = tmp_path / "a"
     path.symlink_to("/dev/full")  # every write to it fails as on a full disk
 

@@ -14,7 +14,7 @@ from promptreel.errors import EncodingFailed
 from promptreel.media import Clip, Video
 from tests.encoding.clips import make_flat, make_scene, play
 
-CUES = b"\x1c\x53\xbb\x6b"  # Matroska's ids of the index and of the first group of pictures
+CUES = b"\x1c\x53\xbb\x6b"  # Matroska's ids of the index and of a group of frames
 CLUSTER = b"\x1f\x43\xb6\x75"
 
 
@@ -43,15 +43,15 @@ def test_stream_is_av1_in_limited_range_bt709_and_says_so(tmp_path: Path) -> Non
         assert round(float(np.split(frame.to_ndarray(), [64])[0].mean())) == 63
 
 
-def test_index_stands_before_the_pictures(tmp_path: Path) -> None:
+def test_index_precedes_the_frames(tmp_path: Path) -> None:
     encode_webm(make_scene(), tmp_path / "a.webm")
 
     data = (tmp_path / "a.webm").read_bytes()
-    assert data.rindex(CUES) < data.index(CLUSTER)  # the last: a table of contents may name it before
+    assert data.rindex(CUES) < data.index(CLUSTER)  # rindex: the SeekHead may name the cues before
 
 
 @pytest.mark.parametrize(("width", "height"), [(65, 64), (64, 65), (33, 17), (4, 4)])
-def test_odd_and_small_sizes_come_back_as_they_are(tmp_path: Path, width: int, height: int) -> None:
+def test_odd_and_small_sizes_survive(tmp_path: Path, width: int, height: int) -> None:
     encode_webm(make_flat((200, 120, 40), width=width, height=height), tmp_path / "a.webm")
 
     frames = play(tmp_path / "a.webm").frames
@@ -59,15 +59,15 @@ def test_odd_and_small_sizes_come_back_as_they_are(tmp_path: Path, width: int, h
     assert np.abs(frames.astype(int) - (200, 120, 40)).max() <= 3
 
 
-def test_size_that_av1_does_not_have_is_refused_in_words(tmp_path: Path) -> None:
-    with pytest.raises(EncodingFailed, match="4 pixels a side at least, not 64x3"):
+def test_size_too_small_for_av1_is_refused_with_a_message(tmp_path: Path) -> None:
+    with pytest.raises(EncodingFailed, match="at least 4 pixels a side, not 64x3"):
         encode_webm(make_flat((0, 0, 0), width=64, height=3), tmp_path / "a.webm")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="this system has no scheduling policies")
-def test_encoder_leaves_this_process_its_priority(tmp_path: Path) -> None:
-    """Run by root, it would take the highest there is, and all that is started later would inherit it."""
+def test_encoder_leaves_the_priority_of_this_process_alone(tmp_path: Path) -> None:
+    """Run by root, SVT-AV1 takes the highest real-time priority, which later threads and processes inherit."""
     before = os.sched_getscheduler(0)
     encode_webm(make_scene(2), tmp_path / "a.webm")
     child = subprocess.run(

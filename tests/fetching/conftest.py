@@ -1,4 +1,4 @@
-"""A web server on loopback, and fetchers that reach it under a name, with a resolver and a network of the test's own."""
+"""A web server on loopback, and fetchers that reach it by name through the tests' own resolver and network."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PUBLIC = "93.184.215.14"
 
 
 class Pages(BaseHTTPRequestHandler):
-    """/picture and its troublesome sisters; /to?URL redirects there."""
+    """/picture is a good page, others misbehave, and /to?URL redirects there."""
 
     server: Site
 
@@ -56,7 +56,7 @@ class Pages(BaseHTTPRequestHandler):
         self.answer(PICTURE, Content_Encoding="gzip")
 
     def do_unending(self) -> None:
-        """No Content-Length: only counting finds the end."""
+        """Sends no Content-Length: only counting bytes shows that it is too large."""
         self.send_response(200)
         self.send_header("Content-Type", "image/png")
         self.end_headers()
@@ -64,7 +64,7 @@ class Pages(BaseHTTPRequestHandler):
             self.wfile.write(PICTURE)
 
     def do_drip(self) -> None:
-        """Headers, a byte at a time, for minutes: no single wait is long."""
+        """Sends headers byte by byte for minutes: no single wait is long."""
         for byte in b"HTTP/1.1 200 OK\r\nX: " + b"x" * 10_000:
             self.wfile.write(bytes([byte]))
             if self.server.over.wait(0.02):
@@ -98,7 +98,7 @@ class Site(ThreadingHTTPServer):
 
 
 class RecordedNetwork(NetworkBackend):
-    """Real connections; notes where to, and takes those to `stands_for` to loopback."""
+    """Makes real connections and records their hosts; connects to loopback in place of `stands_for`."""
 
     def __init__(self, stands_for: str = PUBLIC) -> None:
         self.connected: list[str] = []
@@ -118,7 +118,7 @@ class RecordedNetwork(NetworkBackend):
 
 
 def names(**addresses: str) -> Callable[[str, int], list[str]]:
-    """A resolver that knows these hosts, underscores standing for dots; addresses are separated by spaces."""
+    """A resolver for these hosts. In names, underscores stand for dots; addresses are separated by spaces."""
 
     def resolve(host: str, port: int) -> list[str]:
         try:
@@ -153,7 +153,7 @@ def network() -> RecordedNetwork:
 
 @pytest.fixture
 def fetcher(site: Site, network: RecordedNetwork) -> SafeFetcher:
-    """Allows the site's port, and the host media.test, which is at loopback; www.test is public."""
+    """Allows the site's port and the host media.test, which resolves to loopback; www.test resolves to a public address."""
     return SafeFetcher(
         allow_hosts=["Media.test"],
         allow_ports=[site.port],

@@ -71,7 +71,7 @@ def test_host_that_is_not_public_is_never_connected_to(site: Site, network: Reco
     assert network.connected == []
 
 
-def test_name_that_changes_its_address_after_the_check_gains_nothing(site: Site, network: RecordedNetwork) -> None:
+def test_dns_rebinding_is_defeated(site: Site, network: RecordedNetwork) -> None:
     answers = [[PUBLIC], ["127.0.0.1"]]
     fetch = Fetch(SafeFetcher(allow_ports=[site.port], resolve=lambda *_: answers.pop(0), network=network), site)
 
@@ -128,23 +128,22 @@ def test_answer_that_cannot_be_used_is_refused_and_not_repeated(fetch: Fetch, pa
     assert "secret" not in str(caught.value)
 
 
-def test_label_of_an_answer_is_not_asked(fetch: Fetch) -> None:
-    """It is called a page; the one who reads the file knows what it is."""
+def test_content_type_is_ignored(fetch: Fetch) -> None:
     assert fetch("/page").content
 
 
-def test_file_of_just_the_size_that_is_allowed_is_taken(fetch: Fetch) -> None:
+def test_file_of_exactly_the_largest_size_is_accepted(fetch: Fetch) -> None:
     assert fetch("/picture", max_bytes=len(PICTURE)).content == PICTURE
 
 
-def test_host_that_sends_a_byte_at_a_time_is_left_in_time(site: Site, seconds_taken: Callable[[], float]) -> None:
+def test_host_that_sends_byte_by_byte_hits_the_deadline(site: Site, seconds_taken: Callable[[], float]) -> None:
     with pytest.raises(UrlUnusable, match="took too long"):
         Fetch(SafeFetcher(allow_hosts=["127.0.0.1"], allow_ports=[site.port], seconds=0.3), site)("/drip", host="127.0.0.1")
 
     assert seconds_taken() < 60
 
 
-def test_resolver_that_hangs_is_left_in_time_and_no_more_than_allowed_run_at_once(
+def test_hanging_resolver_hits_the_deadline_and_fetches_at_once_are_limited(
     site: Site, seconds_taken: Callable[[], float]
 ) -> None:
     asked, over = threading.Event(), threading.Event()
@@ -168,7 +167,7 @@ def test_resolver_that_hangs_is_left_in_time_and_no_more_than_allowed_run_at_onc
         over.set()
         with pytest.raises(UrlUnusable, match="not found"):
             first.result(60)
-    wait_for(lambda: "Too many names" not in refusal_of(hasty))  # the resolver that was given up is done soon
+    wait_for(lambda: "Too many names" not in refusal_of(hasty))  # the abandoned lookup ends soon
 
 
 def refusal_of(fetch: Fetch) -> str:
@@ -179,12 +178,12 @@ def refusal_of(fetch: Fetch) -> str:
 
 @contextmanager
 def hanging_fetches(fetcher: SafeFetcher, urls: Sequence[str]) -> Iterator[list[Future[Fetched]]]:
-    """Fetches of these URLs, all of which have a place and wait for an answer or a name."""
+    """Runs fetches of these URLs during the block."""
     with ThreadPoolExecutor(len(urls)) as threads:
         yield [threads.submit(fetcher.get, url, max_bytes=10_000, accept=PICTURES) for url in urls]
 
 
-def test_slow_hosts_hold_up_neither_the_other_hosts_of_their_caller_nor_other_callers(site: Site) -> None:
+def test_slow_hosts_block_neither_other_hosts_nor_other_callers(site: Site) -> None:
     over, hung = threading.Event(), Semaphore(0)
 
     def resolve(host: str, _port: int) -> list[str]:
@@ -205,7 +204,7 @@ def test_slow_hosts_hold_up_neither_the_other_hosts_of_their_caller_nor_other_ca
         assert [future.result(60).content for future in slow] == [PICTURE] * 16
 
 
-def test_caller_that_has_its_share_is_refused_and_others_are_not(site: Site) -> None:
+def test_caller_beyond_its_share_is_refused_and_others_are_not(site: Site) -> None:
     over, hung = threading.Event(), Semaphore(0)
 
     def resolve(host: str, _port: int) -> list[str]:
@@ -227,7 +226,7 @@ def test_caller_that_has_its_share_is_refused_and_others_are_not(site: Site) -> 
     assert greedy("/picture").content == PICTURE
 
 
-def test_one_host_has_a_few_places_of_each_caller(site: Site) -> None:
+def test_each_caller_has_few_places_per_host(site: Site) -> None:
     over, hung = threading.Event(), Semaphore(0)
 
     def resolve(host: str, _port: int) -> list[str]:
@@ -253,14 +252,14 @@ def test_large_files_of_one_caller_leave_memory_to_others(site: Site) -> None:
 
     with pytest.raises(UrlUnusable, match="Too many large files"):
         Fetch(fetcher, site)("/unending", max_bytes=100_000_000)
-    assert Fetch(fetcher, site)("/picture").content == PICTURE  # and it is given back
+    assert Fetch(fetcher, site)("/picture").content == PICTURE  # the memory was given back
 
 
 def test_unknown_host_and_closed_port_say_so(fetch: Fetch, fetcher: SafeFetcher) -> None:
     with pytest.raises(UrlUnusable, match=r"nowhere\.test was not found"):
         fetch("/picture", host="nowhere.test")
 
-    with socket.socket() as silent:  # has the port, so that nobody else gets it, and does not listen
+    with socket.socket() as silent:  # reserves the port, but does not listen
         silent.bind(("127.0.0.1", 0))
         port = silent.getsockname()[1]
         closed = SafeFetcher(allow_networks=[ip_network("127.0.0.0/8")], allow_ports=[port])

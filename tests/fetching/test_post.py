@@ -1,4 +1,4 @@
-"""Calling a URL that a request named: the rules of fetching, and nothing of the answer but its status."""
+"""POST to a URL from a request: the same rules as for fetching, and only the answer's status is returned."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.fetching.conftest import PUBLIC, RecordedNetwork, Site, names
 BODY = '{"prompt": "ein Bär"}'.encode()
 HEADERS = {"Content-Type": "application/json", "webhook-id": "msg_1"}
 
-# Form and address alone say that these are never called, whatever a resolver says.
+# Refused by form or address, before any name is resolved.
 REFUSED_AT_ONCE = [
     "http://127.0.0.1/", "http://127.8.9.1/", "http://0.0.0.0/", "http://10.1.2.3/", "http://172.16.0.1/", "http://192.168.1.1/",
     "http://169.254.169.254/latest/meta-data/", "http://100.100.100.200/", "http://192.0.0.192/", "http://168.63.129.16/",
@@ -51,7 +51,7 @@ def test_body_and_headers_arrive_and_the_status_comes_back(fetcher: SafeFetcher,
 
 
 @pytest.mark.parametrize(("page", "status"), [("/missing", 404), ("/page", 200), ("/unending", 200)])
-def test_answer_is_not_looked_at_whatever_its_kind_and_size(fetcher: SafeFetcher, site: Site, page: str, status: int) -> None:
+def test_answer_is_ignored_whatever_its_type_and_size(fetcher: SafeFetcher, site: Site, page: str, status: int) -> None:
     assert post(fetcher, f"http://media.test:{site.port}{page}") == status
 
 
@@ -64,7 +64,7 @@ def test_redirect_is_not_followed(fetcher: SafeFetcher, site: Site, network: Rec
 
 
 @pytest.mark.parametrize("url", REFUSED_AT_ONCE)
-def test_url_that_is_never_called_is_refused_with_the_reason_before_anyone_is_asked(url: str) -> None:
+def test_forbidden_url_is_refused_with_a_reason_before_any_lookup(url: str) -> None:
     network = RecordedNetwork()
     fetcher = SafeFetcher(network=network, resolve=names())
 
@@ -77,7 +77,7 @@ def test_url_that_is_never_called_is_refused_with_the_reason_before_anyone_is_as
 
 
 @pytest.mark.parametrize("host", REFUSED_WHEN_CALLED)
-def test_name_that_stands_for_a_private_address_is_refused_when_called(host: str) -> None:
+def test_name_of_a_private_address_is_refused_when_called(host: str) -> None:
     network = RecordedNetwork()
     fetcher = SafeFetcher(network=network, resolve=lambda name, _: REFUSED_WHEN_CALLED[name].split())
     url = f"http://{host}/hook"
@@ -88,7 +88,7 @@ def test_name_that_stands_for_a_private_address_is_refused_when_called(host: str
     assert network.connected == []
 
 
-def test_name_that_changes_its_address_after_the_check_gains_nothing(site: Site, network: RecordedNetwork) -> None:
+def test_dns_rebinding_is_defeated(site: Site, network: RecordedNetwork) -> None:
     answers = [[PUBLIC], ["127.0.0.1"]]
     fetcher = SafeFetcher(allow_ports=[site.port], resolve=lambda *_: answers.pop(0), network=network)
     url = f"http://rebinding.test:{site.port}/picture"
@@ -108,7 +108,7 @@ def test_what_is_allowed_passes_the_check() -> None:
 
 
 @pytest.mark.parametrize(("page", "seconds", "message"), [("/drip", 0.3, "took too long"), ("/rubbish", 60, "proper HTTP")])
-def test_host_without_an_answer_is_left_in_time(
+def test_host_without_an_answer_hits_the_deadline(
     site: Site, seconds_taken: Callable[[], float], page: str, seconds: float, message: str
 ) -> None:
     fetcher = SafeFetcher(allow_hosts=["127.0.0.1"], allow_ports=[site.port], seconds=seconds)

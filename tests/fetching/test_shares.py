@@ -12,7 +12,7 @@ def take_all(shares: Shares, holder: object) -> int:
 
 
 @pytest.mark.parametrize(("holders", "each"), [(1, 32), (2, 21), (3, 16), (7, 8)])
-def test_holders_that_take_turns_get_equal_shares_and_one_is_left_over(holders: int, each: int) -> None:
+def test_holders_get_equal_shares_and_one_share_stays_free(holders: int, each: int) -> None:
     shares = Shares(64)
     held = dict.fromkeys(range(holders), 0)
     for _ in range(64):
@@ -23,7 +23,7 @@ def test_holders_that_take_turns_get_equal_shares_and_one_is_left_over(holders: 
     assert take_all(shares, "newcomer") >= each // 2
 
 
-def test_greedy_ones_that_come_one_after_the_other_leave_something_to_each_next_one() -> None:
+def test_greedy_holders_leave_something_to_each_newcomer() -> None:
     shares = Shares(64)
 
     assert [take_all(shares, holder) for holder in range(6)] == [32, 16, 8, 4, 2, 1]
@@ -39,7 +39,7 @@ def test_what_is_given_back_can_be_taken_again() -> None:
     assert take_all(shares, "b") == 1
 
 
-def test_amounts_count_and_no_more_is_given_than_there_is() -> None:
+def test_amounts_count_and_the_total_is_a_limit() -> None:
     shares = Shares(100)
 
     assert not shares.take("a", 101)
@@ -51,7 +51,7 @@ def test_amounts_count_and_no_more_is_given_than_there_is() -> None:
     assert shares.take("c", 60)
 
 
-def test_limit_of_each_holds_besides() -> None:
+def test_limit_per_holder_applies_too() -> None:
     shares = Shares(64, at_most=3)
 
     assert [take_all(shares, "a"), take_all(shares, "b")] == [3, 3]

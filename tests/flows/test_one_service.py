@@ -20,7 +20,7 @@ def test_second_service_on_a_data_directory_is_refused(service: Service) -> None
     ran = run_promptreel("serve", "--port", 0, "--data-dir", service.data_dir)
 
     assert (ran.returncode, ran.stdout) == (2, "")
-    assert f"A service runs on the data directory {service.data_dir} already (process {service.process.pid})" in ran.stderr
+    assert f"A service already runs on the data directory {service.data_dir} (process {service.process.pid})" in ran.stderr
 
 
 def test_log_tells_what_happens_before_the_service_is_ready(service: Service) -> None:

@@ -308,7 +308,7 @@ DAMAGED = "cannot be decoded"
 NO_FRAME = "holds no frame"
 MANY_SCANS = "must not be stored in more than 64 scans"
 MANY_FRAMES = "must not be longer than 1800 frames"
-MANY_PIXELS = "must not hold more than 1658 million pixels together"
+MANY_PIXELS = "must not have more than 1658 million pixels in all its frames together"
 MUCH_MEMORY = "takes more than 250 MB to decode"
 LARGE_FRAMES = "must not be greater than 4096x2304 pixels"
 
@@ -405,7 +405,7 @@ VIDEO_FILES = [
         mp4_of_large_empty_frames=(lambda: repeat_frames(black(4096, 2304), [0] + [1] * 1799), MANY_PIXELS),
         mp4_larger_than_it_says=(larger_than_it_says, LARGE_FRAMES),
         mp4_cut_off=(lambda: repeat_frames(small(), [0, 1, 2])[:600], DAMAGED),
-        mp4_of_sound=(audio_only, "holds no moving picture"),
+        mp4_of_sound=(audio_only, "has no video stream"),
         mp4_of_a_cover=(cover_only, "must be in one of av1"),
         playlist_as_mp4=(lambda: b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n", "must be one of video/mp4"),
     ),

@@ -65,7 +65,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def courier(engine: Engine, jobs: JobStore, deliveries: DeliveryStore, receiver: Receiver) -> Courier:
-    """Allowed to call the receiver, and patient with it."""
+    """May call the receiver, and waits long for its answers."""
     return Courier(
         owner="courier-1",
         jobs=jobs,
@@ -79,5 +79,5 @@ def courier(engine: Engine, jobs: JobStore, deliveries: DeliveryStore, receiver:
 
 @pytest.fixture
 def end_job(jobs: JobStore) -> Callable[[str], int]:
-    """The id of a job that was cancelled just now, whose webhook is this URL."""
+    """Submits a job with this webhook, cancels it, and returns its id."""
     return lambda url: jobs.cancel(jobs.submit(make_new_job(webhook_url=url)).id).id

@@ -1,4 +1,4 @@
-"""A receiver of webhooks on loopback, that answers each path as it is told to."""
+"""A receiver of webhooks on loopback, with a configurable answer for each path."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from standardwebhooks import Webhook
 
 @dataclass(frozen=True)
 class Message:
-    """One POST as it came in; the headers' names are in lower case."""
+    """One received POST; header names are in lower case."""
 
     path: str
     headers: dict[str, str]
@@ -29,7 +29,7 @@ class Message:
         return json.loads(self.body)
 
     def verify(self, secret: str) -> Any:
-        """The body, if `standardwebhooks` finds its signature right and its time not far from now."""
+        """The body, once `standardwebhooks` has verified its signature and time."""
         return Webhook(secret).verify(self.body, self.headers)
 
 
@@ -39,7 +39,7 @@ class _Hook(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         headers = {name.lower(): value for name, value in self.headers.items()}
-        behaviour = self.server.behaviours.get(self.path, 200)  # first: who sees the message may change it
+        behaviour = self.server.behaviours.get(self.path, 200)  # read first: whoever sees the message may change it
         self.server.received.append(Message(self.path, headers, body))
         if isinstance(behaviour, threading.Event):
             behaviour.wait(60)
@@ -62,7 +62,7 @@ class _Hook(BaseHTTPRequestHandler):
 
 
 class Receiver(ThreadingHTTPServer):
-    """Has its port at once, and refuses every call until `receiving` starts it.
+    """Reserves its port, and refuses connections until `receiving` starts it.
 
     `behaviours`: for a path, the status to answer, a text to redirect to, or an event to wait for. All others get 200.
     """

@@ -8,7 +8,7 @@ from tests.jobs.factories import START
 
 
 def attempts_of_a_day(slowness: float = 0.0) -> list[datetime]:
-    """When attempts are made that all fail, each after so many seconds."""
+    """The times of attempts that all fail, each after `slowness` seconds."""
     times = [START]
     while (after := next_attempt(times[-1] + timedelta(seconds=slowness), tried_since=START)) is not None:
         times.append(after)
@@ -26,11 +26,11 @@ def test_waits_double_from_five_seconds_to_an_hour_and_end_after_a_day() -> None
     assert 28 <= len(times) <= 45
 
 
-def test_attempts_that_hang_are_as_many() -> None:
+def test_attempts_that_hang_are_equally_many() -> None:
     assert 25 <= len(attempts_of_a_day(slowness=20)) <= 45
 
 
-def test_what_failed_together_comes_back_apart() -> None:
+def test_deliveries_that_failed_together_are_retried_apart() -> None:
     later = START + timedelta(hours=2)
 
     assert len({next_attempt(later, tried_since=START) for _ in range(50)}) > 40

@@ -1,4 +1,4 @@
-"""The courier and a real receiver that fails, hangs, redirects and comes back; only the time is made up."""
+"""The courier with a real receiver that fails, hangs, redirects and recovers; only the clock is simulated."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EndJob = Callable[[str], int]
 
 
 def deliver_due(courier: Courier) -> None:
-    """All attempts that are due at this moment, one after the other."""
+    """Makes all attempts that are due now, one after the other."""
     while taken := courier.deliveries.claim(courier.owner):
         courier.deliver(*taken)
 
@@ -41,7 +41,7 @@ def log_of(courier: Courier, job_id: int) -> tuple[Delivery, list[Attempt]]:
 
 
 def check_signature(message: Message, secret: str, sent_at: datetime) -> None:
-    """As `standardwebhooks` signs it at that time; its `verify` only takes what is sent now."""
+    """Compares with the signature by `standardwebhooks` at that time; its `verify` accepts only the present."""
     expected = Webhook(secret).sign(message.id, sent_at, message.body.decode())
     assert message.headers["webhook-timestamp"] == str(int(sent_at.timestamp()))
     assert message.headers["webhook-signature"] == expected
@@ -81,7 +81,7 @@ def test_end_of_a_job_is_told_once_and_signed(
 
 
 class WaitingNetwork(SyncBackend):
-    """Waits `seconds` for an answer, whatever the fetcher says; and with few of them, a request still arrives in peace."""
+    """Waits `seconds` for each read, whatever the fetcher says; writing the request is not cut short."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -93,7 +93,7 @@ class WaitingNetwork(SyncBackend):
         return stream
 
 
-def test_receiver_that_fails_hangs_redirects_and_comes_back_hears_of_it(
+def test_receiver_that_fails_hangs_redirects_and_recovers_gets_its_delivery(
     courier: Courier, end_job: EndJob, receiver: Receiver, secret: str, clock: Clock
 ) -> None:
     patient = courier.fetcher
@@ -129,7 +129,7 @@ def test_receiver_that_fails_hangs_redirects_and_comes_back_hears_of_it(
         check_signature(message, secret, sent_at)
 
 
-def test_receiver_that_was_down_hears_of_it_when_it_is_back(courier: Courier, jobs: JobStore, clock: Clock) -> None:
+def test_receiver_that_was_down_gets_its_delivery_when_it_is_back(courier: Courier, jobs: JobStore, clock: Clock) -> None:
     down = Receiver()
     courier.fetcher = SafeFetcher(allow_hosts=["127.0.0.1"], allow_ports=[down.port], seconds=60)
     job_id = jobs.cancel(jobs.submit(make_new_job(webhook_url=down.url())).id).id
@@ -181,7 +181,7 @@ def test_any_success_is_delivered(courier: Courier, end_job: EndJob, receiver: R
     assert log_of(courier, job_id)[0].state is DeliveryState.DELIVERED
 
 
-def test_receiver_that_wants_no_more_is_left_alone(courier: Courier, end_job: EndJob, receiver: Receiver, clock: Clock) -> None:
+def test_410_ends_a_delivery(courier: Courier, end_job: EndJob, receiver: Receiver, clock: Clock) -> None:
     receiver.behaviours["/hook"] = 410
     job_id = end_job(receiver.url())
     deliver_due(courier)
@@ -195,7 +195,7 @@ def test_receiver_that_wants_no_more_is_left_alone(courier: Courier, end_job: En
 def test_address_that_is_not_public_at_delivery_is_not_called(
     courier: Courier, jobs: JobStore, receiver: Receiver, clock: Clock
 ) -> None:
-    """The name was public when the job was sent, and leads here when it ends."""
+    """The name resolved to a public address when the job was submitted, and to loopback when it ends."""
     courier.fetcher = SafeFetcher(allow_ports=[receiver.port], resolve=lambda *_: ["127.0.0.1"])
     job_id = jobs.cancel(jobs.submit(make_new_job(webhook_url=receiver.url(host="hooks.test"))).id).id
     deliver_due(courier)
@@ -207,7 +207,7 @@ def test_address_that_is_not_public_at_delivery_is_not_called(
     assert receiver.received == []
 
 
-def test_receiver_that_hangs_does_not_hold_up_others(
+def test_hanging_receiver_does_not_block_others(
     courier: Courier, end_job: EndJob, receiver: Receiver, deliveries: DeliveryStore
 ) -> None:
     hosts, waiting = ["localhost", "127.0.0.1"], WaitingNetwork(60)
@@ -225,7 +225,7 @@ def test_receiver_that_hangs_does_not_hold_up_others(
 
 
 def hang_on_many_hosts(courier: Courier, receiver: Receiver, submit: Callable[[str], object], *, hosts: int) -> threading.Event:
-    """Jobs have ended whose webhooks are at as many hosts, all of which hang once they are called. Returns what lets go."""
+    """Ends jobs with webhooks at this many hosts, all of which hang when called. Set the returned event to release them."""
     courier.fetcher = SafeFetcher(
         allow_networks=[ip_network("127.0.0.0/8")], allow_ports=[receiver.port], seconds=60, resolve=lambda *_: ["127.0.0.1"]
     )
@@ -235,7 +235,7 @@ def hang_on_many_hosts(courier: Courier, receiver: Receiver, submit: Callable[[s
     return hanging
 
 
-def test_many_hosts_that_hang_do_not_hold_up_another_one(courier: Courier, end_job: EndJob, receiver: Receiver) -> None:
+def test_many_hanging_hosts_do_not_block_another(courier: Courier, end_job: EndJob, receiver: Receiver) -> None:
     hanging = hang_on_many_hosts(courier, receiver, end_job, hosts=40)
     end_job(receiver.url(host="good.test"))
     with running(courier):
@@ -257,7 +257,7 @@ def test_receivers_of_one_key_that_hang_leave_places_to_the_other_keys(
         (message,) = wait_for(receiver.messages)
         assert message.json()["id"] == keys_job.id
         wait_for(lambda: len(receiver.messages("/hangs")) == 2)
-        assert log_of(courier, waiting)[0].attempt == 0  # of the same caller as those that hang
+        assert log_of(courier, waiting)[0].attempt == 0  # it has the same API key as the hanging ones
         hanging.set()
         wait_for(lambda: log_of(courier, waiting)[0].state is DeliveryState.DELIVERED)
 
@@ -332,9 +332,9 @@ def test_job_that_is_deleted_meanwhile_is_not_told_and_nothing_breaks(
     assert [record.levelname for record in caplog.records if "delivery" in record.getMessage()] == ["INFO", "INFO"]
 
 
-def test_bug_in_the_body_is_no_end_of_the_delivery(courier: Courier, end_job: EndJob, receiver: Receiver, clock: Clock) -> None:
+def test_bug_in_the_body_does_not_end_the_delivery(courier: Courier, end_job: EndJob, receiver: Receiver, clock: Clock) -> None:
     to_body = courier.to_body
-    courier.to_body = lambda *_: {"value": float("nan")}  # is no JSON
+    courier.to_body = lambda *_: {"value": float("nan")}  # not JSON
     job_id = end_job(receiver.url())
     deliver_due(courier)
     delivery, (attempt,) = log_of(courier, job_id)
@@ -363,7 +363,7 @@ def test_job_of_an_api_key_is_signed_with_the_keys_own_secret(
 def test_log_names_no_path_of_the_url(
     courier: Courier, end_job: EndJob, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A webhook's path often holds what lets anyone call it."""
+    """A webhook's path often contains a secret."""
     caplog.set_level(logging.DEBUG, logger="promptreel")
     receiver.behaviours["/secret"] = 500
     end_job(receiver.url("/secret"))

@@ -12,7 +12,7 @@ from promptreel.notify.signing import sign
 
 
 def test_signature_is_that_of_the_standards_own_example() -> None:
-    """Secret, id, time, body and signature as the library's authors publish them."""
+    """Secret, id, time, body and signature as published by the authors of `standardwebhooks`."""
     signed = sign(
         "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
         "msg_p5jXN8AQM9LWM0D4loKWxJek",
@@ -37,7 +37,7 @@ def test_any_body_is_verified_by_the_standards_library(text: str) -> None:
 
 
 @pytest.mark.parametrize("change", ["body", "id", "secret", "time"])
-def test_whatever_was_changed_on_the_way_is_noticed(change: str) -> None:
+def test_any_tampering_is_detected(change: str) -> None:
     secret, now = new_webhook_secret(), datetime.now(UTC)
     sent_at = now - timedelta(minutes=6) if change == "time" else now
     headers = sign(secret, "msg_1", sent_at=sent_at, body=b"{}")

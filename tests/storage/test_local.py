@@ -26,7 +26,7 @@ def files_below(root: Path) -> list[str]:
 
 
 def save_and_die_at(event: str, tmp_path: Path) -> int:
-    """Saves in a process of its own that is killed, unasked, when Python is about to do `event`."""
+    """Saves in another process, which is killed just before Python's audit event `event`."""
     program = (
         "import os, signal, sys; from pathlib import Path\n"
         "from promptreel.storage.local import LocalStorage; from tests.storage.test_local import make_video\n"
@@ -112,9 +112,9 @@ def test_key_that_could_leave_the_root_is_refused(storage, tmp_path, key):
     storage.save(video, "a/b.mp4")
 
     assert storage.path(key) is None
-    with pytest.raises(StorageFailed, match="is no key"):
+    with pytest.raises(StorageFailed, match="is not a valid key"):
         storage.save(video, key)
-    with pytest.raises(StorageFailed, match="is no key"):
+    with pytest.raises(StorageFailed, match="is not a valid key"):
         storage.delete(key)
     assert secret.read_bytes() == b"secret"
     assert files_below(tmp_path / "files") == ["a/b.mp4"]
@@ -129,7 +129,7 @@ def test_link_out_of_the_root_is_not_followed(storage, tmp_path):
 
     assert storage.path("link/secret.mp4") is None
     assert storage.path("link.mp4") is None
-    with pytest.raises(StorageFailed, match="is no key"):
+    with pytest.raises(StorageFailed, match="is not a valid key"):
         storage.delete("link/secret.mp4")
     assert (tmp_path / "outside" / "secret.mp4").exists()
 
@@ -149,7 +149,7 @@ def test_bytes_that_are_gone_or_have_no_key_are_none(storage, tmp_path):
     assert storage.read("a.png") is None
     for key in ("../a.png", "/etc/passwd", ""):
         assert storage.read(key) is None
-        with pytest.raises(StorageFailed, match="is no key"):
+        with pytest.raises(StorageFailed, match="is not a valid key"):
             storage.save_bytes(b"x", key)
 
 
@@ -158,7 +158,7 @@ def test_crash_between_write_and_rename_leaves_nothing_visible(storage, tmp_path
 
     assert storage.path("a.mp4") is None
     assert not (tmp_path / "files" / "a.mp4").exists()
-    assert len(files_below(tmp_path / "files")) == 1  # the finished copy: the crash came where it was meant to
+    assert len(files_below(tmp_path / "files")) == 1  # the finished copy, so the crash came at the right moment
 
 
 def test_crash_while_replacing_keeps_the_old_file(storage, tmp_path):
@@ -178,7 +178,7 @@ def test_save_works_after_a_crash(storage, tmp_path):
 
 
 def test_crash_in_the_middle_of_the_copy_leaves_nothing_visible(storage, tmp_path):
-    """The source is a pipe that gives some bytes and then no more, so the copy is half done when the process is killed."""
+    """The source is a pipe that stalls after some bytes, so the process is killed in the middle of the copy."""
     os.mkfifo(tmp_path / "pipe.mp4")
     program = (
         "import sys; from pathlib import Path; from promptreel.media import Video\n"
@@ -199,7 +199,7 @@ def test_file_that_changed_since_it_was_encoded_is_not_stored(storage, tmp_path)
     video = make_video(tmp_path / "made.mp4", b"encoded")
     video.path.write_bytes(b"changed")
 
-    with pytest.raises(StorageFailed, match="it changed before it was stored"):
+    with pytest.raises(StorageFailed, match="changed between encoding and storing"):
         storage.save(video, "a.mp4")
     assert files_below(tmp_path / "files") == []
 
@@ -232,7 +232,7 @@ def test_key_of_a_folder_is_a_storage_failure_and_leaves_no_copy(storage, tmp_pa
     assert files_below(tmp_path / "files") == ["7/a.mp4"]
 
 
-def test_folders_that_are_empty_without_a_file_go_with_it(storage, tmp_path):
+def test_deleting_a_file_removes_its_empty_folders(storage, tmp_path):
     for key in ("7/a.mp4", "7/b.mp4", "inits/image/c.png"):
         storage.save_bytes(b"x", key)
     storage.delete("7/a.mp4")
@@ -245,8 +245,8 @@ def test_folders_that_are_empty_without_a_file_go_with_it(storage, tmp_path):
     assert storage.read("7/a.mp4") == b"x"
 
 
-def test_folder_that_others_empty_all_the_time_takes_every_file(storage):
-    """Whoever deletes the last file of a folder removes it, maybe between two steps of somebody who stores one there."""
+def test_saving_survives_concurrent_removal_of_the_folder(storage):
+    """Deleting a folder's last file removes the folder, possibly between two steps of a save."""
 
     def store_and_delete(name):
         for _ in range(50):
@@ -258,7 +258,7 @@ def test_folder_that_others_empty_all_the_time_takes_every_file(storage):
             future.result()
 
 
-def test_full_disk_is_told_as_such_and_leaves_no_part_of_a_file(small_disk):
+def test_full_disk_raises_disk_full_and_leaves_no_partial_file(small_disk):
     storage = LocalStorage(small_disk / "files")
     with pytest.raises(DiskFull, match="Make room"):
         storage.save_bytes(bytes(2_000_000), "7/a.mp4")
@@ -269,7 +269,7 @@ def test_full_disk_is_told_as_such_and_leaves_no_part_of_a_file(small_disk):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of 1 MB, where this may be mounted. Elsewhere test_video.py and test_worker.py alone see the same error."""
+    """A 1 MB disk, if it may be mounted here. Otherwise only test_video.py and test_worker.py cover this error."""
     folder = tmp_path / "small"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder]

@@ -1,4 +1,4 @@
-"""Foreign pictures and videos, decoded in a process of their own: whatever they are made of, they cost a bounded amount."""
+"""Decodes foreign pictures and videos in a separate process, with bounded memory and time."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from promptreel.media import Clip, Init
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 8
-"""Of a processor. Whoever checks a file decodes all of it, so that what was accepted can be decoded later."""
+"""CPU seconds. A check decodes the whole file, so an accepted file can be decoded later."""
 SLACK = 5
-"""How many times as long what was accepted may take: a busy processor is slower, and frames are brought to a size besides."""
+"""`decode` gets this many times the CPU seconds of a check: a busy CPU is slower, and frames are scaled too."""
 STANDSTILL_SECONDS = 300.0
-"""By the clock, should a decoder wait for something that never comes."""
+"""Wall-clock limit of one task, in case a decoder blocks."""
 MOST_WAITING = 48
 PATIENCE_SECONDS = 30.0
-"""For the api, each of whose requests that waits holds one of its threads: how many may, and how long."""
+"""For the api: how many requests may wait for its decoder, and how long. Each of them blocks a thread."""
 LONGEST_LINE = 4096
-# A thread of its own for each task would only take memory. One heap, whose large blocks go back at once.
+# One thread per library and one malloc arena save memory; freed large blocks go straight back to the system.
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -44,11 +44,11 @@ T = TypeVar("T")
 
 
 class Decoder:
-    """Does one task at a time, for all threads of this process, each in its turn.
+    """Runs one decoding task at a time; the threads of this process take turns.
 
-    At most `most_waiting` threads wait, for `patience_seconds` each: others are told DecoderBusy. None: as many, and as long,
-    as there are. `check_seconds` are a processor's. Its process starts with the first task, and ends with this one, however
-    this one ends.
+    At most `most_waiting` threads use it at once, and each waits up to `patience_seconds` for its turn; the rest get
+    DecoderBusy. None means no limit. `check_seconds` are CPU seconds. The decoder's process starts with the first task and
+    ends with this process, even if this one is killed.
     """
 
     def __init__(
@@ -67,18 +67,18 @@ class Decoder:
         self._process: _Process | None = None
 
     def close(self) -> None:
-        """Ends its process; the next task starts another."""
+        """Ends the decoder's process; the next task starts another."""
         with self._turn:
             if self._process is not None:
                 self._process.end()
                 self._process = None
 
     def check(self, init: Init) -> None:
-        """Decodes all of the file. Raises InitUnusable when that cannot be done within bounds, and DecoderBusy."""
+        """Decodes the whole file. Raises InitUnusable if it is damaged or exceeds a limit, and DecoderBusy."""
         self._do("check", init, self._check_seconds, lambda answer: answer.read_line())
 
     def crop(self, init: Init) -> Init:
-        """The largest square around a picture's centre, upright; as PNG or JPEG what few programs read.
+        """The largest centered square of a picture, upright, as in encoding/inits.py.
 
         Raises InitUnusable and DecoderBusy.
         """
@@ -90,7 +90,7 @@ class Decoder:
         return self._do("crop", init, self._check_seconds, read_square)
 
     def decode(self, init: Init, *, num_frames: int, fps: int, width: int, height: int) -> Clip:
-        """A clip of `num_frames` frames, `fps` of them a second, at `width` x `height` pixels, as in encoding/inits.py.
+        """The init as a clip of this length and size (pixels), as in encoding/inits.py.
 
         Raises InitUnusable and DecoderBusy.
         """
@@ -109,23 +109,24 @@ class Decoder:
         return Clip(frames, fps)
 
     def _do(self, task: str, init: Init, cpu_seconds: int, read: Callable[[_Process], T], **more: Any) -> T:
-        """Once more in a new process when the first was killed from outside: that says nothing about the file."""
+        """Runs a task, and repeats it once if its process was killed from outside: that says nothing about the file."""
         about = {"kind": init.kind, "ending": init.ending, "size": len(init.data)}
         request = {"task": task, "cpu_seconds": cpu_seconds, **about, **more}
         with self._in_turn():
             try:
                 return self._ask(request, init, read)
             except _Killed:
-                log.warning("a decoder was killed while it decoded an init %s; it is tried once more", init.kind)
+                log.warning("a decoder was killed while it decoded an init %s; trying once more", init.kind)
             try:
                 return self._ask(request, init, read)
             except _Killed as killed:
                 raise InitUnusable(
-                    f"The init {init.kind} could not be decoded: its decoder was killed twice, most often for want of memory."
+                    f"The init {init.kind} could not be decoded: its decoder was killed twice, usually because the server is "
+                    "short of memory. Send a smaller one, or try again later."
                 ) from killed
 
     def _ask(self, request: dict[str, Any], init: Init, read: Callable[[_Process], T]) -> T:
-        """Raises InitUnusable and _Killed."""
+        """Sends one request and reads its answer. Raises InitUnusable and _Killed."""
         if self._process is None or self._process.has_ended():
             self._process = _Process()
         process = self._process
@@ -135,17 +136,17 @@ class Decoder:
                 return read(process)
         except _Refused as refused:
             raise InitUnusable(str(refused)) from None
-        except OSError as error:  # it has ended, or closed its pipe and will
+        except OSError as error:  # the process has ended or is about to
             self._process = None
             raise _explain_end(process.wait_and_end(), init, request["cpu_seconds"]) from error
-        except BaseException:  # an answer that is none, or Ctrl-C amid one: nobody knows what it will say next
+        except BaseException:  # a malformed answer, or Ctrl-C in the middle of one: the pipe is out of sync
             self._process = None
             process.end()
             raise
 
     @contextmanager
     def _in_turn(self) -> Iterator[None]:
-        """Raises DecoderBusy."""
+        """Waits for this thread's turn and holds it during the block. Raises DecoderBusy."""
         with self._counting:
             if self._waiting == self._most_waiting:
                 raise DecoderBusy("Too many pictures and videos are being checked: send the request again in a few seconds.")
@@ -163,18 +164,18 @@ class Decoder:
 
 
 class _Refused(Exception):
-    """What is wrong with the file, in words for whoever sent it."""
+    """The file is unusable; the message is for its sender."""
 
 
 class _Killed(Exception):
-    """From outside: by an operator, or by a system that is short of memory."""
+    """The decoder was killed from outside: by an operator, or by a kernel that is short of memory."""
 
 
 class _Process:
-    """One decoder process and the pipes to it. Reading and writing raise OSError once it has ended."""
+    """A decoder process and its pipes. Reading and writing raise OSError once it has ended."""
 
     def __init__(self) -> None:
-        # Pillow warns of each tag that is wrong: a file must not fill the log.
+        # -W ignore: Pillow warns about every bad tag, and a file must not flood the log.
         command = [sys.executable, "-W", "ignore", "-m", "promptreel.encoding.decoder_process"]
         self._process = subprocess.Popen(  # noqa: S603 - the command is our own
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | _ENVIRONMENT, start_new_session=True
@@ -183,8 +184,8 @@ class _Process:
         assert self._process.stdout is not None
         self._requests: IO[bytes] = self._process.stdin
         self._answers: IO[bytes] = self._process.stdout
-        self._stood_still = False
-        self._end = weakref.finalize(self, _end, self._process)  # when we exit, too
+        self._timed_out = False
+        self._end = weakref.finalize(self, _end, self._process)  # runs at interpreter exit too
 
     def has_ended(self) -> bool:
         return self._process.poll() is not None
@@ -195,7 +196,7 @@ class _Process:
         self._requests.flush()
 
     def read_line(self) -> dict[str, Any]:
-        """Raises _Refused."""
+        """The next line of the answer, parsed. Raises _Refused when it says that the file is unusable."""
         line = self._answers.readline(LONGEST_LINE)
         if not line.endswith(b"\n"):
             raise EOFError
@@ -219,10 +220,10 @@ class _Process:
 
     @contextmanager
     def bounded(self, seconds: float) -> Iterator[None]:
-        """Kills the process when the block takes longer."""
+        """Kills the process when the block takes longer than `seconds`."""
 
         def kill() -> None:
-            self._stood_still = True
+            self._timed_out = True
             _kill(self._process)
 
         timer = threading.Timer(seconds, kill)
@@ -239,15 +240,15 @@ class _Process:
         self._end()
 
     def wait_and_end(self) -> int:
-        """The exit code of one that has closed its pipe, and so is about to end; SIGXCPU's if it was killed for its delay."""
+        """The exit code of a process that is about to end, since its pipe is closed; SIGXCPU's if `bounded` killed it."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
         self.end()
-        return BY_SIGNAL + signal.SIGXCPU if self._stood_still else self._process.returncode
+        return BY_SIGNAL + signal.SIGXCPU if self._timed_out else self._process.returncode
 
 
 def _explain_end(code: int, init: Init, cpu_seconds: int) -> Exception:
-    """What the end of a decoder amid a task says."""
+    """The error for a decoder that exited with `code` during a task."""
     if code == BY_SIGNAL + signal.SIGXCPU:
         return InitUnusable(f"The init {init.kind} takes more than {cpu_seconds} s to decode: send a smaller or shorter one.")
     if code in {BY_SIGNAL + signal.SIGKILL, -signal.SIGKILL}:
@@ -257,16 +258,16 @@ def _explain_end(code: int, init: Init, cpu_seconds: int) -> Exception:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Of it and its fork, and leaves no zombie."""
+    """Kills the process and its fork, and leaves no zombie."""
     _kill(process)
     process.wait()
     for pipe in (process.stdin, process.stdout):
         assert pipe is not None
-        with suppress(OSError):  # what was not sent yet
+        with suppress(OSError):  # closing flushes, which fails if data is left
             pipe.close()
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:  # else its number may be another's
+    if process.poll() is None:  # otherwise its pid may belong to another process
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

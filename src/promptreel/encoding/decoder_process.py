@@ -1,9 +1,9 @@
-"""`python -m promptreel.encoding.decoder_process`: decodes foreign pictures and videos, within hard bounds.
+"""`python -m promptreel.encoding.decoder_process`: decodes foreign pictures and videos under hard limits.
 
-A request on stdin is a line of JSON and the file; the answer on stdout is lines of JSON, frames between them. This process has
-the libraries loaded and touches no foreign byte itself: it waits, and forks a process for each request. That one lives under
-limits of the kernel's and ends with its answer, and with it whatever a file did to it. One that ends otherwise takes this
-process along, whose exit code then says why; so does whoever holds the other end of stdin, however that one ends.
+A request on stdin is a line of JSON and the file. The answer on stdout is lines of JSON, with frames in between. This process
+loads the libraries and never parses foreign bytes: it forks a child for each request. The child runs under kernel limits and
+exits after its answer, so nothing that a file did to it remains. If a child fails, this process exits too, and its exit code
+says why. It also exits when its parent closes stdin or dies.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from promptreel.errors import InitUnusable
 from promptreel.media import Init
 
 MEGABYTES = 250
-"""Of memory for one request, its file included, beside what the libraries take."""
+"""Memory for one request, including its file, on top of what the libraries use."""
 BY_SIGNAL = 128
-"""An exit code above it names the signal that ended a fork, as in a shell."""
+"""An exit code of this plus a number means that signal ended the child, as in a shell."""
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever asked us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     answers = os.dup(1)
-    os.dup2(2, 1)  # should a library print, it is not taken for an answer
+    os.dup2(2, 1)  # a library that prints must not corrupt an answer
     Image.preinit()
     if heif.is_installed():
         heif.register()
@@ -48,22 +48,22 @@ def main() -> None:
 
 
 def _wait_for_request() -> bool:
-    """False once nobody is left to ask."""
+    """Returns False once the parent has closed stdin."""
     waiting = select.poll()
     waiting.register(0, select.POLLIN)
     return any(event & select.POLLIN for _, event in waiting.poll())
 
 
 def _fork(answers: int) -> None:
-    """Returns when the fork has ended well; ends with it otherwise, and ends it when nobody waits for its answer any more."""
+    """Serves one request in a child. Exits if the child fails; kills the child if the parent is gone."""
     alive, held = os.pipe()
     fork = os.fork()
     if fork == 0:
         os._exit(_serve(answers))
     os.close(held)
     waiting = select.poll()
-    waiting.register(alive, 0)  # closed when the fork ends
-    waiting.register(0, 0)  # closed when the one who asked does
+    waiting.register(alive, 0)  # closes when the child ends
+    waiting.register(0, 0)  # closes when the parent ends
     if any(closed == 0 for closed, _ in waiting.poll()):
         os.kill(fork, signal.SIGKILL)
     os.close(alive)
@@ -73,7 +73,7 @@ def _fork(answers: int) -> None:
 
 
 def _serve(answers: int) -> int:
-    """In the fork: one request. Returns its exit code."""
+    """Answers one request, in the child. Returns the exit code."""
     with io.FileIO(0, closefd=False) as pipe, open(answers, "wb") as answer:
         request = io.BufferedReader(pipe)
         told = json.loads(request.readline())
@@ -88,17 +88,17 @@ def _serve(answers: int) -> int:
 
 
 def _limit(*, cpu_seconds: int) -> None:
-    """On memory, on the processor's time, and no file for what is left of a crash."""
+    """Limits memory and CPU time, and disables core dumps."""
     _set_limit(resource.RLIMIT_CORE, 0)
     _set_limit(resource.RLIMIT_CPU, cpu_seconds)
     statm = Path("/proc/self/statm")
-    if statm.exists():  # only Linux tells
+    if statm.exists():  # Linux only
         taken = int(statm.read_text().split()[0]) * resource.getpagesize()
         _set_limit(resource.RLIMIT_AS, taken + MEGABYTES * 1024 * 1024)
 
 
 def _set_limit(kind: int, most: int) -> None:
-    """Lower than a limit that is there already, never higher."""
+    """Sets a limit, but never raises one that exists."""
     hard = resource.getrlimit(kind)[1]
     resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from promptreel.media import Footage
 
 TICK = Fraction(1, 100)  # GIF counts its delays in hundredths of a second
-# Pictures as the eye blends them (PSNR after a small blur) gain 1 to 3 dB by Floyd's and Steinberg's error diffusion (1976)
-# over the nearest color; ordered dithering gains less or loses. `rectangle` dithers anew only the part of a frame that
-# changed: what stands still does not flicker, and is not stored again.
+# Floyd-Steinberg error diffusion (1976) gains 1 to 3 dB of PSNR after a small blur, which imitates the eye, over the nearest
+# color; ordered dithering gains less or loses. `rectangle` dithers only the changed part of a frame again, so still parts
+# neither flicker nor take space.
 DITHERING = {"dither": "floyd_steinberg", "diff_mode": "rectangle"}
 RGB = "rgb24"
 PALETTE_SIDE = 16  # a palette is a picture of 16 x 16 colors
@@ -29,12 +29,12 @@ MAX_BLOCK = 255
 
 
 def write_gif(clip: Footage, path: Path, comment: str) -> None:
-    """Writes the file, whole or in part; `comment` is ASCII. Raises what PyAV raises.
+    """Writes the file; `comment` is ASCII. Raises PyAV's errors, and may leave a partial file then.
 
-    A frame starts at the tick nearest to its time: at 8 fps delays of 13 and 12 alternate, and the clip's length is right.
+    Each frame starts at the tick nearest to its time: at 8 fps, delays of 13 and 12 alternate, so the total length is right.
     """
     starts = [(2 * index * TICK.denominator + clip.fps) // (2 * clip.fps) for index in range(clip.num_frames + 1)]
-    options = {"loop": "0", "final_delay": str(starts[-1] - starts[-2])}  # loop 0: for ever
+    options = {"loop": "0", "final_delay": str(starts[-1] - starts[-2])}  # loop 0: forever
     with av.open(str(path), "w", format="gif", options=options) as container:
         stream = container.add_stream("gif", rate=clip.fps)
         stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, "pal8"
@@ -47,7 +47,7 @@ def write_gif(clip: Footage, path: Path, comment: str) -> None:
 
 
 def _choose_palette(clip: Footage) -> av.VideoFrame:
-    """The 256 colors that serve the whole clip best, by median cut over all its pixels (Heckbert 1982)."""
+    """The best 256 colors for the whole clip, by median cut over all its pixels (Heckbert 1982)."""
     graph = _make_graph()
     source = _add_source(graph, clip.width, clip.height, RGB)
     chooser = graph.add("palettegen", reserve_transparent="0")
@@ -63,7 +63,7 @@ def _choose_palette(clip: Footage) -> av.VideoFrame:
 
 
 def _map_colors(clip: Footage, palette: av.VideoFrame, starts: list[int]) -> Iterator[av.VideoFrame]:
-    """The frames as indices into the palette, each at its start."""
+    """The frames as indices into the palette; `starts` are in ticks."""
     graph = _make_graph()
     source = _add_source(graph, clip.width, clip.height, RGB)
     colors = _add_source(graph, PALETTE_SIDE, PALETTE_SIDE, palette.format.name)
@@ -100,7 +100,7 @@ def _make_frame(pixels: NDArray[np.uint8], start: int) -> av.VideoFrame:
 
 
 def _pull_all(sink: FilterContext) -> Iterator[av.VideoFrame]:
-    """What has come out so far."""
+    """The frames that are ready now."""
     while True:
         try:
             frame = sink.pull()
@@ -111,7 +111,7 @@ def _pull_all(sink: FilterContext) -> Iterator[av.VideoFrame]:
 
 
 def _append_comment(path: Path, comment: str) -> None:
-    """Puts a comment extension (GIF89a, section 24) before the trailer: ffmpeg reads such comments and writes none."""
+    """Inserts a comment extension (GIF89a, section 24) before the trailer: ffmpeg reads these but cannot write them."""
     text = comment.encode("ascii")
     blocks = (text[start : start + MAX_BLOCK] for start in range(0, len(text), MAX_BLOCK))
     extension = COMMENT_LABEL + b"".join(bytes([len(block)]) + block for block in blocks) + b"\x00"

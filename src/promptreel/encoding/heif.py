@@ -1,4 +1,4 @@
-"""HEIC and other HEIF pictures, as phones write them: read by libheif, which comes with the extra `heif`."""
+"""HEIC and other HEIF pictures, as phones write them. Reading them needs libheif, from the extra `heif`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from promptreel.errors import InitUnusable
 
 NOT_INSTALLED = (
     "HEIC, which this server cannot read: save it as JPEG or PNG. "
-    "Its operator can have it read with: pip install 'promptreel[heif]'"
+    "Its operator can add support with: pip install 'promptreel[heif]'"
 )
 
 
 def is_installed() -> bool:
-    """Without loading it: only the decoder's process does."""
+    """Checks without importing it: only the decoder's process imports it."""
     return find_spec("pillow_heif") is not None
 
 
 @cache
 def register() -> None:
-    """Pillow opens HEIF from then on. One thread decodes: each takes memory. Raises InitUnusable without the extra."""
+    """Teaches Pillow to open HEIF, with one thread to save memory. Raises InitUnusable without the extra."""
     try:
         import pillow_heif  # noqa: PLC0415 - an extra
     except ImportError as error:
@@ -31,13 +31,13 @@ def register() -> None:
 
 
 def check_primary(picture: Image.Image) -> None:
-    """Raises ValueError when the picture of the file is damaged: what was opened then is a tile of it, or another one."""
+    """Raises ValueError when the primary picture is damaged: Pillow then opens one of its tiles, or another picture."""
     if not picture.info["primary"]:
-        raise ValueError("the picture that this file shows is damaged")
+        raise ValueError("the file's primary picture is damaged")
 
 
 def bytes_a_pixel(picture: Image.Image) -> int:
-    """Of memory, as measured: the planes, colours made of them, and Pillow's copy; both are kept if there are more pictures."""
+    """Measured memory per pixel: YUV planes, RGB, and Pillow's copy, which adds to them if the file has several pictures."""
     deep, halved = picture.info["bit_depth"] > 8, picture.info.get("chroma", 420) == 420
-    colours = 9 if halved else 17 if deep else 11
-    return colours + (5 if picture.has_transparency_data else 0) + (4 if getattr(picture, "is_animated", False) else 0)
+    colors = 9 if halved else 17 if deep else 11
+    return colors + (5 if picture.has_transparency_data else 0) + (4 if getattr(picture, "is_animated", False) else 0)

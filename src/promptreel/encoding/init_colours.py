@@ -1,4 +1,4 @@
-"""Colours of foreign pictures and videos -> sRGB, as a screen shows them: embedded profiles, wide gamuts, and HDR."""
+"""Converts foreign colors to sRGB: embedded profiles, wide gamuts, and HDR."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFilter
 
 WHITE_NITS = 203.0
-"""Of what is plainly white in HDR (ITU-R BT.2408): sRGB's white."""
+"""HDR reference white (ITU-R BT.2408), which becomes sRGB's white."""
 PEAK_NITS = 1000.0
-"""The brightest light that is told from others, and HLG's nominal peak (BT.2100)."""
+"""HLG's nominal peak (BT.2100). Brighter light is clipped."""
 _LUT_SIZE = 33
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
-# Light of a gamut's primaries -> of BT.709's, which are sRGB's: ITU-R BT.2087, and the same for P3 with the white of D65.
+# Linear light from a gamut's primaries to those of BT.709 and sRGB: ITU-R BT.2087, and the same for P3 with D65 white.
 _FROM_BT2020 = np.array([[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]])
 _FROM_P3 = np.array([[1.2249, -0.2249, 0.0], [-0.0421, 1.0421, 0.0], [-0.0196, -0.0786, 1.0983]])
 _GAMUTS = {
@@ -25,26 +25,26 @@ _GAMUTS = {
     int(ColorPrimaries.SMPTE432): _FROM_P3,
 }
 _HDR = frozenset({int(ColorTrc.SMPTE2084), int(ColorTrc.ARIB_STD_B67)})
-# As frames name their matrix. Others are rare, or wrong.
+# The values of a frame's matrix that are believed. Others are rare, or wrong.
 _MATRICES = frozenset({int(Colorspace.ITU709), 4, 5, 6, int(Colorspace.SMPTE240M), int(Colorspace.BT2020)})
 _BT2020_CONSTANT = 10
 
 
 def apply_profile(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """The picture in RGB or RGBA, its colours as its ICC profile means them. One that is broken or does not fit is ignored."""
+    """Converts to sRGB, as RGB or RGBA, by the ICC profile. A profile that is broken or does not fit is ignored."""
     has_alpha = picture.has_transparency_data
     if profile is None:
         return picture.convert("RGBA" if has_alpha else "RGB")
     if has_alpha:
         rgba = picture.convert("RGBA")
-        colours = _convert(picture.getchannel("L") if picture.mode == "LA" else rgba.convert("RGB"), profile)
-        colours.putalpha(rgba.getchannel("A"))
-        return colours
+        colors = _convert(picture.getchannel("L") if picture.mode == "LA" else rgba.convert("RGB"), profile)
+        colors.putalpha(rgba.getchannel("A"))
+        return colors
     return _convert(picture, profile)
 
 
 def _convert(picture: Image.Image, profile: bytes) -> Image.Image:
-    """In RGB. The profile of a grey picture may be one of colours."""
+    """Converts to RGB. A gray picture may carry an RGB profile, so both modes are tried."""
     for shape in dict.fromkeys([picture.mode, "RGB"]):
         same = picture if picture.mode == shape else picture.convert(shape)
         try:
@@ -60,7 +60,7 @@ def _convert(picture: Image.Image, profile: bytes) -> Image.Image:
 
 
 def guess_matrix(colorspace: int, *, codec: str, size: tuple[int, int]) -> int:
-    """A frame's own matrix, if it names one that there is; else what players take: BT.709 from 720p on, but never for VP8."""
+    """The frame's own matrix if it names a usable one, else what players assume: BT.709 from 720p up, but never for VP8."""
     if colorspace == _BT2020_CONSTANT:
         return int(Colorspace.BT2020)
     if colorspace in _MATRICES:
@@ -70,7 +70,7 @@ def guess_matrix(colorspace: int, *, codec: str, size: tuple[int, int]) -> int:
 
 
 def make_table(transfer: int, primaries: int) -> ImageFilter.Color3DLUT | None:
-    """What brings RGB of a video's transfer function and primaries to sRGB; None for what is as good as sRGB."""
+    """A lookup table from RGB with this transfer function and these primaries to sRGB; None if none is needed."""
     if transfer not in _HDR and primaries not in _GAMUTS:
         return None
     return _make_table(transfer if transfer in _HDR else int(ColorTrc.GAMMA22), primaries)
@@ -89,7 +89,7 @@ def _make_table(transfer: int, primaries: int) -> ImageFilter.Color3DLUT:
 
 
 def _to_light(signal: NDArray[np.float64], transfer: int) -> NDArray[np.float64]:
-    """In nits for HDR, as ITU-R BT.2100 has it: the PQ EOTF, or the HLG inverse OETF and OOTF."""
+    """Signal to linear light; HDR in nits, by ITU-R BT.2100: the PQ EOTF, or the HLG inverse OETF and OOTF."""
     if transfer == ColorTrc.SMPTE2084:
         return _from_pq(signal)
     if transfer == ColorTrc.ARIB_STD_B67:
@@ -102,7 +102,7 @@ def _to_light(signal: NDArray[np.float64], transfer: int) -> NDArray[np.float64]
 
 
 def _compress(nits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """To 0 to 1 of sRGB's white: the highlights are rolled off by the EETF of ITU-R BT.2390, for the brightest of R, G, B."""
+    """Maps nits to 0..1 of sRGB's white. The EETF of ITU-R BT.2390, applied to the largest of R, G, B, rolls off highlights."""
     nits = np.clip(nits, 0, None)
     brightest = np.clip(nits.max(axis=1, keepdims=True), 1e-6, PEAK_NITS)
     peak = _to_pq(np.array(PEAK_NITS))

@@ -1,4 +1,4 @@
-"""Pictures to start from: PNG, JPEG, WebP, AVIF, HEIF, and the first frame of a GIF."""
+"""Decodes init images: PNG, JPEG, WebP, AVIF, HEIF, and the first frame of a GIF."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from promptreel.encoding import heif
 from promptreel.encoding.init_colours import apply_profile, make_table
-from promptreel.encoding.picture_boxes import read_colour_tags
+from promptreel.encoding.picture_boxes import read_color_tags
 from promptreel.encoding.png_chunks import MAX_PROFILE_BYTES, strip
 from promptreel.errors import InitUnusable
 
 MAX_PIXELS = 36_000_000
 MAX_SIDE = 16_384
 MAX_BYTES = 250_000_000
-"""Of memory while it is decoded; of some kinds, a picture of fewer pixels takes as many."""
+"""Peak memory while decoding. For formats that take more memory a pixel, this is stricter than MAX_PIXELS."""
 MAX_SCANS = 64
-"""Of a progressive JPEG, all of which is gone through for each of them. Programs write about ten."""
+"""Of a progressive JPEG: decoding goes over the whole picture once per scan. Programs write about ten."""
 MAX_CROP_PIXELS = 16_000_000
 CHECK_SIZE = (64, 64)
-_WEBP_BYTES_A_PIXEL = 17  # Pillow plays it, on two canvases and with a copy
-_AVIF_BYTES_A_PIXEL = 20  # four planes of 16 bits, and three copies in colours
-_ORIENTATION = 0x0112  # of EXIF: how a picture is brought upright
+_WEBP_BYTES_A_PIXEL = 17  # Pillow's animation decoder: two canvases and a copy
+_AVIF_BYTES_A_PIXEL = 20  # four 16-bit planes, and three RGB copies
+_ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,24 +40,24 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_LYING = frozenset({5, 6, 7, 8})
+_SWAPS_SIDES = frozenset({5, 6, 7, 8})
 _FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP", "avif": "AVIF", "heic": "HEIF", "gif": "GIF"}
 _IN_BOXES = frozenset({"avif", "heic"})
-# A JPEG's marker: no byte that is stuffed, and no restart within a scan.
+# A JPEG marker; not a stuffed byte (ff 00), and not a restart marker within a scan.
 _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")
 _START_OF_SCAN, _END_OF_IMAGE, _WITHOUT_LENGTH = 0xDA, 0xD9, frozenset({0x01, 0xD8})
 
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each takes memory
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # each thread takes memory
 PngImagePlugin.MAX_TEXT_CHUNK = MAX_PROFILE_BYTES
 
 
 def check_image(data: bytes, ending: str) -> None:
-    """Decodes it. Raises InitUnusable when that cannot be done, or when it is too large."""
+    """Decodes the picture. Raises InitUnusable if it is damaged or too large."""
     decode_image(data, ending, CHECK_SIZE)
 
 
 def decode_image(data: bytes, ending: str, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The picture, upright, at `size` (width, height): uint8 [H, W, 3]. What is transparent becomes white.
+    """The picture, upright, at `size` (width, height): uint8 [H, W, 3]. Transparent parts become white.
 
     Raises InitUnusable.
     """
@@ -65,16 +65,16 @@ def decode_image(data: bytes, ending: str, size: tuple[int, int]) -> NDArray[np.
         width, height = size
         orientation, profile = _orientation(picture), picture.info.get("icc_profile")
         table = None if profile else _read_table(data, ending)
-        lying = (height, width) if orientation in _LYING else size
-        scaled = apply_profile(ImageOps.fit(_to_scalable(picture), lying, Image.Resampling.BICUBIC), profile)
+        stored_size = (height, width) if orientation in _SWAPS_SIDES else size
+        scaled = apply_profile(ImageOps.fit(_to_scalable(picture), stored_size, Image.Resampling.BICUBIC), profile)
         return np.asarray(flatten(_turn(scaled.filter(table) if table else scaled, orientation)))
 
 
 def crop_square(data: bytes, ending: str) -> tuple[str, bytes]:
-    """The largest square around the picture's centre, upright, as a file: its ending, and what is in it.
+    """The largest centered square, upright, as a file: its ending and its bytes.
 
-    What few programs read becomes JPEG, or PNG if it is transparent; what is tagged instead of having a profile becomes sRGB.
-    Raises InitUnusable, also for more than MAX_CROP_PIXELS.
+    AVIF and HEIC become JPEG, or PNG if transparent; GIF becomes PNG. Color tags are applied: the square is then sRGB. A
+    profile is kept. Raises InitUnusable, also for more than MAX_CROP_PIXELS.
     """
     with _open(data, ending, for_copy=4) as picture:
         if picture.width * picture.height > MAX_CROP_PIXELS:
@@ -96,7 +96,7 @@ def crop_square(data: bytes, ending: str) -> tuple[str, bytes]:
 
 
 def flatten(picture: Image.Image) -> Image.Image:
-    """RGB or RGBA -> RGB, on white."""
+    """Puts an RGBA picture on white; RGB stays as it is."""
     if picture.mode == "RGB":
         return picture
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
@@ -104,12 +104,12 @@ def flatten(picture: Image.Image) -> Image.Image:
 
 @contextmanager
 def _open(data: bytes, ending: str, *, for_copy: int = 0) -> Iterator[Image.Image]:
-    """The picture, its pixels not yet decoded; whatever Pillow raises inside the block becomes InitUnusable.
+    """Opens the picture without decoding its pixels; Pillow's errors inside the block become InitUnusable.
 
-    `for_copy`: how many bytes a pixel the block needs besides.
+    `for_copy`: how many more bytes per pixel the block needs.
     """
     try:
-        if ending == "webp":  # Pillow makes room for it before it tells of its size
+        if ending == "webp":  # Pillow allocates its canvas before it reports the size
             _check_size(_size_of_webp(data), _WEBP_BYTES_A_PIXEL + for_copy)
         if ending == "png":
             data = strip(data)
@@ -137,7 +137,7 @@ def _check_size(size: tuple[int, int], bytes_a_pixel: int) -> None:
 
 
 def _size_of_webp(data: bytes) -> tuple[int, int]:
-    """As its first chunk says, which is one of three. Raises ValueError for another, or for less than its header."""
+    """Reads the size from the first chunk (VP8X, VP8L or VP8). Raises ValueError for another or a truncated one."""
     match data[12:16], data[20:30]:
         case b"VP8X", head if len(head) == 10:
             return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
@@ -146,11 +146,11 @@ def _size_of_webp(data: bytes) -> tuple[int, int]:
             return 1 + (sides & 0x3FFF), 1 + (sides >> 14 & 0x3FFF)
         case b"VP8 ", head if len(head) == 10:
             return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
-    raise ValueError("this is no WebP")
+    raise ValueError("not a WebP file")
 
 
 def _bytes_a_pixel(picture: Image.Image) -> int:
-    """Of memory, at the most, from the file to a picture that is small."""
+    """Peak memory per pixel, from decoding to the scaled picture."""
     match picture:
         case WebPImageFile():
             return _WEBP_BYTES_A_PIXEL
@@ -166,13 +166,13 @@ def _bytes_a_pixel(picture: Image.Image) -> int:
 
 
 def _read_table(data: bytes, ending: str) -> ImageFilter.Color3DLUT | None:
-    """What brings the colours to sRGB, of a picture without a profile."""
-    tags = read_colour_tags(data) if ending in _IN_BOXES else None
+    """The lookup table to sRGB that a picture's color tags call for; None without tags. For pictures without a profile."""
+    tags = read_color_tags(data) if ending in _IN_BOXES else None
     return make_table(tags.transfer, tags.primaries) if tags else None
 
 
 def _check_scans(data: bytes) -> None:
-    """Up to the end of the picture: what follows it may be another, or a phone's video."""
+    """Raises InitUnusable for too many scans. Stops at the end of the picture: a second one, or a video, may follow."""
     at = scans = 0
     while (marker := _MARKER.search(data, at)) and (kind := marker[1][0]) != _END_OF_IMAGE:
         scans += kind == _START_OF_SCAN
@@ -186,7 +186,7 @@ def _too_large(most: int) -> str:
 
 
 def _to_scalable(picture: Image.Image) -> Image.Image:
-    """Palettes cannot be scaled, nor can colours of which one is transparent. All others are smaller once they are scaled."""
+    """Converts what Pillow cannot scale: palettes, and pictures with one transparent color. Others are converted later."""
     picture.load()  # a palette's transparency may follow its header
     if picture.mode.startswith("I"):
         return _to_8_bits(picture)
@@ -196,12 +196,12 @@ def _to_scalable(picture: Image.Image) -> Image.Image:
 
 
 def _straighten_alpha(picture: Image.Image) -> Image.Image:
-    """Of colours that were multiplied with it."""
+    """Undoes premultiplied alpha."""
     return picture.convert({"RGBa": "RGBA", "La": "LA"}.get(picture.mode, picture.mode))
 
 
 def _to_8_bits(picture: Image.Image) -> Image.Image:
-    """Of 16 bits of grey, which Pillow would cut off at 255. One of them may be transparent."""
+    """Converts 16-bit gray, which Pillow would clip at 255. One gray value may be transparent."""
     values = np.asarray(picture)
     grey = Image.fromarray((values >> 8).astype(np.uint8))
     clear = picture.info.get("transparency")
@@ -211,7 +211,7 @@ def _to_8_bits(picture: Image.Image) -> Image.Image:
 
 
 def _orientation(picture: Image.Image) -> int:
-    """1 is upright, and so is a picture whose EXIF nobody can read: a broken note is no reason to refuse what it is about."""
+    """The EXIF orientation. Unreadable EXIF counts as 1, upright: it is no reason to refuse the picture."""
     try:
         return int(picture.getexif().get(_ORIENTATION, 1))
     except Exception:  # noqa: BLE001 - made-up bytes make Pillow raise nearly anything

@@ -1,4 +1,4 @@
-"""Short videos to start from: mp4, mov, webm and gif, brought to the length that is generated."""
+"""Decodes init videos (mp4, mov, webm and gif) to the length and size that is generated."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from promptreel.errors import InitUnusable
 MAX_FRAMES = 1_800  # a minute at 30 fps
 MAX_FRAME_PIXELS = 4096 * 2304
 MAX_PIXELS = MAX_FRAMES * 1280 * 720
-"""Of all frames together: some seconds of one processor."""
+"""Of all frames together: a few seconds of CPU time."""
 MAX_ASPECT = 16
-"""How many times as wide as high, or as high as wide, a pixel may be."""
+"""Limit of the pixel aspect ratio, and of its inverse."""
 CHECK_SIZE = (64, 64)
-# Those that browsers and phones write. Fewer decoders, fewer ways into this process.
+# What browsers and phones write. Fewer decoders mean a smaller attack surface.
 CODECS = frozenset({"h264", "hevc", "mpeg4", "vp8", "vp9", "av1", "gif"})
-# libavformat decodes a little when it opens a file, so it is given the limits too; av1 is decoded by libdav1d. Should a file
-# refer to another one, or to an address, there is no protocol by which it could be opened.
+# libavformat decodes a little when it opens a file, so it gets the limits too. libdav1d decodes av1. With no protocol
+# allowed, a file cannot make libavformat open another file or an address.
 LIMITS = {
     "codec_whitelist": ",".join(sorted({*CODECS, "libdav1d"})),
     "max_pixels": str(MAX_FRAME_PIXELS),
@@ -45,7 +45,7 @@ F = TypeVar("F")
 
 
 def check_video(data: bytes, ending: str) -> None:
-    """Counts the frames, then decodes all. Raises InitUnusable for none, for too many or too large ones, and for damage."""
+    """Counts the frames, then decodes them all. Raises InitUnusable for no, too many, too large or damaged frames."""
     with _open(data, ending) as (container, stream):
         frames = sum(packet.size > 0 for packet, _ in zip(container.demux(stream), range(MAX_FRAMES + 2), strict=False))
         pixels = frames * stream.width * stream.height
@@ -58,7 +58,7 @@ def check_video(data: bytes, ending: str) -> None:
 
 
 def _decode_all(data: bytes, ending: str) -> None:
-    """And brings the first frame of each form to a size. Raises InitUnusable."""
+    """Decodes all frames, and scales the first of each pixel format and size. Raises InitUnusable."""
     forms = set()
     reformatter = VideoReformatter()
     with _open(data, ending) as (container, stream):
@@ -74,9 +74,9 @@ def _decode_all(data: bytes, ending: str) -> None:
 def decode_video(
     data: bytes, ending: str, *, num_frames: int, fps: int, size: tuple[int, int]
 ) -> Iterator[tuple[NDArray[np.uint8], int]]:
-    """`num_frames` frames in all, uint8 [H, W, 3] at `size` (width, height), each the one nearest in time, and how often.
+    """Frames, uint8 [H, W, 3] at `size` (width, height), each with its repeat count; `num_frames` in all.
 
-    Raises InitUnusable.
+    Each is the one nearest in time. Raises InitUnusable.
     """
     found = False
     reformatter = VideoReformatter()
@@ -89,9 +89,9 @@ def decode_video(
 
 
 def pick_nearest(frames: Iterable[tuple[Fraction, F]], *, num_frames: int, fps: int) -> Iterator[tuple[F, int]]:
-    """The frames nearest to 0, 1 / fps, 2 / fps ... seconds after the first, each with how many of these times are its own.
+    """The frames nearest to 0, 1 / fps, 2 / fps ... seconds after the first one, each with its repeat count.
 
-    `frames` come with their times in seconds, rising. Halfway between two, the earlier one is taken; the last one is held.
+    `frames` are (seconds, frame) pairs in rising order. Ties go to the earlier frame; the last frame is held.
     """
     taken = 0
     before: tuple[Fraction, F] | None = None
@@ -114,15 +114,12 @@ def pick_nearest(frames: Iterable[tuple[Fraction, F]], *, num_frames: int, fps: 
 
 @contextmanager
 def _open(data: bytes, ending: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its first video stream; whatever PyAV raises inside the block becomes InitUnusable.
-
-    libavformat sees these bytes alone, so a file that refers to other files or to addresses leads nowhere.
-    """
+    """Opens the container and its first video stream; PyAV's errors inside the block become InitUnusable."""
     try:
         with av.open(io.BytesIO(data), "r", format=ending, options=LIMITS, metadata_errors="ignore") as container:
             stream = _find_stream(container)
             stream.codec_context.options = {"max_pixels": LIMITS["max_pixels"]}
-            stream.codec_context.thread_count = 1  # damaged frames are mended alike at each decoding
+            stream.codec_context.thread_count = 1  # so that damaged frames are concealed the same way each time
             yield container, stream
     except MemoryError:
         raise
@@ -131,28 +128,28 @@ def _open(data: bytes, ending: str) -> Iterator[tuple[InputContainer, VideoStrea
 
 
 def _find_stream(container: InputContainer) -> VideoStream:
-    """The first video stream, if it is one that will be decoded. Raises InitUnusable."""
+    """The first video stream. Raises InitUnusable if there is none, or if its codec or size is not accepted."""
     if not container.streams.video:
-        raise InitUnusable("The init video holds no moving picture: send mp4, webm or gif.")
+        raise InitUnusable("The init video has no video stream: send mp4, webm or gif.")
     stream = container.streams.video[0]
     codec = stream.codec_context and stream.codec.canonical_name
     if codec not in CODECS:
         raise InitUnusable(f"The init video must be in one of {', '.join(sorted(CODECS))}: save it as one of these.")
     if not 0 < stream.width * stream.height <= MAX_FRAME_PIXELS:
-        raise InitUnusable("The init video must not be greater than 4096x2304 pixels, or as many in another shape.")
+        raise InitUnusable("The init video must not be greater than 4096x2304 pixels, or that many in another shape.")
     return stream
 
 
 def _check_pixels(of_all_frames: int) -> None:
     if of_all_frames > MAX_PIXELS:
         raise InitUnusable(
-            f"The frames of the init video must not hold more than {MAX_PIXELS // 1_000_000} million pixels together, "
-            f"as {MAX_FRAMES} of 1280x720 do: send a shorter or smaller one."
+            f"The init video must not have more than {MAX_PIXELS // 1_000_000} million pixels in all its frames together, "
+            f"which is {MAX_FRAMES} frames of 1280x720: send a shorter or smaller one."
         )
 
 
 def _timed_frames(container: InputContainer, stream: VideoStream) -> Iterator[tuple[Fraction, av.VideoFrame]]:
-    """The frames that say when they are shown, in seconds; no more of them than there may be. Their size may change."""
+    """The frames that have a timestamp, with it in seconds; MAX_FRAMES at most. Their size may change."""
     pixels = 0
     for frame, _ in zip(container.decode(stream), range(MAX_FRAMES), strict=False):
         _check_pixels(pixels := pixels + frame.width * frame.height)
@@ -164,21 +161,21 @@ def _timed_frames(container: InputContainer, stream: VideoStream) -> Iterator[tu
 
 
 def _aspect_of(stream: VideoStream) -> Fraction:
-    """How wide a pixel is for its height. Square, if the file says nothing or nonsense."""
+    """The width of a pixel divided by its height; 1 if the file gives none or nonsense."""
     aspect = stream.sample_aspect_ratio
     return aspect if aspect and 1 / MAX_ASPECT <= aspect <= MAX_ASPECT else Fraction(1)
 
 
 def _show(frame: av.VideoFrame, reformatter: VideoReformatter, aspect: Fraction, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A frame as players show it: upright, its pixels `aspect` times as wide as high, in sRGB; uint8 [H, W, 3].
+    """A frame as players show it: upright, with pixels of this aspect ratio, in sRGB; uint8 [H, W, 3].
 
-    It is scaled until it covers `size` (width, height), and cropped around its centre.
+    It is scaled to cover `size` (width, height), then cropped around its center.
     """
-    across, down, lies = _read_matrix(frame)
-    pixels = _to_rgb(frame, reformatter, size[::-1] if lies else size)
-    picture = Image.fromarray(np.ascontiguousarray((pixels.swapaxes(0, 1) if lies else pixels)[::down, ::across]))
+    across, down, transposed = _read_matrix(frame)
+    pixels = _to_rgb(frame, reformatter, size[::-1] if transposed else size)
+    picture = Image.fromarray(np.ascontiguousarray((pixels.swapaxes(0, 1) if transposed else pixels)[::down, ::across]))
     shown = picture.resize(
-        size, Image.Resampling.BICUBIC, box=_covering_box(picture.size, 1 / aspect if lies else aspect, size)
+        size, Image.Resampling.BICUBIC, box=_covering_box(picture.size, 1 / aspect if transposed else aspect, size)
     )
     table = make_table(frame.color_trc, frame.color_primaries)
     opaque = flatten(shown)
@@ -186,22 +183,22 @@ def _show(frame: av.VideoFrame, reformatter: VideoReformatter, aspect: Fraction,
 
 
 def _read_matrix(frame: av.VideoFrame) -> tuple[int, int, bool]:
-    """A frame's display matrix, to the nearest right angle: steps across and down, and whether rows become columns before."""
+    """The display matrix, to the nearest right angle: transpose first (the bool), then take these steps across and down."""
     turned = {90: (0, -1, 1, 0), 180: (-1, 0, 0, -1), 270: (0, 1, -1, 0)}
-    a, b, c, d = turned.get(frame.rotation % 360, (1, 0, 0, 1))  # all that is known beside notes that PyAV does not know
+    a, b, c, d = turned.get(frame.rotation % 360, (1, 0, 0, 1))  # a fallback, for side data that PyAV cannot read
     with suppress(KeyError, ValueError):
-        notes = cast("SideDataContainer", frame.side_data)  # PyAV's own stub names another type
-        matrix = np.frombuffer(bytes(notes[SideDataType.DISPLAYMATRIX]), "<i4")
+        side_data = cast("SideDataContainer", frame.side_data)  # PyAV's own stub names another type
+        matrix = np.frombuffer(bytes(side_data[SideDataType.DISPLAYMATRIX]), "<i4")
         a, b, c, d = (int(matrix[index]) for index in (0, 1, 3, 4))
-    if lies := abs(b) + abs(c) > abs(a) + abs(d):
+    if transposed := abs(b) + abs(c) > abs(a) + abs(d):
         a, d = c, b
-    return -1 if a < 0 else 1, -1 if d < 0 else 1, lies
+    return -1 if a < 0 else 1, -1 if d < 0 else 1, transposed
 
 
 def _to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """uint8 [H, W, 3], or 4 if it may be transparent; brought near to `size` (width, height) if it is far greater.
+    """uint8 [H, W, 3], or [H, W, 4] if the format has alpha.
 
-    That takes a third of the time.
+    A frame far larger than `size` (width, height) is first scaled down near to it, which takes a third of the time.
     """
     share = max(1, min(frame.width // size[0], frame.height // size[1]) // 2)
     wanted = {"width": frame.width // share, "height": frame.height // share}
@@ -211,7 +208,7 @@ def _to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, size: tuple[int
 
 
 def _covering_box(picture: tuple[int, int], aspect: Fraction, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The greatest part around a picture's centre that has the shape of `size`, for pixels `aspect` times as wide as high."""
+    """The largest centered box (left, top, right, bottom) in the shape of `size`, for pixels of this aspect ratio."""
     width = min(float(picture[0]), picture[1] * size[0] / size[1] / float(aspect))
     height = min(float(picture[1]), picture[0] * float(aspect) * size[1] / size[0])
     left, top = (picture[0] - width) / 2, (picture[1] - height) / 2

@@ -1,6 +1,7 @@
-"""Encoded picture or video -> the frames to start from, of the length and size that is generated.
+"""Recognizes inits, and decodes them to frames of the length and size that is generated.
 
-What a client sent is decoded in the process of encoding/decoder.py alone, which calls the functions below `recognise`.
+Only the decoder's process (encoding/decoder.py) may decode what a client sent: call `check_init`, `crop_init` and
+`decode_init` there alone.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from promptreel.encoding.init_videos import check_video, decode_video
 from promptreel.errors import InitUnusable
 from promptreel.media import INIT_TYPES, Init, InitKind
 
-# Brands of pictures in boxes. A demuxer takes HEIC for a video, of which one tile of the picture is a frame.
+# Brands of ISO media files that are pictures. libavformat would read HEIC as a video, each tile of the picture as a frame.
 _HEIC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"})
 _PICTURES = frozenset({b"mif1", b"msf1", b"mif2", b"miaf"})
 _HEIC_IS_A_PICTURE = "HEIC, a picture: send it as an image, or save it as MP4"
@@ -37,19 +38,19 @@ _FOREIGN = {
 
 
 def recognise(data: bytes) -> str | None:
-    """The ending that a file's first bytes speak of, one of those in INIT_TYPES; None for anything else."""
+    """The ending in INIT_TYPES that a file's first bytes stand for; None for anything else."""
     starts = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpg", b"GIF8": "gif", b"\x1aE\xdf\xa3": "webm"}
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     if data[4:8] == b"ftyp":
         return _recognise_brand(data)
-    if data[4:8] in {b"moov", b"mdat", b"wide"}:  # QuickTime, as it was before there was a box to say so
+    if data[4:8] in {b"moov", b"mdat", b"wide"}:  # old QuickTime, without an ftyp box
         return "mov"
     return next((ending for start, ending in starts.items() if data.startswith(start)), None)
 
 
 def _recognise_brand(data: bytes) -> str | None:
-    """Of a file in boxes: the first one names what it is, and what else it can be read as."""
+    """The ending of an ISO media file, by the brands in its ftyp box."""
     brand = data[8:12]
     if brand in {b"avif", b"avis"} or (brand in _PICTURES and b"avif" in _read_brands(data)):
         return "avif"
@@ -59,14 +60,15 @@ def _recognise_brand(data: bytes) -> str | None:
 
 
 def _read_brands(data: bytes) -> set[bytes]:
+    """The compatible brands."""
     end = min(int.from_bytes(data[:4]), 512)
     return {data[at : at + 4] for at in range(16, end, 4)}
 
 
 def read_init(data: bytes, kinds: Sequence[InitKind], *, named: str = "") -> Init:
-    """The file as the first of `kinds` that its first bytes speak of, whatever anybody calls it. It is not decoded yet.
+    """The file as the first of `kinds` that its first bytes fit; its name does not count. It is not decoded yet.
 
-    Raises InitUnusable: `named` as a client knows it.
+    Raises InitUnusable, whose message calls the file `named`, the client's word for it.
     """
     ending = recognise(data)
     kind = next((kind for kind in kinds if ending in readable_types(kind)), None)
@@ -77,12 +79,12 @@ def read_init(data: bytes, kinds: Sequence[InitKind], *, named: str = "") -> Ini
 
 
 def readable_types(kind: InitKind) -> dict[str, str]:
-    """Those of INIT_TYPES that what is installed can read."""
+    """The part of INIT_TYPES that this installation can read."""
     return {ending: known for ending, known in INIT_TYPES[kind].items() if ending != "heic" or heif.is_installed()}
 
 
 def _explain(data: bytes, ending: str | None) -> str:
-    """What a file is that is not read, for those that people send most."""
+    """Names the file's type if it is a common one that is not accepted, as a sentence; else empty."""
     if ending == "heic":
         return f" This is {_HEIC_IS_A_PICTURE if heif.is_installed() else heif.NOT_INSTALLED}."
     start = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -93,7 +95,7 @@ def _explain(data: bytes, ending: str | None) -> str:
 
 
 def check_init(init: Init) -> None:
-    """Decodes all of the file and keeps nothing. Raises InitUnusable for what is damaged or too large."""
+    """Decodes the whole file. Raises InitUnusable if it is damaged or too large."""
     if init.kind == "image":
         check_image(init.data, init.ending)
     else:
@@ -101,17 +103,16 @@ def check_init(init: Init) -> None:
 
 
 def crop_init(init: Init) -> Init:
-    """The largest square around a picture's centre, upright; as PNG or JPEG what few programs read. Raises InitUnusable."""
+    """The largest centered square of a picture, upright. AVIF, HEIC and GIF become PNG or JPEG. Raises InitUnusable."""
     ending, data = crop_square(init.data, init.ending)
     return Init(init.kind, ending, data)
 
 
 def decode_init(init: Init, *, num_frames: int, fps: int, width: int, height: int) -> Iterator[tuple[NDArray[np.uint8], int]]:
-    """Frames, uint8 [height, width, 3], and how often each is shown: `num_frames` in all, `fps` of them a second.
+    """Frames, uint8 [height, width, 3], each with its repeat count: `num_frames` in all, at `fps` frames a second.
 
-    An image is repeated. Of a video, each frame is the one whose time is nearest, from its start on: a longer one is cut, a
-    shorter one holds its last frame. Another aspect ratio is scaled until it covers the size and cropped around its centre.
-    Raises InitUnusable.
+    An image is repeated. A video gives the frame nearest to each time from its start on; a longer one is cut, a shorter one
+    holds its last frame. Another aspect ratio is scaled to cover the size and cropped around its center. Raises InitUnusable.
     """
     size = (width, height)
     if init.kind == "image":

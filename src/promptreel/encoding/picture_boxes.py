@@ -1,6 +1,6 @@
-"""What AVIF and HEIF say of their colours in place of a profile (ISO/IEC 23008-12; H.273's numbers).
+"""Reads the color tags (nclx) of AVIF and HEIF files: ISO/IEC 23008-12, with the numbers of H.273.
 
-Pillow hands over pixels and profiles, and not these. A profile goes first where there is one.
+Pillow reads profiles but not these tags. A profile takes precedence.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class ColourTags:
+class ColorTags:
     primaries: int
     transfer: int
 
 
-def read_colour_tags(data: bytes) -> ColourTags | None:
-    """Those of the picture that is shown; None if there are none, or if the boxes are damaged."""
+def read_color_tags(data: bytes) -> ColorTags | None:
+    """The tags of the primary picture; None if it has none, or if the boxes are damaged."""
     try:
         meta = _find(data, b"meta")[4:]
         item = _read_primary_item(_find(meta, b"pitm"))
@@ -26,14 +26,14 @@ def read_colour_tags(data: bytes) -> ColourTags | None:
         for index in _read_associations(_find(described, b"ipma"), item):
             name, content = properties[index - 1] if 0 < index <= len(properties) else (b"", b"")
             if name == b"colr" and content[:4] == b"nclx":
-                return ColourTags(*struct.unpack_from(">HH", content, 4))
+                return ColorTags(*struct.unpack_from(">HH", content, 4))
     except (KeyError, struct.error, IndexError):
         return None
     return None
 
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The name and the content of each, one after the other."""
+    """The name and the content of each box."""
     at = 0
     while at + 8 <= len(data):
         size, start = int.from_bytes(data[at : at + 4]), at + 8
@@ -47,7 +47,7 @@ def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _find(data: bytes, wanted: bytes) -> bytes:
-    """The content of the first of that name. Raises KeyError."""
+    """The content of the first box of that name. Raises KeyError."""
     for name, content in _boxes(data):
         if name == wanted:
             return content
@@ -59,7 +59,7 @@ def _read_primary_item(pitm: bytes) -> int:
 
 
 def _read_associations(ipma: bytes, item: int) -> list[int]:
-    """The numbers of an item's properties, from 1 on."""
+    """The indices of an item's properties, counted from 1."""
     version, is_wide, at = ipma[0], ipma[3] & 1, 8
     for _ in range(struct.unpack_from(">I", ipma, 4)[0]):
         found, count = struct.unpack_from(">IB" if version else ">HB", ipma, at)
@@ -67,6 +67,6 @@ def _read_associations(ipma: bytes, item: int) -> list[int]:
         size = 2 if is_wide else 1
         numbers = struct.unpack_from(f">{count}{'H' if is_wide else 'B'}", ipma, at)
         if found == item:
-            return [number & (0x7FFF if is_wide else 0x7F) for number in numbers]  # the first bit: whether it must be known
+            return [number & (0x7FFF if is_wide else 0x7F) for number in numbers]  # the top bit: "essential"
         at += count * size
     return []

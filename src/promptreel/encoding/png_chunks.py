@@ -1,17 +1,17 @@
-"""A PNG file without what no picture is made of: texts, dates, other frames, and whatever else programs put beside it."""
+"""Removes the PNG chunks that the picture does not need: texts, dates, animation frames, private chunks."""
 
 from __future__ import annotations
 
 import zlib
 
 MAX_PROFILE_BYTES = 4 * 1024 * 1024
-"""Of a colour profile, unpacked. What is larger is ignored."""
+"""Of a color profile, decompressed. A larger profile is dropped."""
 _SIGNATURE = 8
 _KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"eXIf", b"IDAT", b"IEND"})
 
 
 def strip(data: bytes) -> bytes:
-    """Up to the end of the picture, or of the file. A chunk that is cut off stays: Pillow shall see the damage."""
+    """The file up to its IEND chunk, without the others. A truncated chunk stays, so that Pillow reports the damage."""
     kept = [data[:_SIGNATURE]]
     at = _SIGNATURE
     while at + 8 <= len(data):
@@ -25,7 +25,7 @@ def strip(data: bytes) -> bytes:
 
 
 def _is_sound(chunk: bytes) -> bool:
-    """A chunk beside the picture, if it is whole; a profile, if it can be unpacked within its bounds."""
+    """Whether an eXIf or iCCP chunk is intact. A profile must also decompress to at most MAX_PROFILE_BYTES."""
     name, content, crc = chunk[4:8], chunk[8:-4], int.from_bytes(chunk[-4:])
     if zlib.crc32(chunk[4:-4]) != crc:
         return False

@@ -1,4 +1,4 @@
-"""A finished video's file -> its first frame, as a picture."""
+"""Makes a picture of a finished video's first frame."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _QUALITY = 85
 
 
 def make_poster(path: Path) -> bytes:
-    """A WebP of the first frame, in the video's size. Raises EncodingFailed when the file cannot be decoded."""
+    """The first frame as WebP, at the video's size. Raises EncodingFailed when the file cannot be decoded."""
     try:
         with av.open(path) as container:
             picture = Image.fromarray(next(container.decode(video=0)).to_ndarray(format="rgb24"))

@@ -1,4 +1,4 @@
-"""Clip -> a small animated WebP, which browsers show as a picture."""
+"""Clip -> a small animated WebP."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from promptreel.media import PREVIEW_MEDIA_TYPE, Clip, Video
 
 MOST_FRAMES = 16
 MOST_PIXELS = 160
-"""Along the longer side."""
+"""On the longer side."""
 
 _QUALITY = 75
-_EFFORT = 2  # of 6: a preview is replaced soon
+_EFFORT = 2  # of 6: low, since a preview is soon replaced
 
 
 def encode_preview(clip: Clip, path: Path, *, width: int, height: int) -> Video:
-    """Writes a preview of a video of `width` x `height` pixels: fewer frames over the same time, made smaller, in a loop.
+    """Writes a looping preview of a video of `width` x `height` pixels: smaller, with fewer frames over the same time.
 
     Raises OSError, and ValueError for a clip that cannot be scaled.
     """
@@ -34,7 +34,7 @@ def encode_preview(clip: Clip, path: Path, *, width: int, height: int) -> Video:
 
 
 def _thin_out(clip: Clip) -> tuple[Clip, list[int]]:
-    """At most MOST_FRAMES of the frames, evenly spread, and for how many milliseconds each is shown."""
+    """At most MOST_FRAMES frames, evenly spread, and each one's duration in milliseconds."""
     starts = np.linspace(0, clip.num_frames, min(MOST_FRAMES, clip.num_frames) + 1).astype(int)
     shown = np.diff(np.round(starts * 1000 / clip.fps).astype(int))
     return Clip(clip.frames[starts[:-1]], clip.fps), shown.tolist()

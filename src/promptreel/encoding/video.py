@@ -1,4 +1,4 @@
-"""Clip -> Video: a file of the type that was asked for, with all that it takes to make it again in its comment."""
+"""Clip -> Video: a file of the requested output type, with the parameters that reproduce it in its comment."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def encode(clip: Footage, path: Path, *, output_type: str, metadata: Mapping[str
     Equal frames, fps and metadata give equal bytes. Raises EncodingFailed and DiskFull, and then leaves no file behind.
     """
     if clip.num_frames < 1 or clip.fps < 1:
-        raise EncodingFailed(f"A video needs a frame and a frame a second at least, not {clip.num_frames} at {clip.fps} fps.")
-    # ASCII only: a prompt may hold half of a surrogate pair, which UTF-8 cannot. Sorted: equal metadata, equal bytes.
+        raise EncodingFailed(f"A video needs at least 1 frame and 1 fps, not {clip.num_frames} frames at {clip.fps} fps.")
+    # ASCII, because UTF-8 cannot encode a lone surrogate in a prompt. Sorted, so that equal metadata gives equal bytes.
     comment = json.dumps(dict(metadata), sort_keys=True, allow_nan=False)
     try:
         WRITERS[output_type](clip, path, comment)
@@ -35,20 +35,22 @@ def encode(clip: Footage, path: Path, *, output_type: str, metadata: Mapping[str
         _remove(path)
         if is_full(error):
             raise DiskFull("The video could not be written: the disk is full. Make room on it.") from error
-        raise EncodingFailed(f"The video could not be written: {error.strerror}. Check the disk's rights.") from error
+        raise EncodingFailed(
+            f"The video could not be written: {error.strerror}. Check the permissions of the data directory."
+        ) from error
     except BaseException:
         _remove(path)
         raise
 
 
 def read_metadata(path: Path) -> dict[str, object]:
-    """What `encode` put into the comment; empty for a video that was made elsewhere.
+    """The metadata that `encode` put into the comment; empty for a video made elsewhere.
 
     Raises EncodingFailed when the file cannot be read as a video.
     """
     try:
         with av.open(str(path)) as container:
-            tags = {name.lower(): text for name, text in container.metadata.items()}  # in WebM all names are upper case
+            tags = {name.lower(): text for name, text in container.metadata.items()}  # WebM's names are upper case
     except (av.error.FFmpegError, OSError) as error:
         raise EncodingFailed(f"{path.name} cannot be read as a video: {error.strerror}.") from error
     try:
@@ -66,5 +68,5 @@ def describe(path: Path, media_type: str) -> Video:
 
 
 def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # the error that led here is the one to tell
+    with contextlib.suppress(OSError):  # the first error matters more
         path.unlink()

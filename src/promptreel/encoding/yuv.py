@@ -1,4 +1,4 @@
-"""RGB frames -> YUV 4:2:0 in BT.709, which both H.264 and AV1 are given here, and the tags that say so."""
+"""Encodes RGB frames as H.264 or AV1: converts them to YUV 4:2:0 in BT.709, and tags the stream accordingly."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from promptreel.media import Footage
 
 Codec = Literal["libx264", "libsvtav1"]
 PIXEL_FORMAT = "yuv420p"
-BT709 = 1  # the number of BT.709 in the codecs' tables of matrices, primaries and transfer curves
+BT709 = 1  # in H.273's tables of matrices, primaries and transfer functions
 LIMITED_RANGE = 1  # luma from 16 to 235
-REAL_TIME = frozenset({1, 2})  # the system's numbers of SCHED_FIFO and SCHED_RR
+REAL_TIME = frozenset({1, 2})  # SCHED_FIFO and SCHED_RR
 CONVERSION = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INP | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
 
 def write_stream(
     container: OutputContainer, clip: Footage, codec: Codec, options: Mapping[str, str], *, threads: int | None = None
 ) -> None:
-    """Encodes all frames into a new stream of the container; `threads` of None leaves their number to the codec's options."""
+    """Encodes all frames into a new stream of the container. Without `threads`, the codec's options decide their number."""
     stream = container.add_stream(codec, rate=clip.fps, options=dict(options))
     stream.width, stream.height, stream.pix_fmt = clip.width, clip.height, PIXEL_FORMAT
     if threads is not None:
@@ -35,17 +35,18 @@ def write_stream(
     with ordinary_priority() as restore:
         for frame in convert_frames(clip):
             container.mux(stream.encode(frame))
-            if frame.pts == 0:  # the encoder's threads are there now
+            if frame.pts == 0:  # the encoder has started its threads by now
                 restore()
         container.mux(stream.encode())
 
 
 @contextmanager
 def ordinary_priority() -> Iterator[Callable[[], None]]:
-    """Yields what takes real-time priority from all threads of this process, unless this one had it before; so does the end.
+    """Undoes SVT-AV1's real-time priority: at the end of the block, and whenever the yielded function is called.
 
-    Where it may, as root may, SVT-AV1 takes the highest there is for its threads and for the one that opens it, which all that
-    is started later inherits: nothing else on the machine would run beside them.
+    With the right to do so, as root has, SVT-AV1 gives the highest real-time priority to its threads and to the thread that
+    opens it. Later threads inherit it, and starve the rest of the machine. Nothing happens if this thread had real-time
+    priority before.
     """
     before = os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else None
 
@@ -53,7 +54,7 @@ def ordinary_priority() -> Iterator[Callable[[], None]]:
         if before is None or before in REAL_TIME:
             return
         for task in Path("/proc/self/task").iterdir():
-            with suppress(OSError):  # it has just ended
+            with suppress(OSError):  # the thread has just ended
                 if os.sched_getscheduler(int(task.name)) in REAL_TIME:
                     os.sched_setscheduler(int(task.name), before, os.sched_param(0))
 
@@ -64,13 +65,13 @@ def ordinary_priority() -> Iterator[Callable[[], None]]:
 
 
 def tag_colors(codec: VideoCodecContext) -> None:
-    """Players guess the matrix of a file that does not say it, and some guess wrong."""
+    """Tags the stream as BT.709, limited range: players guess an untagged file's matrix, and some guess wrong."""
     codec.colorspace = codec.color_primaries = codec.color_trc = BT709
     codec.color_range = LIMITED_RANGE
 
 
 def convert_frames(clip: Footage) -> Iterator[av.VideoFrame]:
-    """The frames in YUV 4:2:0, one tick of the stream's clock (1 / fps) after another."""
+    """The frames in YUV 4:2:0, one tick of the stream's clock (1 / fps s) apart."""
     reformatter = VideoReformatter()
     for index, pixels in enumerate(clip.frames):
         frame = reformatter.reformat(

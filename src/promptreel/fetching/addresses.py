@@ -10,17 +10,17 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 Resolve = Callable[[str, int], Sequence[str]]
 
-# What Python's `is_global` lets through, by the special-purpose registries of IANA and by what clouds put there.
+# Not public, although Python's `is_global` says so: from IANA's special-purpose registries, and addresses that clouds use.
 _NOT_PUBLIC: tuple[Network, ...] = (
     IPv4Network("192.0.0.0/24"),  # protocol assignments; a cloud's metadata is at 192.0.0.192
-    IPv4Network("192.88.99.0/24"),  # relays of 6to4
-    IPv4Network("168.63.129.16/32"),  # a cloud's own services, seen from its machines
+    IPv4Network("192.88.99.0/24"),  # 6to4 relays
+    IPv4Network("168.63.129.16/32"),  # a cloud's internal services
     IPv4Network("224.0.0.0/4"),  # multicast
-    IPv6Network("2001::/23"),  # protocol assignments, among them Teredo, which holds IPv4 addresses
-    IPv6Network("2002::/16"),  # 6to4, which holds IPv4 addresses
+    IPv6Network("2001::/23"),  # protocol assignments, including Teredo, which embeds IPv4 addresses
+    IPv6Network("2002::/16"),  # 6to4, which embeds IPv4 addresses
     IPv6Network("3fff::/20"),  # documentation
 )
-_IPV6_IN_USE = IPv6Network("2000::/3")  # all global unicast addresses that IANA has given out
+_IPV6_IN_USE = IPv6Network("2000::/3")  # all global unicast addresses that IANA has allocated
 _NAT64 = IPv6Network("64:ff9b::/96")
 
 
@@ -31,12 +31,12 @@ def resolve(host: str, port: int) -> list[str]:
 
 
 def refused_addresses(addresses: Iterable[str], allowed: Sequence[Network]) -> list[str]:
-    """Those of the addresses that are neither public nor in an allowed network."""
+    """The addresses that are neither public nor in an allowed network."""
     return [text for text in addresses if not _is_public(where := _reached(text)) and not any(where in net for net in allowed)]
 
 
 def _reached(text: str) -> Address:
-    """The address that packets arrive at: IPv4 for one that is mapped into IPv6 or translated (NAT64, RFC 6052)."""
+    """The address that packets reach: the IPv4 address behind an IPv4-mapped or NAT64 (RFC 6052) one."""
     address = ip_address(text)
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped is not None:

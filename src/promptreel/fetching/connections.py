@@ -1,4 +1,4 @@
-"""Connections that go to checked addresses only, and end with the time that a fetch may take."""
+"""Connections to checked addresses only, with a deadline for the whole fetch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Deadline:
         self._end = time.monotonic() + seconds
 
     def left(self, at_most: float | None = None) -> float:
-        """Seconds that the next wait may take. Raises httpcore2.ReadTimeout when there are none."""
+        """Seconds that the next wait may take. Raises httpcore2.ReadTimeout when none are left."""
         left = self._end - time.monotonic()
         if left <= 0:
             raise httpcore2.ReadTimeout("the deadline is over")
@@ -26,9 +26,9 @@ class Deadline:
 
 
 class PinnedBackend(NetworkBackend):
-    """Connects to the first of `addresses` that answers, whatever the host is called: its name is not resolved again.
+    """Connects to the first of `addresses` that accepts, and never resolves the host's name again.
 
-    httpcore still has the name from the URL, so that SNI, certificate and Host header are the name's.
+    httpcore keeps the name from the URL for SNI, the certificate check and the Host header.
     """
 
     def __init__(self, addresses: Sequence[str], deadline: Deadline, network: NetworkBackend) -> None:
@@ -38,7 +38,7 @@ class PinnedBackend(NetworkBackend):
 
     def connect_tcp(
         self,
-        host: str,  # noqa: ARG002 - the addresses stand for it
+        host: str,  # noqa: ARG002 - `addresses` replaces it
         port: int,
         timeout: float | None = None,
         local_address: str | None = None,
@@ -57,7 +57,7 @@ class PinnedBackend(NetworkBackend):
 
 
 class _TimedStream(NetworkStream):
-    """A stream none of whose waits outlasts the deadline, so that a host that sends byte by byte gains nothing."""
+    """A stream that enforces the deadline on every wait, so that sending byte by byte does not extend it."""
 
     def __init__(self, stream: NetworkStream, deadline: Deadline) -> None:
         self._stream = stream

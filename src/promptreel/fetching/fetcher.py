@@ -1,4 +1,4 @@
-"""The client for URLs that requests name. They are foreign input: each may try to reach what only this machine can reach."""
+"""The HTTP client for URLs in requests. It guards against SSRF: a URL may point to what only this machine can reach."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from promptreel.fetching.urls import DEFAULT_PORTS, Target, follow_redirect, rea
 
 AT_ONCE = 64
 BYTES_A_FETCH = 4 * 1024 * 1024
-"""On average, of those that run at once: most files are small, and large ones come in moments."""
+"""Memory budget per concurrent fetch, on average: most files are small, and large ones are soon done."""
 
 MOST_PARTS = 30_000
-"""Of an answer's body, of which each costs time. A file of 20 MB comes in fewer even if each is one packet of the network."""
+"""Most chunks of an answer's body, since each costs time. 20 MB take fewer, even in chunks of one network packet."""
 
 MAX_REDIRECTS = 3
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 TIMEOUTS = {"connect": 5.0, "read": 10.0, "write": 10.0}  # seconds, for each wait
 MAX_IGNORED_BYTES = 8192
-"""Of an answer that nobody reads: enough to let a receiver finish its words, so that it sees no broken connection."""
+"""How much of an ignored answer is drained, so that most receivers see no broken connection."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What a URL held."""
+    """The file that a URL led to."""
 
     content: bytes
 
 
 class SafeFetcher:
-    """Fetches and calls URLs of the public internet, and those of the hosts, networks and ports that are allowed besides.
+    """Sends GET and POST to URLs on the public internet, and to the hosts, networks and ports that are also allowed.
 
-    `seconds` is how long one request may take in all, redirects and names included. At most `at_once` fetches run at a time,
-    for each holds a thread of its caller's, and as many names are looked up. Those for whom it is fetched (`of`) have shares of
-    these and of the memory, and a host has a few for each of them: nobody's slow hosts keep others out (shares.py).
-    `resolve` gives the addresses of a name, `network` opens the connections, `ssl_context` says who is trusted.
+    `seconds` limits one request in all, including redirects and name lookups. At most `at_once` fetches run at a time, each in
+    its caller's thread, and as many name lookups. API keys (`of`) share these places and the memory, and each key gets a few
+    places per host, so one key's slow hosts do not block other keys (shares.py). `resolve` returns the addresses of a name,
+    `network` opens connections, `ssl_context` holds the trusted certificates.
     """
 
     def __init__(
@@ -79,16 +79,16 @@ class SafeFetcher:
         self._trusted = _Trusted(ssl_context)
 
     def of(self, for_whom: Hashable) -> SafeFetcher:
-        """The same fetcher, whose fetches are this one's: an API key's."""
+        """The same fetcher, with its fetches counted for `for_whom`: the id of an API key."""
         theirs = copy.copy(self)
         theirs._for_whom = for_whom
         return theirs
 
     def get(self, url: str, *, max_bytes: int, accept: Collection[str]) -> Fetched:
-        """What the URL holds, at most `max_bytes`. One of the media types `accept` is asked for; servers answer with any.
+        """Fetches the URL's file, up to `max_bytes`. `accept` goes into the Accept header; the answer's type is not checked.
 
-        It blocks: call it from a thread, not from an event loop. Raises UrlUnusable, whose message is for whoever sent
-        the URL: it names no address behind a name, and of the answer only the status.
+        Blocks, so call it from a thread, not an event loop. Raises UrlUnusable. Its message is for the sender of the URL: it
+        never reveals the addresses of a name, and only the status of an answer.
         """
         with _taken(self._places, self._for_whom, "URLs"):
             deadline = Deadline(self._seconds)
@@ -106,10 +106,10 @@ class SafeFetcher:
             raise UrlUnusable(f"The URL redirects more than {MAX_REDIRECTS} times. Use the file's own URL.")
 
     def post(self, url: str, body: bytes, *, headers: Mapping[str, str]) -> int:
-        """Sends the body, and returns the status of the answer, whatever it is. What the answer holds is thrown away.
+        """Sends the body and returns the answer's status, whatever it is. The answer's body is discarded.
 
-        A redirect is not followed: whoever sent the URL named that address and no other. It blocks, as often at once as its
-        caller likes. Raises UrlUnusable when there is no answer, as `get` does.
+        Redirects are not followed, since the sender of the URL named this address only. Blocks; the number of concurrent
+        calls is not limited. Raises UrlUnusable, as `get` does, when there is no answer.
         """
         deadline = Deadline(self._seconds)
         target = read_url(url, ports=self._ports)
@@ -118,20 +118,17 @@ class SafeFetcher:
             backend = PinnedBackend(addresses, deadline, self._network)
             sent = {**headers, "Content-Length": str(len(body))}
             with self._open(target, backend, "POST", sent, body) as response:
-                _read_and_forget(response)
+                _drain_a_little(response)
                 return response.status
 
     def check(self, url: str) -> None:
-        """Raises UrlUnusable for a URL that would be refused whatever its name stands for; asks nobody.
-
-        That is one with a form that is never allowed, or with an address that is not.
-        """
+        """Raises UrlUnusable for a bad URL or a forbidden address. Resolves no name and connects nowhere."""
         target = read_url(url, ports=self._ports)
         if _is_address(target.host):
             self._refuse(target, [target.host])
 
     def _find_addresses(self, target: Target, deadline: Deadline) -> Sequence[str]:
-        """All addresses of the host, every one of them allowed. The system's resolver knows no deadline: hence the thread."""
+        """All addresses of the host. Raises UrlUnusable unless all are allowed, and TimeoutError."""
         if _is_address(target.host):
             addresses: Sequence[str] = [target.host]
         else:
@@ -145,7 +142,7 @@ class SafeFetcher:
         return addresses
 
     def _look_up(self, target: Target) -> Future[Sequence[str]]:
-        """The system's resolver may go on for long after the fetch was given up: it has its place until it is done."""
+        """Resolves the host in a thread, as the system's resolver has no timeout. It keeps its place until it is done."""
         for_whom = self._for_whom
         if not self._names.take(for_whom):
             raise UrlUnusable(_too_many("names"))
@@ -159,12 +156,12 @@ class SafeFetcher:
         if refused:
             _log.warning("refused to connect to %s: %s is neither public nor allowed", target.authority, ", ".join(refused))
             raise UrlUnusable(
-                f"{target.host} is not on the public internet, and is not connected to. Whoever runs the service can allow "
+                f"{target.host} is not on the public internet, and is not connected to. The service's operator can allow "
                 "it with PROMPTREEL_FETCH_ALLOW_HOSTS or PROMPTREEL_FETCH_ALLOW_NETWORKS."
             )
 
     def _ask(self, target: Target, backend: PinnedBackend, max_bytes: int, accept: Collection[str]) -> Fetched | str:
-        """One request: what was fetched, or the location that it redirects to."""
+        """Sends one request. Returns the file, or the location of a redirect."""
         with self._open(target, backend, "GET", {"Accept": ", ".join([*sorted(accept), "*/*;q=0.1"])}) as response:
             headers = {name.lower().decode("latin-1"): value.decode("utf-8", "replace") for name, value in response.headers}
             if response.status in REDIRECT_STATUSES and "location" in headers:
@@ -194,7 +191,7 @@ class SafeFetcher:
     def _open(
         self, target: Target, backend: PinnedBackend, method: str, headers: Mapping[str, str], body: bytes | None = None
     ) -> Iterator[httpcore2.Response]:
-        """Sends a request, and holds the connection while the answer is read. No proxy of the environment is used."""
+        """Sends a request and keeps the connection open during the block. Ignores the environment's proxies."""
         url = httpcore2.URL(
             scheme=target.scheme.encode(), host=target.host.encode(), port=target.port, target=target.path.encode()
         )
@@ -209,7 +206,7 @@ class SafeFetcher:
 
 
 class _Trusted:
-    """Who is trusted: as given, or the system's certificates, which are read at the first https URL: that takes a while."""
+    """The trusted certificates: as given, or the system's, which are slow to load and so are loaded at the first https URL."""
 
     def __init__(self, given: ssl.SSLContext | None) -> None:
         self._given = given
@@ -243,15 +240,15 @@ def _is_address(host: str) -> bool:
 
 
 def _check_answer(host: str, status: int, headers: dict[str, str]) -> None:
-    """Whether it can be used. Its Content-Type says nothing: whoever reads the file knows better."""
+    """Raises UrlUnusable unless it is an uncompressed 200. Content-Type is ignored: the file's own bytes tell its type."""
     if status != 200:
         raise UrlUnusable(f"{host} answered with status {status}. Check that the URL can be opened by anyone.")
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise UrlUnusable(f"{host} sent a compressed answer, which is not read. Use a URL that answers with the file itself.")
 
 
-def _read_and_forget(response: httpcore2.Response) -> None:
-    """Reads a little of an answer, and minds nothing: its status has been said."""
+def _drain_a_little(response: httpcore2.Response) -> None:
+    """Reads up to MAX_IGNORED_BYTES and ignores errors: the status is already known."""
     received = 0
     try:
         for chunk in response.iter_stream():

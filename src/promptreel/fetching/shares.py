@@ -1,4 +1,4 @@
-"""Places, or bytes, that nobody can take away from the others."""
+"""Fair sharing of a limited amount, such as places or bytes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Hashable
 
 
 class Shares:
-    """`total` of something for many holders. Safe to use from several threads.
+    """Divides `total` of something among holders. Thread-safe.
 
-    A holder is given more as long as it holds less than is free (dynamic thresholds: Choudhury and Hahne, "Dynamic queue length
-    thresholds for shared-memory packet switches", 1998). So one alone gets half of it, each of n holders gets 1 / (n + 1), and
-    as much is left for who comes next: nobody has to know how many there will be. `at_most` is a limit for each besides.
+    A holder may take more while it holds less than is free (dynamic thresholds: Choudhury and Hahne, "Dynamic queue length
+    thresholds for shared-memory packet switches", 1998). A single holder gets half; each of n holders gets 1 / (n + 1), and
+    as much stays free for a newcomer, so n need not be known in advance. `at_most` also limits each holder.
     """
 
     def __init__(self, total: int, *, at_most: int | None = None) -> None:
@@ -22,7 +22,7 @@ class Shares:
         self._lock = threading.Lock()
 
     def take(self, holder: Hashable, amount: int = 1) -> bool:
-        """Whether the holder got it."""
+        """Takes the amount if the holder may have it. Returns whether it did."""
         with self._lock:
             held = self._held.get(holder, 0)
             if amount > self._free or held >= self._free or held + amount > self._at_most:

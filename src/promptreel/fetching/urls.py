@@ -1,4 +1,4 @@
-"""Reads a URL once, strictly. What follows works with the parts, so that nothing else reads the text in another way."""
+"""Parses a URL once, strictly. Later steps use only the parts, so no second parser can read the text differently."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MAX_NAME_LENGTH = 253
 _NETLOC = re.compile(r"(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:]+))(?::(?P<port>[0-9]{0,5}))?")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
-_NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]|\s")  # surrogates alone have no UTF-8
+_NOT_IN_A_URL = re.compile(r"[\x00-\x20\x7f\\\ud800-\udfff]|\s")  # UTF-8 cannot encode lone surrogates
 _PRINTABLE = bytes(range(0x21, 0x7F))
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is asked, and where.
+    """A parsed URL.
 
     `scheme` is http or https, `host` a lower-case ASCII name or an address without brackets, `path` the path with
     its query, in ASCII.
@@ -38,16 +38,16 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """The host as it stands in a URL and in the Host header: IPv6 in brackets, the port if it is not the scheme's."""
+        """The host as in a URL or Host header: IPv6 in brackets, and the port unless it is the scheme's default."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 def read_url(url: str, *, ports: Collection[int]) -> Target:
-    """The target of a URL whose port is one of `ports`.
+    """Parses a URL.
 
-    Raises UrlUnusable for another scheme or port, for a user name or password, and for a host that is written in any way
-    but as a name, as four decimal numbers or as IPv6 in brackets.
+    Raises UrlUnusable for a scheme but http and https, a port not in `ports`, a user name or password, and a host that is
+    not a name, four decimal numbers, or IPv6 in brackets.
     """
     parts = _split(url.strip())
     netloc = _NETLOC.fullmatch(parts.netloc)
@@ -57,7 +57,7 @@ def read_url(url: str, *, ports: Collection[int]) -> Target:
     port = int(netloc["port"] or DEFAULT_PORTS[parts.scheme])
     if port not in ports:
         raise UrlUnusable(
-            f"URLs with port {port} are not used. Use port 80 or 443; whoever runs the service can allow others with "
+            f"URLs with port {port} are not used. Use port 80 or 443; the service's operator can allow others with "
             "PROMPTREEL_FETCH_ALLOW_PORTS."
         )
     path = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
@@ -65,11 +65,11 @@ def read_url(url: str, *, ports: Collection[int]) -> Target:
 
 
 def follow_redirect(target: Target, location: str, *, ports: Collection[int]) -> Target:
-    """Where a redirect leads, relative or whole. Raises UrlUnusable for what `read_url` refuses, and from https to http."""
+    """The target of a redirect, relative or absolute. Raises UrlUnusable as `read_url` does, and from https to http."""
     try:
         url = urljoin(f"{target.scheme}://{target.authority}{target.path}", location)
     except ValueError as error:
-        raise UrlUnusable(f"{target.host} redirects to something that is no URL. Use the file's own URL.") from error
+        raise UrlUnusable(f"{target.host} redirects to an invalid URL. Use the file's own URL.") from error
     onward = read_url(url, ports=ports)
     if (target.scheme, onward.scheme) == ("https", "http"):
         raise UrlUnusable(f"{target.host} redirects from https to http, which is not followed. Use the file's own URL.")
@@ -80,9 +80,7 @@ def _split(url: str) -> SplitResult:
     if len(url) > MAX_URL_LENGTH:
         raise UrlUnusable(f"The URL is too long: {MAX_URL_LENGTH} characters at most.")
     if _NOT_IN_A_URL.search(url):
-        raise UrlUnusable(
-            "The URL holds a space, a backslash or another character that no URL has. Percent-encode it, as in %20."
-        )
+        raise UrlUnusable("The URL contains a space, a backslash or another invalid character. Percent-encode it, as in %20.")
     try:
         parts = urlsplit(url)
     except ValueError as error:
@@ -104,8 +102,8 @@ def _read_ipv6(text: str) -> str:
 def _read_name(name: str) -> str:
     """A name in lower-case ASCII, or an IPv4 address.
 
-    Resolvers take "0x7f.1", "017700000001" and "2130706433" for addresses too, each in its own way; a name whose last part
-    is a number is therefore one as the four decimal numbers or nothing.
+    Resolvers also read "0x7f.1", "017700000001" and "2130706433" as addresses, but not all alike. So a name whose last label
+    is a number must be four decimal numbers. Raises UrlUnusable.
     """
     unreadable = UrlUnusable("The URL's host is neither a name nor an address. Check its spelling.")
     if len(name) > MAX_NAME_LENGTH:

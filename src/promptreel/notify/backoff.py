@@ -1,4 +1,4 @@
-"""When a delivery that failed is tried again."""
+"""When to retry a failed delivery."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ JITTER = 0.2
 
 
 def next_attempt(now: datetime, *, tried_since: datetime) -> datetime | None:
-    """The wait doubles, from 5 seconds to an hour; None once it was tried for a day, the last time at its very end.
+    """The time of the next attempt, or None after a day of attempts; the last one is at the end of that day.
 
-    A wait is as long as all time before it, which is what doubling comes to: so nothing has to be counted. It is up to a fifth
-    shorter or longer, so that what failed together does not come back together.
+    Waits double, from 5 seconds to an hour. Doubling means that each wait equals the time passed so far, so no counter is
+    needed. A jitter of a fifth spreads deliveries that failed together.
     """
     passed = now - tried_since
     if passed >= GIVE_UP_AFTER:

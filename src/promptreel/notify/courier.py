@@ -1,4 +1,4 @@
-"""The courier: delivers webhooks, and ends jobs whose workers are gone. One process beside the api and the workers."""
+"""The courier, a process of its own: delivers webhooks, and ends jobs whose workers are gone."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ RETRY_SECONDS = 1.0
 AT_ONCE = 256
 AT_ONCE_A_RECEIVER = 2
 RETRIES_SHARE = 4
-"""Of the attempts at once, those that are no first ones are a fourth for each API key: what failed waits for what may not."""
+"""Each API key's retries may take 1 / this of all places, so that first attempts need not wait for them."""
 
 GONE = 410
-"""The receiver wants no more of it."""
+"""The HTTP status by which a receiver refuses a delivery for good."""
 
 ToBody = Callable[[AnyJob, str], dict[str, Any]]
-"""What a webhook is told of a job, in the words of the API that the job came by; the text is the delivery's id."""
+"""Makes a webhook's body from a job and the delivery's id, in the dialect of the API that the job was sent to."""
 
 
 class Courier:
-    """Runs until `stop` is set, and finishes the attempts that it has begun."""
+    """Delivers webhooks until `stop` is set, then finishes the attempts under way."""
 
     def __init__(
         self,
@@ -75,21 +75,21 @@ class Courier:
                     self.send_due(threads)
                 except PASSING as passing:
                     self.seldom.warning("the courier cannot use the job table: %s", passing)
-                except Exception:  # the database may be away for a while: the courier must outlive that
+                except Exception:  # the database may be unavailable for a while; the courier must survive that
                     log.exception("the courier could not reach the job table")
                 self.has_room.wait(POLL_SECONDS)
                 self.has_room.clear()
         log.info("courier %s stopped", self.owner)
 
     def sweep(self) -> None:
-        """Every few seconds: a job whose worker is gone ends, or is queued again, even if no worker is left to claim it."""
+        """Every few seconds, ends or requeues the jobs of dead workers, even if no worker is left to claim them."""
         if time.monotonic() - self.swept_at >= SWEEP_SECONDS:
             self.swept_at = time.monotonic()
             if freed := self.jobs.requeue_expired():
                 log.warning("%d running job of a worker that fell silent was taken from it", freed)
 
     def send_due(self, threads: ThreadPoolExecutor) -> None:
-        """Begins all attempts that are due, as far as there are threads for them."""
+        """Starts the attempts that are due, as long as there are free threads."""
         while not self.stop.is_set():
             self.live = [(delivery, future) for delivery, future in self.live if not future.done()]
             if len(self.live) == self.at_once:
@@ -102,9 +102,10 @@ class Courier:
             future.add_done_callback(lambda _: self.has_room.set())
 
     def _find_full(self) -> Full:
-        """Whose deliveries must wait: nobody's receivers that hang hold up those of others.
+        """Which receivers and API keys must wait, so that hanging receivers do not block those of other keys.
 
-        An API key gets more while it has fewer at once than are free, so that some always are (fetching/shares.py).
+        A key may start more while it has fewer attempts under way than places are free, so some always stay free
+        (fetching/shares.py).
         """
         live = [delivery for delivery, _ in self.live]
         free = self.at_once - len(live)
@@ -118,17 +119,17 @@ class Courier:
         )
 
     def deliver(self, claim: DeliveryClaim, delivery: Delivery) -> None:
-        """Makes one attempt and records it, whatever comes of it; no receiver ends the courier."""
+        """Makes one attempt and records its outcome. Raises nothing: no receiver may stop the courier."""
         try:
             outcome = self._attempt(delivery)
-            self._tell(delivery, lambda: self._record(claim, delivery, outcome))
-        except (JobNotFound, DeliveryLost) as lost:  # the job was deleted meanwhile, or another courier has taken over
+            self._persist(delivery, lambda: self._record(claim, delivery, outcome))
+        except (JobNotFound, DeliveryLost) as lost:  # the job was deleted, or another courier took over
             log.info("delivery %s of job %d: %s", delivery.id, delivery.job_id, lost)
-        except Exception:  # its lease runs out, and it is tried again
+        except Exception:  # its lease will expire, and it is tried again
             log.exception("delivery %s of job %d could not be recorded", delivery.id, delivery.job_id)
 
-    def _tell(self, delivery: Delivery, record: Callable[[], None]) -> None:
-        """Records an attempt once the job table can be used: the receiver shall not hear of the job twice. At a stop, once."""
+    def _persist(self, delivery: Delivery, record: Callable[[], None]) -> None:
+        """Retries `record` until the job table is usable, so that the receiver is not called twice. Gives up at a stop."""
         while True:
             try:
                 record()
@@ -149,7 +150,7 @@ class Courier:
             error = unusable.message
         except (JobNotFound, *PASSING):
             raise
-        except Exception:  # a bug of ours: the receiver shall still hear of the job once it is mended
+        except Exception:  # a bug of ours: record a failure, so that the delivery is retried once the bug is fixed
             log.exception("delivery %s of job %d failed for a reason nobody expected", delivery.id, delivery.job_id)
             error = "Something went wrong inside the courier; its log says what."
         return Outcome(seconds=round(time.monotonic() - started, 3), status=status, error=error)
@@ -163,7 +164,7 @@ class Courier:
         )
 
     def _record(self, claim: DeliveryClaim, delivery: Delivery, outcome: Outcome) -> None:
-        """2xx is delivered and 410 is dead; all else is tried again, for a day."""
+        """Records 2xx as delivered and 410 as dead; anything else is retried for a day."""
         why = outcome.error or f"status {outcome.status}"
         if outcome.status is not None and 200 <= outcome.status < 300:
             self.deliveries.record_delivered(claim, outcome)

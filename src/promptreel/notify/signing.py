@@ -1,4 +1,4 @@
-"""Signatures of webhooks, by Standard Webhooks 1.0: a receiver that knows the secret knows who sent a body, and when."""
+"""Signs webhooks by Standard Webhooks 1.0. The secret lets a receiver verify the sender, the body and the time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from promptreel.jobs.webhook_secrets import SECRET_PREFIX
 
 
 def sign(secret: str, message_id: str, *, sent_at: datetime, body: bytes) -> dict[str, str]:
-    """The headers of one attempt: `v1,` and base64 of HMAC-SHA256 over `id.seconds.body`.
+    """The headers of one attempt. The signature is `v1,` and the base64 of HMAC-SHA256 over `id.seconds.body`.
 
-    `secret` is `whsec_` and base64. The id is the same in every attempt, the time is not: receivers refuse old ones.
+    `secret` is `whsec_` and base64. All attempts share the id, but each has its own time: receivers refuse old ones.
     """
     key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
     seconds = str(int(sent_at.timestamp()))

@@ -1,4 +1,4 @@
-"""Files by key on this machine's disk: finished videos, the previews of running jobs, and what clips start from."""
+"""Stores files by key on the local disk: finished videos, previews of running jobs, and inits."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from pathlib import Path
 from promptreel.errors import DiskFull, StorageFailed, is_full
 from promptreel.media import Video
 
-# Names of letters, digits and ._- joined by slashes. None begins with a dot, so no key leaves the root or reaches INCOMING.
+# Names of letters, digits and ._- joined by slashes. No name starts with a dot, so no key leaves the root or reaches INCOMING.
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*", re.ASCII)
 MAX_KEY_LENGTH = 200
-INCOMING = ".incoming"  # copies under way; in the root, because a rename is atomic only within one file system
+INCOMING = ".incoming"  # partial copies; under the root, because a rename is atomic only within one file system
 
 
 class LocalStorage:
-    """A folder of files by key. A file is under its key whole and synced, or not at all, whatever dies in between."""
+    """A folder of files by key. Writes are atomic and durable: after a crash, a file is complete or absent."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
     def save(self, video: Video, key: str) -> None:
-        """Copies the video to `key`, in place of what was there. Raises StorageFailed and DiskFull."""
+        """Copies the video to `key`, replacing any old file. Raises StorageFailed and DiskFull."""
         self._store(key, lambda file: _copy_synced(video, file))
 
     def save_bytes(self, data: bytes, key: str) -> None:
-        """Writes the bytes to `key`, in place of what was there. Raises StorageFailed and DiskFull."""
+        """Writes the bytes to `key`, replacing any old file. Raises StorageFailed and DiskFull."""
         self._store(key, lambda file: _write_synced(data, file))
 
     def path(self, key: str) -> Path | None:
-        """Where the file is; None when there is none, or when `key` is no key."""
+        """The file's path; None if there is no file, or if `key` is invalid."""
         if not _is_key(key):
             return None
         path = self._root / key
         return path if path.is_file() and path.resolve().is_relative_to(self._root.resolve()) else None
 
     def read(self, key: str) -> bytes | None:
-        """A small file's whole content, even if it is replaced or deleted meanwhile; None when there is none."""
+        """The content of a small file, consistent even if it is replaced meanwhile; None if there is none."""
         path = self.path(key)
         try:
             return None if path is None else path.read_bytes()
@@ -49,10 +49,7 @@ class LocalStorage:
             return None
 
     def delete(self, key: str) -> None:
-        """Removes the file, and the folders that are empty without it; nothing happens when it is gone already.
-
-        Raises StorageFailed.
-        """
+        """Removes the file and the folders that this leaves empty; does nothing if there is no file. Raises StorageFailed."""
         target = self._target(key)
         try:
             target.unlink()
@@ -61,13 +58,13 @@ class LocalStorage:
             return
         except OSError as error:
             raise StorageFailed(
-                f"{key} could not be deleted: {error.strerror}. Check the rights of the data directory."
+                f"{key} could not be deleted: {error.strerror}. Check the permissions of the data directory."
             ) from error
 
     def _target(self, key: str) -> Path:
         if not _is_key(key) or not (self._root / key).parent.resolve().is_relative_to(self._root.resolve()):
             raise StorageFailed(
-                f"{key!r} is no key: use names of letters, digits, dots, dashes and underscores, joined by slashes."
+                f"{key!r} is not a valid key: use names of letters, digits, dots, dashes and underscores, joined by slashes."
             )
         return self._root / key
 
@@ -79,7 +76,7 @@ class LocalStorage:
             if is_full(error):
                 raise DiskFull("The file could not be stored: the disk is full. Make room on it.") from error
             raise StorageFailed(
-                f"The file could not be stored: {error.strerror}. Check the rights of the data directory."
+                f"The file could not be stored: {error.strerror}. Check the permissions of the data directory."
             ) from error
 
     def _place(self, write: Callable[[Path], None], target: Path) -> None:
@@ -94,17 +91,17 @@ class LocalStorage:
         self._sync_folders(target.parent)
 
     def _remove_empty(self, folder: Path) -> Path:
-        """Removes the folder, and those above it, while they are empty. Returns the first that stays."""
+        """Removes the folder and its parents while they are empty. Returns the first one that is not."""
         while folder != self._root:
             try:
                 folder.rmdir()
-            except OSError:  # it holds something
+            except OSError:  # it is not empty
                 break
             folder = folder.parent
         return folder
 
     def _sync_folders(self, folder: Path) -> None:
-        """Makes the new name survive a power cut, and the names of folders that were made for it."""
+        """Makes the new file's name, and those of its folders, survive a power cut."""
         for each in (folder, *folder.parents):
             _sync(each)
             if each == self._root:
@@ -112,12 +109,12 @@ class LocalStorage:
 
 
 def _rename(incoming: Path, target: Path) -> None:
-    """Into a folder that is made if need be. Whoever deletes the last file in it at this moment removes it: hence the tries."""
+    """Moves the file, creating its folder. Tries again if another process deletes the last file there, and so the folder."""
     for tries_left in reversed(range(10)):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             incoming.replace(target)
-        except (FileNotFoundError, FileExistsError):  # mkdir says "exists" when the folder goes before it is looked at again
+        except (FileNotFoundError, FileExistsError):  # mkdir raises "exists" if the folder vanishes during the call
             if not tries_left:
                 raise
         else:
@@ -136,9 +133,7 @@ def _copy_synced(video: Video, copy: Path) -> None:
         file.seek(0)
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != video.sha256:
-        raise StorageFailed(
-            f"{video.path.name} is not the file that was encoded: it changed before it was stored. Make it again."
-        )
+        raise StorageFailed(f"{video.path.name} changed between encoding and storing. Request the video again.")
 
 
 def _write_synced(data: bytes, copy: Path) -> None:
