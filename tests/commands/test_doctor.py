@@ -36,6 +36,7 @@ def run(**settings: str) -> subprocess.CompletedProcess[str]:
     return ran
 
 
+@pytest.mark.slow
 def test_whole_machine_has_nothing_wrong_and_nothing_is_made(tmp_path: Path) -> None:
     ran = run(data_dir=str(tmp_path / "data"))
 

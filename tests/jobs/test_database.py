@@ -197,6 +197,7 @@ def open_and_migrate(urls: list[str]) -> list[dict[str, str]]:
     return schemas
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_migrate_once(engine: Engine, tmp_path: Path) -> None:
     urls = [f"sqlite:///{tmp_path}/{number}.db" for number in range(5)]
     spawn = multiprocessing.get_context("spawn")

@@ -156,6 +156,7 @@ def test_service_of_compose_is_an_image_of_ours_with_settings_that_there_are(nam
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
+@pytest.mark.slow
 def test_first_key_is_made_once(tmp_path: Path) -> None:
     """By the very line of compose.yaml."""
     shell, option, line = services()["first-key"]["entrypoint"]
