@@ -1,4 +1,4 @@
-"""A hostile input, and what a service must answer to it. Each file of this folder has those of one door, as `CASES`."""
+"""A hostile input and the check of the service's answer. Each file of this folder lists those of one way in, as `CASES`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tests.flows.service import Service
 
 @dataclass(frozen=True)
 class HostileCase:
-    """`attack` sends the input to a running service without API keys, and asserts that the answer is the right one.
+    """`attack` sends the input to a running service without API keys, and asserts that the answer is right.
 
-    What it holds open (connections, slow hosts) it closes before it returns. Checkpoints go into `service.data_dir / "models"`,
-    and are removed again.
+    Before it returns, it closes its connections and hosts, and removes the checkpoints that it put into
+    `service.data_dir / "models"`.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Checkpoints that ask for code, for endless work or for all memory, and those that would make a clip of noise."""
+"""Checkpoints that try to run code, work forever or use all memory, and checkpoints that would produce noise."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CARD, INDEX = "promptreel.json", "model_index.json"
 
 
 def refused(name: str, words: str, change: Change) -> HostileCase:
-    """The built-in model's folder with one change; verify_model and a job must both refuse it with these words."""
+    """A case: the built-in model's folder with one change. verify_model and a job must both refuse it with these words."""
 
     def attack(service: Service) -> None:
         folder = service.data_dir / "models" / f"hostile-{name.replace(' ', '-')}"
@@ -56,10 +56,10 @@ def _check_answers(service: Service, model_id: str, words: str) -> None:
 
 
 def _link(source: str, target: str) -> None:
-    """Most files stay as they are, and are not copied where that can be avoided."""
+    """Links the file if possible, else copies it: most files do not change."""
     try:
         os.link(source, target)
-    except OSError:  # the package is on another disk, or belongs to somebody else
+    except OSError:  # the package is on another disk, or has another owner
         shutil.copyfile(source, target)
 
 
@@ -76,7 +76,7 @@ def fields(name: str, **changed: object) -> Change:
 
 
 def sparse(name: str, size: int, start: bytes = b"") -> Change:
-    """A file of this size, which takes no room on the disk."""
+    """A sparse file of this size, which takes no disk space."""
 
     def change(folder: Path) -> None:
         write(name, start)(folder)
@@ -109,7 +109,7 @@ def rename_all(weights: dict[str, Any]) -> dict[str, Any]:
 
 
 def move_shard(folder: Path) -> None:
-    """The UNet's weights through an index that names a file outside: a good one, were it inside."""
+    """The UNet's weights through an index that names a file outside the folder. The file itself is valid."""
     outside = folder.parent.parent / "scratch" / "outside.safetensors"
     names = dict.fromkeys(load_file(folder / UNET), f"../../../scratch/{outside.name}")
     write(UNET + ".index.json", json.dumps({"weight_map": names}).encode())(folder)
@@ -117,7 +117,7 @@ def move_shard(folder: Path) -> None:
 
 
 def hide_pickle(folder: Path) -> None:
-    """As a shard; read, it would make a folder."""
+    """A pickle as a shard. Unpickling it would create a folder."""
     shard = "diffusion_pytorch_model-00001-of-00001.safetensors"
     names = dict.fromkeys(load_file(folder / UNET), shard)
     write(UNET + ".index.json", json.dumps({"weight_map": names}).encode())(folder)
@@ -131,7 +131,7 @@ class Evil:
 
 
 def claim_positions(folder: Path) -> None:
-    """Ten million rows, in the config and in a file of 2.6 GB that agrees with it."""
+    """Ten million rows in the config, and a matching (sparse) file of 2.6 GB."""
     fields("text_encoder/config.json", max_position_embeddings=10_000_000)(folder)
     content = (folder / TEXT).read_bytes()
     length = struct.unpack("<Q", content[:8])[0]

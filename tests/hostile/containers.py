@@ -1,4 +1,4 @@
-"""Files whose headers claim what they like: boxes of mp4, chunks of PNG, elements of WebM, written byte by byte."""
+"""Builds files with arbitrary headers: mp4 boxes, PNG chunks and WebM elements, written byte by byte."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FTYP = b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom"
 
 
 def box(name: bytes, *parts: bytes) -> bytes:
-    """Of an mp4."""
+    """A box of an mp4."""
     data = b"".join(parts)
     return struct.pack(">I", len(data) + 8) + name + data
 
@@ -27,7 +27,7 @@ def full_box(name: bytes, *parts: bytes, flags: int = 0) -> bytes:
 
 @dataclass(frozen=True)
 class H264:
-    """Frames as x264 made them: what a track says of them, and their data."""
+    """Frames encoded by x264: the track's description of them, and their data."""
 
     width: int
     height: int
@@ -36,7 +36,7 @@ class H264:
 
 
 def encode_h264(pixels: np.ndarray, *, crf: int = 23) -> H264:
-    """Frames [T, H, W, 3]; the first is a key frame, the others only say what is new."""
+    """Encodes frames [T, H, W, 3]; the first is a key frame, the others are predicted."""
     file = io.BytesIO()
     options = {"crf": str(crf), "preset": "ultrafast", "x264-params": "keyint=9999:scenecut=0:bframes=0"}
     with av.open(file, "w", format="mp4") as container:
@@ -53,9 +53,9 @@ def encode_h264(pixels: np.ndarray, *, crf: int = 23) -> H264:
 
 @dataclass(frozen=True, kw_only=True)
 class Mp4:
-    """One track over frames that are stored once; `sizes` and `offsets`, into the stored data, say what its samples are.
+    """One track whose samples are ranges of the stored frames: `sizes` and `offsets` into their data.
 
-    `count` samples, if these are not spelled out, all of one byte.
+    Without them, `count` samples of one byte each.
     """
 
     codec: H264
@@ -113,19 +113,19 @@ class Mp4:
 
 
 def repeat_frames(codec: H264, order: Sequence[int], **more: object) -> bytes:
-    """An mp4 whose samples are stored frames by number, in any order and as often as you like."""
+    """An mp4 whose samples refer to stored frames by number, in any order, any number of times."""
     starts = np.cumsum([0, *map(len, codec.frames)]).tolist()
     sizes, offsets = [len(codec.frames[each]) for each in order], [starts[each] for each in order]
     return Mp4(codec=codec, sizes=sizes, offsets=offsets, **more).build()
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
-    """Of a PNG."""
+    """A chunk of a PNG."""
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def png(width: int, height: int, *chunks: bytes, colours: int = 2, rows: bytes | None = None) -> bytes:
-    """`rows`: its data, compressed; all black if they are not given."""
+    """`rows` is the compressed data; black by default."""
     if rows is None:
         rows = deflate_zeros(height * (1 + width * {0: 1, 2: 3, 3: 1, 6: 4}[colours]))
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0))
@@ -133,7 +133,7 @@ def png(width: int, height: int, *chunks: bytes, colours: int = 2, rows: bytes |
 
 
 def deflate_zeros(count: int) -> bytes:
-    """A thousandth of it: a block that stands for a million of them, again and again."""
+    """`count` zeros, compressed to a thousandth: the same block for a million zeros, repeated."""
     packer = zlib.compressobj(wbits=-15)
     million = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
     rest = packer.compress(bytes(count & 0xFFFFF)) + packer.flush()
@@ -142,7 +142,7 @@ def deflate_zeros(count: int) -> bytes:
 
 
 def element(name: int, *parts: bytes, size: int | None = None) -> bytes:
-    """Of a WebM. `size`: what it claims to be, in place of what it is; -1 for unknown."""
+    """An element of a WebM. `size` is claimed instead of the real size; -1 means unknown."""
     data = b"".join(parts)
     length = len(data) if size is None else size
     spelled = b"\x01" + (b"\xff" * 7 if length < 0 else length.to_bytes(7, "big"))
@@ -177,5 +177,5 @@ def vp8_frames(pixels: np.ndarray) -> list[bytes]:
 
 
 def resize_vp8(key_frame: bytes, width: int, height: int) -> bytes:
-    """The same frame, which now says that it is of another size."""
+    """The same frame, with another size in its header."""
     return key_frame[:6] + struct.pack("<HH", width, height) + key_frame[10:]

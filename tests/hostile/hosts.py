@@ -1,4 +1,4 @@
-"""Slow and hostile hosts behind what URLs in requests name: inits, and webhooks. They are real, on addresses of loopback."""
+"""Slow and hostile hosts behind URLs in requests: inits and webhooks. They are real servers on loopback addresses."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from tests.flows.service import SHORT, Service
 from tests.hostile.case import HostileCase
 from tests.waiting import wait_for
 
-PORT = 21700  # of all hosts, each with an address of its own; below those that systems give out by themselves
+PORT = 21700  # shared by all hosts, each on its own address; below the ephemeral ports
 SETTINGS = {"fetch_allow_networks": "127.0.0.0/8", "fetch_allow_ports": PORT}
-"""What the service of these cases is started with."""
+"""The service's settings for these cases."""
 
 PICTURE = encode_image(np.full((96, 96, 3), (200, 40, 40), np.uint8))
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n"
@@ -28,7 +28,7 @@ Behave = Callable[["Host", socket.socket], None]
 
 
 class Host:
-    """Listens on an address of its own. `asked` counts requests, `left` those whose sender hung up before an answer came."""
+    """Listens on its own address. `asked` counts requests; `left` counts those whose sender hung up before the answer."""
 
     def __init__(self, number: int, behave: Behave) -> None:
         self.address = f"127.0.1.{number}"
@@ -88,7 +88,7 @@ def serve_picture(_host: Host, connection: socket.socket) -> None:
 
 
 def hang(host: Host, connection: socket.socket) -> None:
-    """Says nothing. When the other side hangs up, that is an error like those of who writes."""
+    """Never answers. Raises an OSError when the other side hangs up, as a write would."""
     connection.settimeout(0.05)
     while not host.over.is_set():
         try:
@@ -99,7 +99,7 @@ def hang(host: Host, connection: socket.socket) -> None:
 
 
 def drip(host: Host, connection: socket.socket) -> None:
-    """A header, a byte at a time: no single wait is long."""
+    """Sends a header byte by byte: no single wait is long."""
     for byte in OK + b"X: " + b"x" * 100_000:
         connection.sendall(bytes([byte]))
         if host.over.wait(0.05):
@@ -125,7 +125,7 @@ def send_endless_body(host: Host, connection: socket.socket) -> None:
 
 
 def send_endless_chunks(host: Host, connection: socket.socket) -> None:
-    """Each of one byte, which costs its reader more than it costs us."""
+    """Sends one-byte chunks, which cost the reader more than the sender."""
     connection.sendall(OK + b"Transfer-Encoding: chunked\r\n\r\n")
     while not host.over.is_set():
         connection.sendall(b"1\r\nx\r\n" * 1000)
@@ -149,7 +149,9 @@ def announce_nonsense(_host: Host, connection: socket.socket) -> None:
 
 
 def close_at_once(_host: Host, connection: socket.socket) -> None:
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")  # resets it
+    connection.setsockopt(
+        socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00"
+    )  # SO_LINGER 0: closing resets the connection
 
 
 def close_amid(_host: Host, connection: socket.socket) -> None:
@@ -162,7 +164,7 @@ def send_unzipped(_host: Host, connection: socket.socket) -> None:
 
 
 def refused(behave: Behave, why: str) -> Callable[[Service], None]:
-    """An init of such a host is refused with these words, by itself."""
+    """Asserts that an init from such a host is refused with these words."""
 
     def attack(service: Service) -> None:
         with hosts(behave) as (host,):
@@ -179,7 +181,7 @@ def check_refused(answer: dict[str, Any], why: str) -> None:
 
 
 def slow_beside_a_good_one(behave: Behave) -> Callable[[Service], None]:
-    """Sixteen hosts hold as many requests up, and one that answers is fetched meanwhile."""
+    """Sixteen hosts hang as many requests; meanwhile a good host is fetched."""
 
     def attack(service: Service) -> None:
         with hosts(serve_picture, first=100) as (good,), hosts(behave, count=16) as slow:
@@ -188,7 +190,7 @@ def slow_beside_a_good_one(behave: Behave) -> Callable[[Service], None]:
                 accepted = service.ask(**SHORT, init_image=good.url())
                 assert accepted["status"] == "processing", accepted
                 service.jobs.cancel(accepted["id"])
-                assert not any(host.left for host in slow)  # none was given up so that the good one could be fetched
+                assert not any(host.left for host in slow)  # none was dropped to make room for the good one
                 for host in slow:
                     host.over.set()
             for answer in answers:
@@ -204,7 +206,7 @@ def asked_at_once(service: Service, urls: Sequence[str]) -> Iterator[list[Future
 
 
 def webhooks_that_hang(service: Service) -> None:
-    """Forty receivers do not answer, and one that does hears of its job before any of them is given up."""
+    """Forty receivers do not answer. A good one gets its delivery before any of them times out."""
     with hosts(serve_picture, first=100) as (good,), hosts(hang, count=40) as slow:
         asked = [service.ask(**SHORT, webhook=host.url("/hook")) for host in [*slow, good]]
         for answer in asked:
@@ -216,7 +218,7 @@ def webhooks_that_hang(service: Service) -> None:
 
 
 def webhooks_that_send_without_end(service: Service) -> None:
-    """Nobody reads what a receiver says; its status has been said."""
+    """The courier needs only the status, and must not read an endless body."""
     with hosts(send_endless_body, count=4) as endless:
         asked = [service.ask(**SHORT, webhook=host.url("/hook")) for host in endless]
         for answer in asked:
@@ -226,7 +228,7 @@ def webhooks_that_send_without_end(service: Service) -> None:
 
 
 def forget(service: Service, asked: Sequence[dict[str, Any]]) -> None:
-    """No later case shall meet the next attempts."""
+    """Deletes the jobs, so that retries do not disturb later cases."""
     for answer in asked:
         service.jobs.delete(answer["id"])
 

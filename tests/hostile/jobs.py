@@ -1,4 +1,4 @@
-"""Requests that are allowed and as costly as can be, and such as are just beyond: a video, or a clear refusal."""
+"""The costliest allowed requests, and requests just over the limits: each gives a video or a clear refusal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ODD_TEXTS = {
 
 
 def create(service: Service, **fields: object) -> httpx.Response:
-    # json.dumps writes half a surrogate pair and NaN as clients may send them; httpx would refuse to.
+    # json.dumps writes lone surrogates and NaN, as clients may send them; httpx refuses to.
     body = json.dumps(LEAST | fields)
     return service.client.post(f"{service.url}/v1/videos", content=body, headers={"Content-Type": "application/json"})
 
@@ -63,7 +63,7 @@ def refuse(service: Service, param: str, value: object) -> None:
 
 
 def make_or_say_why(service: Service, **fields: object) -> None:
-    """The job may end in a failure of the request's own making."""
+    """The job may fail, if the request is the cause."""
     answer = create(service, **fields)
     if answer.status_code == 400:
         assert answer.json()["error"]["message"]

@@ -1,4 +1,4 @@
-"""What an attack costs a service: memory and time, as the system tells of its processes."""
+"""Measures an attack's cost to a service: memory and time, from the kernel's figures for its processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROC = Path("/proc")
 
 @dataclass(frozen=True)
 class Costs:
-    """Over rest. `seconds` and `slowest_health` leave out those for which the machine, or a stopped process, stood still."""
+    """Costs above rest. `seconds` and `slowest_health` exclude the time that the machine or a stopped process stood still."""
 
     api_mb: float
     worker_mb: float
@@ -31,7 +31,7 @@ class Costs:
     slowest_health: float
 
     def beyond(self, *, most_mb: float, most_log_kb: float, most_seconds: float, most_health_seconds: float) -> list[str]:
-        """Which bounds were broken, in words."""
+        """The bounds that were exceeded, as text."""
         bounds = {
             f"the log grew by {self.log_kb:.0f} kB": self.log_kb <= most_log_kb,
             f"the api's memory grew by {self.api_mb:.0f} MB": self.api_mb <= most_mb,
@@ -43,7 +43,7 @@ class Costs:
 
 
 class Watch:
-    """On one running service. Its api and its worker count with the processes that they start."""
+    """Watches one running service. Its api and worker count together with their child processes."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -59,7 +59,7 @@ class Watch:
         self._poller.wait()
 
     def measure(self, attack: Callable[[Service], None], *, rest_seconds: float = 0.0) -> Costs:
-        """What the attack costs until it returns and no job is left. Fails when a process of the service ended meanwhile."""
+        """The cost of the attack until it returns and no job is left. Fails if a process of the service ended."""
         watched = [_Process(self._service.child(name).pid) for name in ("api", "worker")]
         logged = self._service.log.stat().st_size
         began = time.monotonic()
@@ -83,7 +83,7 @@ class Watch:
         )
 
     def _polls_between(self, began: float, ended: float) -> list[tuple[float, float, int, float]]:
-        """All that were under way at some time of it; waits for the answer to the last."""
+        """All requests that overlapped the period; waits for the answer to the last."""
         wait_for(lambda: bool(self._polls) and self._polls[-1][0] >= ended)
         return [poll for poll in self._polls if poll[0] + poll[1] >= began and poll[0] <= ended] or self._polls[-1:]
 
@@ -94,7 +94,7 @@ class Watch:
 
 
 class _Process:
-    """One process with all below it. Of itself the kernel keeps the peak; of those below, which come and go, samples tell."""
+    """A process and its descendants. The kernel keeps the process's own peak; the short-lived descendants are sampled."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -105,7 +105,7 @@ class _Process:
         self._in_line: dict[int, list[float]] = {}
 
     def sample(self, seconds: float) -> None:
-        """To be called every few `seconds`."""
+        """Takes a sample; call it every `seconds`."""
         self._most_below = max(self._most_below, self._below_mb())
         for each in [self.pid, *_below(self.pid)]:
             self._in_line.setdefault(each, []).append(_seconds_in_line(each))
@@ -116,7 +116,7 @@ class _Process:
         return _status_mb(self.pid, "VmHWM") + self._most_below - self._rest
 
     def seconds_in_line(self) -> float:
-        """How long one of its processes could have run, had other programs left it a processor."""
+        """Seconds that one of its processes was runnable but waited for a CPU."""
         return max((max(told) - told[0] for told in self._in_line.values()), default=0.0)
 
     def _below_mb(self) -> float:
@@ -124,7 +124,7 @@ class _Process:
 
 
 def _below(pid: int) -> Iterator[int]:
-    """The process ids of children, and of theirs."""
+    """The process ids of all descendants."""
     for path in PROC.glob(f"{pid}/task/*/children"):
         for child in _read(path).split():
             yield int(child)
@@ -140,7 +140,7 @@ def _status_mb(pid: int, name: str) -> float:
 
 
 def _seconds_in_line(pid: int) -> float:
-    """Of a process's main thread, since its start; 0 when it has ended, or where the kernel does not count them."""
+    """Seconds that a process's main thread waited for a CPU since its start; 0 if it has ended or the kernel does not say."""
     told = _read(PROC / str(pid) / "schedstat").split()
     return int(told[1]) / 1e9 if told else 0.0
 

@@ -1,4 +1,4 @@
-"""Pictures and videos that a stranger may send: small files that claim much, and files that are not what they say."""
+"""Hostile pictures and videos: small files that claim to be huge, and files that are not what they claim to be."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def data_uri(media_type: str, data: bytes) -> str:
 
 
 def refuse(service: Service, *, media_type: str, build: Build, why: str) -> None:
-    """As `init_image` or `init_video` it is refused by name, before there is a job."""
+    """As `init_image` or `init_video`, it is refused by the field's name before a job exists."""
     field = f"init_{media_type.partition('/')[0]}" if media_type != "image/gif" else "init_video"
     answer = service.ask(**SHORT, **{field: data_uri(media_type, build())})
     assert answer["status"] == "error", answer
@@ -55,7 +55,7 @@ def refuse(service: Service, *, media_type: str, build: Build, why: str) -> None
 
 
 def serve(service: Service, *, media_type: str, build: Build, field: str) -> None:
-    """It is odd, and yet a video is made of it."""
+    """The file is odd, but makes a video."""
     service.make(**SHORT, **{field: data_uri(media_type, build())})
 
 
@@ -66,7 +66,7 @@ def refuse_upload(service: Service, *, media_type: str, build: Build, why: str) 
 
 
 def refuse_reference(service: Service, *, media_type: str, build: Build, why: str) -> None:
-    """As a file in a form, of which the first bytes say what it is."""
+    """As a file in a form; its first bytes tell its type."""
     form = {"prompt": "a red ball", "size": "96x96", "seconds": "1"}
     answer = service.client.post(service.url + VIDEOS, data=form, files={"input_reference": ("a", build(), media_type)})
     assert answer.status_code == 400, answer.text
@@ -77,7 +77,7 @@ def refuse_reference(service: Service, *, media_type: str, build: Build, why: st
 
 
 def webp_of_one_colour(width: int, height: int) -> bytes:
-    """Lossless, all of it in 34 bytes: five codes of one symbol each, so that no pixel takes a bit."""
+    """Lossless, in 34 bytes: five Huffman codes of one symbol each, so pixels take no bits."""
     head = (width - 1) | (height - 1) << 14
     bits = head | 0b0001_0001_0001_0001_0001 << (28 + 1 + 3 + 1 + 1 + 1)
     data = b"\x2f" + bits.to_bytes(13, "little")
@@ -85,7 +85,7 @@ def webp_of_one_colour(width: int, height: int) -> bytes:
 
 
 def animated_webp(frames: int) -> bytes:
-    """Each as large as the picture, and of a few bytes."""
+    """Each frame is as large as the picture, but takes a few bytes."""
     frame = webp_of_one_colour(1024, 1024)[12:]
     place = struct.pack("<I", 0)[:3] * 2 + struct.pack("<I", 1023)[:3] * 2 + struct.pack("<I", 40)[:3] + b"\0"
     frames_data = (b"ANMF" + struct.pack("<I", len(place + frame)) + place + frame) * frames
@@ -96,7 +96,7 @@ def animated_webp(frames: int) -> bytes:
 
 @cache
 def progressive_jpeg(side: int, kilobytes: int) -> bytes:
-    """With the last scan, which refines, said again and again: each goes through the whole picture."""
+    """Repeats the last, refining scan: each goes over the whole picture."""
     plain = encode_image(np.full((64, 64, 3), 90, np.uint8), "JPEG", progressive=True)
     sized = plain.replace(struct.pack(">HH", 64, 64), struct.pack(">HH", side, side), 1)
     last = sized.rindex(b"\xff\xda")
@@ -124,7 +124,7 @@ def exif_bomb() -> bytes:
 
 
 def apng(frames: int) -> bytes:
-    """Its frames follow the picture that is taken."""
+    """An animated PNG; its frames follow the default image."""
     control = [struct.pack(">IIIIIHHBB", number, 64, 16, 0, 0, 1, 25, 0, 0) for number in range(frames)]
     data = zlib.compress(bytes(16 * (1 + 64 * 3)))
     more = b"".join(chunk(b"fcTL", each) + chunk(b"fdAT", each[:4] + data) for each in control)
@@ -134,13 +134,13 @@ def apng(frames: int) -> bytes:
 
 
 def compressed_chunk(name: bytes, megabytes: int) -> bytes:
-    """A text or a profile that grows a thousandfold, before a good picture."""
+    """A valid picture after a text or profile that decompresses to a thousand times its size."""
     plain = encode_image(make_bars())
     return plain[:33] + chunk(name, b"a\0\0" + deflate_zeros(megabytes << 20)) + plain[33:]
 
 
 def gif(frames: int, *, width: int, height: int, canvas: tuple[int, int] | None = None) -> bytes:
-    """Of one colour, so that each frame takes some bytes."""
+    """Of one color, so that each frame takes few bytes."""
     plain = encode_image(np.zeros((height, width, 3), np.uint8), "GIF")
     head = plain[:6] + struct.pack("<HH", *(canvas or (width, height))) + plain[10 : 13 + 3 * 2 ** (1 + (plain[10] & 7))]
     frame = b"!\xf9\4\0\4\0\0\0" + plain[plain.index(b",", len(head)) : -1]
@@ -154,14 +154,14 @@ def tiff() -> bytes:
 
 
 def avif() -> bytes:
-    """Of one colour: 16 million pixels in less than a kilobyte."""
+    """Of one color: 16 million pixels in less than a kilobyte."""
     file = io.BytesIO()
     Image.new("RGB", (4000, 4000), "red").save(file, "AVIF", speed=10, quality=10)
     return file.getvalue()
 
 
 def heic_of_another_size(width: int, height: int) -> bytes:
-    """It says so, and is of 64x64 pixels."""
+    """It claims this size, but is 64x64 pixels."""
     return build_heif([tile(says=(width, height))], primary=1)
 
 
@@ -170,31 +170,31 @@ def heic_larger_than_it_says() -> bytes:
 
 
 def heic_shown_in_part() -> bytes:
-    """Of a picture without end, two pixels."""
+    """Shows two pixels of a huge picture."""
     settings, data = encode_tile((200, 40, 40))
     return build_heif([Item(b"hvc1", data, [settings, ispe(30_000, 30_000), clap(2, 2)])], primary=1)
 
 
 def heic_of_tiles(side: int, *, size: tuple[int, int]) -> bytes:
-    """The same tile, again and again."""
+    """A grid of the same tile, repeated."""
     return build_heif([tile(), grid(side, side, size=size, made_of=[1] * side**2)], primary=2)
 
 
 def heic_of_grids(depth: int) -> bytes:
-    """Each of four of the one before: of four times as many tiles."""
+    """Each grid holds the one before four times, so the number of tiles quadruples."""
     grids = [grid(2, 2, size=(64, 64), made_of=[number] * 4) for number in range(1, depth + 1)]
     return build_heif([tile(), *grids], primary=depth + 1)
 
 
 def heic_of_overlays(depth: int) -> bytes:
-    """Each of two of the one before."""
+    """Each overlay holds the one before twice."""
     data = struct.pack(">BB4HHH4h", 0, 0, 0, 0, 0, 65535, 64, 64, 0, 0, 0, 0)
     overlays = [Item(b"iovl", data, [ispe(64, 64)], [number, number]) for number in range(1, depth + 1)]
     return build_heif([tile(), *overlays], primary=depth + 1)
 
 
 def heic_of_notes(number: int, megabytes: int) -> bytes:
-    """As many, each of which is all of the same data."""
+    """This many metadata items that all share the same data."""
     notes = [Item(b"Exif", bytes(megabytes << 20), about=[1]) for _ in range(number)]
     return build_heif([tile(), *notes], primary=1, same_data=True)
 
@@ -213,7 +213,7 @@ def small() -> H264:
 
 @cache
 def black(width: int, height: int) -> H264:
-    """A frame, and one that changes nothing."""
+    """A black frame, and a predicted one that changes nothing."""
     return encode_h264(np.zeros((2, height, width, 3), np.uint8))
 
 
@@ -227,7 +227,7 @@ def thirty_million_samples() -> bytes:
 
 
 def fragments(number: int, samples: int) -> bytes:
-    """Each claims its samples without a word on any of them."""
+    """Each fragment claims samples without describing them."""
     trex = box(b"mvex", full_box(b"trex", struct.pack(">IIIII", 1, 1, 1, 1, 0)))
     trun = full_box(b"trun", struct.pack(">I", samples))
     one = box(b"moof", full_box(b"mfhd", bytes(4)), box(b"traf", full_box(b"tfhd", struct.pack(">I", 1)), trun))
@@ -235,7 +235,7 @@ def fragments(number: int, samples: int) -> bytes:
 
 
 def refers_elsewhere() -> bytes:
-    """A QuickTime alias to a file of the server, where the samples shall be."""
+    """A QuickTime alias: the samples are said to be in a file on the server."""
     alias = bytes(10) + b"\0" * 140 + struct.pack(">hH", 18, 11) + b"/etc/passwd\0" + struct.pack(">hH", -1, 0)
     return Mp4(codec=small(), sizes=[100], offsets=[0], dref=full_box(b"alis", alias)).build()
 
@@ -247,7 +247,7 @@ def edits(count: int) -> bytes:
 
 
 def metadata(megabytes: int) -> bytes:
-    """A hundred texts of as many bytes each, of which one claims to be two gigabytes."""
+    """A hundred texts; one claims to be two gigabytes."""
     text = box(b"\xa9cmt", box(b"data", struct.pack(">II", 1, 0), b"a" * (megabytes << 20)))
     lie = struct.pack(">I", 0x7FFFFFF0) + b"\xa9nam" + b"a" * 100
     meta = full_box(b"meta", full_box(b"hdlr", bytes(4), b"mdirappl", bytes(9)), box(b"ilst", text, lie))
@@ -255,12 +255,12 @@ def metadata(megabytes: int) -> bytes:
 
 
 def larger_than_it_says() -> bytes:
-    """The box says 64x64; the stream itself is of 4608x2304 pixels."""
+    """The box says 64x64; the stream itself is 4608x2304 pixels."""
     return repeat_frames(black(4608, 2304), [0], size=(64, 64))
 
 
 def grows(width: int, height: int) -> bytes:
-    """The second frame says that it is larger."""
+    """The second frame is larger than the first."""
     first, second = vp8_frames(make_greys(2, 64))
     return webm("V_VP8", 64, 64, cluster(0, block(first)), cluster(40, block(resize_vp8(second, width, height))))
 
@@ -273,7 +273,7 @@ def laced(clusters: int) -> bytes:
 
 
 def nested(depth: int) -> bytes:
-    """Tags in tags; and after them clusters without an end."""
+    """Nested tags, then clusters of unknown size."""
     tag = b""
     for _ in range(depth):
         tag = element(0x67C8, element(0x45A3, b"a"), tag)
@@ -282,12 +282,12 @@ def nested(depth: int) -> bytes:
 
 
 def audio_only() -> bytes:
-    """A track of sound, as a box says; there is none of pictures."""
+    """Its only track is sound."""
     return repeat_frames(small(), [0, 1, 2]).replace(b"vide", b"soun").replace(b"avc1", b"mp4a")
 
 
 def cover_only() -> bytes:
-    """A song's picture is a track to libavformat, but no moving picture."""
+    """A song's cover: to libavformat it is a video track, but it is a still picture."""
     cover = box(b"covr", box(b"data", struct.pack(">II", 14, 0), encode_image(make_bars())))
     meta = full_box(b"meta", full_box(b"hdlr", bytes(4), b"mdirappl", bytes(9)), box(b"ilst", cover))
     return FTYP + box(b"moov", box(b"udta", meta)) + box(b"mdat", bytes(100))
@@ -318,7 +318,7 @@ def million(pixels: int) -> str:
 
 
 def cases(attack: Callable[..., None], media_type: str, **builds: tuple[Build, str]) -> list[HostileCase]:
-    """By name, how a file is built, and why it is refused, or of which field a video is made."""
+    """A case for each name: how its file is built, and why it is refused or which field makes a video of it."""
     told = "field" if attack is serve else "why"
     return [
         HostileCase(name, partial(attack, media_type=media_type, build=build, **{told: text}))

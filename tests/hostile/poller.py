@@ -1,7 +1,7 @@
-"""`python -m tests.hostile.poller URL`: asks for /health again and again, in a process that nothing else holds up.
+"""`python -m tests.hostile.poller URL`: polls /health in a process of its own, so that nothing else delays it.
 
-One line of JSON for each answer: when it was asked for (`time.monotonic`, which all processes share), after how many seconds it
-was there, its status, and for how many of these seconds this process itself stood still, though it had nothing to do.
+Prints a line of JSON for each answer: the time of the request (`time.monotonic`, which all processes share), the seconds until
+the answer, its status, and the seconds of these during which this idle process itself stood still.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PATIENCE_SECONDS = 60.0
 
 
 class Standstill:
-    """Counts the seconds by which a thread that only sleeps wakes up too late: what the machine did, and no service."""
+    """Counts the seconds by which a sleeping thread wakes up late. The machine causes these, not the service."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -33,7 +33,7 @@ class Standstill:
 
 
 def ask(address: str) -> int:
-    """The status; 0 when there is no answer."""
+    """The HTTP status; 0 without an answer."""
     connection = HTTPConnection(address, timeout=PATIENCE_SECONDS)
     try:
         connection.request("GET", "/health")
@@ -50,7 +50,7 @@ def main() -> None:
         began, lost = time.monotonic(), standstill.seconds
         status = ask(address)
         seconds = time.monotonic() - began
-        time.sleep(EVERY_SECONDS)  # by then the sleeper has counted what it lost meanwhile
+        time.sleep(EVERY_SECONDS)  # by then the sleeper has counted its delay
         print(json.dumps([began, seconds, status, standstill.seconds - lost]), flush=True)  # noqa: T201
 
 

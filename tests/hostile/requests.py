@@ -1,4 +1,4 @@
-"""What a stranger may send over HTTP: bodies that grow when they are parsed, other names for this machine, floods, silence."""
+"""Hostile HTTP: bodies that grow when parsed, aliases of this machine, floods, and silent connections."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MULTIPART = "multipart/form-data; boundary=x"
 PART = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n'
 END = b"\r\n--x--\r\n"
 WIDE = "😀".encode()
-# More than the 1,024 files that a process may open on most systems.
+# More than 1,024, the usual limit of open files per process.
 MANY = 1124
 
 
@@ -59,7 +59,7 @@ def fill(pattern: bytes, size: int = LARGE) -> bytes:
 
 
 def packed(size: int) -> bytes:
-    """So many equal bytes, compressed piece by piece."""
+    """This many equal bytes, compressed piece by piece."""
     packer = zlib.compressobj(wbits=zlib.MAX_WBITS | 16)
     piece = b"a" * MEGABYTE
     return b"".join(packer.compress(piece) for _ in range(size // MEGABYTE)) + packer.flush()
@@ -135,20 +135,20 @@ def address_of(service: Service) -> tuple[str, int]:
 
 @contextmanager
 def connections(service: Service, number: int, first_words: bytes) -> Iterator[list[socket.socket]]:
-    """So many, each of which has sent this much."""
+    """Opens this many connections, each of which has sent `first_words`."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with ExitStack() as opened:
         held = []
         for _ in range(number):
             held.append(opened.enter_context(socket.create_connection(address_of(service), timeout=LONGEST_SECONDS)))
-            with suppress(ConnectionError):  # closed already, because others came
+            with suppress(ConnectionError):  # the service closed it to make room for others
                 held[-1].sendall(first_words)
         yield held
 
 
 def ask_raw(service: Service, request: bytes) -> bytes:
-    """The answer to these bytes, as far as it is there before the service closes the connection."""
+    """The answer to these bytes, possibly cut short by the service closing the connection."""
     answer = b""
     with socket.create_connection(address_of(service), timeout=LONGEST_SECONDS) as connection, suppress(ConnectionError):
         connection.sendall(request)
@@ -168,7 +168,7 @@ def assert_well(service: Service) -> None:
 
 
 def held_case(name: str, first_words: bytes, number: int = MANY) -> HostileCase:
-    """Connections that let the service wait: others must be served beside them."""
+    """Connections that keep the service waiting; other clients must still be served."""
 
     def attack(service: Service) -> None:
         with connections(service, number, first_words):
@@ -258,7 +258,7 @@ WORDS = [
 
 
 def many_large_bodies(service: Service) -> None:
-    """Twelve of 30 MB at once: each is answered."""
+    """Twelve bodies of 30 MB at once: each is answered."""
     content = json.dumps(SHORT | {"prompt": "", "init_image": "data:image/png;base64," + "A" * 30_000_000}).encode()
     head = f"POST {TEXT2VIDEO} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(content)}\r\n\r\n".encode()
 
@@ -278,7 +278,7 @@ def many_middling_bodies(service: Service) -> None:
 
 
 def endless_body(service: Service) -> None:
-    """More than is taken, without saying how much."""
+    """More than is accepted, without a Content-Length."""
     chunks = (b" " * MEGABYTE for _ in range(60))
     answer = service.client.post(service.url + VIDEOS, content=chunks)
     assert answer.status_code == 413
@@ -314,7 +314,7 @@ def keyed(service: Service) -> Iterator[str]:
 
 
 def large_bodies_without_a_key(service: Service) -> None:
-    """None of them is parsed, and none is let in."""
+    """None is parsed, and none is accepted."""
     wrong = b'{"key": "pr_wrong", "prompt": ' + b"[" + fill(b"[],") + b"[]]}"
     with keyed(service), ThreadPoolExecutor(6) as pool:
         post = partial(httpx.post, service.url + VIDEOS, content=wrong, trust_env=False, timeout=LONGEST_SECONDS)
@@ -323,7 +323,7 @@ def large_bodies_without_a_key(service: Service) -> None:
 
 
 def room_taken_without_a_key(service: Service) -> None:
-    """A key in a header finds room beside strangers who take all of theirs and let the service wait."""
+    """A client with a key in a header is served while strangers without one hold all of their room."""
     words = HEAD + b"Content-Length: 37000000\r\n\r\n" + b" " * 20_000
     content = json.dumps({"prompt": "a" * 3000, "unknown": "x" * MEGABYTE})
     with keyed(service) as key, connections(service, 50, words):

@@ -1,8 +1,7 @@
-"""Whatever a stranger sends costs a real service no more than a bounded amount of memory and time, and stops nobody else.
+"""Hostile input costs a real service a bounded amount of memory and time, and does not block other clients.
 
-`make hostile` runs it; it takes about two minutes. The cases are those of every file of this folder. A case whose answer is
-wrong fails at once; one that broke a bound is tried again, since a busy machine can break a bound too, but not one time after
-the other.
+`make hostile` runs the cases of all files in this folder, in about two minutes. A wrong answer fails at once. A case that
+exceeds a bound is tried again, since a busy machine may exceed one too, but not each time.
 """
 
 from __future__ import annotations
@@ -46,10 +45,12 @@ def cases() -> list[object]:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """With what users may set, and no more: modules whose cases need hosts of their own say which as `SETTINGS`."""
+    """A service with user-settable options only. Modules whose cases need settings list them as `SETTINGS`."""
     settings = {name: value for module in modules() for name, value in getattr(module, "SETTINGS", {}).items()}
     service = Service(tmp_path_factory.mktemp("hostile"), **settings)
-    service.client.timeout = httpx.Timeout(LONGEST_SECONDS)  # a bound is measured; a busy machine takes longer, and may
+    service.client.timeout = httpx.Timeout(
+        LONGEST_SECONDS
+    )  # generous: the bounds are measured, and a busy machine may take longer
     service.start()
     yield service
     service.stop()
@@ -63,7 +64,7 @@ def watch(service: Service) -> Iterator[Watch]:
 
 @pytest.fixture(scope="session")
 def rest_seconds(service: Service) -> float:
-    """How long an ordinary request takes until its video is there, once all is warm."""
+    """Seconds that an ordinary request takes on a warm service."""
     for _ in range(2):
         began = time.monotonic()
         make_ordinary_videos(service)
@@ -74,7 +75,7 @@ def make_ordinary_videos(service: Service) -> None:
     picture, video = b64encode(encode_image(make_bars())).decode(), b64encode(encode_video(make_greys(4))).decode()
     service.make(**SHORT, init_image=f"data:image/png;base64,{picture}")
     service.make(**SHORT, init_video=f"data:video/mp4;base64,{video}")
-    service.make(**SHORT | {"num_frames": 40})  # as many as the model carries: what one call to it takes is no attack's doing
+    service.make(**SHORT | {"num_frames": 40})  # a full window: the model's own memory is not an attack's cost
 
 
 @pytest.mark.parametrize("case", cases())
