@@ -196,8 +196,9 @@ def _to_scalable(picture: Image.Image) -> Image.Image:
 
 
 def _straighten_alpha(picture: Image.Image) -> Image.Image:
-    """Undoes premultiplied alpha."""
-    return picture.convert({"RGBa": "RGBA", "La": "LA"}.get(picture.mode, picture.mode))
+    """Undoes premultiplied alpha. Other pictures are returned as they are: to convert one would copy it."""
+    straight = {"RGBa": "RGBA", "La": "LA"}.get(picture.mode)
+    return picture.convert(straight) if straight else picture
 
 
 def _to_8_bits(picture: Image.Image) -> Image.Image:
