@@ -6,6 +6,7 @@ workers, a video from a service that runs elsewhere, and the tests that need no 
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 from urllib.request import Request
 
 from promptreel.demo import open_url, running_service
-from promptreel.version import OF_WORKERS
+from promptreel.extras import MODULES
 from tests.rules.documents import ROOT
 from tests.wheel import build_wheel
 
@@ -42,6 +43,9 @@ TESTS = (
 )
 NEED_AN_EXTRA = ("tests/encoding/test_real_pictures.py",)
 """Of these folders, what reads HEIC."""
+
+JSON = {"Content-Type": "application/json"}
+PNG = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 
 QUICK = "not slow and not fuzz and not hostile"
 """`make test` runs the slow ones: what they find has to do with the environment but seldom."""
@@ -119,26 +123,34 @@ def try_on(python: Path, wheel: Path, url: str, folder: Path) -> None:
         installed = Installed(folder)
         installed.run("python", "-m", "pip", "install", "--quiet", "--constraint", constraints, wheel)
     say(f"  the base takes {installed.megabytes():.0f} MB")
-    missing = installed.run("python", "-c", f"from importlib.util import find_spec; print([*map(find_spec, {OF_WORKERS})])")
-    assert missing.strip() == str([None] * len(OF_WORKERS)), missing
+    missing = installed.run(
+        "python", "-c", f"from importlib.util import find_spec; print([*map(find_spec, {MODULES['worker']})])"
+    )
+    assert missing.strip() == str([None] * len(MODULES["worker"])), missing
     assert str(folder) in installed.run("python", "-c", "import promptreel; print(promptreel.__file__)")
     say(f"  {installed.run('promptreel', '--version').strip()}")
     assert "torch       -      not installed" in installed.run("promptreel", "doctor", PROMPTREEL_PORT="0")
     say("  doctor finds nothing wrong")
-    with timed("  a video arrived and plays"):
-        receive_video(installed, url)
+    with timed("  a video arrived"):
+        video = receive_video(installed, url)
     with timed("  an api without workers answers"):
         serve_alone(installed)
-    installed.run("python", "-m", "pip", "install", "--quiet", "--constraint", constraints, *TOOLS)
+    installed.run("python", "-m", "pip", "install", "--quiet", "--constraint", constraints, f"{wheel}[media]", *TOOLS)
+    say(f"  with the extra media it takes {installed.megabytes():.0f} MB, with what the tests need")
+    check_video(installed, video)
     with timed("  the tests passed"):
         ignored = [f"--ignore={name}" for name in NEED_AN_EXTRA]
         installed.run("python", "-m", "pytest", "-q", "-m", QUICK, "-p", "no:cacheprovider", *ignored, *TESTS, cwd=ROOT)
 
 
-def receive_video(installed: Installed, url: str) -> None:
+def receive_video(installed: Installed, url: str) -> Path:
     video = installed.folder / "video.mp4"
     small = ["--frames", 4, "--steps", 2, "--width", 96, "--height", 96, "--seed", 7]
     installed.run("promptreel", "generate", "a red ball", "--server", url, "-o", video, *small)
+    return video
+
+
+def check_video(installed: Installed, video: Path) -> None:
     seen = installed.run(
         "python", "-c", "import pathlib, sys, promptreel.demo as demo; print(demo.decode(pathlib.Path(sys.argv[1])))", video
     )
@@ -157,6 +169,10 @@ def serve_alone(installed: Installed) -> None:
         for path in ("/health", "/openapi.json", "/docs", "/v1/models"):
             with open_url(Request(f"{url}{path}")) as answer:
                 assert answer.status == 200, path
+        picture = {"prompt": "a cat", "init_image": PNG}
+        with open_url(Request(f"{url}/api/v6/video/img2video", json.dumps(picture).encode(), JSON)) as answer:
+            said = answer.read().decode()
+        assert "pip install 'promptreel[media]'" in said, said
     finally:
         service.terminate()
         code = service.wait(60)

@@ -1,6 +1,6 @@
-"""What is installed without the extra `worker`: the command line, the client, the api and the courier.
+"""What is installed without extras: the command line, the client, the api and the courier.
 
-These tests see this environment's packages without those of the extra. `make install-test` installs the wheel for real.
+These tests see this environment's packages without those of the extras. `make install-test` installs the wheel for real.
 """
 
 from __future__ import annotations
@@ -17,11 +17,15 @@ import pytest
 
 import promptreel
 from promptreel.demo import READY, open_url
-from promptreel.version import OF_WORKERS
+from promptreel.extras import MODULES
 from tests.rules.documents import ROOT
 from tests.waiting import wait_for
 
 COMMAND = "pip install 'promptreel[worker]'"
+EXTRAS = (*MODULES["worker"], "av.libs", "numpy.libs", "pillow.libs", "pillow_heif", "pillow_heif.libs")
+WITH_MEDIA = {"generation", "worker", "encoding"}
+"""The folders that need an extra; of encoding, these modules need none."""
+WITHOUT_MEDIA = ["promptreel.encoding.decoder", "promptreel.encoding.inits", "promptreel.encoding.heif"]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +33,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment variables of a Python that has the base alone."""
     folder = tmp_path_factory.mktemp("site-packages")
     for each in Path(sysconfig.get_path("purelib")).iterdir():
-        if each.name.partition("-")[0] not in OF_WORKERS and each.suffix != ".pth":
+        if each.name.partition("-")[0] not in EXTRAS and each.suffix != ".pth":
             (folder / each.name).symlink_to(each)
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT / "src")]), "HOME": str(folder.parent)}
 
@@ -39,10 +43,11 @@ def run(base: dict[str, str], *arguments: object) -> subprocess.CompletedProcess
     return subprocess.run(command, env=base, capture_output=True, text=True, check=False, timeout=240)
 
 
-def test_everything_but_generation_and_worker_is_imported(base: dict[str, str]) -> None:
+def test_everything_but_what_makes_and_reads_videos_is_imported(base: dict[str, str]) -> None:
     modules = [each.name for each in pkgutil.walk_packages(promptreel.__path__, "promptreel.")]
-    of_base = [name for name in modules if name.split(".")[1] not in {"generation", "worker"} and not name.endswith(".env")]
-    assert "promptreel.encoding.decoder_process" in of_base
+    of_base = [name for name in modules if name.split(".")[1] not in WITH_MEDIA and not name.endswith(".env")]
+    of_base += WITHOUT_MEDIA
+    assert "promptreel.api.v1.routes" in of_base
 
     ran = run(base, "-c", f"import importlib\nfor name in {of_base}: importlib.import_module(name)")
 
@@ -65,11 +70,26 @@ def test_what_makes_videos_says_what_to_install(
 
     assert ran.returncode != 0
     assert ran.stdout == ""
-    missing = ", ".join(OF_WORKERS)
+    missing = ", ".join(MODULES["worker"])
     assert ran.stderr.partition(": ")[2] == (
         f"Videos cannot be made here, because {missing} are not installed: {COMMAND}.{instead}\n"
     )
     assert not (tmp_path / "data").exists()
+
+
+def test_picture_is_refused_with_what_reads_it(base: dict[str, str]) -> None:
+    """An accepted job must be able to run: no picture is accepted unread."""
+    ran = run(
+        base,
+        "-c",
+        "from promptreel.encoding.decoder import Decoder\nfrom promptreel.media import Init\n"
+        "Decoder().check(Init('image', 'png', b''))",
+    )
+
+    assert ran.stderr.splitlines()[-1] == (
+        "promptreel.errors.InitUnusable: This server cannot read pictures and videos. "
+        "Its operator can add support with: pip install 'promptreel[media]'"
+    )
 
 
 def test_doctor_finds_nothing_wrong_and_says_what_brings_torch(base: dict[str, str]) -> None:

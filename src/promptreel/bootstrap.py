@@ -19,8 +19,8 @@ from promptreel.api.authentication import Authenticator
 from promptreel.api.parts import AppParts
 from promptreel.api.webhook_bodies import to_webhook
 from promptreel.encoding.decoder import MOST_WAITING, PATIENCE_SECONDS, Decoder
-from promptreel.encoding.mp4 import ENCODER_THREADS
 from promptreel.errors import BadConfiguration
+from promptreel.extras import install_command, missing_modules
 from promptreel.fetching.fetcher import AT_ONCE as FETCHES_AT_ONCE
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.clock import SteadyClock
@@ -37,7 +37,6 @@ from promptreel.notify.courier import AT_ONCE as DELIVERIES_AT_ONCE
 from promptreel.notify.courier import Courier
 from promptreel.settings import PREFIX, Settings
 from promptreel.storage.local import LocalStorage
-from promptreel.version import INSTALL_WORKER, missing_of_workers
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -149,10 +148,10 @@ def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[
 
 def check_worker_extra(*, instead: str = "") -> None:
     """Raises BadConfiguration where nothing can make videos. `instead` is what else helps, as a sentence."""
-    if missing := missing_of_workers():
+    if missing := missing_modules("worker"):
         raise BadConfiguration(
             f"Videos cannot be made here, because {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed: "
-            f"{INSTALL_WORKER}.{instead and f' {instead}'}"
+            f"{install_command('worker')}.{instead and f' {instead}'}"
         )
 
 
@@ -172,6 +171,7 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
     # before torch's seconds: what is wrong with the data directory is told at once
     jobs = build_jobs(settings, build_database_of_service(settings))
     log.info("worker %s loads PyTorch", owner)
+    from promptreel.encoding.mp4 import ENCODER_THREADS
     from promptreel.worker.recipes.video import Makers, VideoRecipe
     from promptreel.worker.room import Room, machine_memory
     from promptreel.worker.worker import Worker

@@ -18,8 +18,6 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
-import av
-
 from promptreel.bootstrap import check_worker_extra
 from promptreel.errors import BadConfiguration
 
@@ -165,6 +163,8 @@ def download(url: str, path: Path) -> None:
 
 def decode(path: Path) -> Playable:
     """Decodes the whole file. Raises DemoFailed if that fails."""
+    import av  # noqa: PLC0415 - of the extra `worker`, which the demo checks first
+
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]

@@ -6,10 +6,11 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, Self, cast
+from typing import TYPE_CHECKING, Literal, Protocol, Self, cast
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # numpy comes with the extra `media`
+    import numpy as np
+    from numpy.typing import NDArray
 
 MEDIA_TYPES = {"mp4": "video/mp4", "webm": "video/webm", "gif": "image/gif"}
 """Media types of a Video, by the ending of its file's name."""
@@ -29,6 +30,7 @@ INIT_TYPES: Mapping[InitKind, Mapping[str, str]] = {
 }
 """Media types of an Init, by the ending of its key. A gif is an image (its first frame) or a video, depending on the field."""
 PREVIEW_MEDIA_TYPE = "image/webp"
+POSTER_MEDIA_TYPE = "image/webp"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Clip:
     fps: int
 
     def __post_init__(self) -> None:
-        if self.frames.dtype != np.uint8 or self.frames.ndim != 4 or self.frames.shape[3] != 3:
+        if self.frames.dtype.name != "uint8" or self.frames.ndim != 4 or self.frames.shape[3] != 3:
             raise ValueError(f"a clip is uint8 [T, H, W, 3], not {self.frames.dtype} {list(self.frames.shape)}")
 
     @property

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from promptreel.encoding.decoding import check_init, decode_init
 from promptreel.encoding.init_videos import MAX_FRAMES, pick_nearest
-from promptreel.encoding.inits import check_init, decode_init, recognise
+from promptreel.encoding.inits import recognise
 from promptreel.errors import InitUnusable
 from promptreel.media import Init
 from tests.encoding.files import BARS, encode_image, encode_video, make_bars, make_greys

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from promptreel.encoding.decoder import Decoder
-from promptreel.encoding.inits import check_init, decode_init, read_init
+from promptreel.encoding.decoding import check_init, decode_init
+from promptreel.encoding.inits import read_init
 from promptreel.media import Init
 from tests.encoding.quarters import (
     COLOURS,

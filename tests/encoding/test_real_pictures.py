@@ -16,7 +16,8 @@ from PIL import Image
 
 from promptreel.encoding import heif
 from promptreel.encoding.decoder import Decoder
-from promptreel.encoding.inits import check_init, decode_init, read_init
+from promptreel.encoding.decoding import check_init, decode_init
+from promptreel.encoding.inits import read_init
 from promptreel.errors import InitUnusable
 from tests.encoding.heif_files import Item, build_heif, grid, heic_head, ispe, tile
 from tests.encoding.quarters import (

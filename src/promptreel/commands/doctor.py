@@ -21,15 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import typer
-from av.codec import Codec
-from av.codec.codec import UnknownCodecError
 
 from promptreel.commands.terminal import DataDir, printable
 from promptreel.encoding import heif
 from promptreel.errors import BadConfiguration
+from promptreel.extras import install_command, is_installed, missing_modules
 from promptreel.jobs.database import refuse_affected_sqlite, sqlite_version
 from promptreel.settings import PREFIX, Settings, list_bad_settings, load_settings
-from promptreel.version import INSTALL_WORKER, installed_version, missing_of_workers
+from promptreel.version import installed_version
 
 if TYPE_CHECKING:
     from promptreel.generation.devices import TorchBuild
@@ -116,12 +115,12 @@ def look_at_python(version: tuple[int, int]) -> Finding:
 
 
 def _look_at_torch() -> Iterator[Finding]:
-    missing = missing_of_workers()
+    missing = missing_modules("worker")
     if "torch" in missing:
-        yield Finding("torch", "-", "not installed: no videos are made here, only on a server", INSTALL_WORKER)
+        yield Finding("torch", "-", "not installed: no videos are made here, only on a server", install_command("worker"))
         return
     if missing:
-        yield Finding("torch", "WRONG", f"not installed with it: {', '.join(missing)}", INSTALL_WORKER)
+        yield Finding("torch", "WRONG", f"not installed with it: {', '.join(missing)}", install_command("worker"))
         return
     try:
         from promptreel.generation.devices import look_at_torch, try_devices  # noqa: PLC0415 - takes seconds
@@ -145,7 +144,7 @@ def judge_torch(build: TorchBuild, *, pinned: str | None, driver: str | None) ->
     if driver or not build.finds_gpu:
         words += f", NVIDIA's driver {driver}" if driver else ", no driver of NVIDIA"
     if pinned and build.version.partition("+")[0] != pinned:
-        return Finding("torch", "WRONG", f"{words}; Promptreel needs {pinned}", INSTALL_WORKER)
+        return Finding("torch", "WRONG", f"{words}; Promptreel needs {pinned}", install_command("worker"))
     if driver and not build.finds_gpu:
         if build.platform == "CPU":
             again = f"pip install --force-reinstall torch=={build.version.partition('+')[0]}"
@@ -181,6 +180,8 @@ def look_at_sqlite(version: tuple[int, int, int]) -> Finding:
 
 
 def look_at_codecs() -> Finding:
+    if not is_installed("media"):
+        return Finding("codecs", "-", "not installed: pictures and videos are not read", install_command("media"))
     writes = {name for name, encoder in _ENCODERS.items() if _has_codec(encoder, "w")}
     reads = {name for name, decoder in _DECODERS.items() if _has_codec(decoder, "r")}
     lacks = [f"write {name}" for name in _ENCODERS if name not in writes]
@@ -193,6 +194,9 @@ def look_at_codecs() -> Finding:
 
 
 def _has_codec(name: str, mode: Literal["r", "w"]) -> bool:
+    from av.codec import Codec  # noqa: PLC0415 - an extra
+    from av.codec.codec import UnknownCodecError  # noqa: PLC0415 - an extra
+
     try:
         Codec(name, mode)
     except UnknownCodecError:
@@ -203,7 +207,7 @@ def _has_codec(name: str, mode: Literal["r", "w"]) -> bool:
 def look_at_heif() -> Finding:
     if heif.is_installed():
         return Finding("heif", "ok", f"pillow-heif {importlib.metadata.version('pillow-heif')} reads HEIC")
-    return Finding("heif", "-", "not installed: HEIC photos are not read", "pip install 'promptreel[heif]'")
+    return Finding("heif", "-", "not installed: HEIC photos are not read", install_command("heif"))
 
 
 def look_at_port(settings: Settings) -> Finding:

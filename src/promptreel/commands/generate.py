@@ -15,6 +15,7 @@ from promptreel.client import Client, VideoOptions
 from promptreel.encoding import inits as encoded
 from promptreel.encoding.decoder import Decoder
 from promptreel.errors import InvalidParams, PromptreelError
+from promptreel.extras import is_installed
 from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
 from promptreel.media import Init
 from promptreel.models.phrases import enhance_prompt, find_unknown_words
@@ -126,13 +127,17 @@ def to_options(wanted: Wanted, model: RemoteModel) -> VideoOptions:
 
 
 def read_init(path: Path, decoder: Decoder) -> Init:
-    """The picture or video to start from; a gif is a video. Raises InvalidParams and InitUnusable."""
+    """The picture or video to start from; a gif is a video. Raises InvalidParams and InitUnusable.
+
+    Without the extra `media` it is not decoded: then a server makes the video, and checks the file.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise InvalidParams({"init": [f"The init {str(path)!r} cannot be read: {error.strerror}."]}) from error
     init = encoded.read_init(data, ["video", "image"], named=f"init {str(path)!r}")
-    decoder.check(init)
+    if is_installed("media"):
+        decoder.check(init)
     return init
 
 

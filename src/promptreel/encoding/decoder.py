@@ -14,10 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, TypeVar
 
-import numpy as np
-
-from promptreel.encoding.decoder_process import BY_SIGNAL
 from promptreel.errors import DecoderBusy, InitUnusable
+from promptreel.extras import install_command, is_installed
 from promptreel.media import Clip, Init
 
 log = logging.getLogger(__name__)
@@ -32,6 +30,8 @@ MOST_WAITING = 48
 PATIENCE_SECONDS = 30.0
 """For the api: how many requests may wait for its decoder, and how long. Each of them blocks a thread."""
 LONGEST_LINE = 4096
+BY_SIGNAL = 128
+"""An exit code of this plus a number means that signal ended the child, as in a shell."""
 # One thread per library and one malloc arena save memory; freed large blocks go straight back to the system.
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -94,6 +94,8 @@ class Decoder:
 
         Raises InitUnusable and DecoderBusy.
         """
+        import numpy as np  # noqa: PLC0415 - an extra
+
         frames = np.empty((num_frames, height, width, 3), np.uint8)
 
         def read_frames(answer: _Process) -> None:
@@ -127,6 +129,10 @@ class Decoder:
 
     def _ask(self, request: dict[str, Any], init: Init, read: Callable[[_Process], T]) -> T:
         """Sends one request and reads its answer. Raises InitUnusable and _Killed."""
+        if not is_installed("media"):
+            raise InitUnusable(
+                f"This server cannot read pictures and videos. Its operator can add support with: {install_command('media')}"
+            )
         if self._process is None or self._process.has_ended():
             self._process = _Process()
         process = self._process

@@ -25,14 +25,13 @@ from numpy.typing import NDArray
 from PIL import AvifImagePlugin, Image, JpegImagePlugin, MpoImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401 - loaded once, for all forks
 
 from promptreel.encoding import heif
-from promptreel.encoding.inits import check_init, crop_init, decode_init
+from promptreel.encoding.decoder import BY_SIGNAL
+from promptreel.encoding.decoding import check_init, crop_init, decode_init
 from promptreel.errors import InitUnusable
 from promptreel.media import Init
 
 MEGABYTES = 250
 """Memory for one request, including its file, on top of what the libraries use."""
-BY_SIGNAL = 128
-"""An exit code of this plus a number means that signal ended the child, as in a shell."""
 
 
 def main() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.util import find_spec
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from promptreel.errors import InitUnusable
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 NOT_INSTALLED = (
     "HEIC, which this server cannot read: save it as JPEG or PNG. "

@@ -10,8 +10,6 @@ from PIL import Image
 
 from promptreel.errors import EncodingFailed
 
-POSTER_MEDIA_TYPE = "image/webp"
-
 _QUALITY = 85
 
 

@@ -8,10 +8,10 @@ says `scaled_linear`, which ends at 14.6. No file tells which of the two a motio
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from promptreel.errors import CheckpointUnusable
@@ -75,16 +75,20 @@ def _check_signal(table: NoiseTable) -> None:
     if table.rescale_betas_zero_snr or table.beta_schedule == "squaredcos_cap_v2":
         return  # these end without signal by themselves
     betas = _betas_of(table)
-    if betas[-1] < betas[0] or float(np.log1p(-betas).sum()) < math.log(_LEAST_SIGNAL):
+    if betas[-1] < betas[0] or math.fsum(math.log1p(-beta) for beta in betas) < math.log(_LEAST_SIGNAL):
         raise CheckpointUnusable(
             f"{NAME} has a noise table that falls, or that leaves nothing of the picture. Copy the original file there."
         )
 
 
-def _betas_of(table: NoiseTable) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _betas_of(table: NoiseTable) -> Sequence[float]:
     if table.trained_betas is not None:
-        return np.array(table.trained_betas)
+        return table.trained_betas
     start, end, steps = table.beta_start or 0.0001, table.beta_end or 0.02, table.num_train_timesteps or 1000
     if table.beta_schedule == "scaled_linear":
-        return np.linspace(math.sqrt(start), math.sqrt(end), steps) ** 2
-    return np.linspace(start, end, steps)
+        return [beta**2 for beta in _spread(math.sqrt(start), math.sqrt(end), steps)]
+    return _spread(start, end, steps)
+
+
+def _spread(start: float, end: float, steps: int) -> list[float]:
+    return [start + (end - start) * step / (steps - 1) for step in range(steps)]

@@ -10,13 +10,15 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from promptreel.errors import CheckpointUnusable
 from promptreel.models.json_files import read_object, shorten
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MAX_HEADER_BYTES = 2 << 20  # Stable Diffusion's largest is 0.2 MB; parsed JSON takes many times its size in memory
 MAX_DIMENSIONS = 8
@@ -155,6 +157,8 @@ def check_dtypes(tensors: Mapping[str, StoredTensor], component: str) -> None:
 
 def check_finite(tensors: Iterable[StoredTensor], root: Path) -> None:
     """Reads the tensors' bytes. Raises CheckpointUnusable for the first that holds an infinity, or what is no number."""
+    import numpy as np  # noqa: PLC0415 - an extra, which whoever computes with weights has
+
     part = np.empty(_BYTES_AT_ONCE, np.uint8)
     for tensor in sorted(tensors, key=lambda each: (each.file, each.begin)):
         if not _is_finite(tensor, part):
@@ -176,7 +180,8 @@ def _is_finite(tensor: StoredTensor, part: np.ndarray[Any, np.dtype[np.uint8]]) 
             if content.readinto(part[:count].data) != count:
                 raise CheckpointUnusable(f"{tensor.file.name} became shorter while it was read. {AGAIN}")
             bits = part[:count].view(f"<u{size}")
-            if int(np.bitwise_and(bits, exponent, out=bits).max()) == exponent:
+            bits &= bits.dtype.type(exponent)
+            if int(bits.max()) == exponent:
                 return False
             left -= count
     return True

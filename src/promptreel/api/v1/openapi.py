@@ -25,9 +25,8 @@ from promptreel.api.v1.requests import (
     VARIANTS,
 )
 from promptreel.encoding.inits import readable_types
-from promptreel.encoding.poster import POSTER_MEDIA_TYPE
 from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, OUTPUT_TYPES, SCHEDULERS
-from promptreel.media import INIT_TYPES, MEDIA_TYPES
+from promptreel.media import INIT_TYPES, MEDIA_TYPES, POSTER_MEDIA_TYPE
 from promptreel.models.registry import DEFAULT_MODEL_ID
 
 EXAMPLE = {"model": DEFAULT_MODEL_ID, "prompt": "a red cat sitting on a bench", "size": "512x512", "seconds": "4", "seed": 7}

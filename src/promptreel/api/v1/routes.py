@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
@@ -19,10 +20,10 @@ from promptreel.api.v1.answers import ContentUnavailable, to_deleted, to_model, 
 from promptreel.api.v1.edits import read_edit, read_edit_of, read_source_id, refuse_large
 from promptreel.api.v1.events import EVENTS_MEDIA_TYPE, VideoWatcher, stream_events
 from promptreel.api.v1.requests import NO_SUCH_VIDEO, parse_video_id, read_create, read_cursor, read_remix, read_variant
-from promptreel.encoding.poster import POSTER_MEDIA_TYPE, make_poster
 from promptreel.errors import JobNotFound, NotAvailable
+from promptreel.extras import install_command, is_installed
 from promptreel.jobs.job import JobStatus, NewJob, VideoJob
-from promptreel.media import MEDIA_TYPES, Init
+from promptreel.media import MEDIA_TYPES, POSTER_MEDIA_TYPE, Init
 
 _KEPT = {"Cache-Control": "private, max-age=3600"}  # a finished video never changes
 
@@ -136,8 +137,17 @@ def send_content(request: Request, video_id: str, services: ServicesOfApp) -> Re
     if path is None:
         raise ContentUnavailable(_why_unavailable(job))
     if variant == "thumbnail":
-        return Response(make_poster(path), media_type=POSTER_MEDIA_TYPE, headers=_KEPT)
+        return Response(_make_poster(path), media_type=POSTER_MEDIA_TYPE, headers=_KEPT)
     return FileResponse(path, media_type=MEDIA_TYPES[job.params.output_type], headers=_KEPT)
+
+
+def _make_poster(path: Path) -> bytes:
+    """Raises NotAvailable without the extra `media`."""
+    if not is_installed("media"):
+        raise NotAvailable(f"This server makes no thumbnails. Its operator can add them with: {install_command('media')}")
+    from promptreel.encoding.poster import make_poster  # noqa: PLC0415 - an extra
+
+    return make_poster(path)
 
 
 def _why_unavailable(job: VideoJob) -> str:
