@@ -115,9 +115,9 @@ def test_data_directory(tmp_path: Path) -> None:
     file.touch()
 
     assert look_at_data(closed) == Finding("data", "ok", f"{closed}, writable, mode 700")
-    assert look_at_data(closed / "a" / "b") == Finding("data", "ok", f"{closed / 'a' / 'b'} is made by the first start")
+    assert look_at_data(closed / "a" / "b") == Finding("data", "ok", f"{closed / 'a' / 'b'} will be created at the first start")
     assert look_at_data(open_to_others).mend == f"chmod 700 {open_to_others}"
-    assert look_at_data(file / "data") == Finding("data", "WRONG", f"{file} is no folder", f"mv {file} {file}.old")
+    assert look_at_data(file / "data") == Finding("data", "WRONG", f"{file} is not a folder", f"mv {file} {file}.old")
 
 
 def test_disk_that_is_nearly_full_is_wrong(tmp_path: Path) -> None:

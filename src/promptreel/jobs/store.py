@@ -58,7 +58,7 @@ class JobStore:
     The methods' `of` and `kind` select jobs by caller and by kind; None selects all. The api uses `OwnJobs`, which always
     passes both.
 
-    `lease_seconds`: how long a claim lasts without a heartbeat. `max_attempts`: a job fails when its worker has died this often.
+    `lease_seconds`: how long a claim lasts without a heartbeat. `max_attempts`: a job fails after this many crashes.
     `timings_remembered`: how many of a model's latest successes estimates learn from. `kinds`: the job kinds that this version
     knows; it claims no others, and leaves them unchanged. `now` is the wall clock, `steady` the steady clock (clock.py).
     """

@@ -1,6 +1,6 @@
 """The tables, as the newest migration leaves them. Times are stored as floats: UTC seconds since 1970.
 
-`run_at`, `next_at`, `tried_since`, `last_seen` and `lease_until` are steady-clock times (clock.py), all others wall-clock times.
+`run_at`, `next_at`, `tried_since`, `last_seen` and `lease_until` are steady-clock times (clock.py), the rest wall-clock times.
 """
 
 from __future__ import annotations
