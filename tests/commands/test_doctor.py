@@ -1,4 +1,4 @@
-"""`promptreel doctor`: it finds what is wrong, names a command that mends it, and tells nothing that is secret."""
+"""`promptreel doctor`: finds problems, names a command that fixes each, and prints nothing secret."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_sqlite_that_loses_writes_is_wrong() -> None:
     )
 
 
-def test_python_that_nobody_has_tried_is_told() -> None:
+def test_untested_python_is_reported() -> None:
     assert [look_at_python(version).state for version in ((3, 11), (3, 14), (3, 15))] == ["ok", "ok", "-"]
 
 

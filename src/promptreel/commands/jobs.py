@@ -110,9 +110,7 @@ def _open_jobs(settings: Settings) -> JobStore:
 
 
 def print_jobs(jobs: Sequence[AnyJob]) -> None:
-    rows = [
-        (str(job.id), _spell_state(job), spell(job.created_at), job.params.model_id, _describe_request(job)) for job in jobs
-    ]
+    rows = [(str(job.id), _spell_state(job), spell(job.created_at), job.params.model_id, _summary(job)) for job in jobs]
     print_table(HEADER, rows)
 
 
