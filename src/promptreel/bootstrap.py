@@ -76,7 +76,7 @@ def make_data_dir(settings: Settings) -> None:
 
 
 def build_database_of_service(settings: Settings) -> Database:
-    """The database for the service's processes, which share a steady clock (jobs/clock.py)."""
+    """Opens the database for a process of the service, and begins its steady clock (jobs/clock.py)."""
     database = build_database(settings)
     SteadyClock(database).begin()
     return database

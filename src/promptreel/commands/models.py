@@ -39,7 +39,7 @@ def _describe(name: str, card: ModelCard | None, problem: str | None) -> dict[st
 
 
 def _why_unusable(card: ModelCard) -> str | None:
-    """Why the gate refuses the checkpoint, or None. Skips the check of every weight, which a job's load makes too."""
+    """Why the gate refuses the checkpoint, or None. Skips the check of every weight, which loading makes."""
     try:
         check_checkpoint(card)
     except CheckpointUnusable as error:

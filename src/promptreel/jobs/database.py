@@ -208,7 +208,7 @@ def _parse_url(url: str) -> URL:
 
 def _configure(connection: Any, busy_seconds: float) -> None:
     connection.isolation_level = None  # the driver must not begin or commit on its own
-    # SQLite ignores the timeout when two processes turn the log on at the same moment: one gets "locked" at once.
+    # If two processes turn the log on at the same moment, one gets "locked" at once, whatever the timeout.
     _retry_while_locked(lambda: connection.execute("PRAGMA journal_mode = WAL"), busy_seconds)
     (journal_mode,) = connection.execute("PRAGMA journal_mode").fetchone()
     if journal_mode != "wal":
