@@ -59,7 +59,7 @@ def build_database(settings: Settings) -> Database:
 
 
 def find_database(settings: Settings) -> Database:
-    """Opens an existing database. Raises BadConfiguration if there is none."""
+    """Opens and migrates an existing database. Raises BadConfiguration if there is none."""
     database = open_database(settings.database, create=False)
     migrate(database)
     return database

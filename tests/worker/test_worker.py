@@ -363,9 +363,7 @@ def test_job_without_room_for_its_file_is_put_off_and_made_later(
 
 
 @pytest.mark.slow
-def test_worker_waits_for_a_locked_job_table(
-    worker: Worker, stop: threading.Event, jobs: JobStore, database_url: str
-) -> None:
+def test_worker_waits_for_a_locked_job_table(worker: Worker, stop: threading.Event, jobs: JobStore, database_url: str) -> None:
     """While another process holds the lock, the worker can neither register nor claim jobs."""
     job_id = submit(jobs)
     impatient, holder = open_database(database_url, busy_seconds=0.02), open_database(database_url)
