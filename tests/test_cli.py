@@ -84,8 +84,8 @@ def test_generate_makes_a_video_that_plays(tmp_path: Path, name: str, kind: str)
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["a cat", "-o", "cat.avi"], "Let the name of 'cat.avi' end in one of .mp4, .webm, .gif."),
-        (["a cat", "-o", "cat"], "Let the name of 'cat' end in one of .mp4, .webm, .gif."),
+        (["a cat", "-o", "cat.avi"], "The name 'cat.avi' must end in one of .mp4, .webm, .gif."),
+        (["a cat", "-o", "cat"], "The name 'cat' must end in one of .mp4, .webm, .gif."),
         (["a cat", "--scheduler", "Fast"], "There is no scheduler 'Fast'"),
         (["a cat", "--model", "midjourney"], "Known models: cutout"),
         ([" "], "The prompt is empty"),

@@ -1,7 +1,7 @@
-"""The one place where objects are built: Settings in, the api's application, a worker or an engine out.
+"""Builds all objects from the settings: the api's application, workers, engines and the courier.
 
-Torch takes seconds to import and hundreds of megabytes to hold, and only generation needs it: what imports it is imported
-inside the functions that build a worker or an engine, so that the api and the command line start without it.
+Torch takes seconds to import and hundreds of megabytes of memory, and only generation needs it. So the functions that build a
+worker or an engine import it themselves, and the api and the command line start without it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ BUILT_IN_MODELS = Path(__file__).parent / "models" / "built_in"
 
 
 def build_database(settings: Settings) -> Database:
-    """The tables, created or migrated if need be. Waits for no writer if there is no need."""
+    """Opens the database; creates or migrates it if necessary. Otherwise waits for no writer."""
     make_data_dir(settings)
     database = open_database(settings.database)
     migrate(database)
@@ -58,14 +58,14 @@ def build_database(settings: Settings) -> Database:
 
 
 def find_database(settings: Settings) -> Database:
-    """The same for who only looks. Raises BadConfiguration if there is none, and makes nothing."""
+    """Opens and migrates an existing database. Raises BadConfiguration if there is none."""
     database = open_database(settings.database, create=False)
     migrate(database)
     return database
 
 
 def make_data_dir(settings: Settings) -> None:
-    """For its owner alone, if it is not there yet; the rights of one that is are its owner's business."""
+    """Creates the data directory, accessible only to its owner. Does not change the mode of an existing one."""
     try:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -75,7 +75,7 @@ def make_data_dir(settings: Settings) -> None:
 
 
 def build_database_of_service(settings: Settings) -> Database:
-    """For the processes that wait for what is in the tables: they agree on the time."""
+    """Opens the database for a process of the service, and begins its steady clock (jobs/clock.py)."""
     database = build_database(settings)
     SteadyClock(database).begin()
     return database
@@ -126,7 +126,7 @@ def build_fetcher(settings: Settings, *, at_once: int = FETCHES_AT_ONCE) -> Safe
 
 
 def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[], bool] = lambda: False) -> FastAPI:
-    """`serves_local`: whether only this machine reaches the api, which then needs no key until one is made."""
+    """`serves_local`: only this machine can reach the api, so that it needs no key until one is created."""
     database = build_database_of_service(settings)
     parts = AppParts(
         jobs=build_jobs(settings, database),
@@ -147,7 +147,7 @@ def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[
 
 
 def check_worker_extra(*, instead: str = "") -> None:
-    """Raises BadConfiguration where nothing can make videos. `instead` is what else helps, as a sentence."""
+    """Raises BadConfiguration if the extra `worker` is not installed. `instead`: a sentence with an alternative."""
     if missing := missing_modules("worker"):
         raise BadConfiguration(
             f"Videos cannot be made here, because {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed: "
@@ -156,7 +156,7 @@ def check_worker_extra(*, instead: str = "") -> None:
 
 
 def build_engine(settings: Settings) -> Engine:
-    """The engine on the best device of this machine. Raises BadConfiguration without the extra `worker`."""
+    """Builds an engine on the machine's best device. Raises BadConfiguration without the extra `worker`."""
     check_worker_extra()
     from promptreel.generation.devices import pick_device
     from promptreel.generation.engine import Engine
@@ -168,7 +168,7 @@ def build_engine(settings: Settings) -> Engine:
 
 def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Worker:
     check_worker_extra()
-    # before torch's seconds: what is wrong with the data directory is told at once
+    # Before the slow import of torch, so that a wrong data directory is reported at once.
     jobs = build_jobs(settings, build_database_of_service(settings))
     log.info("worker %s loads PyTorch", owner)
     from promptreel.encoding.mp4 import ENCODER_THREADS
@@ -202,14 +202,14 @@ def build_courier(settings: Settings, *, owner: str, stop: threading.Event) -> C
         jobs=build_jobs(settings, database),
         deliveries=build_deliveries(settings, database),
         secrets=WebhookSecrets(database),
-        fetcher=build_fetcher(settings, at_once=2 * DELIVERIES_AT_ONCE),  # one holder gets half
+        fetcher=build_fetcher(settings, at_once=2 * DELIVERIES_AT_ONCE),  # one API key gets half
         to_body=lambda job, delivery_id: to_webhook(job, delivery_id, links),
         stop=stop,
     )
 
 
 def new_owner() -> str:
-    """A name for one run of a worker process, never used twice."""
+    """A unique name for one run of a process that claims jobs or deliveries."""
     return f"{socket.gethostname()}/{secrets.token_hex(6)}"
 
 

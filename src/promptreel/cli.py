@@ -108,7 +108,7 @@ def worker(data_dir: DataDir = None, owner: Annotated[str | None, typer.Option(h
 
 @app.command(hidden=True)
 def courier(owner: str) -> None:
-    """The courier process: delivers webhooks and ends jobs that lost their workers."""
+    """The courier process: delivers webhooks, and requeues or ends jobs that lost their workers."""
     settings = load_settings()
     set_up_logging(settings.log_level)
     stop = _stop_on_signals()

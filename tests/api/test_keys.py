@@ -180,7 +180,7 @@ def test_request_beyond_the_waiting_jobs_is_refused(client: TestClient, make_key
 
     assert (old_client.status_code, old_client.json()["status"]) == (200, "error")
     assert old_client.json()["retry_after"] == int(refused.headers["Retry-After"]) == 30
-    assert "may wait at once: 1" in error_of(refused, 429)["message"]
+    assert "at most 1 queued jobs" in error_of(refused, 429)["message"]
     assert len(jobs.list()) == 1
 
 

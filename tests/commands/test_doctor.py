@@ -1,4 +1,4 @@
-"""`promptreel doctor`: it finds what is wrong, names a command that mends it, and tells nothing that is secret."""
+"""`promptreel doctor`: finds problems, names a command that fixes each, and prints nothing secret."""
 
 from __future__ import annotations
 
@@ -116,9 +116,9 @@ def test_data_directory(tmp_path: Path) -> None:
     file.touch()
 
     assert look_at_data(closed) == Finding("data", "ok", f"{closed}, writable, mode 700")
-    assert look_at_data(closed / "a" / "b") == Finding("data", "ok", f"{closed / 'a' / 'b'} is made by the first start")
+    assert look_at_data(closed / "a" / "b") == Finding("data", "ok", f"{closed / 'a' / 'b'} will be created at the first start")
     assert look_at_data(open_to_others).mend == f"chmod 700 {open_to_others}"
-    assert look_at_data(file / "data") == Finding("data", "WRONG", f"{file} is no folder", f"mv {file} {file}.old")
+    assert look_at_data(file / "data") == Finding("data", "WRONG", f"{file} is not a folder", f"mv {file} {file}.old")
 
 
 def test_disk_that_is_nearly_full_is_wrong(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_sqlite_that_loses_writes_is_wrong() -> None:
     )
 
 
-def test_python_that_nobody_has_tried_is_told() -> None:
+def test_untested_python_is_reported() -> None:
     assert [look_at_python(version).state for version in ((3, 11), (3, 14), (3, 15))] == ["ok", "ok", "-"]
 
 

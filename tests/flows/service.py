@@ -30,7 +30,7 @@ TEXT2VIDEO = "/api/v4/dreambooth/text2video"
 # As the hosted service's documentation has it, but for the two steps.
 DOCUMENTED = REQUEST | {"num_inference_steps": "2"}
 SHORT = {"prompt": "a red ball rolling", "width": 96, "height": 96, "num_frames": 4, "num_inference_steps": 2, "seed": 7}
-# Most of a minute: for tests that cancel it.
+# Takes most of a minute, for tests that cancel it.
 LONG = SHORT | {"num_frames": 120, "num_inference_steps": 50}
 # The first preview comes after 1.5 s. Tests that must see one ask for the next length if the job had ended by then.
 STEPS_OF_PREVIEWED = {"num_inference_steps": 50, "scheduler": "HeunDiscreteScheduler"}
@@ -41,7 +41,7 @@ class Service:
     """A service on its own data directory, with one worker. `start` may be called again after it has ended."""
 
     def __init__(self, folder: Path, *, environment: Mapping[str, str] = MappingProxyType({}), **settings: object) -> None:
-        self.data_dir = folder / "data 100%20?#&é"  # what means something in a URL is a folder's name like any other
+        self.data_dir = folder / "data 100%20?#&é"  # a folder's name may hold characters that are special in a URL
         self.log = folder / "service.log"
         self.settings = {"workers": 1, "threads": 1, **settings}
         self.environment = environment
@@ -57,7 +57,7 @@ class Service:
             self._process = start_service(self.data_dir, self.log, **self.settings)
         try:
             self.url = wait_until_ready(self._process, self.log, seconds=LONGEST_SECONDS)
-        except BaseException:  # whoever asked for it will not stop it
+        except BaseException:  # the caller gets no service to stop
             self.stop()
             raise
 
@@ -163,7 +163,7 @@ class Service:
             worker.resume()
 
     def freeze(self, process: psutil.Process) -> None:
-        """SIGSTOP at a moment when the process is not writing: the lock that it then held would hold up everybody."""
+        """Sends SIGSTOP while the process is not writing: otherwise its write lock would block all others."""
         impatient = open_database(self.data_dir / "promptreel.db", busy_seconds=0.2)
         while True:
             process.suspend()

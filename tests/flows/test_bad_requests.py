@@ -92,7 +92,7 @@ def test_nothing_that_was_refused_is_queued(service: Service) -> None:
     assert len(service.jobs.list(limit=1000)) == before
 
 
-def test_file_names_that_are_none_of_ours_are_404(service: Service) -> None:
+def test_unknown_file_names_are_404(service: Service) -> None:
     for name in ("x.mp4", "../promptreel.db", "%2e%2e%2fpromptreel.db", "..%2f..%2fpromptreel.db.mp4"):
         answer = httpx.get(f"{service.url}/files/{name}", trust_env=False, timeout=60)
         assert answer.status_code == 404

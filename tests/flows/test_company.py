@@ -31,7 +31,7 @@ def alone(service: Service) -> list[bytes]:
 
 
 def test_bytes_are_the_same_alone_and_in_company(service: Service, alone: list[bytes]) -> None:
-    """The first one is in the company of one other at first, and of seven in the end."""
+    """The first job starts beside one other job, and ends beside seven."""
     tries = (check_company(service, alone) for _ in range(5))
     assert any(tries)  # mostly the first
 

@@ -39,7 +39,7 @@ def key(calling_service: Service) -> Iterator[ApiKey]:
 
 @pytest.fixture
 def service(calling_service: Service, key: ApiKey) -> Service:
-    """Running, whatever the last test did to it."""
+    """The service, restarted if the last test stopped it."""
     if calling_service.process.poll() is not None:
         calling_service.start()
     return calling_service
@@ -132,7 +132,7 @@ def test_no_child_survives_a_killed_supervisor(service: Service) -> None:
 
 def kill_everything(service: Service) -> None:
     children = service.children()
-    service.process.send_signal(signal.SIGSTOP)  # so that nobody sees the others die, or that one is left without it
+    service.process.send_signal(signal.SIGSTOP)  # so that it restarts no child, and no child sees it die
     for child in children:
         child.kill()
     service.process.kill()
@@ -162,7 +162,7 @@ def make_hanging_deliveries(service: Service, receiver: Receiver) -> list[dict[s
 
 
 def end_leases(service: Service) -> None:
-    """As the half minute of a job and the minute and a half of a delivery would, for which nobody wants to wait here."""
+    """Ends all leases at once, instead of waiting 30 s for jobs and 90 s for deliveries."""
     with write_transaction(service.database) as connection:
         running, sending = jobs.c.status == JobStatus.RUNNING, deliveries.c.state == DeliveryState.SENDING
         for table, held in ((jobs, running), (deliveries, sending)):

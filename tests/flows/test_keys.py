@@ -1,4 +1,4 @@
-"""A service that needs a key: what each client hears of one that is unknown, and whose the jobs of the right one are."""
+"""A service that needs a key: each client's error for an unknown key, and the jobs of a valid one."""
 
 from __future__ import annotations
 

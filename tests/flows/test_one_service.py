@@ -58,7 +58,7 @@ def test_service_that_is_stopped_while_it_starts_ends_at_once_and_says_why(tmp_p
 
 
 def test_lock_names_no_process_that_is_gone(tmp_path: Path) -> None:
-    """What holds it may have died before it could write down who it is."""
+    """A process may die between taking the lock and writing its name into it."""
     holds = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, fcntl.LOCK_EX); print(1, flush=True); input()"
     command = [sys.executable, "-c", holds, str(tmp_path / "serve.lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:

@@ -80,7 +80,7 @@ def test_claims_follow_priority_then_virtual_time_then_id(store: JobStore, engin
     assert served == [ids[4], ids[2], ids[3], ids[1], ids[0]]
 
 
-def test_job_for_later_is_not_served_before_its_time(store: JobStore, engine: Engine, clock: Clock) -> None:
+def test_job_is_not_claimed_before_its_run_at(store: JobStore, engine: Engine, clock: Clock) -> None:
     store.submit(make_new_job())
     with write_transaction(engine) as connection:
         connection.execute(update(jobs).values(run_at=START.replace(hour=13)))
@@ -111,7 +111,7 @@ def test_heartbeat_extends_the_lease(store: JobStore, clock: Clock) -> None:
     assert store.requeue_expired() == 1
 
 
-def test_heartbeat_tells_that_somebody_cancelled(store: JobStore) -> None:
+def test_heartbeat_reports_a_cancel_request(store: JobStore) -> None:
     job = store.submit(make_new_job())
     claim, _ = claim_next(store)
     store.cancel(job.id)
@@ -119,7 +119,7 @@ def test_heartbeat_tells_that_somebody_cancelled(store: JobStore) -> None:
     assert store.heartbeat(claim) is True
 
 
-def test_late_heartbeat_saves_a_job_that_nobody_took(store: JobStore, clock: Clock) -> None:
+def test_late_heartbeat_keeps_a_job_that_was_not_reclaimed(store: JobStore, clock: Clock) -> None:
     store.submit(make_new_job())
     claim, _ = claim_next(store)
     clock.advance(100)
@@ -139,7 +139,7 @@ def test_report_shows_stage_and_progress(store: JobStore) -> None:
 
 
 @pytest.mark.parametrize("progress", [-0.1, 1.1, float("nan")])
-def test_progress_that_is_no_share_is_refused(store: JobStore, progress: float) -> None:
+def test_progress_outside_0_to_1_is_refused(store: JobStore, progress: float) -> None:
     store.submit(make_new_job())
     claim, _ = claim_next(store)
 
@@ -187,7 +187,7 @@ def test_acknowledged_cancel_ends_the_job(store: JobStore, engine: Engine, clock
     assert outcomes(engine) == [(1, "w", "cancelled")]
 
 
-def test_job_that_finished_before_its_cancel_was_seen_keeps_its_video(store: JobStore) -> None:
+def test_job_that_finished_before_its_worker_saw_the_cancel_keeps_its_video(store: JobStore) -> None:
     job = store.submit(make_new_job())
     claim, _ = claim_next(store)
     store.cancel(job.id)
@@ -244,7 +244,7 @@ def test_expired_lease_returns_job_to_queue(store: JobStore, engine: Engine, clo
     assert outcomes(engine) == [(1, "w", "lost")]
 
 
-def test_lease_is_good_until_its_last_moment(store: JobStore, clock: Clock) -> None:
+def test_lease_is_valid_until_its_last_moment(store: JobStore, clock: Clock) -> None:
     store.submit(make_new_job())
     claim_next(store)
     clock.advance(29.999)
@@ -261,7 +261,7 @@ def test_claim_itself_takes_over_an_expired_job(store: JobStore, clock: Clock) -
     assert claim_next(store, "other")[0] == Claim(job.id, 2, "other")
 
 
-def test_dead_worker_is_freed_of_its_jobs_at_once_and_others_keep_theirs(store: JobStore) -> None:
+def test_free_owner_requeues_only_the_dead_workers_jobs(store: JobStore) -> None:
     first, second, third = (store.submit(make_new_job()) for _ in range(3))
     for owner in ("dead", "alive", "dead"):
         claim_next(store, owner)
@@ -306,7 +306,7 @@ def test_stale_attempt_is_rejected_while_the_next_one_runs(store: JobStore, cloc
     job = store.submit(make_new_job())
     stale, _ = claim_next(store, "w")
     clock.advance(31)
-    current, _ = claim_next(store, "w")  # the same owner: the attempt alone tells the two apart
+    current, _ = claim_next(store, "w")  # the same owner: only the attempt differs
 
     assert_all_writes_are_rejected(store, stale)
     store.finish(current, make_result("good.mp4"))
@@ -353,7 +353,7 @@ def test_fence_also_looks_at_the_status(store: JobStore, engine: Engine) -> None
     assert_all_writes_are_rejected(store, claim)
 
 
-def test_job_in_hand_is_joined_by_the_next_one_of_its_model(store: JobStore) -> None:
+def test_busy_worker_claims_the_next_job_only_if_it_has_the_same_model(store: JobStore) -> None:
     first, second, other_model, third = [
         store.submit(make_new_job(model_id=model_id)).id for model_id in ("cutout", "cutout", "big", "cutout")
     ]
@@ -362,12 +362,12 @@ def test_job_in_hand_is_joined_by_the_next_one_of_its_model(store: JobStore) -> 
     joined = store.claim("w", beside=CUTOUT)
     assert joined is not None
     assert joined[1].id == second
-    assert store.claim("w", beside=CUTOUT) is None  # the next in line is of another model, and nothing overtakes it
+    assert store.claim("w", beside=CUTOUT) is None  # the next in line has another model, and nothing overtakes it
     assert claim_next(store)[1].id == other_model
     assert claim_next(store)[1].id == third
 
 
-def test_job_that_took_a_worker_down_is_not_run_beside_others(store: JobStore) -> None:
+def test_job_that_crashed_a_worker_does_not_run_beside_others(store: JobStore) -> None:
     crashed, healthy = (store.submit(make_new_job()).id for _ in range(2))
     claim_next(store, "dead")
     store.free_owner("dead")
@@ -386,7 +386,7 @@ def introduce(store: JobStore, *names: str) -> None:
         store.record_worker(WorkerRecord(id=name, device="cpu", seconds_per_unit=None))
 
 
-def test_second_job_is_left_to_a_worker_that_has_none(store: JobStore) -> None:
+def test_second_job_is_left_to_an_idle_worker(store: JobStore) -> None:
     introduce(store, "w1", "w2")
     first, second, third = (store.submit(make_new_job()).id for _ in range(3))
     assert claim_next(store, "w1")[1].id == first
@@ -398,7 +398,7 @@ def test_second_job_is_left_to_a_worker_that_has_none(store: JobStore) -> None:
     assert joined[1].id == third
 
 
-def test_job_waits_no_more_than_a_moment_for_an_idle_worker_that_is_stuck(store: JobStore, clock: Clock) -> None:
+def test_job_waits_only_a_moment_for_a_stuck_idle_worker(store: JobStore, clock: Clock) -> None:
     introduce(store, "w1", "stuck")
     for _ in range(3):
         store.submit(make_new_job())
@@ -411,7 +411,7 @@ def test_job_waits_no_more_than_a_moment_for_an_idle_worker_that_is_stuck(store:
     assert store.claim("w1", beside=CUTOUT) is not None  # they have waited together
 
 
-def test_nothing_is_left_to_a_worker_that_was_not_seen_lately(store: JobStore, clock: Clock) -> None:
+def test_no_job_is_left_to_a_worker_that_is_not_live(store: JobStore, clock: Clock) -> None:
     introduce(store, "gone")
     clock.advance(31)
     introduce(store, "w1")
@@ -423,7 +423,7 @@ def test_nothing_is_left_to_a_worker_that_was_not_seen_lately(store: JobStore, c
 
 
 @pytest.mark.parametrize("let_go", ["give_back", "free_owner"])
-def test_job_that_comes_back_is_left_to_idle_workers_too(store: JobStore, clock: Clock, let_go: str) -> None:
+def test_requeued_job_is_left_to_idle_workers_too(store: JobStore, clock: Clock, let_go: str) -> None:
     introduce(store, "w1", "w2", "w3")
     for _ in range(2):
         store.submit(make_new_job())
@@ -436,7 +436,7 @@ def test_job_that_comes_back_is_left_to_idle_workers_too(store: JobStore, clock:
     assert store.claim("w3") is not None
 
 
-def test_job_that_is_put_off_waits_twice_as_long_each_time(store: JobStore, clock: Clock) -> None:
+def test_wait_of_a_job_that_is_put_off_doubles_each_time(store: JobStore, clock: Clock) -> None:
     job = store.submit(make_new_job()).id
     for wait in (60, 120, 240):
         store.put_off(claim_next(store)[0], code="disk_full", message="No room.")

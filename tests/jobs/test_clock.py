@@ -1,4 +1,4 @@
-"""The steady clock: processes agree on it, the wall clock does not move it, and a start of the machine ends all waits."""
+"""The steady clock: processes agree on it, jumps of the wall clock do not move it, and a reboot ends all waits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOUR = timedelta(hours=1)
 
 
 class Machine:
-    """Its wall clock, and its monotonic one, which begins anew at each start."""
+    """A machine's wall clock, and its monotonic clock, which restarts at each boot."""
 
     def __init__(self) -> None:
         self.wall, self.seconds_up, self.starts = START, 1000.0, 1
@@ -49,7 +49,7 @@ def machine() -> Machine:
 
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
-def test_processes_agree_whenever_they_start_and_no_jump_moves_them(engine: Engine, machine: Machine, jump: timedelta) -> None:
+def test_all_processes_read_the_same_steady_time_despite_jumps(engine: Engine, machine: Machine, jump: timedelta) -> None:
     first = machine.begin(engine)
     assert first() == START
     machine.wall += jump
@@ -59,16 +59,14 @@ def test_processes_agree_whenever_they_start_and_no_jump_moves_them(engine: Engi
     assert first() == second() == reader() == START + timedelta(seconds=5)
 
 
-def test_who_only_reads_leaves_nothing_behind(engine: Engine, machine: Machine) -> None:
+def test_reading_the_clock_writes_nothing(engine: Engine, machine: Machine) -> None:
     assert machine.steady_clock(engine)() == START
 
     with read_transaction(engine) as connection:
         assert connection.execute(select(facts.c.name)).scalars().all() == ["made_by"]  # the migration's
 
 
-def test_clock_that_is_agreed_on_begins_while_another_process_writes(
-    engine: Engine, database_url: str, machine: Machine
-) -> None:
+def test_known_clock_begins_while_another_process_writes(engine: Engine, database_url: str, machine: Machine) -> None:
     machine.begin(engine)
     impatient = open_database(database_url, busy_seconds=0)
     with write_transaction(engine):
@@ -76,7 +74,7 @@ def test_clock_that_is_agreed_on_begins_while_another_process_writes(
     impatient.dispose()
 
 
-def test_machine_that_does_not_tell_its_starts_has_the_wall_clock(engine: Engine, machine: Machine) -> None:
+def test_wall_clock_is_used_without_a_boot_id(engine: Engine, machine: Machine) -> None:
     clock = SteadyClock(engine, read_boot_id=lambda: None, now=lambda: machine.wall)
     clock.begin()
     machine.wall += HOUR
@@ -84,12 +82,12 @@ def test_machine_that_does_not_tell_its_starts_has_the_wall_clock(engine: Engine
     assert clock() == START + HOUR
 
 
-def test_this_machine_tells_its_starts() -> None:
+def test_this_machine_has_a_boot_id() -> None:
     assert read_boot_id() == read_boot_id() is not None
 
 
 @pytest.mark.parametrize("wall", [START - HOUR, START, START + HOUR])
-def test_new_start_of_the_machine_ends_all_waits(engine: Engine, machine: Machine, wall: datetime) -> None:
+def test_reboot_ends_all_waits(engine: Engine, machine: Machine, wall: datetime) -> None:
     store, deliveries = stores_of(engine, machine)
     told = store.cancel(store.submit(make_new_job(webhook_url=WEBHOOK)).id).id
     claim, _ = deliveries.claim("courier")
@@ -150,7 +148,7 @@ def test_queue_does_not_notice_that_the_wall_clock_jumps(engine: Engine, machine
 
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
-def test_newest_successes_are_the_newest_whatever_the_clock_said(engine: Engine, machine: Machine, jump: timedelta) -> None:
+def test_newest_successes_are_found_despite_clock_jumps(engine: Engine, machine: Machine, jump: timedelta) -> None:
     store, _ = stores_of(engine, machine)
     for number in range(3):
         store.submit(make_new_job())

@@ -86,7 +86,7 @@ def running(script: str, url: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def read_until(process: subprocess.Popen[str], word: str, job_id: int) -> list[tuple[str, int]]:
-    """What the process acknowledged, up to and with this line."""
+    """The process's acknowledgements up to this line, inclusive."""
     said: list[tuple[str, int]] = []
     assert process.stdout is not None
     for line in process.stdout:
@@ -97,7 +97,7 @@ def read_until(process: subprocess.Popen[str], word: str, job_id: int) -> list[t
 
 
 def kill(process: subprocess.Popen[str]) -> list[tuple[str, int]]:
-    """kill -9, and what the process had said by then that nobody has read yet."""
+    """Sends SIGKILL, and returns the acknowledgements not read yet."""
     process.send_signal(signal.SIGKILL)
     rest, _ = process.communicate()
     return [(line.split()[0], int(line.split()[1])) for line in rest.splitlines() if len(line.split()) == 2]
@@ -142,7 +142,7 @@ def test_kill_among_many_submits_loses_none_that_returned(database_url: str, eng
         said += kill(process)
 
     acknowledged = [job_id for _, job_id in said]
-    assert len(acknowledged) == len(set(acknowledged)) >= 250  # an id is said after its commit, in any order
+    assert len(acknowledged) == len(set(acknowledged)) >= 250  # ids are printed after their commits, in any order
     assert set(acknowledged) <= {job.id for job in JobStore(engine).list(limit=100_000)}
 
 
@@ -150,7 +150,7 @@ def claim_in_step(url: str, owner: str, start: Barrier, taken: SimpleQueue[tuple
     store = JobStore(open_database(url), lease_seconds=3600)
     ids: list[int] = []
     for _ in range(100):
-        start.wait(timeout=60)  # every claim meets another: neither process can take all before the other has begun
+        start.wait(timeout=60)  # every claim races with another: neither process can take all jobs before the other starts
         claimed = store.claim(owner)
         assert claimed is not None
         ids.append(claimed[1].id)

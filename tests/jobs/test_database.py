@@ -42,7 +42,7 @@ def test_fixed_sqlite_is_accepted(version: tuple[int, int, int]) -> None:
 @pytest.mark.parametrize(
     "url", ["sqlite://", "sqlite:///:memory:", "mysql://host/name", "sqlite+aiosqlite:////x.db", "no address", ""]
 )
-def test_address_that_is_no_shared_file_is_refused(url: str) -> None:
+def test_address_that_is_not_a_shared_file_is_refused(url: str) -> None:
     with pytest.raises(BadConfiguration, match="sqlite:////"):
         open_database(url)
 
@@ -77,7 +77,7 @@ def test_file_of_another_kind_is_refused_and_left_alone(tmp_path: Path) -> None:
 
 
 def test_connections_of_many_threads_are_kept(engine: Engine) -> None:
-    """Opening one takes longer than most of what is asked of it."""
+    """Opening a connection takes longer than most queries."""
     opened: list[object] = []
     event.listen(engine, "connect", lambda connection, _record: opened.append(connection))
     for _ in range(2):
@@ -100,7 +100,7 @@ def test_connections_are_durable_and_checked(engine: Engine) -> None:
     assert version == sqlite.sqlite_version
 
 
-def test_read_transaction_sees_one_state_while_others_write(engine: Engine) -> None:
+def test_read_transaction_sees_one_snapshot_while_others_write(engine: Engine) -> None:
     count = select(workers.c.id)
     with read_transaction(engine) as reading:
         before = reading.execute(count).all()
@@ -147,7 +147,7 @@ def test_second_writer_waits_for_the_first(engine: Engine) -> None:
     assert order == ["first", "second"]
 
 
-def test_writer_gives_up_when_the_lock_is_never_let_go(engine: Engine, database_url: str) -> None:
+def test_writer_gives_up_when_the_lock_is_never_released(engine: Engine, database_url: str) -> None:
     impatient = open_database(database_url, busy_seconds=0.02)
 
     with write_transaction(engine), pytest.raises(DatabaseBusy, match="try again"), write_transaction(impatient):
@@ -217,7 +217,7 @@ def write_much(engine: Engine, *, name: str = "w") -> None:
         connection.execute(insert(workers).values(WORKER | {"id": name, "device": "x" * 100_000}))
 
 
-def test_schema_that_is_new_enough_is_known_without_the_write_lock(engine: Engine, database_url: str) -> None:
+def test_current_schema_is_recognized_without_the_write_lock(engine: Engine, database_url: str) -> None:
     with write_transaction(engine):
         impatient = open_database(database_url, busy_seconds=0)
         migrate(impatient)
@@ -225,7 +225,7 @@ def test_schema_that_is_new_enough_is_known_without_the_write_lock(engine: Engin
     impatient.dispose()
 
 
-def test_full_disk_is_told_as_such_and_changes_nothing(engine: Engine) -> None:
+def test_full_disk_raises_disk_full_and_changes_nothing(engine: Engine) -> None:
     """SQLite's own limit on the file's size makes the error of a full disk."""
     full = full_database(engine.url.render_as_string())
     with pytest.raises(DiskFull, match="Make room"):
@@ -247,7 +247,7 @@ def file_size_limited(limit: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_disk_that_reports_errors_is_worth_another_try(engine: Engine) -> None:
+def test_disk_error_raises_database_busy(engine: Engine) -> None:
     with file_size_limited(4096), pytest.raises(DatabaseBusy, match=r"disk I/O error\. Try again later"):
         write_much(engine)
 
@@ -255,7 +255,7 @@ def test_disk_that_reports_errors_is_worth_another_try(engine: Engine) -> None:
     assert len(read_one(engine)) == 1
 
 
-def test_file_that_cannot_be_opened_for_a_while_is_worth_another_try(engine: Engine, database_url: str) -> None:
+def test_file_that_cannot_be_opened_any_more_raises_database_busy(engine: Engine, database_url: str) -> None:
     path = Path(database_url.removeprefix("sqlite:///"))
     away = path.rename(path.with_name("away.db"))
     path.mkdir()
@@ -269,7 +269,7 @@ def test_file_that_cannot_be_opened_for_a_while_is_worth_another_try(engine: Eng
     assert read_one(engine) == []
 
 
-def test_file_that_cannot_be_written_for_a_while_is_worth_another_try(engine: Engine, database_url: str) -> None:
+def test_read_only_file_raises_database_busy(engine: Engine, database_url: str) -> None:
     read_only = open_database(f"{database_url}?mode=ro&uri=true".replace("sqlite:///", "sqlite:///file:"))
     with pytest.raises(DatabaseBusy, match="readonly database"):
         write_much(read_only)
@@ -278,7 +278,7 @@ def test_file_that_cannot_be_written_for_a_while_is_worth_another_try(engine: En
 
 
 @pytest.mark.parametrize("moment", ["locked", "full"])
-def test_start_meets_what_passes_with_the_same_words(engine: Engine, database_url: str, moment: str) -> None:
+def test_temporary_errors_at_the_start_raise_database_busy(engine: Engine, database_url: str, moment: str) -> None:
     new = f"{database_url}.new"
     with ExitStack() as at_once:
         if moment == "locked":
@@ -374,10 +374,10 @@ def test_files_that_others_could_read_are_closed_to_them(
         open_database(tmp_path / "x.db").dispose()
         assert rights_of(tmp_path) == {"x.db": 0o600, "x.db-wal": 0o600, "x.db-shm": 0o600}
     older.dispose()
-    assert "now its owner alone can" in caplog.text
+    assert "now only its owner can" in caplog.text
 
 
-def test_who_only_looks_makes_no_database(tmp_path: Path) -> None:
+def test_reading_creates_no_database(tmp_path: Path) -> None:
     with pytest.raises(BadConfiguration, match="There is no database"):
         open_database(tmp_path / "x.db", create=False)
 

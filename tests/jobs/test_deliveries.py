@@ -1,4 +1,4 @@
-"""Deliveries: who may make an attempt, what is kept of it, and what becomes of those that are lost."""
+"""Deliveries: claims, recorded attempts, and lost attempts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def only(deliveries: DeliveryStore, job_id: int) -> Delivery:
     return delivery
 
 
-def test_delivery_that_is_due_is_taken_once_and_the_oldest_first(
+def test_due_deliveries_are_claimed_once_and_oldest_first(
     deliveries: DeliveryStore, end_job: Callable[[], int], clock: Clock
 ) -> None:
     first = end_job()
@@ -55,7 +55,7 @@ def test_delivery_that_is_due_is_taken_once_and_the_oldest_first(
     assert [each[1].attempt for each in taken if each] == [1, 1]
 
 
-def test_receiver_that_is_busy_is_passed_over(deliveries: DeliveryStore, end_job: Callable[[str], int]) -> None:
+def test_busy_receiver_is_skipped(deliveries: DeliveryStore, end_job: Callable[[str], int]) -> None:
     end_job("http://slow.test/a")
     other = end_job("http://quick.test/a")
     busy = Full(receivers=[(None, "slow.test"), (7, "quick.test")])
@@ -68,7 +68,7 @@ def test_receiver_that_is_busy_is_passed_over(deliveries: DeliveryStore, end_job
     assert deliveries.claim("c") is not None
 
 
-def test_key_that_has_enough_is_passed_over(
+def test_key_at_its_limit_is_skipped(
     store: JobStore, engine: Engine, deliveries: DeliveryStore, end_job: Callable[[str], int]
 ) -> None:
     end_job("http://a.test/")
@@ -82,7 +82,7 @@ def test_key_that_has_enough_is_passed_over(
     assert (taken[1].job_id, taken[1].api_key_id) == (keys_job.id, key.id)
 
 
-def test_what_failed_before_waits_for_first_attempts_where_a_key_has_enough_of_it(
+def test_only_first_attempts_are_claimed_for_a_key_at_its_limit_of_retries(
     deliveries: DeliveryStore, end_job: Callable[[str], int], clock: Clock
 ) -> None:
     end_job("http://a.test/")
@@ -99,7 +99,7 @@ def test_what_failed_before_waits_for_first_attempts_where_a_key_has_enough_of_i
     assert deliveries.claim("c", passing_over=Full(retries_of=[7])) is not None
 
 
-def test_failed_attempt_is_kept_and_the_next_one_is_due_when_it_says(
+def test_failed_attempt_is_recorded_and_the_next_is_due_at_next_at(
     deliveries: DeliveryStore, end_job: Callable[[], int], clock: Clock
 ) -> None:
     job_id = end_job()
@@ -131,7 +131,7 @@ def test_delivery_that_is_given_up_is_dead(deliveries: DeliveryStore, end_job: C
 
 
 @pytest.mark.parametrize("how", ["silence", "death"])
-def test_delivery_of_a_courier_that_is_gone_is_due_again_and_the_old_claim_is_worth_nothing(
+def test_delivery_of_a_dead_courier_is_due_again_and_the_old_claim_is_invalid(
     deliveries: DeliveryStore, end_job: Callable[[], int], clock: Clock, how: str
 ) -> None:
     job_id = end_job()
@@ -226,7 +226,7 @@ def test_job_without_a_webhook_or_without_an_end_has_nothing_to_redeliver(delive
             deliveries.redeliver(job_id)
 
 
-def test_secret_of_the_installation_is_made_once_even_by_many_at_once(database_url: str) -> None:
+def test_concurrent_callers_get_one_installation_secret(database_url: str) -> None:
     databases = [open_database(database_url) for _ in range(4)]
     with ThreadPoolExecutor(4) as threads:
         found = set(threads.map(lambda database: WebhookSecrets(database).of_installation(), databases))

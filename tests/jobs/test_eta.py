@@ -68,7 +68,7 @@ def estimate(
     at_once: int | None = None,
     seconds: float = 0.0,
 ) -> int:
-    """The first `of_key` of those ahead are of the job's own API key. It is `seconds` after START."""
+    """The first `of_key` jobs ahead belong to the job's own API key. The time is `seconds` after START."""
     work = tuple(left_of(each) for each in ahead)
     in_front = Ahead(work, of_key=work[:of_key], at_once=at_once)
     now = START + timedelta(seconds=seconds)
@@ -93,7 +93,7 @@ def test_guidance_doubles_the_work(guidance_scale: float, units: float) -> None:
     assert work_units(params, 40) == units
 
 
-def test_clip_beyond_what_the_model_carries_costs_more_than_its_frames() -> None:
+def test_clip_longer_than_max_frames_costs_more_than_its_frames() -> None:
     within, beyond = make_job(frames=40), make_job(frames=80)
 
     assert 2 * estimate(within, []) < estimate(beyond, []) < 4 * estimate(within, [])
@@ -107,8 +107,8 @@ def test_strength_shortens_the_work_of_a_job_with_an_init(strength: float, units
     assert work_units(replace(params, init_key="inits/image/ab.png"), 40) == units
 
 
-def test_calls_count_and_not_steps() -> None:
-    """As test_samplers.py compares them with those that the samplers make."""
+def test_work_counts_calls_not_steps() -> None:
+    """test_samplers.py compares `count_calls` with the samplers."""
     params = VideoParams(model_id="m", prompt="p", num_frames=10, num_inference_steps=20, guidance_scale=1)
 
     assert work_units(params, 40) == 200
@@ -131,7 +131,7 @@ def test_work_ahead_is_shared_by_the_live_workers_and_own_work_is_not() -> None:
 
 
 def test_jobs_of_a_key_wait_for_each_other_although_there_are_workers() -> None:
-    """Ahead are two of its own and one that is not, 10 seconds each."""
+    """Ahead are two jobs of its key and one of another, 10 seconds each."""
     ahead = [make_job(), make_job(), make_job()]
 
     assert [estimate(make_job(), ahead, live_workers=3, of_key=2, at_once=limit) for limit in (1, 2, 3, 9, None)] == [
@@ -179,7 +179,7 @@ def test_fixed_seconds_are_spent_after_the_calls() -> None:
 def make_timing(
     shape: Shape = SHAPE, *, calls: int = 20, fixed: float = 4.0, a_call: float = 0.5, device: str = "cpu"
 ) -> Timing:
-    """Of a job that takes `fixed` seconds outside of its calls and `a_call` in each."""
+    """The timing of a job with `fixed` seconds outside of its calls and `a_call` seconds per call."""
     units = shape.num_frames * calls
     return Timing(shape=shape, device=device, units=units, busy_seconds=fixed + calls * a_call, call_seconds=calls * a_call)
 
@@ -189,7 +189,7 @@ def seconds_for(rate: Rate | None, calls: int, shape: Shape = SHAPE) -> float:
     return rate.fixed_seconds + shape.num_frames * calls * rate.seconds_per_unit
 
 
-def test_time_outside_of_the_calls_and_time_a_call_are_learned_apart() -> None:
+def test_fixed_seconds_and_seconds_per_unit_are_learned_separately() -> None:
     rate = learn_rate([make_timing(calls=calls) for calls in (20, 4)], SHAPE)
 
     assert [seconds_for(rate, calls) for calls in (1, 20, 100)] == pytest.approx([4.5, 14, 54])
@@ -201,7 +201,7 @@ def test_one_slow_start_does_not_spoil_the_rate() -> None:
     assert seconds_for(rate, 20) == pytest.approx(14)
 
 
-def test_rate_is_that_of_the_shape_then_of_the_size_then_of_the_model() -> None:
+def test_rate_comes_from_the_same_shape_else_size_else_model() -> None:
     longer, larger = Shape(20, 512, 512), Shape(10, 1024, 1024)
     timings = [make_timing(larger, fixed=12, a_call=2), make_timing(longer, fixed=10, a_call=3), make_timing()]
 
@@ -211,7 +211,7 @@ def test_rate_is_that_of_the_shape_then_of_the_size_then_of_the_model() -> None:
     assert learn_rate([], SHAPE) is None
 
 
-def test_rate_is_of_the_devices_that_are_there() -> None:
+def test_rate_comes_from_the_live_workers_devices() -> None:
     timings = [make_timing(), make_timing(fixed=1, a_call=0.05, device="cuda")]
 
     assert seconds_for(learn_rate(timings, SHAPE, {"cuda"}), 20) == pytest.approx(2)
@@ -220,8 +220,8 @@ def test_rate_is_of_the_devices_that_are_there() -> None:
     assert seconds_for(learn_rate(timings, SHAPE), 20) == pytest.approx((14 + 2) / 2)  # no worker is alive
 
 
-def test_busy_spell_is_forgotten_after_two_quick_jobs_and_quick_times_after_two_slow_ones() -> None:
-    """Jobs of several lengths, 20 times as slow in the one time as in the other."""
+def test_rate_follows_a_change_of_speed_after_two_jobs() -> None:
+    """Jobs of several lengths, 20 times slower in one period than in the other."""
     quick = [make_timing(calls=calls, fixed=0.5, a_call=0.1) for calls in (20, 4)]
     slow = [make_timing(calls=calls, fixed=10, a_call=2) for calls in (4, 20, 8) * 6]
 
@@ -231,8 +231,8 @@ def test_busy_spell_is_forgotten_after_two_quick_jobs_and_quick_times_after_two_
     assert seconds_for(learn_rate([*other_shape, *quick], SHAPE), 20) == pytest.approx(2.5)
 
 
-def test_jobs_that_run_now_correct_what_was_learned_in_slower_times() -> None:
-    """Each is half done, which was to take 5 seconds. Both in two seconds: five times as quick."""
+def test_fast_running_jobs_correct_rates_learned_in_slower_times() -> None:
+    """Each job is half done, predicted to take 5 seconds. Both halves took 2 seconds: five times as fast."""
     running = [run_since(0, progress=0.5), run_since(0.5, progress=0.5)]
 
     assert estimate(make_job(), running, seconds=2) == (5 + 5 + 10) / 5
@@ -240,14 +240,14 @@ def test_jobs_that_run_now_correct_what_was_learned_in_slower_times() -> None:
     assert estimate(make_job("slow to end"), running, seconds=2) == (5 + 5 + 50) / 5
 
 
-def test_jobs_that_run_now_prove_nothing_when_they_are_no_quicker_or_have_just_begun() -> None:
+def test_running_jobs_correct_nothing_if_not_faster_or_just_started() -> None:
     assert estimate(make_job(), [run_since(0, progress=0.5)], seconds=60) == 5 + 10
     assert estimate(make_job(), [run_since(0, progress=0.0)], seconds=1) == 10 + 10
     assert estimate(make_job(), [run_since(9, progress=0.5)], seconds=1) == 5 + 10  # the clock was set back
 
 
-def test_each_worker_is_as_quick_as_its_own_jobs_are() -> None:
-    """`b` did in 4 seconds what was to take 5, and `a` in 2 what was to take 10: together 6 for 15."""
+def test_speed_is_measured_per_worker() -> None:
+    """`b` took 4 seconds instead of 5, and `a` took 2 instead of 10: together 6 instead of 15."""
     running = [run_since(2, progress=0.5), run_since(2, progress=0.5), run_since(0, progress=0.5, owner="b")]
     work = [left_of(each) for each in running]
     now = START + timedelta(seconds=4)
@@ -257,7 +257,7 @@ def test_each_worker_is_as_quick_as_its_own_jobs_are() -> None:
     assert queue == 3  # 15 / 2 * 6 / 15
 
 
-def test_calls_of_a_job_that_is_decoded_are_all_done() -> None:
+def test_job_in_decoding_has_no_calls_left() -> None:
     decoding = replace(run_since(0, progress=0.0, model_id="slow to end"), stage=JobStage.DECODING)
 
     assert estimate(decoding, seconds=1) == 40 * 1 / 10

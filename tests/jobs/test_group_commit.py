@@ -1,4 +1,4 @@
-"""Many threads, one transaction. That a killed process keeps what was acknowledged: test_crashes.py."""
+"""Many threads, one transaction. test_crashes.py checks that acknowledged writes survive a killed process."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def found_facts(engine: Engine) -> list[str]:
 
 @pytest.fixture
 def commits(engine: Engine) -> list[Connection]:
-    """Grows with every transaction of this engine that ends well."""
+    """Grows with every commit of this engine."""
     commits: list[Connection] = []
     event.listen(engine, "commit", commits.append)
     return commits
 
 
 def run_at_once(group: GroupCommit, writes: list[Write]) -> list[Future[object]]:
-    """Their outcomes, after one transaction: a first write keeps the group busy until all others stand in line."""
+    """Runs the writes as one group: a first write keeps the database busy until all others wait."""
     all_called = threading.Barrier(len(writes) + 1)
 
     def call(write: Write) -> object:
@@ -87,19 +87,19 @@ def test_failing_write_is_undone_alone_and_fails_its_caller_alone(engine: Engine
 
 
 def break_the_commit(connection: Connection) -> None:
-    """A foreign key that is looked at when the transaction ends."""
+    """Violates a foreign key that is checked at the commit."""
     connection.execute(text("PRAGMA defer_foreign_keys = ON"))
     connection.execute(text("INSERT INTO attempts (job_id, attempt, worker, started_at, units) VALUES (99, 1, 'w', 0, 0)"))
 
 
 def lose_the_transaction(connection: Connection) -> None:
-    """As SQLite does by itself when the disk is full or fails."""
+    """Rolls back, as SQLite itself does when the disk is full or fails."""
     connection.execute(text("ROLLBACK"))
     raise OSError("disk full")
 
 
 @pytest.mark.parametrize("disaster", [break_the_commit, lose_the_transaction])
-def test_when_the_commit_fails_every_caller_is_told_and_nothing_is_kept(engine: Engine, disaster: Write) -> None:
+def test_failed_commit_raises_for_every_caller_and_keeps_nothing(engine: Engine, disaster: Write) -> None:
     group = GroupCommit(engine)
 
     outcomes = run_at_once(group, [write_fact("a"), disaster, write_fact("b")])
@@ -149,7 +149,7 @@ def test_sixty_four_threads_submit_in_few_transactions(store: JobStore, engine: 
     assert {job.id: job for job in submitted} == {job.id: job for job in store.list(limit=100)}
 
 
-def test_job_that_is_cancelled_in_company_is_its_own(store: JobStore) -> None:
+def test_cancel_in_a_group_returns_its_own_job(store: JobStore) -> None:
     first, second = store.submit(make_new_job()), store.submit(make_new_job())
 
     with ThreadPoolExecutor(3) as threads:
@@ -160,8 +160,8 @@ def test_job_that_is_cancelled_in_company_is_its_own(store: JobStore) -> None:
     assert {job.status for job in store.list()} == {JobStatus.CANCELLED}
 
 
-def test_full_disk_is_told_to_everyone_in_the_group_and_nothing_is_kept(engine: Engine) -> None:
-    """SQLite has undone the whole transaction by then: what came after must not be written on its own."""
+def test_full_disk_raises_for_the_whole_group_and_keeps_nothing(engine: Engine) -> None:
+    """SQLite has rolled back the whole transaction by then: later writes of the group must not be committed without it."""
     full = full_database(engine.url.render_as_string())
     outcomes = run_at_once(GroupCommit(full), [write_fact("a"), write_fact("b" * 10_000), write_fact("c")])
 

@@ -1,4 +1,4 @@
-"""API keys: what is kept of them, and how they are found."""
+"""API keys: what is stored of them, and how they are found."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_nothing_in_the_database_is_the_key(keys: KeyStore, engine: Engine) -> N
     assert key[:12] not in kept
 
 
-def test_webhook_secret_is_as_receivers_take_it(keys: KeyStore) -> None:
+def test_webhook_secret_has_the_standard_form(keys: KeyStore) -> None:
     made, _ = keys.create("shop")
 
     assert made.webhook_secret.startswith("whsec_")
@@ -67,7 +67,7 @@ def test_revoked_key_is_not_found_and_stays_in_the_list(keys: KeyStore, clock: C
     assert keys.list() == [revoked] == [keys.revoke(key)]
 
 
-def test_key_is_meant_by_id_beginning_or_itself(keys: KeyStore) -> None:
+def test_key_is_found_by_id_first_characters_or_itself(keys: KeyStore) -> None:
     made, key = keys.create("shop")
     keys.create("other")
 
@@ -77,7 +77,7 @@ def test_key_is_meant_by_id_beginning_or_itself(keys: KeyStore) -> None:
             keys.get(which)
 
 
-def test_beginning_of_several_keys_means_none(keys: KeyStore) -> None:
+def test_first_characters_of_several_keys_are_refused(keys: KeyStore) -> None:
     beginnings = [keys.create("shop")[1][:4] for _ in range(66)]  # of 64 that there are
     shared = next(each for each in beginnings if beginnings.count(each) > 1)
 
@@ -88,7 +88,7 @@ def test_beginning_of_several_keys_means_none(keys: KeyStore) -> None:
 @pytest.mark.parametrize(
     ("name", "why"), [("", "empty"), (" \t", "empty"), ("a\nb", "one line"), ("a\x1b[2J", "one line"), ("a" * 101, "101")]
 )
-def test_name_that_tells_nothing_makes_no_key(keys: KeyStore, name: str, why: str) -> None:
+def test_bad_names_are_refused(keys: KeyStore, name: str, why: str) -> None:
     with pytest.raises(InvalidParams, match=why):
         keys.create(name)
 

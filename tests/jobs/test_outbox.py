@@ -1,4 +1,4 @@
-"""However a job ends, its webhook is told once; while it has not ended, it is told nothing."""
+"""However a job ends, exactly one delivery is written, and none before."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_deleted_job_takes_its_deliveries_along(store: JobStore, engine: Engine)
 
 
 @pytest.mark.parametrize("url", ["http://[", "nonsense", "", "http://" + "a" * 300])
-def test_url_that_nobody_can_read_does_not_keep_a_job_from_ending(store: JobStore, engine: Engine, url: str) -> None:
+def test_invalid_url_does_not_keep_a_job_from_ending(store: JobStore, engine: Engine, url: str) -> None:
     job = store.submit(make_new_job(webhook_url=url))
     store.cancel(job.id)
 

@@ -1,4 +1,4 @@
-"""What clients and estimates see of the queue. What workers do with it: test_claims.py."""
+"""The queue as clients and estimates see it. test_claims.py covers workers."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_list_is_newest_first_and_limited(store: JobStore) -> None:
     assert [job.id for job in store.list(limit=2, after=1, oldest_first=True)] == [2, 3]
 
 
-def test_deleted_job_is_lost_to_its_worker_and_never_claimed(store: JobStore) -> None:
+def test_deleted_job_cannot_be_written_or_claimed(store: JobStore) -> None:
     running, queued = store.submit(make_new_job()), store.submit(make_new_job())
     claim, _ = store.claim("worker-1") or pytest.fail("nothing to claim")
 
@@ -178,7 +178,7 @@ def test_jobs_are_counted_by_an_index_of_their_state(store: JobStore, engine: En
 
 
 def submit_of_lengths(store: JobStore, *lengths: int) -> list[int]:
-    """Ids of jobs that `lengths_ahead` can tell apart, by their numbers of frames."""
+    """Submits jobs with these frame counts, by which `lengths_ahead` identifies them. Returns their ids."""
     return [store.submit(make_new_job(num_frames=length)).id for length in lengths]
 
 
@@ -265,7 +265,7 @@ OF_THE_KEY = ["SEARCH jobs USING COVERING INDEX jobs_queued_by_api_key (api_key_
 
 
 @pytest.mark.parametrize(("max_running", "expected"), [(None, [OF_ALL]), (1, [OF_ALL, OF_THE_KEY])])
-def test_long_queue_is_summed_up_without_a_look_at_its_jobs(
+def test_long_queue_is_summed_up_from_an_index_alone(
     store: JobStore, engine: Engine, max_running: int | None, expected: list[list[str]]
 ) -> None:
     key, _ = KeyStore(engine).create("k", KeyLimits(max_running=max_running))
@@ -368,7 +368,7 @@ def test_recent_timings_are_read_again_when_another_job_has_succeeded_and_only_t
     assert [timing.call_seconds for timing in store.recent_timings("cutout")] == [2]
 
 
-def test_timing_counts_the_attempt_that_succeeded_alone(store: JobStore, clock: Clock) -> None:
+def test_timing_counts_only_the_successful_attempt(store: JobStore, clock: Clock) -> None:
     store.submit(make_new_job())
     store.claim("dead")
     clock.advance(1000)
@@ -379,8 +379,8 @@ def test_timing_counts_the_attempt_that_succeeded_alone(store: JobStore, clock: 
     assert [timing.busy_seconds for timing in store.recent_timings("cutout")] == [20]
 
 
-def test_job_whose_calls_were_not_timed_teaches_nothing(store: JobStore) -> None:
-    """As those of an older version."""
+def test_job_without_device_seconds_is_left_out_of_timings(store: JobStore) -> None:
+    """Such as a job of an older version."""
     store.submit(make_new_job())
     claim, _ = store.claim("w") or pytest.fail("nothing to claim")
     store.finish(claim, make_result())
@@ -404,7 +404,7 @@ def test_timings_are_found_by_the_index_of_successes(store: JobStore, engine: En
         assert not any("TEMP B-TREE" in row.detail for row in plan)
 
 
-def test_job_table_that_can_be_read_alone_is_told_from_one_that_can_be_written(store: JobStore, engine: Engine) -> None:
+def test_check_writable_raises_for_a_table_that_can_only_be_read(store: JobStore, engine: Engine) -> None:
     impatient = JobStore(open_database(str(engine.url), busy_seconds=0.02))
     impatient.check_writable()
     with write_transaction(engine), pytest.raises(DatabaseBusy):

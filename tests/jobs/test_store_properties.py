@@ -31,7 +31,7 @@ OWNERS = st.sampled_from(["w1", "w2"])
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """`live` is what the model says of claims: job id -> (claim, when its lease runs out)."""
+    """`live` is the model's claims: job id -> (claim, when its lease runs out)."""
 
     migrated_file: Path
     claims = Bundle("claims")
@@ -161,7 +161,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert (job.result is not None) == (job.status == JobStatus.SUCCEEDED)
 
     def drain(self) -> None:
-        """However a run went, a worker that lives ends every job that was accepted."""
+        """After any run, a live worker can end every accepted job."""
         self.pass_time(100)
         while taken := self.store.claim("last"):
             self.store.finish(taken[0], make_result())

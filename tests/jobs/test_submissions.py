@@ -1,4 +1,4 @@
-"""Whose job comes next, how many a key may have, and one job for each idempotency key."""
+"""Fair order, limits per API key, and one job per idempotency key."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def serve(store: JobStore, count: int) -> list[Job]:
     return served
 
 
-def test_flood_of_one_key_does_not_hold_up_another(store: JobStore, submit: Submit, make_key: Callable[..., int]) -> None:
+def test_flood_of_one_key_does_not_delay_another(store: JobStore, submit: Submit, make_key: Callable[..., int]) -> None:
     flooding, modest = make_key(), make_key()
     for _ in range(50):
         submit(flooding)
@@ -94,7 +94,7 @@ def test_keys_get_shares_by_weight(store: JobStore, submit: Submit, make_key: Ca
     assert abs(shares[heavy] - 30) <= 1
 
 
-def test_shares_are_of_the_work_and_not_of_the_jobs(store: JobStore, submit: Submit, make_key: Callable[..., int]) -> None:
+def test_keys_share_work_not_job_counts(store: JobStore, submit: Submit, make_key: Callable[..., int]) -> None:
     long, short = make_key(), make_key()
     for _ in range(10):
         submit(long, num_inference_steps=40)
@@ -106,7 +106,7 @@ def test_shares_are_of_the_work_and_not_of_the_jobs(store: JobStore, submit: Sub
     assert abs(shares[short] - 20) <= 2
 
 
-def test_key_that_rested_has_saved_up_nothing(store: JobStore, submit: Submit, make_key: Callable[..., int]) -> None:
+def test_idle_key_saves_up_no_credit(store: JobStore, submit: Submit, make_key: Callable[..., int]) -> None:
     busy, rested = make_key(), make_key()
     for _ in range(40):
         submit(busy)
@@ -153,16 +153,16 @@ def test_limit_holds_with_workers_that_claim_at_once(store: JobStore, submit: Su
     assert sum(each is not None for each in taken) == 3
 
 
-def test_so_many_jobs_may_wait_and_no_more(store: JobStore, submit: Submit, make_key: Callable[..., int]) -> None:
+def test_queued_jobs_are_limited_per_key(store: JobStore, submit: Submit, make_key: Callable[..., int]) -> None:
     key, other = make_key(max_queued=2), make_key(max_queued=1)
     submit(key)
     submit(key)
 
-    with pytest.raises(RateLimitExceeded, match="may wait at once: 2") as refused:
+    with pytest.raises(RateLimitExceeded, match="at most 2 queued jobs") as refused:
         submit(key)
 
     assert refused.value.retry_after > 0
-    submit(other)  # has a limit of its own
+    submit(other)  # has its own limit
     claim(store)
     submit(key)
     assert len(store.list()) == 4
@@ -192,7 +192,7 @@ def test_request_that_is_repeated_gets_its_first_job(
     assert submit(key, "once", "hash").result == make_result("1.mp4")
 
 
-def test_idempotency_key_is_of_its_caller_alone(store: JobStore, submit: Submit, make_key: Callable[..., int]) -> None:
+def test_idempotency_keys_are_per_caller(store: JobStore, submit: Submit, make_key: Callable[..., int]) -> None:
     callers = [make_key(), make_key(), None]
 
     assert len({submit(caller, "once", f"{caller}").id for caller in callers}) == 3

@@ -34,7 +34,7 @@ def test_largest_clip_of_a_model_with_a_small_native_size_takes_what_its_encoder
 def test_clip_that_is_generated_large_takes_what_its_frames_take() -> None:
     frames = 3 * LARGEST.num_frames * LARGEST.width * LARGEST.height
 
-    assert estimate_bytes(LARGEST, card(None)) > 2 * frames  # they are put together of parts
+    assert estimate_bytes(LARGEST, card(None)) > 2 * frames  # the frames are put together from parts
     assert estimate_bytes(replace(LARGEST, init_key="inits/image/1.png"), card(None)) > 4 * frames
     assert estimate_bytes(replace(LARGEST, num_frames=8), card(None)) < frames
 
@@ -54,7 +54,7 @@ def test_memory_of_a_container_counts_where_it_is_less(tmp_path: Path) -> None:
     assert machine_memory((gone, without)) > 104857600
 
 
-def test_what_was_freed_goes_back_to_the_system() -> None:
+def test_freed_memory_returns_to_the_system() -> None:
     """Blocks of 64 kB in 128 MB, freed but for a few: glibc by itself gives back what lies behind the last of them alone."""
     memory = psutil.Process().memory_info
     blocks = [bytearray(64 * 1024) for _ in range(2048)]

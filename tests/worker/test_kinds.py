@@ -1,4 +1,4 @@
-"""A second kind of job, through a real worker, job table, storage and courier: what holds for videos holds for it."""
+"""A second job kind, through a real worker, job table, storage and courier. It behaves like videos."""
 
 from __future__ import annotations
 
@@ -134,8 +134,8 @@ def test_worker_leaves_kinds_without_a_recipe_to_others(worker: Worker, jobs: Jo
     assert jobs.claim("worker-2") is not None
 
 
-def test_version_that_does_not_know_a_kind_leaves_its_jobs_in_peace(jobs: JobStore, database: Engine) -> None:
-    """As after a step back to an older version."""
+def test_version_that_does_not_know_a_kind_leaves_its_jobs_alone(jobs: JobStore, database: Engine) -> None:
+    """As after a downgrade to an older version."""
     older = JobStore(database, lease_seconds=LEASE_SECONDS)
     waiting, running, ended = (jobs.submit(make_count(webhook_url="https://shop.example.com/")).id for _ in range(3))
     video = older.submit(make_new_job())

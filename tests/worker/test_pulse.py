@@ -42,7 +42,7 @@ def claim(jobs: JobStore) -> Claim:
 
 
 def quick_pulse(jobs: JobStore, stop: threading.Event) -> Pulse:
-    """One that beats as often as a test looks."""
+    """A pulse with short beats."""
     return Pulse(jobs, lease_seconds=LEASE_SECONDS, stop=stop, announce=lambda: None, beat_seconds=0.02)
 
 
@@ -66,7 +66,7 @@ def raised_by(hold: Hold) -> type[Exception]:
     def error() -> type[Exception] | None:
         try:
             hold.on_progress(JobStage.DENOISING, 0.5)
-        except Exception as raised:  # noqa: BLE001 - the test looks at which it is
+        except Exception as raised:  # noqa: BLE001 - the test checks its class
             return type(raised)
         return None
 
@@ -96,7 +96,7 @@ def test_worker_that_must_stop_says_so(start_pulse: StartPulse, stop: threading.
     assert raised_by(hold) is WorkerStopping
 
 
-def test_worker_that_cannot_prove_itself_alive_stops_by_itself(jobs: JobStore, claim: Claim, stop: threading.Event) -> None:
+def test_worker_without_heartbeats_stops_its_job(jobs: JobStore, claim: Claim, stop: threading.Event) -> None:
     silent = Pulse(jobs, lease_seconds=LEASE_SECONDS, stop=stop, announce=lambda: None)  # never started: no heartbeat goes out
     with silent.hold(claim) as hold:
         hold.on_progress(JobStage.LOADING, 0.0)
@@ -123,7 +123,7 @@ def test_heartbeats_keep_a_job_for_longer_than_its_lease(jobs: JobStore, clock: 
 
 
 def test_progress_is_reported_and_never_goes_back(jobs: JobStore, claim: Claim, start_pulse: StartPulse) -> None:
-    """The later stages count from 0; if the job did too, its ETA would rise just before the end."""
+    """Each later stage counts from 0. If the progress fell with it, the ETA would rise near the end."""
     hold = start_pulse()
     hold.on_progress(JobStage.DENOISING, 0.95)
     wait_for(lambda: jobs.get(claim.job_id).stage is JobStage.DENOISING)
@@ -147,7 +147,7 @@ def test_released_job_is_left_alone(jobs: JobStore, claim: Claim, stop: threadin
     pulse.end()
 
 
-def test_several_jobs_are_held_and_told_apart(jobs: JobStore, claim: Claim, stop: threading.Event) -> None:
+def test_several_jobs_are_held_separately(jobs: JobStore, claim: Claim, stop: threading.Event) -> None:
     jobs.submit(make_new_job())
     other = jobs.claim("worker-1")
     assert other is not None
@@ -227,7 +227,7 @@ def test_job_may_be_silent_ten_times_as_long_as_any_was(watching: Pulse, claim: 
     assert stalled == [hold]
 
 
-def test_job_that_waits_to_tell_how_it_ended_does_not_stand_still(watching: Pulse, claim: Claim, stalled: list[Hold]) -> None:
+def test_job_that_waits_to_record_its_end_is_not_stalled(watching: Pulse, claim: Claim, stalled: list[Hold]) -> None:
     with watching.hold(claim) as hold:
         with hold.watched():
             watching.watch(1)
@@ -236,8 +236,8 @@ def test_job_that_waits_to_tell_how_it_ended_does_not_stand_still(watching: Puls
     assert stalled == []
 
 
-def test_who_fell_silent_first_is_the_one_that_stands_still(watching: Pulse, claim: Claim, stalled: list[Hold]) -> None:
-    """Others wait for it, and fall silent in the same beat."""
+def test_first_silent_job_counts_as_the_stalled_one(watching: Pulse, claim: Claim, stalled: list[Hold]) -> None:
+    """The other jobs wait for it, and fall silent in the same beat."""
     holds = [Hold(replace(claim, attempt=attempt), silence_seconds=60, stop=threading.Event()) for attempt in range(8)]
     for hold in [*holds[3:], *holds[:3]]:
         hold.on_progress(JobStage.DENOISING, 0.5)

@@ -1,4 +1,4 @@
-"""What a queue of several models becomes, and how jobs are divided between workers."""
+"""Queues with several models, and how jobs are divided among workers."""
 
 from __future__ import annotations
 

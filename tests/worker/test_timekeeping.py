@@ -1,4 +1,4 @@
-"""What jobs that were in hand together are charged with."""
+"""How concurrent jobs share their worker's time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Clock:
         return self.now
 
 
-def test_what_jobs_took_adds_up_to_what_their_worker_took() -> None:
+def test_times_of_jobs_add_up_to_their_workers_time() -> None:
     clock = Clock()
     time = SharedTime(clock)
     stages = [StageClock(lambda _stage, _share: None, time.now) for _ in range(3)]
@@ -34,7 +34,7 @@ def test_what_jobs_took_adds_up_to_what_their_worker_took() -> None:
             each.on_progress(JobStage.DECODING, 0.0)
         clock.now += 6
         took = [each.seconds() for each in stages]
-    clock.now += 1000  # nobody's
+    clock.now += 1000  # no job is running
 
     assert took == [{"denoising": 7, "decoding": 2}, {"denoising": 3, "decoding": 2}, {"denoising": 3, "decoding": 2}]
     assert sum(sum(each.values()) for each in took) == pytest.approx(4 + 9 + 6)

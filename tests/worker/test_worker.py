@@ -1,4 +1,4 @@
-"""A whole worker on a real job table, with a tiny model: what becomes of the jobs that it takes."""
+"""A whole worker on a real job table, with a tiny model."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ def test_job_becomes_a_stored_video(running: threading.Thread, jobs: JobStore, t
     assert 0 < job.result.facts["busy_seconds"] <= sum(job.result.facts["stages"].values()) + 0.01
 
 
-def test_worker_tells_what_it_does_and_may_be_ended_until_it_is_warm(
+def test_worker_logs_its_start_and_may_be_killed_until_it_is_warm(
     worker: Worker, stop: threading.Event, jobs: JobStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Signals ask for an orderly stop from `on_warm` on; before it, they end the process, and nobody knows it yet."""
+    """Before `on_warm`, signals kill the process, which has not registered yet. After it, they request an orderly stop."""
     caplog.set_level(logging.INFO, logger="promptreel.worker")
     told: list[str] = []
 
@@ -231,7 +231,7 @@ def test_cancelled_job_stops_and_the_next_one_runs(running: threading.Thread, jo
 
 
 def test_jobs_of_one_model_run_side_by_side(running: threading.Thread, jobs: JobStore) -> None:
-    """The short one ends while the long one, which came first, is still at it."""
+    """The short job ends while the long one, which came first, still runs."""
     long_id = submit(jobs, **ENDLESS)
     wait_until(jobs, long_id, JobStatus.RUNNING)
 
@@ -244,7 +244,7 @@ def test_jobs_of_one_model_run_side_by_side(running: threading.Thread, jobs: Job
 def test_job_that_does_not_fit_beside_those_in_hand_waits_for_them(
     worker: Worker, running: threading.Thread, jobs: JobStore
 ) -> None:
-    """And keeps its place: a smaller one does not overtake it. Alone, each runs, whatever it takes."""
+    """It keeps its place: a smaller job does not overtake it. Alone, any job runs, whatever its size."""
     small = estimate_bytes(make_new_job(**SMALL).params, worker.engine.models.get(DEFAULT_MODEL_ID))
     worker.room = Room(jobs=4, memory=4 * small)
     first = submit(jobs, **ENDLESS)  # of eight times as many frames
@@ -262,7 +262,7 @@ def test_job_that_does_not_fit_beside_those_in_hand_waits_for_them(
 
 
 @pytest.mark.slow
-def test_job_that_took_a_worker_down_runs_alone(running: threading.Thread, jobs: JobStore) -> None:
+def test_job_that_crashed_a_worker_runs_alone(running: threading.Thread, jobs: JobStore) -> None:
     crashed = submit(jobs, **ENDLESS)
     wait_until(jobs, crashed, JobStatus.RUNNING)
     jobs.free_owner("worker-1")  # as the supervisor does when the worker's process is dead
@@ -288,7 +288,7 @@ def test_stopped_worker_gives_its_job_back(running: threading.Thread, jobs: JobS
 
 
 def test_device_that_is_lost_ends_the_worker_and_the_job_keeps_its_other_lives(worker: Worker, jobs: JobStore) -> None:
-    """On CUDA, all that another job asked of the device would fail like this one, until the process has ended."""
+    """After such an error, CUDA fails every further call until the process ends."""
 
     def device_side_assert(*_: object) -> None:
         raise torch.AcceleratorError("CUDA error: device-side assert triggered")
@@ -309,10 +309,10 @@ def test_device_that_is_lost_ends_the_worker_and_the_job_keeps_its_other_lives(w
     assert (job.status, job.crashes, job.error_code) == (JobStatus.QUEUED, 1, None)
 
 
-def test_job_that_went_to_another_worker_is_left_to_it(
+def test_job_claimed_by_another_worker_is_left_alone(
     running: threading.Thread, jobs: JobStore, database_url: str, tmp_path: Path
 ) -> None:
-    """As when this worker's machine slept: its lease was given to another, and it wakes in mid-job."""
+    """As when this worker was suspended in mid-job: its lease expired, and another worker claimed the job."""
     job_id = submit(jobs, **ENDLESS)
     wait_until(jobs, job_id, JobStatus.RUNNING)
     database = open_database(database_url)
@@ -352,7 +352,7 @@ def test_job_without_room_for_its_file_is_put_off_and_made_later(
     wait_for(lambda: (job := jobs.get(job_id)).attempt == 1 and job.status is JobStatus.QUEUED)
     database = open_database(database_url)
     with write_transaction(database) as connection:
-        connection.execute(update(job_table).values(run_at=utc_now()))  # nobody wants to wait a minute here
+        connection.execute(update(job_table).values(run_at=utc_now()))  # skips the wait of a minute
     database.dispose()
     job = wait_until_ended(jobs, job_id)
     stop.set()
@@ -363,8 +363,8 @@ def test_job_without_room_for_its_file_is_put_off_and_made_later(
 
 
 @pytest.mark.slow
-def test_worker_waits_a_locked_job_table_out(worker: Worker, stop: threading.Event, jobs: JobStore, database_url: str) -> None:
-    """From its start on: nobody can say that it is there, or take a job, while another process has the lock."""
+def test_worker_waits_for_a_locked_job_table(worker: Worker, stop: threading.Event, jobs: JobStore, database_url: str) -> None:
+    """While another process holds the lock, the worker can neither register nor claim jobs."""
     job_id = submit(jobs)
     impatient, holder = open_database(database_url, busy_seconds=0.02), open_database(database_url)
     worker.jobs = worker.pulse._jobs = JobStore(impatient, lease_seconds=LEASE_SECONDS)
@@ -382,7 +382,7 @@ def test_worker_waits_a_locked_job_table_out(worker: Worker, stop: threading.Eve
     holder.dispose()
 
 
-def test_job_that_stands_still_ends_the_process_and_loses_a_life_and_the_others_none(
+def test_stalled_job_ends_the_process_and_only_it_loses_a_life(
     worker: Worker, jobs: JobStore, stop: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
     ended: list[int] = []
@@ -399,12 +399,12 @@ def test_job_that_stands_still_ends_the_process_and_loses_a_life_and_the_others_
     assert [(jobs.get(claim.job_id).status, jobs.get(claim.job_id).crashes) for claim in (first, second, new)] == [
         (JobStatus.QUEUED, 1),
         (JobStatus.QUEUED, 0),
-        (JobStatus.QUEUED, 0),  # which the pulse does not hold yet
+        (JobStatus.QUEUED, 0),  # the pulse does not hold it yet
     ]
 
 
 @pytest.mark.slow
-def test_worker_notices_a_job_that_stands_still(worker: Worker, jobs: JobStore, stop: threading.Event, tmp_path: Path) -> None:
+def test_worker_notices_a_stalled_job(worker: Worker, jobs: JobStore, stop: threading.Event, tmp_path: Path) -> None:
     storage, ended = GatedStorage(tmp_path / "results"), threading.Event()
     impatient = Worker(
         owner="worker-1",
@@ -430,7 +430,7 @@ def test_worker_notices_a_job_that_stands_still(worker: Worker, jobs: JobStore, 
     assert list((tmp_path / "results").rglob("*.mp4")) == []
 
 
-def test_process_ends_though_the_job_table_cannot_be_told(
+def test_stalled_process_ends_even_if_the_job_table_is_unavailable(
     worker: Worker, jobs: JobStore, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     ended: list[int] = []

@@ -96,8 +96,8 @@ def _look_at_everything(data_dir: Path | None) -> Iterator[Finding]:
     bad = list_bad_settings()
     yield from (Finding("settings", "WRONG", line, f"unset {line.partition(':')[0]}") for line in bad)
     if bad:
-        yield Finding("port", "-", "not looked at: mend the settings first")
-        yield Finding("data", "-", "not looked at: mend the settings first")
+        yield Finding("port", "-", "not checked: correct the settings first")
+        yield Finding("data", "-", "not checked: correct the settings first")
         return
     names = sorted(name for name in os.environ if name.startswith(PREFIX) and os.environ[name])
     yield Finding("settings", "ok", ", ".join(names) or "none is set")
@@ -110,7 +110,7 @@ def _look_at_everything(data_dir: Path | None) -> Iterator[Finding]:
 def look_at_python(version: tuple[int, int]) -> Finding:
     words = f"{platform.python_version()} on {platform.system()} {platform.release()}, {platform.machine()}"
     if version > NEWEST_TRIED:
-        return Finding("python", "-", f"{words}; nobody has tried one newer than {'.'.join(map(str, NEWEST_TRIED))} yet")
+        return Finding("python", "-", f"{words}; not tested with versions newer than {'.'.join(map(str, NEWEST_TRIED))}")
     return Finding("python", "ok", words)
 
 
@@ -142,7 +142,7 @@ def judge_torch(build: TorchBuild, *, pinned: str | None, driver: str | None) ->
     """`driver`: the version of NVIDIA's driver, None without one."""
     words = f"{build.version}, built for {build.platform}"
     if driver or not build.finds_gpu:
-        words += f", NVIDIA's driver {driver}" if driver else ", no driver of NVIDIA"
+        words += f", NVIDIA's driver {driver}" if driver else ", no NVIDIA driver"
     if pinned and build.version.partition("+")[0] != pinned:
         return Finding("torch", "WRONG", f"{words}; Promptreel needs {pinned}", install_command("worker"))
     if driver and not build.finds_gpu:
@@ -154,7 +154,7 @@ def judge_torch(build: TorchBuild, *, pinned: str | None, driver: str | None) ->
 
 
 def _pinned(name: str) -> str | None:
-    """The exact version of a package that Promptreel's metadata requires."""
+    """The exact version of a package that Promptreel's metadata requires; None if it requires none."""
     for line in importlib.metadata.requires("promptreel") or []:
         if found := re.match(rf"{name}==([\w.]+)", line):
             return found[1]
@@ -214,7 +214,7 @@ def look_at_port(settings: Settings) -> Finding:
     """A taken port is fine if Promptreel answers there."""
     host, port = settings.host, settings.port
     if port == 0:
-        return Finding("port", "ok", "0: each start takes a free one")
+        return Finding("port", "ok", "0: each start takes a free port")
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -242,14 +242,14 @@ def _ask_version(host: str, port: int) -> str | None:
 def look_at_data(folder: Path) -> Finding:
     there = _nearest(folder)
     if not there.is_dir():
-        return Finding("data", "WRONG", f"{there} is no folder", f"mv {there} {there}.old")
+        return Finding("data", "WRONG", f"{there} is not a folder", f"mv {there} {there}.old")
     if not os.access(there, os.W_OK | os.X_OK):
         return Finding("data", "WRONG", f"{there} cannot be written to by this user", f"sudo chown $(id -u) {there}")
     if there != folder:
-        return Finding("data", "ok", f"{folder} is made by the first start")
+        return Finding("data", "ok", f"{folder} will be created at the first start")
     mode = folder.stat().st_mode & 0o777
     if mode & 0o077:
-        return Finding("data", "-", f"{folder}, writable; others may look into it (mode {mode:o})", f"chmod 700 {folder}")
+        return Finding("data", "-", f"{folder}, writable; other users can read it (mode {mode:o})", f"chmod 700 {folder}")
     return Finding("data", "ok", f"{folder}, writable, mode {mode:o}")
 
 

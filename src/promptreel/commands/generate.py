@@ -1,4 +1,4 @@
-"""`promptreel generate`: one video, on this machine by the same engine and recipe as a worker's, or on a server elsewhere."""
+"""`promptreel generate`: makes one video, on this machine with a worker's engine and recipe, or on a server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DEFAULT_SECONDS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What the command line asks for; None is for the model's own, or for a random seed."""
+    """The command line's options. None means the model's default, or a random seed."""
 
     output: Path
     prompt: str
@@ -57,7 +57,7 @@ class Wanted:
         """Raises InvalidParams."""
         wrong: dict[str, list[str]] = {}
         if self.output_type not in OUTPUT_TYPES:
-            wrong["output"] = [f"Let the name of {self.output.name!r} end in one of .{', .'.join(OUTPUT_TYPES)}."]
+            wrong["output"] = [f"The name {self.output.name!r} must end in one of .{', .'.join(OUTPUT_TYPES)}."]
         elif not self.output.parent.is_dir():
             wrong["output"] = [f"There is no folder {str(self.output.parent)!r}: make it first, or give another --output."]
         elif self.output.is_dir():
@@ -72,7 +72,7 @@ class Wanted:
             raise InvalidParams(wrong)
 
     def tell_size(self) -> str | None:
-        """What the size becomes, if it is not what was asked."""
+        """A note on the video's size, if it differs from the requested one."""
         width, height = self.width // 8 * 8, self.height // 8 * 8
         if (width, height) == (self.width, self.height):
             return None
@@ -80,13 +80,13 @@ class Wanted:
 
 
 def tell_unknown_words(prompt: str, card: ModelCard) -> str | None:
-    """The same tip as the api's."""
+    """A note on unknown words, if there are any. The api gives the same tip."""
     unknown = find_unknown_words(prompt, card.words)
     return f'the model "{card.model_id}" does not know: {", ".join(unknown)}' if unknown else None
 
 
 def complete_params(wanted: Wanted, card: ModelCard) -> VideoParams:
-    """Fills in the model's own defaults, and draws a seed if there is none."""
+    """Fills in the model's defaults, and draws a seed if none is given."""
     fps = wanted.fps or card.fps
     return VideoParams(
         model_id=card.model_id,
@@ -107,7 +107,7 @@ def complete_params(wanted: Wanted, card: ModelCard) -> VideoParams:
 
 
 def to_options(wanted: Wanted, model: RemoteModel) -> VideoOptions:
-    """The same for a server, which knows the model's phrases and draws the seed."""
+    """The request's options for a server, which enhances the prompt and draws the seed itself."""
     fps = wanted.fps or model.fps
     return {
         "model": wanted.model,
@@ -127,7 +127,7 @@ def to_options(wanted: Wanted, model: RemoteModel) -> VideoOptions:
 
 
 def read_init(path: Path, decoder: Decoder) -> Init:
-    """The picture or video to start from; a gif is a video. Raises InvalidParams and InitUnusable.
+    """Reads the picture or video to start from; a gif counts as a video. Raises InvalidParams and InitUnusable.
 
     Without the extra `media` it is not decoded: then a server makes the video, and checks the file.
     """
@@ -150,8 +150,8 @@ def write_video(
     on_progress: OnProgress,
     init: Init | None = None,
 ) -> None:
-    """Makes the video and puts it at `output`; an older file there is replaced only by a whole new one."""
-    from promptreel.worker.recipes.video import Makers, make_video  # noqa: PLC0415 - takes torch seconds, wrong parameters are told first
+    """Makes the video and writes it to `output`. Replaces an existing file only once the new one is complete."""
+    from promptreel.worker.recipes.video import Makers, make_video  # noqa: PLC0415 - torch loads slowly; wrong parameters fail before
 
     beside = output.with_name(f".{output.name}.{os.getpid()}")
     try:
@@ -163,7 +163,7 @@ def write_video(
 
 
 def make_on_server(wanted: Wanted, client: Client, on_progress: Callable[[RemoteVideo], None]) -> RemoteVideo:
-    """Has the video made on a server and brings it to `wanted.output`. Ctrl-C meanwhile cancels it there."""
+    """Has a server make the video, and downloads it to `wanted.output`. Ctrl-C cancels it on the server."""
     model = client.model(wanted.model)
     video = client.create(wanted.prompt, **to_options(wanted, model))
     tell(video.answer.get("tip"))
@@ -177,7 +177,7 @@ def make_on_server(wanted: Wanted, client: Client, on_progress: Callable[[Remote
 
 
 def tell(*notes: str | None) -> None:
-    """On stderr, what the user should know of the video and cannot see."""
+    """Prints notes for the user to stderr; skips None."""
     for note in filter(None, notes):
         _say(note)
 

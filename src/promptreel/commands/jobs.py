@@ -1,4 +1,4 @@
-"""`promptreel jobs`: the queue, and what became of what was in it."""
+"""`promptreel jobs`: shows and changes the queue, jobs and deliveries."""
 
 from __future__ import annotations
 
@@ -110,11 +110,11 @@ def _open_jobs(settings: Settings) -> JobStore:
 
 
 def print_jobs(jobs: Sequence[AnyJob]) -> None:
-    rows = [(str(job.id), _spell_state(job), spell(job.created_at), job.params.model_id, _spell_wish(job)) for job in jobs]
+    rows = [(str(job.id), _spell_state(job), spell(job.created_at), job.params.model_id, _summary(job)) for job in jobs]
     print_table(HEADER, rows)
 
 
-def _spell_wish(job: AnyJob) -> str:
+def _summary(job: AnyJob) -> str:
     return job.params.prompt if isinstance(job.params, VideoParams) else f"({job.kind})"
 
 
@@ -160,7 +160,7 @@ def _seconds_between(start: datetime | None, end: datetime | None) -> float | No
 
 
 def _find_files(job: AnyJob, settings: Settings) -> dict[str, str | None]:
-    """Where the job's video, and what it starts from, are on this machine."""
+    """The paths of the job's video and of its init on this machine."""
     storage = build_storage(settings)
     keys = {
         "file": job.result.key if job.result else None,

@@ -1,4 +1,4 @@
-"""`promptreel models`: which checkpoints there are, and what keeps the others from being used."""
+"""`promptreel models`: lists the checkpoints, and says why some cannot be used."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _describe(name: str, card: ModelCard | None, problem: str | None) -> dict[st
 
 
 def _why_unusable(card: ModelCard) -> str | None:
-    """By the gate that a job passes through, but for its look at every weight."""
+    """Why the gate refuses the checkpoint, or None. Skips the check of every weight, which loading makes."""
     try:
         check_checkpoint(card)
     except CheckpointUnusable as error:

@@ -1,4 +1,4 @@
-"""What the commands that list things share: the option for where they are, and how they are printed."""
+"""Shared by the commands: their common options, and the printing of tables, facts and JSON."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 
 GAP = "  "
 NARROWEST = 10
-"""How much of a last column is shown, however narrow the terminal is."""
+"""The least width of a table's last column, however narrow the terminal is."""
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Columns below their headers. In a terminal, the last one is cut to the window; elsewhere, it is whole."""
+    """Prints aligned columns. In a terminal, the last column is cut to the window's width."""
     lines = [header, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header) - 1)]
     left = shutil.get_terminal_size().columns - sum(widths) - len(widths) * len(GAP)
@@ -32,10 +32,10 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def print_facts(facts: Mapping[str, object]) -> None:
-    """One line for each that is not None: its name and its value."""
-    told = {name: spell(value) for name, value in facts.items() if value is not None}
-    width = max(map(len, told), default=0)
-    for name, value in told.items():
+    """Prints one line, name and value, for each fact that is not None."""
+    texts = {name: spell(value) for name, value in facts.items() if value is not None}
+    width = max(map(len, texts), default=0)
+    for name, value in texts.items():
         print(f"{name.ljust(width)}{GAP}{printable(value)}")  # noqa: T201
 
 
@@ -44,7 +44,7 @@ def print_json(value: Any) -> None:
 
 
 def spell(value: object) -> str:
-    """Times are in UTC."""
+    """A value as text. Times are in UTC."""
     match value:
         case datetime():
             return f"{value:%Y-%m-%d %H:%M:%S}"
@@ -57,7 +57,7 @@ def spell(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """With what is no sign written out: a prompt comes from a client, and must not steer the terminal of who reads it."""
+    """Escapes control characters: a client's prompt must not control the reader's terminal."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 

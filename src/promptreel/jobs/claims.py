@@ -1,7 +1,7 @@
-"""Taking a job, holding it, and letting go of it. Every function runs inside a write transaction of the store.
+"""Claiming jobs, and ending claims. Every function that writes runs inside a write transaction of the store.
 
-The fence: what a worker writes names the job, the attempt and the owner of its claim, and only meets a row that is still
-running under all three. Whoever lost the job to another worker changes nothing.
+The fence: every write of a worker names the job, the attempt and the owner of its claim, and matches only a running row with
+all three. A worker that lost its job changes nothing.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ BACK_IN_QUEUE: Mapping[str, Any] = MappingProxyType(
 )
 
 LIVE = timedelta(seconds=30)
-"""A worker that was seen within this time is taken for alive."""
+"""A worker seen within this time counts as alive."""
 
 LEFT_TO_THE_IDLE = timedelta(seconds=1)
-"""How long a job is left to workers that have none, which ask twenty times a second."""
+"""How long a job is left to idle workers, which poll twenty times a second."""
 
 PUT_OFF = "put_off"
 FIRST_WAIT, LONGEST_WAIT, MOST_WAITS = timedelta(minutes=1), timedelta(hours=1), 24
-"""How long a job waits that could not be made now: 19 hours in all."""
+"""The waits between tries of a job that was put off. They double up to the longest; together they take 19 hours."""
 
 
 @dataclass(frozen=True)
 class Taker:
-    """A worker that asks for a job: of which kinds it can run jobs, and the params of one that it has in hand."""
+    """A worker that asks for a job. `beside`: the params of a job that it is running, if any."""
 
     owner: str
     kinds: Collection[str]
@@ -48,9 +48,9 @@ class Taker:
 
 
 def first_in_line(kinds: Collection[str], now: datetime) -> Select[tuple[int]]:
-    """The id of the job of these kinds that is to be served next. A job that was given back keeps its place: it comes first.
+    """The id of the next job of these kinds. A job that was given back keeps its place, and so comes first.
 
-    A job whose API key has as many running as it may is passed over until one of them has ended.
+    Skips jobs whose API key has reached its limit of running jobs.
     """
     return (
         select(jobs.c.id)
@@ -61,18 +61,18 @@ def first_in_line(kinds: Collection[str], now: datetime) -> Select[tuple[int]]:
 
 
 def may_run() -> ColumnElement[bool]:
-    """Whether the job's API key, if it has one, has fewer jobs running than it may."""
+    """Condition: the job's API key, if any, is below its limit of running jobs."""
     running = jobs.alias()
     is_running = running.c.status == literal(JobStatus.RUNNING.value, literal_execute=True)
     count = select(func.count()).where(is_running, running.c.api_key_id == api_keys.c.id).scalar_subquery()
-    full = select(api_keys.c.id).where(api_keys.c.max_running <= count)  # not true of null, which is no limit
+    full = select(api_keys.c.id).where(api_keys.c.max_running <= count)  # NULL means no limit, and matches nothing
     return or_(jobs.c.api_key_id.is_(None), jobs.c.api_key_id.not_in(full))
 
 
 def next_to_take(taker: Taker, now: datetime) -> ColumnElement[bool]:
-    """The first job in line, if it may run beside those in hand: only jobs of one kind and model run side by side.
+    """Condition: the job is first in line, and may run beside the worker's others: those must have the same kind and model.
 
-    A worker with jobs in hand leaves it to one that has none for a moment: longer, should that one be stuck, nothing waits.
+    A busy worker first leaves the job to an idle one, but only for LEFT_TO_THE_IDLE, because the idle one may be stuck.
     """
     first = and_(jobs.c.id == first_in_line(taker.kinds, now).scalar_subquery(), has_status(JobStatus.QUEUED))
     if taker.beside is None:
@@ -83,26 +83,26 @@ def next_to_take(taker: Taker, now: datetime) -> ColumnElement[bool]:
 
 
 def next_fits(connection: Connection, which: ColumnElement[bool], *, kinds: Kinds, fits: Callable[[Params], bool]) -> bool:
-    """Whether the job that matches `which`, if there is one, is one that the worker has room for."""
+    """Whether the worker has room for the job that matches `which`; True if none matches."""
     row = connection.execute(select(jobs.c.kind, jobs.c.params).where(which)).one_or_none()
     return row is None or fits(kinds[row.kind](row.params))
 
 
 def another_is_idle(owner: str, now: datetime) -> ColumnElement[bool]:
-    """Whether a worker other than this one was seen lately and has no job."""
+    """Condition: another live worker has no job."""
     busy = select(jobs.c.owner).where(has_status(JobStatus.RUNNING))
     others = select(workers.c.id).where(workers.c.id != owner, workers.c.last_seen >= now - LIVE)
     return others.where(workers.c.id.not_in(busy)).exists()
 
 
 def anything_to_take(taker: Taker, now: datetime) -> ColumnElement[bool]:
-    """Whether there is a job to take, or a lease has run out."""
+    """Condition: there is a job to claim, or an expired lease."""
     expired = select(jobs.c.id).where(has_status(JobStatus.RUNNING), jobs.c.lease_until <= now)
     return or_(select(jobs.c.id).where(next_to_take(taker, now)).exists(), expired.exists())
 
 
 def take_next(connection: Connection, taker: Taker, *, now: Moment, lease: timedelta) -> Row[Any] | None:
-    """queued -> running. Returns the job's new row, or None when there is none to take."""
+    """queued -> running. Returns the job's new row, or None if there is no job to claim."""
     row = connection.execute(
         update(jobs)
         .where(next_to_take(taker, now.steady))
@@ -124,7 +124,7 @@ def take_next(connection: Connection, taker: Taker, *, now: Moment, lease: timed
 
 
 def is_held(claim: Claim) -> ColumnElement[bool]:
-    """The fence, as a condition."""
+    """The fence, as an SQL condition."""
     return and_(
         jobs.c.id == claim.job_id,
         jobs.c.attempt == claim.attempt,
@@ -134,7 +134,7 @@ def is_held(claim: Claim) -> ColumnElement[bool]:
 
 
 def write_held(connection: Connection, claim: Claim, *, now: Moment, **values: Any) -> Row[Any]:
-    """Changes the claimed job and returns its new row. Raises JobLost when the claim is no longer good."""
+    """Changes the claimed job and returns its new row. Raises JobLost if the claim is no longer valid."""
     rows = change_jobs(connection, is_held(claim), now=now, **values)
     if not rows:
         raise JobLost(f"job {claim.job_id} no longer belongs to attempt {claim.attempt} of {claim.owner}")
@@ -156,12 +156,12 @@ def end(
 
 
 def give_back(connection: Connection, claim: Claim, *, now: Moment) -> None:
-    """running -> queued, or cancelled if somebody asked for that meanwhile."""
+    """running -> queued, or -> cancelled if that was requested meanwhile."""
     _return_to_queue(connection, claim, "given_back", run_at=now.steady, now=now)
 
 
 def put_off(connection: Connection, claim: Claim, *, code: str, message: str, now: Moment) -> None:
-    """running -> queued, to be tried again later, each time after twice as long; -> failed once that went on for a day."""
+    """running -> queued, to be retried after a wait that doubles each time; -> failed after MOST_WAITS of them."""
     times = select(func.count()).where(attempts.c.job_id == claim.job_id, attempts.c.outcome == PUT_OFF)
     waits_so_far = connection.execute(times).scalar_one()
     if waits_so_far >= MOST_WAITS:
@@ -179,13 +179,13 @@ def _return_to_queue(connection: Connection, claim: Claim, outcome: str, *, run_
 
 
 def cancel_queued(connection: Connection, which: ColumnElement[bool], *, now: Moment) -> None:
-    """queued -> cancelled, for those that are queued."""
+    """queued -> cancelled. Leaves jobs with another status alone."""
     queued = and_(which, has_status(JobStatus.QUEUED))
     change_jobs(connection, queued, now=now, status=JobStatus.CANCELLED, finished_at=now.wall)
 
 
 def take_from_workers(connection: Connection, which: ColumnElement[bool], *, now: Moment) -> int:
-    """Ends the claims on all running jobs that match, because their workers are gone. Returns how many there were."""
+    """Ends the claims on all matching running jobs, because their workers are gone. Returns how many."""
     lost = connection.execute(select(jobs).where(has_status(JobStatus.RUNNING), which)).all()
     for row in lost:
         claim = Claim(row.id, row.attempt, row.owner)
@@ -212,6 +212,6 @@ def _close_attempt(
 ) -> None:
     this_one = and_(attempts.c.job_id == claim.job_id, attempts.c.attempt == claim.attempt)
     started_at = connection.execute(select(attempts.c.started_at).where(this_one)).scalar_one()
-    passed = max(0.0, (now.wall - started_at).total_seconds())  # clocks are set back at times
+    passed = max(0.0, (now.wall - started_at).total_seconds())  # the wall clock may have been set back
     seconds = passed if busy_seconds is None else busy_seconds
     connection.execute(update(attempts).where(this_one).values(ended_at=now.wall, outcome=outcome, seconds=seconds))

@@ -1,9 +1,9 @@
-"""The steady clock: whatever waits in the tables waits by it, so that nothing hangs on jumps of the wall clock.
+"""The steady clock, for all waits in the tables: a jump of the wall clock does not disturb them.
 
-A wall clock is set back or forward by an hour now and then, by people and by programs. So what people are told (when a job was
-made, when it ended) is the wall clock's time, and what is waited for (leases, retries, when a worker was last seen) is the
-steady clock's: the machine's monotonic clock plus a number that all processes share, which makes it look like a time of day.
-It agrees with the wall clock when the machine starts, and stands still while the machine sleeps: all processes sleep with it.
+People and programs sometimes set the wall clock by an hour. So times for people (when a job was created, when it ended) are
+wall-clock times, and times to wait for (leases, retries, when a worker was last seen) are steady-clock times. The steady clock
+is the machine's monotonic clock plus an offset that all processes share. It starts equal to the wall clock after a boot. It
+stops while the machine sleeps, as all processes do.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _WAITS = [
 
 @dataclass(frozen=True)
 class Moment:
-    """One moment by both clocks: `wall` is what people are told, `steady` is what is waited by."""
+    """One moment by both clocks: `wall` for people, `steady` for waits."""
 
     wall: datetime
     steady: datetime
 
 
 def moments(now: Callable[[], datetime], steady: Callable[[], datetime] | None) -> Callable[[], Moment]:
-    """Both clocks as one. Without a steady one, the wall clock is taken for it, as tests do whose clock is made up."""
+    """Reads both clocks at once. Without a steady clock, `now` serves as both, as in tests with a fake clock."""
     if steady is not None:
         return lambda: Moment(now(), steady())
 
@@ -51,7 +51,7 @@ def moments(now: Callable[[], datetime], steady: Callable[[], datetime] | None) 
 
 
 def read_boot_id() -> str | None:
-    """Which start of this machine it is; None where the system does not tell."""
+    """The id of the machine's current boot; None where the system has none."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:
@@ -59,9 +59,9 @@ def read_boot_id() -> str | None:
 
 
 class SteadyClock:
-    """Called, it tells the time. All processes of one database agree on it while the machine runs; a new start begins anew.
+    """A callable that returns the time. All processes of one database agree on it until the machine reboots.
 
-    Where the system does not say which start of the machine it is, the wall clock must do.
+    Without a boot id, it returns the wall clock's time.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class SteadyClock:
         return datetime.fromtimestamp(self._monotonic() + self._ahead, UTC)
 
     def begin(self) -> None:
-        """Has all processes agree, with the first that calls this after the machine has started; it ends all waits besides."""
+        """Stores the offset for all processes, if this is the first call after a boot; that call also ends all waits."""
         if self._boot_id is None:
             return
         with read_transaction(self._database) as connection:
@@ -96,13 +96,13 @@ class SteadyClock:
         if self._ahead is None:
             with write_transaction(self._database) as connection:
                 self._ahead = _read_ahead(connection, self._boot_id)
-                if self._ahead is None:  # nobody was faster
+                if self._ahead is None:  # no other process was faster
                     self._ahead = self._ahead_by_wall()
                     write_fact(connection, STEADY_CLOCK, f"{self._boot_id} {self._ahead!r}")
                     _end_waits(connection, self())
 
     def _ahead_by_wall(self) -> float:
-        """How far the wall clock is ahead of the monotonic one."""
+        """Seconds that the wall clock is ahead of the monotonic clock."""
         return self._now().timestamp() - self._monotonic()
 
 
@@ -112,9 +112,9 @@ def _read_ahead(connection: Connection, boot_id: str) -> float | None:
 
 
 def _end_waits(connection: Connection, now: datetime) -> None:
-    """After a start of the machine nothing waits on: no worker lives that had a job, and what failed may have been mended.
+    """Ends all waits after a boot: the old workers are dead, and a reboot may have fixed what failed.
 
-    The wall clock may have come up wrong, in either direction: no time is left that lies in the future.
+    The wall clock may be wrong after a boot, in either direction, so no time may remain in the future.
     """
     connection.execute(delete(workers))
     connection.execute(update(jobs).where(has_status(JobStatus.RUNNING)).values(lease_until=now))

@@ -1,7 +1,7 @@
-"""Opens the database and brings its schema up to date. Every connection of the service is made here.
+"""Opens the database and migrates its schema. All connections are made here.
 
-What a durable queue needs of SQLite: a library without the WAL-reset bug, the write-ahead log, a flush at every commit, and
-write transactions that take their lock at once instead of half-way.
+A durable queue needs from SQLite: a library without the WAL-reset bug, the write-ahead log, a flush at every commit, and
+write transactions that take their lock at the start.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from promptreel.version import installed_version
 log = logging.getLogger(__name__)
 
 Database: TypeAlias = Engine
-"""An open database. SQLAlchemy calls it an engine; in this code, an engine is what generates clips."""
+"""An open database. SQLAlchemy calls it an engine; here, "engine" means what generates clips."""
 
 BUSY_SECONDS = 10.0
 """How long a transaction waits for another process's write lock before it raises DatabaseBusy."""
 
 RETRY_SECONDS = (0.0005, 0.003)
-"""SQLite's own busy handler sleeps up to 100 ms; short random sleeps halve the time that a write waits under load."""
+"""Bounds of the random sleep between tries. SQLite's busy handler sleeps up to 100 ms; under load, these halve the wait."""
 
 FIXED_IN = (3, 51, 3)
 FIXED_BACKPORTS = frozenset({(3, 44, 6), (3, 50, 7)})
@@ -51,20 +51,19 @@ _LOCKED = frozenset({sqlite.SQLITE_BUSY, sqlite.SQLITE_LOCKED, sqlite.SQLITE_PRO
 _OF_THE_DISK = frozenset({sqlite.SQLITE_IOERR, sqlite.SQLITE_CANTOPEN, sqlite.SQLITE_READONLY})
 
 _OWNER_ALONE = 0o600
-"""Rights of the database's files: prompts are in them, and the secrets of links and webhooks."""
+"""Mode of the database's files, which hold prompts and the secrets of links and webhooks."""
 
 _MADE_BY = "made_by"
-"""The fact that names the version which brought the tables to their newest form: older ones cannot know its number."""
+"""Name of the fact that holds the version which last migrated the tables, for the error message of older versions."""
 
 
 def open_database(where: str | Path, *, busy_seconds: float = BUSY_SECONDS, create: bool = True) -> Database:
-    """Opens a file, or `sqlite:////absolute/path.db`, and creates the file if there is none; its folder must exist.
+    """Opens a file, given as a path or as `sqlite:////absolute/path.db`. Creates a missing file, but not its folder.
 
-    Raises BadConfiguration when the address, the file or the SQLite library cannot be used, or there is no file and `create`
-    is off; DatabaseBusy when another process keeps the file locked, and DiskFull. Later on, whatever is asked of it may raise
-    the last two.
+    Raises BadConfiguration when the address, the file or the SQLite library cannot be used, or when the file is missing and
+    `create` is False. Raises DatabaseBusy when another process keeps the file locked, and DiskFull; so may every later use.
     """
-    # A path may hold what means something in a URL, such as % and ?.
+    # A path may hold characters that are special in a URL, such as % and ?.
     address = URL.create("sqlite", database=str(where)) if isinstance(where, Path) else _parse_url(where)
     refuse_affected_sqlite(sqlite_version())
     file = _file_of(address)
@@ -76,15 +75,15 @@ def open_database(where: str | Path, *, busy_seconds: float = BUSY_SECONDS, crea
         connect_args={"timeout": busy_seconds},
         poolclass=QueuePool,
         hide_parameters=True,  # an error in a log must not repeat a prompt
-        pool_size=0,  # no limit: threads never wait for a connection, and none is thrown away, for opening one is slow
-        pool_use_lifo=True,  # the one used last knows most of the file
+        pool_size=0,  # no limit: threads never wait for a connection, and the pool keeps all, because opening one is slow
+        pool_use_lifo=True,  # the connection used last has the warmest cache
     )
     event.listen(database, "connect", lambda connection, _record: _configure(connection, busy_seconds))
     event.listen(database, "begin", lambda connection: _begin(connection, busy_seconds))
     try:
         database.connect().close()
     except DBAPIError as error:
-        # What cannot be opened or written at the start was most likely never meant to be.
+        # At the start, a file that cannot be opened or written most likely means a wrong setting.
         raise _passing(error.orig, except_for={sqlite.SQLITE_CANTOPEN, sqlite.SQLITE_READONLY}) or BadConfiguration(
             f"The database {address.database} cannot be opened: {error.orig}. "
             "Check that its folder exists and is writable, and that the file is a SQLite database."
@@ -96,10 +95,10 @@ def open_database(where: str | Path, *, busy_seconds: float = BUSY_SECONDS, crea
 
 
 def migrate(database: Database) -> None:
-    """Brings the schema to the newest revision. When two processes start at once, the second waits and finds nothing to do.
+    """Brings the schema to the newest revision. Safe when two processes start at once.
 
-    The write lock is only taken when there is something to do: whoever just reads waits for no writer. Raises BadConfiguration
-    for a database that a newer version made.
+    Takes the write lock only if a migration is needed, so that readers wait for no writer. Raises BadConfiguration for a
+    database made by a newer version.
     """
     config = Config()
     config.set_main_option("script_location", "promptreel.jobs:migrations")
@@ -119,9 +118,9 @@ def migrate(database: Database) -> None:
 
 @contextmanager
 def write_transaction(database: Database) -> Iterator[Connection]:
-    """A transaction that holds the write lock from its first moment, and is flushed to disk when the block ends.
+    """A transaction that holds the write lock from its start, and is on disk when the block ends.
 
-    Raises DatabaseBusy when another process holds the lock for too long or the disk reports errors, and DiskFull.
+    Raises DatabaseBusy when another process holds the lock too long or the disk reports errors, and DiskFull.
     """
     with database.connect() as connection:
         connection.execution_options(**{_BEGIN_MODE: "IMMEDIATE"})
@@ -131,13 +130,13 @@ def write_transaction(database: Database) -> Iterator[Connection]:
 
 @contextmanager
 def read_transaction(database: Database) -> Iterator[Connection]:
-    """A transaction that sees one state of the database and blocks nobody. It cannot be made to write later."""
+    """A transaction that sees one snapshot of the database and blocks nobody. Writes in it fail."""
     with database.connect() as connection, connection.begin():
         yield connection
 
 
 def sqlite_version() -> tuple[int, int, int]:
-    """Of the library that the queue is kept with, which is seldom the system's."""
+    """The version of the SQLite in pysqlite3, which usually is not the system's."""
     version: tuple[int, int, int] = sqlite.sqlite_version_info
     return version
 
@@ -145,7 +144,7 @@ def sqlite_version() -> tuple[int, int, int]:
 def refuse_affected_sqlite(version: tuple[int, int, int]) -> None:
     """SQLite 3.7.0 to 3.51.2 can lose committed writes when two connections race (the WAL-reset bug).
 
-    Raises BadConfiguration for these, and for older ones, which have no write-ahead log.
+    Raises BadConfiguration for these versions, and for older ones, which have no write-ahead log.
     """
     if version >= FIXED_IN or version in FIXED_BACKPORTS:
         return
@@ -168,29 +167,29 @@ def _name_needed_version(connection: Connection) -> str:
 
 
 def _file_of(address: URL) -> Path | None:
-    """Where SQLite keeps it; None for what is no plain file, which is refused once it is opened."""
+    """The database's path; None if it is no plain file, which `_configure` refuses."""
     named = address.database
     return None if not named or named == ":memory:" or address.query else Path(named)
 
 
 def _make_file(file: Path, *, create: bool) -> None:
-    """For its owner alone from its first moment: SQLite would make it with the rights of any other file."""
+    """Creates the file readable by its owner only; SQLite would use the umask."""
     if not create and not file.exists():
         raise BadConfiguration(f"There is no database {file}: nothing was ever queued there. Give the --data-dir of a service.")
     try:
-        # Only a file that is new is opened: to close one that SQLite has open too would end SQLite's locks on it.
+        # O_EXCL: closing a file that SQLite also has open in this process would release SQLite's locks on it.
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _OWNER_ALONE))
-    except OSError:  # it is there, or SQLite says better why it cannot be
+    except OSError:  # it exists, or SQLite's own error will say more
         return
 
 
 def _close_to_others(file: Path) -> None:
-    """Takes away the rights that older versions left to others. SQLite gives the log beside it those of the file."""
+    """Removes access that older versions left to other users. SQLite gives new log files the mode of the database."""
     for each in (file, *(file.with_name(file.name + ending) for ending in ("-wal", "-shm"))):
         try:
             if each.stat().st_mode & 0o077:
                 each.chmod(_OWNER_ALONE)
-                log.warning("%s could be read by other users of this machine; now its owner alone can", each)
+                log.warning("%s could be read by other users of this machine; now only its owner can", each)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -209,7 +208,7 @@ def _parse_url(url: str) -> URL:
 
 def _configure(connection: Any, busy_seconds: float) -> None:
     connection.isolation_level = None  # the driver must not begin or commit on its own
-    # Two processes that turn the log on at the same moment get "locked" at once, whatever the timeout.
+    # If two processes turn the log on at the same moment, one gets "locked" at once, whatever the timeout.
     _retry_while_locked(lambda: connection.execute("PRAGMA journal_mode = WAL"), busy_seconds)
     (journal_mode,) = connection.execute("PRAGMA journal_mode").fetchone()
     if journal_mode != "wal":
@@ -251,23 +250,23 @@ def _retry_while_locked(statement: Callable[[], object], busy_seconds: float) ->
                 raise DatabaseBusy(
                     f"Another process has locked the database for {busy_seconds:g} seconds. Nothing was changed: try again."
                 ) from error
-            time.sleep(random.uniform(*RETRY_SECONDS))  # noqa: S311 - spreads the waiting processes, keeps no secret
+            time.sleep(random.uniform(*RETRY_SECONDS))  # noqa: S311 - jitter, not a secret
         else:
             return
 
 
 def _translate(context: ExceptionContext) -> PromptreelError | None:
-    """Called by SQLAlchemy with every error of the database; what this returns is raised instead.
+    """SQLAlchemy calls this with every database error, and raises the returned error instead.
 
-    A write in a transaction that only reads is our own mistake, and stays what it is.
+    A write in a read transaction is our own bug, so its error is left as it is.
     """
     reads = context.connection is not None and context.connection.get_execution_options().get(_BEGIN_MODE) is None
     return _passing(context.original_exception, except_for={sqlite.SQLITE_READONLY} if reads else ())
 
 
 def _passing(error: BaseException | None, *, except_for: Collection[int] = ()) -> PromptreelError | None:
-    """What an error of SQLite's is to us, if it is one that passes."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # without what an extended code adds
+    """Our error for a temporary error of SQLite's; None for any other."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary result code
     if code in except_for:
         return None
     if code == sqlite.SQLITE_FULL:

@@ -1,12 +1,12 @@
-"""DeliveryStore: the webhooks that are to be delivered, with every attempt. Nothing else reads or changes a delivery.
+"""DeliveryStore: webhook deliveries and their attempts. Only DeliveryStore reads and changes deliveries.
 
     pending ----> sending ----> delivered | dead
         |  <----     |              |
         |   failed, lost            |
         +  <------ redeliver -------+
 
-A job's end writes the row (outbox.py). The claim, its lease and its fence are those of jobs: a delivery is made once at least,
-always under the same id, and a courier that lost it to another one changes nothing.
+The transaction that ends a job writes the row (outbox.py). Claims, leases and the fence work as for jobs: delivery is at least
+once, always with the same id, and a courier that lost its claim changes nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from promptreel.jobs.tables import UtcTime, deliveries, delivery_attempts, jobs,
 
 LOST = "The courier ended before an answer came."
 
-_NO_KEY = 0  # ids begin at 1, and SQL compares no nulls
+_NO_KEY = 0  # stands for NULL, which SQL cannot compare; ids begin at 1
 _KEY = (
     select(func.coalesce(jobs.c.api_key_id, _NO_KEY))
     .where(jobs.c.id == deliveries.c.job_id)
@@ -40,7 +40,7 @@ _KIND = select(jobs.c.kind).where(jobs.c.id == deliveries.c.job_id).correlate(de
 
 
 class DeliveryState(StrEnum):
-    """What may happen to a delivery next. Dead ones were given up; somebody may ask for them again."""
+    """What may happen to a delivery next. A dead delivery is not retried unless somebody asks for a redelivery."""
 
     PENDING = "pending"
     SENDING = "sending"
@@ -50,7 +50,7 @@ class DeliveryState(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One POST. `status` is the receiver's answer, `error` why there was none or why it does not count."""
+    """One POST. `status` is the receiver's HTTP status; `error` says why there was none, or why the attempt failed."""
 
     number: int
     started_at: datetime
@@ -61,10 +61,10 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """A job's end that its webhook is to hear of. `id` is the same in every attempt.
+    """The message that tells a webhook of a job's end. `id` is the same in every attempt.
 
-    `attempt` counts claims, and is the fence. `tried_since` is when the first attempt was made, or the first since somebody
-    asked for a redelivery: by the steady clock (clock.py), all others by the wall clock. `next_at` is what that comes to now.
+    `attempt` counts claims, and is the fence. `tried_since` is the time of the first attempt, or of the first since a
+    redelivery was requested. It is the only steady-clock time here (clock.py); `next_at` is converted to the wall clock.
     """
 
     id: str
@@ -83,7 +83,7 @@ class Delivery:
 
 @dataclass(frozen=True, kw_only=True)
 class Full:
-    """Whose deliveries are not begun now: those of API keys to receivers, those of API keys, and retries of API keys."""
+    """Limits that are reached: `claim` skips these pairs of API key and host, these API keys, and retries of these API keys."""
 
     receivers: Collection[tuple[int | None, str]] = ()
     keys: Collection[int | None] = ()
@@ -92,7 +92,7 @@ class Full:
 
 @dataclass(frozen=True)
 class DeliveryClaim:
-    """The right to make one attempt; what is recorded of it carries this."""
+    """The right to make one attempt. Recording the outcome requires it."""
 
     delivery_id: str
     attempt: int
@@ -101,18 +101,16 @@ class DeliveryClaim:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How an attempt went."""
-
     seconds: float
     status: int | None = None
     error: str | None = None
 
 
 class DeliveryStore:
-    """Safe to use from several threads and processes at once. `lease_seconds` must be longer than an attempt can take.
-    `kinds` are those of jobs whose deliveries are made; others wait for a version that has words for them.
+    """Safe to use from several threads and processes at once.
 
-    `now` is the wall clock, `steady` the one by which is waited (clock.py).
+    `lease_seconds` must be longer than an attempt can take. `kinds`: the job kinds whose deliveries are made; others wait for a
+    version that knows them. `now` is the wall clock, `steady` the steady clock (clock.py).
     """
 
     def __init__(
@@ -132,9 +130,9 @@ class DeliveryStore:
     # What a courier does
 
     def claim(self, owner: str, *, passing_over: Full = Full()) -> tuple[DeliveryClaim, Delivery] | None:
-        """Takes the delivery that has been due for longest, or returns None. Those whose lease ran out are due again.
+        """Claims the delivery that has been due longest, or returns None. Deliveries with expired leases are due again.
 
-        Idle couriers call this twice a second, so that a look without the write lock comes first.
+        Idle couriers call this twice a second, so it first checks without the write lock.
         """
         with read_transaction(self._database) as connection:
             steady = self.now().steady
@@ -143,7 +141,7 @@ class DeliveryStore:
             ):
                 return None
         with write_transaction(self._database) as connection:
-            now = self.now()  # read under the lock: waiting for it must not eat into the lease
+            now = self.now()  # read under the lock: the wait for it must not shorten the lease
             _free(connection, deliveries.c.lease_until <= now.steady, now=now)
             taken = self._take(connection, owner, passing_over, now)
         return None if taken is None else (DeliveryClaim(taken.id, taken.attempt, owner), taken)
@@ -174,10 +172,7 @@ class DeliveryStore:
         self._record(claim, outcome, state=DeliveryState.DELIVERED, ended_at=self.now().wall)
 
     def record_failed(self, claim: DeliveryClaim, outcome: Outcome, *, next_at: datetime | None) -> None:
-        """sending -> pending, to be tried again at `next_at`, by the steady clock; to dead if that is None.
-
-        Raises DeliveryLost.
-        """
+        """sending -> pending, to be retried at `next_at` (steady clock); -> dead if that is None. Raises DeliveryLost."""
         if next_at is None:
             self._record(claim, outcome, state=DeliveryState.DEAD, ended_at=self.now().wall)
         else:
@@ -195,18 +190,18 @@ class DeliveryStore:
             if changed.rowcount == 0:
                 raise DeliveryLost(f"attempt {claim.attempt} no longer belongs to {claim.owner}")
             this_one = _attempt_of(claim.delivery_id, claim.attempt)
-            told = {"seconds": outcome.seconds, "status": outcome.status, "error": outcome.error}
-            connection.execute(update(delivery_attempts).where(this_one).values(told))
+            recorded = {"seconds": outcome.seconds, "status": outcome.status, "error": outcome.error}
+            connection.execute(update(delivery_attempts).where(this_one).values(recorded))
 
     def free_owner(self, owner: str) -> int:
-        """Takes all deliveries from a courier that is known to be dead, without waiting for its leases. Returns how many."""
+        """Ends all claims of a courier known to be dead, without waiting for its leases. Returns how many."""
         with write_transaction(self._database) as connection:
             return _free(connection, deliveries.c.owner == owner, now=self.now())
 
     # What people do
 
     def list(self, job_id: int) -> builtins.list[tuple[Delivery, Sequence[Attempt]]]:
-        """A job's deliveries, each with its attempts, oldest first."""
+        """A job's deliveries, oldest first, each with its attempts."""
         with read_transaction(self._database) as connection:
             of_job = select(deliveries, jobs.c.api_key_id).join(jobs, jobs.c.id == deliveries.c.job_id)
             rows = connection.execute(of_job.where(jobs.c.id == job_id).order_by(deliveries.c.created_at)).all()
@@ -214,9 +209,9 @@ class DeliveryStore:
             return [(_to_delivery(row, row.api_key_id, now), _list_attempts(connection, row.id)) for row in rows]
 
     def redeliver(self, job_id: int) -> None:
-        """Has a job's deliveries made now, and again for a day if they fail, whatever has become of them so far.
+        """Makes a job's deliveries due now, whatever their state, with another 24 hours of retries.
 
-        One that is being sent at this moment is left alone. Raises DeliveryNotFound.
+        A delivery that is being sent right now is left alone. Raises DeliveryNotFound.
         """
         of_job = deliveries.c.job_id == job_id
         again = {"state": DeliveryState.PENDING, "tried_since": None, "next_at": self.now().steady, "ended_at": None}
@@ -251,7 +246,7 @@ def _has_expired(connection: Connection, now: datetime) -> bool:
 
 
 def _free(connection: Connection, which: ColumnElement[bool], *, now: Moment) -> int:
-    """sending -> pending and due at once, for a courier that is gone. Nobody knows whether the receiver has heard of it."""
+    """sending -> pending and due at once, for a courier that is gone. The receiver may already have got the message."""
     lost = connection.execute(
         update(deliveries)
         .where(_is(DeliveryState.SENDING), which)

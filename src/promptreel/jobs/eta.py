@@ -1,8 +1,8 @@
-"""How long a job will take, from what is in front of it and from how long such jobs took lately. Pure: no database, no clock.
+"""Estimates when a job will end, from the work ahead of it and from how long similar jobs took. Pure: no database, no clock.
 
 A job takes `fixed seconds + units x seconds per unit`. A unit is one frame in one call to the model, for one row: guidance
-doubles a job's units, and a frame in several windows counts several times (window_counts.py). The fixed seconds are those
-outside of the calls: to load, decode, encode and store.
+doubles a job's units, and a frame in several windows counts several times (window_counts.py). The fixed seconds are the time
+outside of the calls, for loading, decoding, encoding and storing.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from promptreel.jobs.params import VideoParams, count_calls
 from promptreel.jobs.window_counts import frames_computed
 
 FIRST_GUESS_SECONDS_PER_UNIT = 0.02
-"""Only a guess: it is used while nothing was measured yet."""
+"""A guess, used until something has been measured."""
 
 LATEST = 3
-"""Jobs that a rate is learned from. The median of three outlives one odd job, and two are enough to tell of other times."""
+"""How many jobs a rate is learned from. The median of three ignores one outlier, and follows a change after two jobs."""
 
-# What is left of the fixed seconds once a stage has begun. Decoding and encoding take most of them, each about half.
+# The share of the fixed seconds that remains when a stage begins. Decoding and encoding take about half each.
 _FIXED_LEFT = {JobStage.DECODING: 1.0, JobStage.ENCODING: 0.5, JobStage.STORING: 0.0}
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The finished video's: frames, and pixels a side."""
+    """The finished video's frame count, width and height."""
 
     num_frames: int
     width: int
@@ -43,7 +43,7 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """What a job took: `busy_seconds` are its share of its worker's time, `call_seconds` of them in its `units` of calls."""
+    """How long a job took. `busy_seconds`: its share of its worker's time. `call_seconds`: the part spent on its `units`."""
 
     shape: Shape
     device: str
@@ -54,7 +54,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Rate:
-    """What jobs of one model and shape take on a device."""
+    """How long jobs of one model and shape take on a device."""
 
     seconds_per_unit: float
     fixed_seconds: float = 0.0
@@ -62,9 +62,9 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What is left of jobs of one model and shape: `units` of calls, and the fixed seconds, `fixed_times` over.
+    """What remains of jobs of one model and shape: `units`, and `fixed_times` the fixed seconds.
 
-    `owner` is the worker that has them; None: they wait. Of a job that runs, `done` units of calls were made since `since`.
+    `owner` is the worker that runs them, or None for queued jobs. A running job has done `done` units since `since`.
     """
 
     model_id: str
@@ -78,9 +78,10 @@ class Work:
 
 @dataclass(frozen=True)
 class Ahead:
-    """What is served before a job: the work, and how many jobs of it wait.
+    """What will be done before a job: the work, and how many of its jobs are queued.
 
-    An API key that may have `at_once` jobs run (None: any number) holds its own up besides: `of_key` is their part of the work.
+    `at_once` is the API key's limit of running jobs (None: no limit), which can delay the key's own jobs further. `of_key` is
+    the part of the work that belongs to the key.
     """
 
     work: tuple[Work, ...] = ()
@@ -90,10 +91,10 @@ class Ahead:
 
 
 def work_units(params: VideoParams, max_frames: int) -> float:
-    """Calls to the model times frames computed; `max_frames` is what the model carries at once.
+    """Calls to the model, times frames per call, times rows. `max_frames` is the model's most frames per call.
 
-    Guidance above 1 asks the model twice a call, with and without the prompt. With an init, only the steps below `strength`
-    are made, and one at least.
+    Guidance above 1 takes two rows, with and without the prompt. An init reduces the steps to the share `strength`, and to one
+    at least.
     """
     rows = 2 if params.guidance_scale > 1 else 1
     share = 1.0 if params.init_key is None else params.strength
@@ -102,11 +103,10 @@ def work_units(params: VideoParams, max_frames: int) -> float:
 
 
 def learn_rate(timings: Sequence[Timing], shape: Shape, devices: Collection[str] = ()) -> Rate | None:
-    """The rate for a shape on any of the devices (none: all count), from what jobs of the same model took; None without any.
+    """The rate for a shape, learned from timings of the same model, newest first. None if none are on `devices` (empty: any).
 
-    Medians of the LATEST jobs (`timings` begin with the newest): neither one slow start nor a busy hour that has passed may
-    spoil it. Of jobs of the same shape; if there are none, of the same size, and if there are none, of all. Both parts of a
-    rate grow with the number of frames.
+    Uses jobs of the same shape, else of the same width and height, else all. Takes medians of the LATEST of them, so that one
+    slow start or a past busy hour does not distort the rate. Scales the fixed seconds by the number of frames.
     """
     on_device = [timing for timing in timings if timing.device in devices or not devices]
     same_size = [timing for timing in on_device if (timing.shape.width, timing.shape.height) == (shape.width, shape.height)]
@@ -131,8 +131,8 @@ def work_left(
     cost: float,
     since: datetime | None = None,
 ) -> Work:
-    """What is left of one job, which began at `since` if it runs."""
-    if stage in _FIXED_LEFT:  # its calls are done, whatever its progress says
+    """What remains of one job. `since`: when it started, if it runs."""
+    if stage in _FIXED_LEFT:  # its calls are done, even if its last report is older
         progress, fixed_times = 1.0, _FIXED_LEFT[stage]
     else:
         fixed_times = 1.0
@@ -141,10 +141,10 @@ def work_left(
 
 
 def quicken(work: Sequence[Work], rate: Callable[[Work], Rate], *, now: datetime) -> float:
-    """What the rates must be multiplied with, 1 at most, to be no slower than the jobs that run now.
+    """A factor for the rates, 1 at most, that corrects them if the running jobs are faster than the rates say.
 
-    Since the first of a worker's jobs began, it made all their calls, and perhaps others too: where they were to take longer
-    than that, the rates were learned in slower times.
+    A worker has done all calls of its running jobs since the first of them started. If the rates predict more time than has
+    passed, they were learned when the machine was slower.
     """
     passed = expected = 0.0
     for owner in {each.owner for each in work if each.since is not None}:
@@ -155,10 +155,10 @@ def quicken(work: Sequence[Work], rate: Callable[[Work], Rate], *, now: datetime
 
 
 def estimate_seconds(job: VideoJob, *, ahead: Ahead, live_workers: int, rate: Callable[[Work], Rate], now: datetime) -> int:
-    """Whole seconds until `job` is done: at least 1 while it is not, 0 once it is.
+    """Whole seconds until `job` has ended: at least 1, or 0 once it has ended.
 
-    `ahead` is what `JobStore.queue_ahead` returned: of a running job's worker alone, else of all workers. Without a live
-    worker the estimate is for one: a dead worker is restarted at once.
+    `ahead` comes from `JobStore.queue_ahead`: for a running job it covers its worker only, otherwise all workers. Without a
+    live worker the estimate assumes one, because a dead worker is restarted at once.
     """
     if job.is_final:
         return 0
@@ -182,7 +182,7 @@ def estimate_seconds(job: VideoJob, *, ahead: Ahead, live_workers: int, rate: Ca
 def estimate_queue_seconds(
     unfinished: Sequence[Work], *, live_workers: int, rate: Callable[[Work], Rate], now: datetime
 ) -> int:
-    """Whole seconds until all this work is done, shared among the workers; 0 without any."""
+    """Whole seconds until the workers together have done all this work; 0 if there is none."""
     return math.ceil(_seconds(unfinished, rate) * quicken(unfinished, rate, now=now) / max(1, live_workers))
 
 

@@ -1,8 +1,8 @@
-"""Group commit: threads that write at once share one transaction, and with it one flush to disk.
+"""Group commit: threads that write at the same time share one transaction, and so one flush to disk.
 
-A flush takes milliseconds, and SQLite lets one transaction write at a time. Threads with a transaction each would stand in line
-for a flush each. Here those that come during a flush share the next one. The group has no thread of its own: one of the callers
-leads, and a caller who is alone goes straight to the database.
+A flush takes milliseconds, and SQLite allows one writer at a time, so separate transactions would queue up for a flush each.
+Here, writes that arrive during a flush share the next one. There is no extra thread: one of the callers leads the group, and a
+lone caller goes straight to the database.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from promptreel.errors import PASSING
 from promptreel.jobs.database import Database, write_transaction
 
 LARGEST_GROUP = 500
-"""Writes in one transaction: other processes wait for the write lock meanwhile."""
+"""The most writes in one transaction: other processes wait for the write lock meanwhile."""
 
 T = TypeVar("T")
 
 
 class GroupCommit:
-    """Runs the writes of many threads in few transactions, in the order in which they came."""
+    """Runs the writes of many threads in few transactions, in order of arrival."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -33,23 +33,23 @@ class GroupCommit:
         self._is_led = False
 
     def run(self, write: Callable[[Connection], T]) -> T:
-        """Runs `write` in a write transaction, and returns what it returned once its change is on disk.
+        """Runs `write` in a write transaction, and returns its value once the change is on disk.
 
-        What `write` raises is raised here: its change alone is undone. What the commit raises, all its callers get, and nothing
-        of any is kept. `write` must not call `run`.
+        If `write` raises, only its change is rolled back, and the error is raised here. If the commit fails, the whole group is
+        rolled back, and all its callers get the error. `write` must not call `run`.
         """
         mine = _Write(write)
         with self._lock:
             self._waiting.append(mine)
             leads, self._is_led = not self._is_led, True
         if not leads:
-            mine.woken.wait()  # when it is done, or is to lead
+            mine.woken.wait()  # woken when done, or when it must lead
         if not mine.is_done:
             self._lead()
         return mine.result()
 
     def _lead(self) -> None:
-        """Commits all writes that wait, the caller's own among them, and has the first that came meanwhile lead next."""
+        """Commits the waiting writes, including the caller's own, then hands the lead to the first write left."""
         with self._lock:
             group = [self._waiting.popleft() for _ in range(min(len(self._waiting), LARGEST_GROUP))]
         try:
@@ -66,7 +66,7 @@ class GroupCommit:
             with write_transaction(self._database) as connection:
                 for write in group:
                     write.run(connection)
-        except BaseException as error:  # noqa: BLE001 - each caller raises it; one who never heard of it would wait for ever
+        except BaseException as error:  # noqa: BLE001 - every caller must get it, or it would wait for ever
             for write in group:
                 write.error = error
         for write in group:
@@ -74,7 +74,7 @@ class GroupCommit:
 
 
 class _Write(Generic[T]):
-    """One caller's write, and how it ended."""
+    """One caller's write, with its outcome."""
 
     def __init__(self, write: Callable[[Connection], T]) -> None:
         self._write = write
@@ -84,14 +84,14 @@ class _Write(Generic[T]):
         self.woken = threading.Event()
 
     def run(self, connection: Connection) -> None:
-        """In a savepoint of its own. Raises what ends the transaction: when the disk is full, SQLite undoes everybody's."""
+        """Runs the write in its own savepoint. Raises PASSING errors: on a full disk, SQLite rolls back the whole group."""
         savepoint = connection.begin_nested()
         try:
             self._value = self._write(connection)
             savepoint.commit()
         except PASSING:
             raise
-        except Exception as error:  # noqa: BLE001 - it is the caller's own
+        except Exception as error:  # noqa: BLE001 - raised again for this caller only
             savepoint.rollback()
             self.error = error
 

@@ -1,4 +1,4 @@
-"""Facts of the whole installation, by name: each a short text in the table `facts`."""
+"""Facts about the whole installation: short texts by name, in the table `facts`."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ def read_fact(connection: Connection, name: str) -> str | None:
 
 
 def write_fact(connection: Connection, name: str, value: str) -> None:
-    """Inside a write transaction."""
+    """Must run inside a write transaction."""
     if connection.execute(update(facts).where(facts.c.name == name).values(value=value)).rowcount == 0:
         connection.execute(insert(facts).values(name=name, value=value))
 
 
 def read_or_make(database: Database, name: str, make: Callable[[], str]) -> str:
-    """A fact that is made when it is first asked for, and the same ever after."""
+    """Reads a fact. The first call makes it, and it never changes."""
     with read_transaction(database) as connection:
         known = read_fact(connection, name)
     if known is None:
         with write_transaction(database) as connection:
             known = read_fact(connection, name)
-            if known is None:  # nobody was faster
+            if known is None:  # no other process was faster
                 known = make()
                 write_fact(connection, name, known)
     return known
 
 
 def read_link_secret(database: Database) -> bytes:
-    """What links to files are signed with."""
+    """The secret that signs links to files."""
     return bytes.fromhex(read_or_make(database, LINK_SECRET, lambda: secrets.token_hex(32)))

@@ -1,4 +1,4 @@
-"""Job, its states and its stages. Pure: only the store changes a job."""
+"""Job, with its status and stage. Pure: only the store changes a job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from promptreel.jobs.params import VideoParams
 
 
 class JobStatus(StrEnum):
-    """Drives: what may happen to the job next."""
+    """Decides what may happen to the job next."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -26,7 +26,7 @@ FINAL_STATUSES = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CAN
 
 
 class JobStage(StrEnum):
-    """Explains: what the worker is doing with a running job. Plays no role in what happens next."""
+    """What the worker is doing with a running job. For information only."""
 
     LOADING = "loading"
     DENOISING = "denoising"
@@ -36,18 +36,18 @@ class JobStage(StrEnum):
 
 
 OnProgress = Callable[[JobStage, float], None]
-"""Told the stage and the share of it that is done (0 to 1), between any two calls, and again now and then while the job waits
-for others; it may raise to stop the job there. Where it is told nothing for long, something hangs."""
+"""Gets the stage and its share done (0 to 1). Called between any two calls to the model, and regularly while the job waits for
+other jobs; a long silence means that the job hangs. It may raise to stop the job."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewJob:
-    """What a dialect hands to the store.
+    """A job as a dialect submits it.
 
-    `request` is what the dialect needs to answer in its own words later. `cost` is its work in units (eta.py), by which API
-    keys share the workers. `api_key_id` is whose job it is; None is the one local caller of a service without
-    keys. `webhook_url` is called when the job has ended. `idem_key` makes the job the only one of its caller with this key;
-    `request_hash` tells whether a later request with it asks for the same.
+    `request`: what the dialect needs to answer in its own terms later. `cost`: the work in units (eta.py), by which API keys
+    share the workers. `api_key_id`: the job's owner; None is the local caller of a service without keys. `webhook_url` is
+    called when the job has ended. `idem_key` is unique among its caller's jobs; `request_hash` tells whether a later request
+    with the same key asks for the same.
     """
 
     params: Params
@@ -62,7 +62,7 @@ class NewJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a job made: a key in storage, and facts about the file and how it was made (seconds by stage among them)."""
+    """What a job made: a file in storage, and facts about how it was made, such as the seconds of each stage."""
 
     key: str
     size_bytes: int
@@ -75,11 +75,11 @@ ParamsT_co = TypeVar("ParamsT_co", bound=Params, covariant=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Generic[ParamsT_co]):
-    """One row of the job table. Its params say of what kind it is.
+    """One row of the job table.
 
-    `id` is public and sequential. `file_prefix` is random: it names the job's file. `attempt` counts claims, and is the fence:
-    a worker may only write with the attempt that it claimed. `crashes` counts the workers that died with it. `progress` is a
-    share of the calls to the model, 0 to 1. `cost` is its work in units (eta.py).
+    `id` is public and sequential. `file_prefix` is random, and names the job's files. `attempt` counts claims, and is the
+    fence: a worker can write only with the attempt that it claimed. `crashes` counts the workers that died with the job.
+    `progress` is the share of its calls to the model that are done, 0 to 1. `cost` is its work in units (eta.py).
     """
 
     id: int
@@ -114,12 +114,12 @@ class Job(Generic[ParamsT_co]):
 
     @property
     def file_name(self: VideoJob) -> str:
-        """How its finished file is called in links."""
+        """The finished file's name in links."""
         return f"{self.file_prefix}.{self.params.output_type}"
 
     @property
     def preview_key(self) -> str:
-        """Where in storage the preview is, if there is one, while the job runs; an attempt replaces that of the one before."""
+        """The preview's key in storage. A preview exists only while the job runs, and all attempts share the key."""
         return f"{self.file_prefix}/preview.webp"
 
 
@@ -129,7 +129,7 @@ VideoJob: TypeAlias = Job[VideoParams]
 
 @dataclass(frozen=True, kw_only=True)
 class JobAttempt:
-    """One time that a worker had the job; `ended_at` and `outcome` are None while it has it."""
+    """One attempt at a job. `ended_at` and `outcome` are None until it has ended."""
 
     attempt: int
     worker: str
@@ -140,7 +140,7 @@ class JobAttempt:
 
 @dataclass(frozen=True)
 class Claim:
-    """The right to work on a job until its lease runs out; every write of the worker carries it."""
+    """The right to work on a job until its lease runs out. Every write of the worker requires it."""
 
     job_id: int
     attempt: int

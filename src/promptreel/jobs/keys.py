@@ -1,8 +1,8 @@
-"""KeyStore: the API keys. And Caller: who sent a request, whose the jobs are that it makes.
+"""KeyStore: the API keys. Caller: who sent a request, and owns its jobs.
 
-Nothing else changes a key, but for its place in the queue (submissions.py).
+Only KeyStore changes keys, except for their virtual time (submissions.py).
 
-A key is 256 random bits, so its plain SHA-256 is enough to keep: nothing can be guessed from it, and it finds the row.
+A key is 256 random bits, so an unsalted SHA-256 is safe to store: nobody can guess the key from it, and it finds the row.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from promptreel.jobs.webhook_secrets import new_webhook_secret
 
 KEY_PREFIX = "pr_"
 SHOWN_CHARACTERS = 11
-"""How much of a key is kept to tell it from others: `pr_` and 48 of its 256 bits."""
+"""How much of a key is stored, to recognize it by: `pr_` and 48 of its 256 bits."""
 
 MAX_NAME = 100
 
@@ -33,7 +33,7 @@ ACTIVE = api_keys.c.revoked_at.is_(None)
 
 @dataclass(frozen=True, kw_only=True)
 class KeyLimits:
-    """What a key may do; None: as much as it likes. `weight` is its share of the workers against the other keys' weights."""
+    """A key's limits; None means no limit. `weight` is its share of the workers, relative to other keys."""
 
     max_running: int | None = None
     max_queued: int | None = None
@@ -43,7 +43,7 @@ class KeyLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class ApiKey:
-    """One row of the table. `prefix` is the key's beginning; the key itself is nowhere."""
+    """One row of the table. `prefix` is the key's first characters; the key itself is not stored."""
 
     id: int
     name: str
@@ -56,7 +56,7 @@ class ApiKey:
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Who asks. `api_key_id` None is the one local caller of a service without keys, who has no limits."""
+    """Who sent a request. `api_key_id` None is the local caller of a service without keys, who has no limits."""
 
     api_key_id: int | None
 
@@ -72,7 +72,7 @@ class KeyStore:
         self._now = now
 
     def create(self, name: str, limits: KeyLimits | None = None) -> tuple[ApiKey, str]:
-        """Makes a key; the second of what it returns is the key itself, which cannot be had again. Raises InvalidParams."""
+        """Makes a key. Returns its row and the key itself, which is not stored. Raises InvalidParams."""
         _check_name(name)
         key = KEY_PREFIX + secrets.token_urlsafe(32)
         values = {
@@ -87,25 +87,25 @@ class KeyStore:
             return _to_key(connection.execute(insert(api_keys).values(values).returning(api_keys)).one()), key
 
     def list(self) -> builtins.list[ApiKey]:
-        """All keys, oldest first, the revoked ones too."""
+        """All keys, oldest first, including revoked ones."""
         with read_transaction(self._database) as connection:
             return [_to_key(row) for row in connection.execute(select(api_keys).order_by(api_keys.c.id))]
 
     def find(self, key: str) -> ApiKey | None:
-        """The key's row; None for a key that is unknown or revoked. How long it takes tells nothing about other keys."""
+        """The key's row; None if it is unknown or revoked. Looking up a hash leaks nothing about other keys by its timing."""
         with read_transaction(self._database) as connection:
             row = connection.execute(select(api_keys).where(api_keys.c.hash == hash_key(key), ACTIVE)).one_or_none()
         return None if row is None else _to_key(row)
 
     def any_active(self) -> bool:
-        """Whether there is a key that is not revoked: then no request is served without one."""
+        """Whether there is an active key. If so, every request needs a key."""
         with read_transaction(self._database) as connection:
             return connection.execute(select(api_keys.c.id).where(ACTIVE).limit(1)).one_or_none() is not None
 
     def get(self, which: str) -> ApiKey:
-        """The key with this id, or the one that begins like this. Raises ApiKeyNotFound."""
+        """The key with this id or these first characters. Raises ApiKeyNotFound."""
         with read_transaction(self._database) as connection:
-            rows = connection.execute(select(api_keys).where(_is_meant_by(which))).all()
+            rows = connection.execute(select(api_keys).where(_has_id_or_prefix(which))).all()
         if len(rows) > 1:
             raise ApiKeyNotFound(f"{len(rows)} keys begin with {which}. Give an id, as `promptreel keys list` shows it.")
         if not rows:
@@ -115,7 +115,7 @@ class KeyStore:
         return _to_key(rows[0])
 
     def revoke(self, which: str) -> ApiKey:
-        """Ends a key for good; one that is revoked already stays as it is. Its jobs stay. Raises ApiKeyNotFound."""
+        """Revokes a key permanently; its jobs stay. Revoking it again changes nothing. Raises ApiKeyNotFound."""
         key = self.get(which)
         with write_transaction(self._database) as connection:
             connection.execute(update(api_keys).where(api_keys.c.id == key.id, ACTIVE).values(revoked_at=self._now()))
@@ -123,26 +123,26 @@ class KeyStore:
 
 
 def _check_name(name: str) -> None:
-    """A key that nobody can tell from others should not be the one that closes the service to all who have none."""
+    """Raises InvalidParams for a name that would not identify the key."""
     if not name.strip():
         raise InvalidParams({"name": ["The key's name is empty: say whose key it is."]})
     if not name.isprintable():
-        raise InvalidParams({"name": ["The key's name must be one line of letters, digits and signs that can be printed."]})
+        raise InvalidParams({"name": ["The key's name must be one line of printable characters."]})
     if len(name) > MAX_NAME:
-        raise InvalidParams({"name": [f"The key's name has {len(name)} characters, and may have {MAX_NAME}."]})
+        raise InvalidParams({"name": [f"The key's name has {len(name)} characters; at most {MAX_NAME} are allowed."]})
 
 
 def hash_key(key: str) -> str:
-    """What is kept and compared instead of the key."""
+    """The hash that is stored and compared instead of the key."""
     return hashlib.sha256(key.encode(errors="surrogatepass")).hexdigest()
 
 
-def _is_meant_by(which: str) -> ColumnElement[bool]:
+def _has_id_or_prefix(which: str) -> ColumnElement[bool]:
     if which.isascii() and which.isdigit() and len(which) < 10:
         return api_keys.c.id == int(which)
     if len(which) > SHOWN_CHARACTERS:
         return api_keys.c.hash == hash_key(which)
-    if len(which) <= len(KEY_PREFIX):  # what all keys begin with means none of them
+    if len(which) <= len(KEY_PREFIX):  # all keys begin like this
         return false()
     return func.substr(api_keys.c.prefix, 1, len(which)) == which
 

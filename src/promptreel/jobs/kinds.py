@@ -11,25 +11,25 @@ from promptreel.jobs.params import VideoParams
 
 
 class Params(Protocol):
-    """What a job was asked for, complete and frozen. This much of it the queue reads, whatever the kind."""
+    """What the queue reads of a job's params, whatever its kind. Params are complete and frozen."""
 
     @property
     def kind(self) -> str: ...
 
     @property
     def model_id(self) -> str:
-        """The model that the job uses or makes. Only jobs of the same one run side by side."""
+        """The model that the job uses or makes. Only jobs with the same model run side by side."""
 
     @property
     def batch_key(self) -> str:
-        """Jobs with the same kind and key do the same work, so that estimates can add them up."""
+        """Jobs with the same kind and batch key do the same kind of work, so estimates can add them up."""
 
     def to_json(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class UnknownParams:
-    """Of a kind that only a newer version knows. Such a job can be shown, cancelled and deleted; it is not claimed."""
+    """Params of a kind that only a newer version knows. The job can be shown, cancelled and deleted, but not claimed."""
 
     kind: str
     model_id: str
@@ -41,7 +41,7 @@ class UnknownParams:
 
 
 Kinds = Mapping[str, Callable[[Mapping[str, Any]], Params]]
-"""How the params of each kind are read from what their `to_json` wrote."""
+"""By kind: the function that reads the params from what their `to_json` wrote."""
 
 KINDS: Kinds = MappingProxyType({VideoParams.kind: VideoParams.from_json})
-"""All kinds that this version knows."""
+"""The kinds that this version knows."""

@@ -1,6 +1,6 @@
-"""Links to files: of jobs and of uploads. They hold a random name, and work without a key for whoever has them.
+"""Links to the files of jobs and uploads. A link contains a random name, and needs no API key.
 
-When links are to expire, each carries the time and a signature (HMAC-SHA256) over its path and that time.
+A link that expires carries the time, and an HMAC-SHA256 signature over its path and that time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _GET_ANOTHER = "Fetch the job again for a new link, or upload the file again."
 
 @dataclass(frozen=True)
 class Links:
-    """The links of one answer. `base_url` is scheme and host; `expires` is in seconds since 1970, None: never."""
+    """The links of one answer. `base_url` is scheme and host; `expires` is in seconds since 1970, or None for never."""
 
     base_url: str
     secret: bytes = field(repr=False)
@@ -32,14 +32,13 @@ class Links:
         return None if self.expires is None else datetime.fromtimestamp(self.expires, UTC)
 
     def video(self, job: VideoJob) -> str:
-        """Where the job's file is, or will be."""
+        """The link to the job's file, which may not exist yet."""
         return self.to(f"/files/{job.file_name}")
 
     def preview(self, job: VideoJob) -> str:
         return self.to(f"/files/{job.preview_key}")
 
     def to(self, path: str) -> str:
-        """The whole link to a file's path."""
         if self.expires is None:
             return self.base_url + path
         return f"{self.base_url}{path}?expires={self.expires}&signature={_sign(self.secret, path, str(self.expires))}"
@@ -47,14 +46,14 @@ class Links:
 
 @dataclass(frozen=True, kw_only=True)
 class LinkMaker:
-    """Makes links and checks them; `seconds` is how long they last, None: for ever, without a signature."""
+    """Makes and checks links. `seconds`: how long they last; None means for ever, and without a signature."""
 
     secret: bytes = field(repr=False)
     seconds: int | None = None
     now: Callable[[], float] = time.time
 
     def start(self, base_url: str) -> Links:
-        """For one answer: all its links last equally long."""
+        """Starts one answer, whose links all expire at the same time."""
         return Links(base_url, self.secret, None if self.seconds is None else int(self.now()) + self.seconds)
 
     def check(self, path: str, query: Mapping[str, str]) -> None:
@@ -64,12 +63,12 @@ class LinkMaker:
         expires, signature = query.get("expires", ""), query.get("signature", "")
         expected = _sign(self.secret, path, expires)
         if not hmac.compare_digest(signature.encode(errors="surrogatepass"), expected.encode()):
-            raise LinkUnusable(f"This link is not signed as it must be: take it whole from the answer. {_GET_ANOTHER}")
+            raise LinkUnusable(f"This link's signature is wrong: copy the whole link from the answer. {_GET_ANOTHER}")
         if int(expires) <= self.now():  # it is a number, because we signed it
             raise LinkUnusable(f"This link has expired. {_GET_ANOTHER}")
 
     def name_upload(self, upload_id: int, caller: Caller) -> str:
-        """What an upload's file is called: nobody else's id leads to it, and nobody can work it out from the id."""
+        """The name of an upload's file: it belongs to this caller, and cannot be guessed from the id."""
         return _sign(self.secret, "upload", f"{upload_id} of {caller.api_key_id}")[:32]
 
 

@@ -1,4 +1,4 @@
-"""The outbox: what is to be delivered when a job has ended, written in the transaction that ends it."""
+"""The outbox: the transaction that ends a job also writes the delivery to its webhook."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from promptreel.jobs.job import FINAL_STATUSES
 from promptreel.jobs.tables import deliveries, jobs
 
 JOB_ENDED = "ended"
-"""The one event so far: a job ends once, and the table takes one row for each job and event."""
+"""The only event. A job ends once, and the table allows one row per job and event."""
 
 
 def change_jobs(connection: Connection, which: ColumnElement[bool], *, now: Moment, **values: Any) -> Sequence[Row[Any]]:
-    """Changes jobs that have not ended, and returns their new rows. Each that ends by it is to be announced to its webhook.
+    """Changes jobs that have not ended, and returns their new rows. Writes a delivery for each job that this ends.
 
-    No job ends in any other way, so that none can forget its webhook. `which` must leave out jobs that have ended already.
+    Jobs must end only here, so that none misses its webhook. `which` must not match jobs that have already ended.
     """
     rows = connection.execute(update(jobs).where(which).values(**values).returning(jobs)).all()
     for row in rows:
@@ -45,7 +45,7 @@ def _write_delivery(connection: Connection, job: Row[Any], now: Moment) -> None:
 
 
 def host_of(url: str) -> str:
-    """Whom a delivery waits for: the host, with the port if one is named. Never raises, for the job must end all the same."""
+    """The receiver, as `host` or `host:port`. Never raises: a bad URL must not keep the job from ending."""
     try:
         parts = urlsplit(url)
         return f"{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"[:255]

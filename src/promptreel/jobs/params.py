@@ -1,4 +1,4 @@
-"""VideoParams: what was asked for, complete and frozen. Every field is decided before the job is queued."""
+"""VideoParams: what a job must make, complete and frozen. Every field is decided before the job is queued."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ SCHEDULERS = (
     "ScoreSdeVeScheduler",
     "LCMScheduler",
 )
-"""The noise schedulers that can be asked for, by the names that diffusers gave them."""
+"""The noise schedulers on offer, by diffusers' names."""
 
-# How often they call the model, where it is not once a step; their samplers' own docstrings say why.
+# Schedulers that do not call the model once per step; their samplers' docstrings say why.
 _TWICE_BUT_FOR_THE_LAST = frozenset(
     {"HeunDiscreteScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler", "KarrasVeScheduler"}
 )
@@ -40,10 +40,10 @@ _ONCE_MORE_IN_ALL = frozenset({"PNDMScheduler"})
 DEFAULT_SCHEDULER = "UniPCMultistepScheduler"
 MAX_SEED = 2**32 - 1
 MAX_FRAMES = 240
-"""Of a clip, whatever the model."""
+"""The most frames of a clip, whatever the model."""
 
 OUTPUT_TYPES = tuple(MEDIA_TYPES)
-"""The kinds of file that can be asked for, which are also the endings of their names."""
+"""The kinds of file on offer, which are also the endings of the file names."""
 
 DEFAULT_OUTPUT_TYPE = "mp4"
 
@@ -52,10 +52,9 @@ DEFAULT_OUTPUT_TYPE = "mp4"
 class VideoParams:
     """One request for a video, in diffusers' spelling.
 
-    `width` and `height` are pixels of the finished video, multiples of 8. `prompt` and `negative_prompt` are what the model
-    is given, after defaults and enhancement. `init_key` is where the picture or video to start from is stored; `strength` only
-    matters with one. `clip_skip` is how many of the text encoder's last layers are left out. `output_type` is one of
-    OUTPUT_TYPES.
+    `width` and `height` are the finished video's, in pixels, and multiples of 8. `prompt` and `negative_prompt` are final: the
+    model gets them after defaults and enhancement. `init_key` is the init's key in storage; `strength` matters only with an
+    init. `clip_skip` is how many of the text encoder's last layers are skipped. `output_type` is one of OUTPUT_TYPES.
     """
 
     kind: ClassVar[str] = "video"
@@ -86,13 +85,13 @@ class VideoParams:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """Reads what `to_json` wrote; fields that a newer version added are left out."""
+        """Reads what `to_json` wrote. Ignores fields that a newer version added."""
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in data.items() if name in known})
 
 
 def count_calls(scheduler: str, num_inference_steps: int) -> int:
-    """How many calls to the model a clip takes that is made from noise; with guidance, each is of two rows."""
+    """How many calls to the model a clip takes when it starts from noise. With guidance, each call has two rows."""
     if scheduler in _TWICE_BUT_FOR_THE_LAST:
         return 2 * num_inference_steps - 1
     if scheduler in _TWICE:

@@ -1,4 +1,4 @@
-"""A row of the job table as a Job."""
+"""Reads a row of the job table into a Job."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def to_job(row: Row[Any], kinds: Kinds) -> AnyJob:
 
 
 def _to_stage(name: str | None) -> JobStage | None:
-    """None also for a stage that only a newer version knows: a stage explains, and decides nothing."""
+    """None also for a stage that only a newer version knows: a stage is for information only."""
     return JobStage(name) if name in set(JobStage) else None
 
 

@@ -1,11 +1,11 @@
-"""JobStore: the job table as record and as queue. Nothing else changes a job.
+"""JobStore: the job table, which is both the record and the queue. Only JobStore changes jobs.
 
     queued ----> running ----> succeeded | failed | cancelled
       |   <----     |
       |   lost, given back
       +-----------------------> cancelled
 
-A method that returns has its change on disk. A job that has ended never changes again.
+When a method returns, its change is on disk. A job that has ended never changes again.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from promptreel.jobs.submissions import check_room, find_first, insert_job
 from promptreel.jobs.tables import attempts, has_status, is_of, jobs, utc_now, workers
 from promptreel.jobs.timings import RecentTimings
 
-# Built once: putting a statement together takes longer than running it.
+# Built once: building a statement takes longer than running it.
 _ONE = select(jobs).where(jobs.c.id == bindparam("job_id"))
 _ONE_OF_KEY = _ONE.where(jobs.c.api_key_id == bindparam("api_key_id"))
 _ONE_WITHOUT_KEY = _ONE.where(jobs.c.api_key_id.is_(None))
 _LIVE_WORKERS = select(workers).where(workers.c.last_seen >= bindparam("since")).order_by(workers.c.id)
 
 FORGOTTEN = timedelta(minutes=5)
-"""A worker that was not seen for so long is gone; one that comes back introduces itself again."""
+"""A worker not seen for this long is removed from the table. If it comes back, it registers again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerRecord:
-    """What a worker says about itself now and then. `seconds_per_unit` is what it measured, None before its first job."""
+    """What a worker regularly reports about itself. `seconds_per_unit` is measured when it warms up; None before that."""
 
     id: str
     device: str
@@ -55,12 +55,12 @@ class WorkerRecord:
 class JobStore:
     """Safe to use from several threads and processes at once.
 
-    `of` and `kind` say whose jobs are looked at, and which; left out, all. Requests come by way of `OwnJobs`, which always says
-    both.
-    `lease_seconds` is how long a claim lives without a heartbeat. A job whose worker died `max_attempts` times fails.
-    `timings_remembered` is of how many of a model's successes estimates learn. `kinds` are those that this version knows;
-    jobs of others are neither claimed nor harmed. `now` is the wall clock, `steady` the one by
-    which is waited (clock.py).
+    The methods' `of` and `kind` select jobs by caller and by kind; None selects all. The api uses `OwnJobs`, which always
+    passes both.
+
+    `lease_seconds`: how long a claim lasts without a heartbeat. `max_attempts`: a job fails after this many crashes.
+    `timings_remembered`: how many of a model's latest successes estimates learn from. `kinds`: the job kinds that this version
+    knows; it claims no others, and leaves them unchanged. `now` is the wall clock, `steady` the steady clock (clock.py).
     """
 
     def __init__(
@@ -85,21 +85,20 @@ class JobStore:
     # Submitting and reading
 
     def submit(self, new: NewJob) -> AnyJob:
-        """Queues a job. Once this returns, the job is on disk and ends in exactly one way.
+        """Queues a job, or returns the job submitted earlier with the same idempotency key.
 
-        A job that was submitted before with the same idempotency key is returned instead. Raises IdempotencyConflict,
-        RateLimitExceeded and InvalidApiKey.
+        Raises IdempotencyConflict, RateLimitExceeded and InvalidApiKey.
         """
 
-        def insert_now(connection: Connection) -> Row[Any]:  # the time is read under the lock: jobs are as old as their ids say
+        def insert_now(connection: Connection) -> Row[Any]:  # reads the time under the lock: times increase with ids
             return insert_job(connection, new, now=self._now(), max_attempts=self._max_attempts)
 
         return self._to_job(self._group.run(insert_now))
 
     def find_first(self, idem_key: str | None, request_hash: str | None, *, of: Caller) -> AnyJob | None:
-        """The job that the same request of this caller made before; None if one that it makes now would be queued.
+        """The job that this caller's same request created earlier; None if `submit` would queue a new one.
 
-        Raises what `submit` raises. Only that decides: others may submit at the same time.
+        Raises what `submit` raises. This is only a preview: other submissions may come before `submit` decides.
         """
         if idem_key is None and of.api_key_id is None:
             return None
@@ -133,9 +132,9 @@ class JobStore:
         of: Caller | None = None,
         kind: str | None = None,
     ) -> builtins.list[AnyJob]:
-        """The newest jobs, newest first, or the oldest ones, oldest first; `after` is the last id of the page before.
+        """One page of jobs, newest first unless `oldest_first`. `after` is the last id of the previous page.
 
-        `status` and `model_id` leave out jobs in other states and of other models.
+        `status` and `model_id` are filters.
         """
         these = [true() if status is None else has_status(status), true() if model_id is None else jobs.c.model_id == model_id]
         page = (
@@ -151,7 +150,7 @@ class JobStore:
         return [self._to_job(row) for row in rows]
 
     def list_attempts(self, job_id: int) -> builtins.list[JobAttempt]:
-        """Every time that a worker took the job, the first one first."""
+        """The job's attempts, oldest first."""
         of_job = select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.attempt)
         with read_transaction(self._database) as connection:
             rows = connection.execute(of_job).all()
@@ -165,22 +164,22 @@ class JobStore:
     def list_succeeded(
         self, *, limit: int, offset: int = 0, of: Caller | None = None, kind: str | None = None
     ) -> builtins.list[AnyJob]:
-        """The newest jobs that succeeded, newest first, without the first `offset` of them."""
+        """Succeeded jobs, newest first, after skipping `offset` of them."""
         succeeded = select(jobs).where(has_status(JobStatus.SUCCEEDED), _belongs(of, kind)).order_by(jobs.c.id.desc())
         with read_transaction(self._database) as connection:
             rows = connection.execute(succeeded.limit(limit).offset(offset)).all()
         return [self._to_job(row) for row in rows]
 
     def count(self, status: JobStatus, *, of: Caller | None = None, kind: str | None = None) -> int:
-        """How many jobs are in this state. Quick, whatever has ended, for those that wait, run or succeeded."""
+        """How many jobs have this status. For queued, running and succeeded jobs an index keeps this fast."""
         those = select(func.count()).select_from(jobs).where(has_status(status), _belongs(of, kind))
         with read_transaction(self._database) as connection:
             return connection.execute(those).scalar_one()
 
     def queue_ahead(self, job: AnyJob) -> Ahead:
-        """What will be served before this job: the running jobs, then the queued ones in front of it.
+        """What will be done before this job: the running jobs and the queued jobs in front of it.
 
-        Once the job itself runs, the jobs of its worker that have less left; once it has ended, none. Raises JobNotFound.
+        For a running job: the jobs of its worker with less work left. For an ended job: nothing. Raises JobNotFound.
         """
         with read_transaction(self._database) as connection:
             ahead = workload.ahead_of(connection, job.id, now=self._now().steady)
@@ -189,7 +188,7 @@ class JobStore:
         return ahead
 
     def unfinished_work(self) -> builtins.list[Work]:
-        """What is left of all jobs that wait or run."""
+        """The work that remains of all queued and running jobs."""
         with read_transaction(self._database) as connection:
             return workload.unfinished(connection, now=self._now().steady)
 
@@ -203,14 +202,14 @@ class JobStore:
         beside: Params | None = None,
         fits: Callable[[Params], bool] = lambda _params: True,
     ) -> tuple[Claim, AnyJob] | None:
-        """Takes the next job, or returns None. Jobs whose lease ran out go back to the queue first, in the same transaction.
+        """Claims the next job, or returns None. First requeues jobs with expired leases, in the same transaction.
 
-        `kinds` are those that the worker has recipes for; left out, all that this version knows. `beside` are the params of a
-        job that it has in hand: then the next one is only taken if it is of the same kind and model, never took a worker down
-        with it, and `fits`. Nothing overtakes it: the worker comes to it when it has no job in hand, or room. For a second it
-        is left to workers that have none.
+        `kinds`: the kinds that the worker has recipes for; None means all that this version knows. `beside`: the params of a
+        job that the worker is already running. Then the next job is claimed only if it has the same kind and model, has not
+        crashed a worker before, and `fits`; for its first second it is left to idle workers. A job that cannot be claimed yet
+        keeps its place: the worker claims no later job instead.
 
-        Idle workers call this many times a second, so that a look without the write lock comes first.
+        Idle workers call this many times a second, so it first checks without the write lock.
         """
         taker = claims.Taker(owner, self._kinds.keys() if kinds is None else self._kinds.keys() & kinds, beside)
         with read_transaction(self._database) as connection:
@@ -220,10 +219,10 @@ class JobStore:
             if not claims.next_fits(connection, which, kinds=self._kinds, fits=fits):
                 return None
         with write_transaction(self._database) as connection:
-            now = self._now()  # read under the lock: waiting for it must not eat into the lease
+            now = self._now()  # read under the lock: the wait for it must not shorten the lease
             claims.take_from_workers(connection, jobs.c.lease_until <= now.steady, now=now)
             which = claims.next_to_take(taker, now.steady)
-            if not claims.next_fits(connection, which, kinds=self._kinds, fits=fits):  # another one may be first by now
+            if not claims.next_fits(connection, which, kinds=self._kinds, fits=fits):  # another job may be first by now
                 return None
             row = claims.take_next(connection, taker, now=now, lease=self._lease)
         if row is None:
@@ -231,24 +230,24 @@ class JobStore:
         return Claim(row.id, row.attempt, owner), self._to_job(row)
 
     def heartbeat(self, claim: Claim) -> bool:
-        """Renews the lease; returns whether somebody asked to cancel the job. Raises JobLost."""
+        """Renews the lease. Returns whether the job is to be cancelled. Raises JobLost."""
         with write_transaction(self._database) as connection:
             now = self._now()
             row = claims.write_held(connection, claim, now=now, lease_until=now.steady + self._lease)
         return bool(row.cancel_requested)
 
     def report(self, claim: Claim, *, stage: JobStage, progress: float) -> None:
-        """Says how far the job is, 0 to 1. Raises JobLost."""
+        """Records the stage, and the progress from 0 to 1. Raises JobLost."""
         if not 0.0 <= progress <= 1.0:
             raise ValueError(f"progress is a share from 0 to 1, not {progress}")
         with write_transaction(self._database) as connection:
             claims.write_held(connection, claim, now=self._now(), stage=stage, progress=progress)
 
     def finish(self, claim: Claim, result: Result, *, busy_seconds: float | None = None) -> None:
-        """running -> succeeded. The file must be in storage by now. Raises JobLost: then the file is nobody's.
+        """running -> succeeded. The file must already be in storage. On JobLost, the caller must delete it.
 
-        `busy_seconds` is what the job itself took, without its waiting for others in the same worker: estimates learn from it.
-        Left out, it is all the time since the claim.
+        `busy_seconds` is the job's own time, without its waits for other jobs of the same worker; estimates learn from it.
+        None means all the time since the claim.
         """
         values = {
             "progress": 1.0,
@@ -271,19 +270,19 @@ class JobStore:
             claims.end(connection, claim, JobStatus.CANCELLED, now=self._now())
 
     def give_back(self, claim: Claim) -> None:
-        """running -> queued, in its old place; not a crash. A job that is to be cancelled ends instead. Raises JobLost."""
+        """running -> queued, in its old place and not counted as a crash; -> cancelled if requested. Raises JobLost."""
         with write_transaction(self._database) as connection:
             claims.give_back(connection, claim, now=self._now())
 
     def put_off(self, claim: Claim, *, code: str, message: str) -> None:
-        """running -> queued, to be tried again later: for what may pass. After a day of that, -> failed. Raises JobLost."""
+        """running -> queued, to be retried later, after a temporary error; -> failed after 19 hours. Raises JobLost."""
         with write_transaction(self._database) as connection:
             claims.put_off(connection, claim, code=code, message=message, now=self._now())
 
-    # What others do to a job
+    # What callers, the supervisor and the courier do
 
     def cancel(self, job_id: int, *, of: Caller | None = None, kind: str | None = None) -> AnyJob:
-        """A queued job ends at once; a running one is marked, and its worker stops it; one that has ended stays as it is.
+        """Cancels a queued job at once, and asks a running job's worker to stop. A job that has ended does not change.
 
         Raises JobNotFound.
         """
@@ -297,9 +296,9 @@ class JobStore:
         return _get(connection, job_id, of, kind)
 
     def delete(self, job_id: int, *, of: Caller | None = None, kind: str | None = None) -> AnyJob:
-        """Removes the job and returns what it last was, so that its files can be deleted. Raises JobNotFound.
+        """Deletes the job's row and returns its last state, so that its files can be deleted. Raises JobNotFound.
 
-        The worker of a running one has lost it with that: it stops at its next call, and removes what it made.
+        The worker of a running job gets JobLost: it stops at its next call to the model, and deletes its file.
         """
         with write_transaction(self._database) as connection:
             job = self._to_job(_get(connection, job_id, of, kind))
@@ -307,9 +306,9 @@ class JobStore:
         return job
 
     def requeue_expired(self) -> int:
-        """Takes jobs whose lease ran out from their workers: back to the queue, or failed or cancelled. Returns how many.
+        """Ends the claims whose lease ran out: the jobs are requeued, failed or cancelled. Returns how many.
 
-        Workers that were not seen for long are forgotten.
+        Also removes workers that were not seen for `FORGOTTEN`.
         """
         with write_transaction(self._database) as connection:
             now = self._now()
@@ -317,7 +316,7 @@ class JobStore:
             return claims.take_from_workers(connection, jobs.c.lease_until <= now.steady, now=now)
 
     def free_owner(self, owner: str) -> int:
-        """Takes all jobs from a worker that is known to be dead, without waiting for its leases, and forgets the worker.
+        """Ends all claims of a worker known to be dead, without waiting for its leases, and removes the worker.
 
         Returns the number of jobs.
         """
@@ -326,7 +325,7 @@ class JobStore:
             return claims.take_from_workers(connection, jobs.c.owner == owner, now=self._now())
 
     def end_stalled(self, stalled: Claim) -> None:
-        """Takes a job from its worker as if that had died; the worker's others go back at no cost, and it is forgotten."""
+        """Counts the stalled job as a crash, gives its worker's other jobs back without one, and removes the worker."""
         with write_transaction(self._database) as connection:
             now = self._now()
             connection.execute(delete(workers).where(workers.c.id == stalled.owner))
@@ -336,17 +335,17 @@ class JobStore:
                 claims.give_back(connection, Claim(row.id, row.attempt, row.owner), now=now)
 
     def check_writable(self) -> None:
-        """Raises DatabaseBusy and DiskFull where a worker's heartbeat would."""
+        """Tests the database with a small write. Raises DatabaseBusy and DiskFull."""
         with write_transaction(self._database) as connection:
             write_fact(connection, LAST_CHECK, self._now().wall.isoformat())
 
     def _to_job(self, row: Row[Any]) -> AnyJob:
         return to_job(row, self._kinds)
 
-    # What an estimate needs
+    # What estimates need
 
     def record_worker(self, worker: WorkerRecord) -> None:
-        """Keeps the newest record of each worker, and that it was seen now."""
+        """Replaces the worker's record, and notes that it was seen now."""
         values = {**asdict(worker), "last_seen": self._now().steady}
         with write_transaction(self._database) as connection:
             known = connection.execute(update(workers).where(workers.c.id == worker.id).values(values))
@@ -354,25 +353,25 @@ class JobStore:
                 connection.execute(insert(workers).values(values))
 
     def live_workers(self) -> builtins.list[WorkerRecord]:
-        """The workers that were seen lately, by id."""
+        """The workers seen within `claims.LIVE`, sorted by id."""
         since = self._now().steady - claims.LIVE
         with read_transaction(self._database) as connection:
             rows = connection.execute(_LIVE_WORKERS, {"since": since}).all()
         return [WorkerRecord(id=row.id, device=row.device, seconds_per_unit=row.seconds_per_unit) for row in rows]
 
     def recent_timings(self, model_id: str) -> Sequence[Timing]:
-        """How long this model's latest successes took, newest first."""
+        """How long this model's latest succeeded jobs took, newest first."""
         with read_transaction(self._database) as connection:
             return self._timings.read(connection, model_id)
 
 
 def _belongs(of: Caller | None, kind: str | None) -> ColumnElement[bool]:
-    """Whether a job is the caller's, and of this kind; with None, which no request can bring about, every job is."""
+    """Condition: the job is the caller's and of this kind. None matches all; `OwnJobs` never passes None."""
     return and_(true() if of is None else is_of(of.api_key_id), true() if kind is None else jobs.c.kind == kind)
 
 
 def _get(connection: Connection, job_id: int, of: Caller | None, kind: str | None) -> Row[Any]:
-    """Reads with a statement that is built already, because nothing is asked for more often."""
+    """Uses prebuilt statements: no query is more frequent. Raises JobNotFound."""
     if of is None:
         found = connection.execute(_ONE, {"job_id": job_id})
     elif of.api_key_id is None:

@@ -1,12 +1,12 @@
-"""Putting a job into the queue: once for each idempotency key, within the limits of its API key, in its fair place.
+"""Queues a job: once per idempotency key, within its API key's limits, at its fair place.
 
-Everything happens in `insert_job`, inside a write transaction that may hold other submissions too (group_commit.py): each
-counts those before it against its limits, and what is refused takes none of them along.
+`insert_job` does it all, inside a write transaction that other submissions may share (group_commit.py). Each submission counts
+the ones before it against its limits, and a refused one does not affect the others.
 
-The fair place is start-time fair queueing in its self-clocked form (Golestani, "A self-clocked fair queueing scheme for
-broadband applications", INFOCOM 1994): each API key has a virtual time `last_vt`, which its jobs push on by cost / weight; the
-queue is served by virtual time, and the virtual clock is that of the job that was served last. So a key that floods the queue
-waits behind itself, and one that comes back after a rest has saved up nothing.
+The fair place comes from self-clocked fair queueing (Golestani, "A self-clocked fair queueing scheme for broadband
+applications", INFOCOM 1994). Each API key has a virtual time `last_vt`, which each of its jobs advances by cost / weight. Jobs
+are claimed in order of virtual time, and the virtual clock is the virtual time of the last claimed job. So a key that floods
+the queue delays only its own jobs, and an idle key saves up no credit.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from promptreel.jobs.installation_facts import VIRTUAL_CLOCK, read_fact, write_f
 from promptreel.jobs.job import JobStatus, NewJob
 from promptreel.jobs.tables import api_keys, has_status, is_of, jobs
 
-_INSERT = insert(jobs).returning(jobs)  # built once: putting a statement together takes longer than running it
+_INSERT = insert(jobs).returning(jobs)  # built once: building a statement takes longer than running it
 
 FULL_QUEUE_RETRY_SECONDS = 30
-"""When a client with too many waiting jobs may try again: a guess, for nobody knows when the next of them begins."""
+"""When a client with too many queued jobs should retry. A guess: when its next job starts is unknown."""
 
 
 def insert_job(connection: Connection, new: NewJob, *, now: Moment, max_attempts: int) -> Row[Any]:
-    """The new job's row, or the first one's that was submitted with its idempotency key.
+    """Returns the new job's row, or that of the job submitted earlier with the same idempotency key.
 
-    Raises IdempotencyConflict, RateLimitExceeded, and InvalidApiKey if the key has been revoked meanwhile.
+    Raises IdempotencyConflict, RateLimitExceeded, and InvalidApiKey if the API key was revoked meanwhile.
     """
     first = find_first(connection, new.api_key_id, new.idem_key, new.request_hash)
     if first is not None:
@@ -61,7 +61,7 @@ def insert_job(connection: Connection, new: NewJob, *, now: Moment, max_attempts
 def find_first(
     connection: Connection, api_key_id: int | None, idem_key: str | None, request_hash: str | None
 ) -> Row[Any] | None:
-    """The row of the job that the same request made before, if it has an idempotency key. Raises IdempotencyConflict."""
+    """The row of the job submitted earlier with this idempotency key, or None. Raises IdempotencyConflict."""
     if idem_key is None:
         return None
     first = connection.execute(select(jobs).where(is_of(api_key_id), jobs.c.idem_key == idem_key)).one_or_none()
@@ -74,7 +74,7 @@ def find_first(
 
 
 def check_room(connection: Connection, api_key_id: int) -> Row[Any]:
-    """The row of the API key, if it may have another job wait. Raises RateLimitExceeded and InvalidApiKey."""
+    """Returns the API key's row, if it may queue another job. Raises RateLimitExceeded and InvalidApiKey."""
     this_one = api_keys.c.id == api_key_id
     key = connection.execute(select(api_keys).where(this_one, api_keys.c.revoked_at.is_(None))).one_or_none()
     if key is None:
@@ -83,20 +83,20 @@ def check_room(connection: Connection, api_key_id: int) -> Row[Any]:
         waiting = select(func.count()).where(has_status(JobStatus.QUEUED), is_of(api_key_id))
         if connection.execute(waiting).scalar_one() >= key.max_queued:
             raise RateLimitExceeded(
-                f"So many jobs of this API key may wait at once: {key.max_queued}. Try again when one of them has begun.",
+                f"This API key may have at most {key.max_queued} queued jobs. Try again when one of them has started.",
                 retry_after=FULL_QUEUE_RETRY_SECONDS,
             )
     return key
 
 
 def advance_clock(connection: Connection, vt: float) -> None:
-    """Says that a job of this virtual time is being served. Inside a write transaction."""
+    """Sets the virtual clock to a claimed job's virtual time; never sets it back. Must run inside a write transaction."""
     if vt > _read_clock(connection):
         write_fact(connection, VIRTUAL_CLOCK, repr(vt))
 
 
 def _take_place(connection: Connection, api_key_id: int | None, cost: float) -> float:
-    """The job's virtual time. The one local caller's jobs are served in their order, as far as the clock has come."""
+    """Returns the job's virtual time. The local caller's jobs get the clock's, and so run in order of submission."""
     clock = _read_clock(connection)
     if api_key_id is None:
         return clock

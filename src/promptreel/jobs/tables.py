@@ -1,6 +1,6 @@
-"""The tables, as the newest migration leaves them. Times are seconds since 1970 in UTC, in a float.
+"""The tables, as the newest migration leaves them. Times are stored as floats: UTC seconds since 1970.
 
-`run_at`, `next_at`, `tried_since`, `last_seen` and `lease_until` are the steady clock's (clock.py), others the wall clock's.
+`run_at`, `next_at`, `tried_since`, `last_seen` and `lease_until` are steady-clock times (clock.py), the rest wall-clock times.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from promptreel.jobs.job import JobStatus
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """An aware datetime in Python, a float in the database: compares and sorts alike on SQLite and PostgreSQL."""
+    """An aware datetime in Python, a float in the database, so that SQLite and PostgreSQL compare and sort it alike."""
 
     impl = Double
     cache_ok = True
@@ -52,13 +52,13 @@ class UtcTime(TypeDecorator[datetime]):
 
 
 def utc_now() -> datetime:
-    """The wall clock of every store, unless it is given another one."""
+    """The default wall clock of every store."""
     return datetime.now(UTC)
 
 
 metadata = MetaData()
 
-# SQLite only counts an INTEGER primary key up by itself.
+# SQLite auto-increments only INTEGER primary keys.
 _JobId = BigInteger().with_variant(Integer, "sqlite")
 
 jobs = Table(
@@ -100,7 +100,7 @@ jobs = Table(
     Column("kind", String(32), nullable=False, server_default="video"),
     UniqueConstraint("api_key_id", "idem_key", name="jobs_idem_key"),
     CheckConstraint("status IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="jobs_status"),
-    # Ids are public: one that was given out is never given out again, even after its row is deleted.
+    # Ids are public: an id is never reused, even after its row is deleted.
     sqlite_autoincrement=True,
 )
 
@@ -131,7 +131,7 @@ api_keys = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("name", String(255), nullable=False),
-    # SHA-256 of the key, which is random enough to need no salt; the key itself is shown once and kept nowhere.
+    # SHA-256 of the key, which is random enough to need no salt. The key itself is shown once and not stored.
     Column("hash", String(64), nullable=False, unique=True),
     Column("prefix", String(16), nullable=False),
     Column("webhook_secret", String(128), nullable=False),
@@ -157,7 +157,7 @@ deliveries = Table(
     Column("attempt", Integer, nullable=False, server_default="0"),
     Column("owner", String(255)),
     Column("lease_until", UtcTime),
-    # When the first attempt was made, or the first since somebody asked for a redelivery: retries end a day later.
+    # The first attempt's time, or that of the first since a redelivery was requested. Retries end a day later.
     Column("tried_since", UtcTime),
     Column("next_at", UtcTime, nullable=False),
     Column("created_at", UtcTime, nullable=False),
@@ -186,12 +186,12 @@ facts = Table(
 
 
 def has_status(status: JobStatus) -> ColumnElement[bool]:
-    """`status = 'queued'` with the value written out: a partial index is not used for a value that is bound later."""
+    """`status = 'queued'` with a literal value: SQLite uses no partial index for a bound parameter."""
     return jobs.c.status == literal_column(f"'{status.value}'")
 
 
 def is_of(api_key_id: int | None) -> ColumnElement[bool]:
-    """Whether a job was made with this API key; None: without any."""
+    """Condition: the job belongs to this API key, or to no key if None."""
     return jobs.c.api_key_id.is_(None) if api_key_id is None else jobs.c.api_key_id == api_key_id
 
 
@@ -200,7 +200,7 @@ def _index_while(status: JobStatus, name: str, *columns: str) -> Index:
     return Index(name, *(jobs.c[column] for column in columns), sqlite_where=where, postgresql_where=where)
 
 
-# All that a claim asks: without it, SQLite would rather read another index that has it all, and sort.
+# Covers all columns of the claim query: otherwise SQLite prefers another covering index, and sorts.
 _index_while(JobStatus.QUEUED, "jobs_queued", "priority", "vt", "id", "kind", "run_at", "api_key_id")
 _index_while(JobStatus.QUEUED, "jobs_queued_by_batch", "batch_key", "priority", "vt", "id", "cost", "kind", "run_at")
 _index_while(
@@ -209,7 +209,7 @@ _index_while(
 _index_while(JobStatus.RUNNING, "jobs_running_by_lease", "lease_until")
 _index_while(JobStatus.RUNNING, "jobs_running_by_api_key", "api_key_id")
 _index_while(JobStatus.SUCCEEDED, "jobs_succeeded_by_model", "kind", "model_id", "id")
-# The unique constraint of the table takes no two nulls for equal.
+# The table's unique constraint treats nulls as distinct.
 _without_key = jobs.c.api_key_id.is_(None)
 Index("jobs_idem_key_without_key", jobs.c.idem_key, unique=True, sqlite_where=_without_key, postgresql_where=_without_key)
 Index("jobs_by_api_key", jobs.c.api_key_id, jobs.c.id.desc())

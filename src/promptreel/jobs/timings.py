@@ -1,4 +1,4 @@
-"""How long videos took lately, out of the job table: what estimates learn from."""
+"""How long recent videos took, read from the job table. Estimates learn from it."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ _TIMINGS = (
 
 @dataclass(frozen=True)
 class _Known:
-    """`newest` is the id of the job that was the latest success when these were read."""
+    """Cached timings. `newest` is the id of the latest succeeded job when they were read."""
 
     newest: int
     timings: tuple[Timing, ...]
 
 
 class RecentTimings:
-    """The latest successes of each model, read anew only when there is another newest one: every estimate asks for them."""
+    """The timings of each model's latest succeeded jobs, cached until another job succeeds: every estimate reads them."""
 
     def __init__(self, *, limit: int) -> None:
         self._limit = limit

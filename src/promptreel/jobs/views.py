@@ -1,6 +1,6 @@
-"""What requests get to see of the job table: their caller's own jobs, and nothing that another caller could use.
+"""The job table as requests see it: their caller's own jobs, and totals that reveal nothing about others' jobs.
 
-The api's handlers are given these views and never the store, so that none of them can forget whose a job is.
+The api's handlers get these views and never the store, so they cannot forget to check a job's owner.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from promptreel.jobs.store import JobStore, WorkerRecord
 
 @dataclass(frozen=True)
 class Idempotency:
-    """What makes a request the same as an earlier one: a key that the client chose, where it was sent, and its fields.
+    """Identifies repeated requests: by the client's idempotency key, the request's path, and its fields.
 
-    The fields are those of the request and not of the job: a seed that was drawn makes no two requests different.
+    The fields are the request's, not the job's: a randomly drawn seed must not make a repeated request different.
     """
 
     key: str
@@ -34,19 +34,19 @@ class Idempotency:
 
     @property
     def key_hash(self) -> str:
-        """Of fixed length, whatever clients choose."""
+        """Has a fixed length, however long the client's key is."""
         return hashlib.sha256(self.key.encode(errors="surrogatepass")).hexdigest()
 
     @cached_property
     def request_hash(self) -> str:
-        """The API key is left out: it may come in a header the next time."""
+        """Leaves out the API key, which a repeated request may send in a header instead."""
         fields = {name: value for name, value in self.fields.items() if name != "key"}
-        told = json.dumps([self.path, fields], sort_keys=True, default=_hash_bytes)
-        return hashlib.sha256(told.encode()).hexdigest()
+        canonical = json.dumps([self.path, fields], sort_keys=True, default=_hash_bytes)
+        return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 def _hash_bytes(value: object) -> str:
-    """For an uploaded file."""
+    """Stands for an uploaded file's bytes, which JSON cannot hold."""
     assert isinstance(value, bytes)
     return hashlib.sha256(value).hexdigest()
 
@@ -62,9 +62,9 @@ def _to_video_job(job: AnyJob) -> VideoJob:
 
 
 class OwnJobs:
-    """A caller's own jobs that make videos. Those of others, and of other kinds, answer as ids that nobody has.
+    """A caller's own video jobs. Other callers' jobs, and jobs of other kinds, look like unknown ids.
 
-    `idempotency` is the request's, if it asked for that: its first submission is answered again.
+    `idempotency`: None if the request has no idempotency key.
     """
 
     def __init__(self, store: JobStore, caller: Caller, idempotency: Idempotency | None = None) -> None:
@@ -73,14 +73,14 @@ class OwnJobs:
         self._idempotency = idempotency
 
     def find_first(self) -> VideoJob | None:
-        """The job that the request made when it was first sent; None if this is the first time. Raises what `submit` raises."""
+        """The job that this request created when first sent; None if this is the first time. Raises what `submit` raises."""
         asked = self._idempotency
         key_hash, request_hash = (asked.key_hash, asked.request_hash) if asked else (None, None)
         first = self._store.find_first(key_hash, request_hash, of=self._caller)
         return None if first is None else _to_video_job(first)
 
     def submit(self, new: NewJob) -> VideoJob:
-        """Queues a job of the caller's. Raises IdempotencyConflict, RateLimitExceeded and InvalidApiKey."""
+        """Queues a job for the caller. Raises IdempotencyConflict, RateLimitExceeded and InvalidApiKey."""
         own = replace(new, api_key_id=self._caller.api_key_id)
         if self._idempotency is not None:
             own = replace(own, idem_key=self._idempotency.key_hash, request_hash=self._idempotency.request_hash)
@@ -91,12 +91,12 @@ class OwnJobs:
         return _to_video_job(self._store.get(job_id, of=self._caller, kind=_VIDEO))
 
     def list(self, *, limit: int = 50, after: int | None = None, oldest_first: bool = False) -> builtins.list[VideoJob]:
-        """As `JobStore.list`."""
+        """See `JobStore.list`."""
         page = self._store.list(limit=limit, after=after, oldest_first=oldest_first, of=self._caller, kind=_VIDEO)
         return [_to_video_job(job) for job in page]
 
     def list_succeeded(self, *, limit: int, offset: int = 0) -> builtins.list[VideoJob]:
-        """As `JobStore.list_succeeded`."""
+        """See `JobStore.list_succeeded`."""
         page = self._store.list_succeeded(limit=limit, offset=offset, of=self._caller, kind=_VIDEO)
         return [_to_video_job(job) for job in page]
 
@@ -111,7 +111,7 @@ class OwnJobs:
         """Raises JobNotFound."""
         return _to_video_job(self._store.delete(job_id, of=self._caller, kind=_VIDEO))
 
-    # Of everyone's jobs, because all share the workers: sums and counts, that tell nothing of a single one.
+    # Totals over all callers, who share the workers. They reveal nothing about a single job.
 
     def count_of_all(self, status: JobStatus) -> int:
         return self._store.count(status)
@@ -130,7 +130,7 @@ class OwnJobs:
 
 
 class PublicJobs:
-    """What is told without a key: how the service is, and whose a file is to those who know the file's random name."""
+    """What needs no API key: the service's health, and the job of a file, for whoever knows the file's random name."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store

@@ -1,4 +1,4 @@
-"""The secrets that webhooks are signed with: an API key's own, or the installation's."""
+"""The secrets that sign webhooks: an API key's own, or the installation's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECRET_BYTES = 32
 
 
 def new_webhook_secret() -> str:
-    """A fresh secret, as receivers take it: `whsec_` and base64."""
+    """A fresh secret in Standard Webhooks' form: `whsec_` and base64."""
     return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
 
 
@@ -27,12 +27,12 @@ class WebhookSecrets:
         self._database = database
 
     def of(self, api_key_id: int | None) -> str:
-        """The secret for the jobs of an API key; the installation's for those that have none."""
+        """The secret for an API key's jobs; with None, the installation's."""
         if api_key_id is None:
             return self.of_installation()
         with read_transaction(self._database) as connection:  # a revoked key still has its row, and its secret
             return str(connection.execute(select(api_keys.c.webhook_secret).where(api_keys.c.id == api_key_id)).scalar_one())
 
     def of_installation(self) -> str:
-        """Made when it is first asked for, and the same ever after."""
+        """The first call makes it, and it never changes."""
         return read_or_make(self._database, WEBHOOK_SECRET, new_webhook_secret)

@@ -1,7 +1,7 @@
-"""How many videos there are to make, summed up by model and shape: what estimates need of a queue that may be long.
+"""The unfinished work, summed by model and shape, for estimates.
 
-Every answer about a job that waits holds an estimate. So the queue is added up by the database, from an index that has all it
-takes (`jobs_queued_by_batch`, and for one API key `jobs_queued_by_api_key`): a millisecond for ten thousand jobs.
+Every answer about a queued job contains an estimate. So the database sums up the queue, from covering indexes
+(`jobs_queued_by_batch`; for one API key, `jobs_queued_by_api_key`): this takes a millisecond for ten thousand jobs.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from promptreel.jobs.job import JobStage, JobStatus
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.tables import api_keys, has_status, jobs
 
-# Jobs of other kinds are counted in no estimate yet: nobody knows what they take.
+# Estimates leave out jobs of other kinds: how long they take is unknown.
 _IS_VIDEO = jobs.c.kind == VideoParams.kind
 
-# Built once: putting a statement together takes longer than running it.
+# Built once: building a statement takes longer than running it.
 _OWN = (
     select(
         jobs.c.id,
@@ -48,7 +48,7 @@ _RUNNING_BESIDE = _RUNNING.where(
 )
 _QUEUED = (
     select(jobs.c.batch_key, func.count().label("waiting"), func.sum(jobs.c.cost).label("cost"))
-    .where(has_status(JobStatus.QUEUED), _IS_VIDEO, jobs.c.run_at <= bindparam("now"))  # not those that were put off
+    .where(has_status(JobStatus.QUEUED), _IS_VIDEO, jobs.c.run_at <= bindparam("now"))  # without jobs that were put off
     .group_by(jobs.c.batch_key)
 )
 _QUEUED_IN_FRONT = _QUEUED.where(
@@ -58,7 +58,7 @@ _QUEUED_IN_FRONT_OF_KEY = _QUEUED_IN_FRONT.where(_OF_KEY)
 
 
 def ahead_of(connection: Connection, job_id: int, *, now: datetime) -> Ahead | None:
-    """What `JobStore.queue_ahead` says it is; None when there is no such job. `now` is the steady clock's."""
+    """See `JobStore.queue_ahead`. None if there is no such job. `now` is by the steady clock."""
     own = connection.execute(_OWN, {"job_id": job_id}).one_or_none()
     if own is None:
         return None
@@ -82,7 +82,7 @@ def ahead_of(connection: Connection, job_id: int, *, now: datetime) -> Ahead | N
 
 
 def unfinished(connection: Connection, *, now: datetime) -> list[Work]:
-    """All that wait or run. `now` is the steady clock's."""
+    """The work of all queued and running jobs. `now` is by the steady clock."""
     return [*_running(connection.execute(_RUNNING)), *_queued(connection.execute(_QUEUED, {"now": now}))]
 
 
@@ -102,14 +102,14 @@ def _running(rows: Iterable[Row[Any]]) -> Iterator[Work]:
 
 
 def _queued(rows: Iterable[Row[Any]]) -> Iterator[Work]:
-    """A row is of all jobs of a model and shape."""
+    """Each row sums up all jobs of one model and shape."""
     for row in rows:
         model_id, shape = _read_batch_key(row.batch_key)
         yield Work(model_id=model_id, shape=shape, owner=None, units=row.cost, fixed_times=row.waiting)
 
 
 def _read_batch_key(key: str) -> tuple[str, Shape]:
-    """Of `VideoParams.batch_key`."""
+    """Reads what `VideoParams.batch_key` wrote."""
     model_id, size, num_frames = key.rsplit("|", 2)
     width, height = size.split("x")
     return model_id, Shape(int(num_frames), int(width), int(height))

@@ -1,6 +1,6 @@
-"""A running job's preview: a small file beside its results, which the api serves while the job runs.
+"""A running job's preview: a small file in storage, which the api serves while the job runs.
 
-A thread of its own makes the file, so that no step waits for an encoder or a disk.
+A separate thread writes the file, so that denoising never waits for an encoder or a disk.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def keep_preview(job: VideoJob, claim: Claim, *, storage: LocalStorage, scratch: Path) -> Iterator[OnPreview]:
-    """Yields what has a clip put into storage as the job's preview, in place of the last one; after the block there is none."""
+    """Yields a function that stores a clip as the job's preview, replacing the last one. Deletes the preview at the end."""
     path = scratch / f"{job.file_prefix}.{claim.attempt}.preview.webp"
 
     def store(clip: Clip) -> None:
@@ -37,14 +37,14 @@ def keep_preview(job: VideoJob, claim: Claim, *, storage: LocalStorage, scratch:
     try:
         yield newest.give
     finally:
-        newest.end()  # first: what is stored later would stay
+        newest.end()  # before the deletion, so that no preview is stored after it
         _remove(job, storage)
 
 
 class _Newest:
-    """A thread that stores the newest of the clips that it is given, one after the other; those that come between are dropped.
+    """A thread that stores the newest clip given to it, and drops clips that are replaced before it gets to them.
 
-    Whoever gives one does not wait. A first error is logged, and ends it: a job does not need its previews.
+    `give` does not wait. The first error is logged and ends the thread: a job does not need its previews.
     """
 
     def __init__(self, store: Callable[[Clip], None]) -> None:
@@ -64,7 +64,7 @@ class _Newest:
                 self._thread = thread
 
     def end(self) -> None:
-        """Nothing is stored any more once this returns; at most it waits for one clip that is being stored."""
+        """Ends the thread, after any clip that is being stored."""
         with self._changed:
             self._has_ended = True
             self._changed.notify_all()
@@ -75,11 +75,11 @@ class _Newest:
         try:
             while (clip := self._take()) is not None:
                 self._store(clip)
-        except Exception:  # whatever it is
+        except Exception:  # no error of a preview may end the job
             log.warning("a preview could not be made, and there are no more of this job", exc_info=True)
 
     def _take(self) -> Clip | None:
-        """Waits for a clip; None once it has ended."""
+        """Waits for a clip; None after `end`."""
         with self._changed:
             self._changed.wait_for(lambda: self._has_ended or self._clip is not None)
             clip, self._clip = self._clip, None
@@ -89,5 +89,5 @@ class _Newest:
 def _remove(job: VideoJob, storage: LocalStorage) -> None:
     try:
         storage.delete(job.preview_key)
-    except StorageFailed as error:  # nobody is served it any more, so it ends no job
+    except StorageFailed as error:  # harmless: the api no longer serves it
         log.warning("job %d: %s", job.id, error)

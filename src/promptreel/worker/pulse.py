@@ -1,6 +1,6 @@
-"""The worker's pulse: a thread that proves it alive, reports progress and hears of cancellation while the device is busy.
+"""The worker's pulse: a thread that sends heartbeats, reports progress and learns of cancellation while the device is busy.
 
-It also notices a job that stands still while the thread itself beats on: a call that never returns.
+It also notices a stalled job, such as one in a call that never returns.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ log = logging.getLogger(__name__)
 BEAT_SECONDS = 1.0
 PRESENCE_SECONDS = 10.0
 LONGEST_BEAT_SECONDS = 5.0
-"""A longer pause between two beats was no silence of a job: the whole process stood still."""
+"""The most that one beat adds to a job's silence: after a longer pause, the whole process was suspended, not the job."""
 PATIENCE = 10.0
-"""A job may be silent this many times as long as any was so far, if that is longer than the setting says."""
+"""A job may be silent for this multiple of the longest silence so far, if that exceeds the setting."""
 
 
 class WorkerStopping(Exception):
-    """Raised inside a running job when the worker was asked to stop: the job goes back to the queue."""
+    """Raised inside a running job when the worker must stop: the job goes back to the queue."""
 
 
 class Hold:
-    """A job in hand. Written by the pulse thread and by the job's own, each field by one of them only."""
+    """A claimed job. The pulse thread and the job's thread both write it, but never the same field."""
 
     def __init__(self, claim: Claim, *, silence_seconds: float, stop: threading.Event) -> None:
         self.claim = claim
@@ -50,7 +50,7 @@ class Hold:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Inside the block the job must make progress now and then."""
+        """Inside the block, the job must report progress regularly, or it counts as stalled."""
         self._is_watched = True
         try:
             yield
@@ -58,7 +58,7 @@ class Hold:
             self._is_watched = False
 
     def grow_silent(self, seconds: float) -> float:
-        """Called at each beat with the time since the last one. Returns the length of a silence that has ended, else 0."""
+        """Called at each beat with the seconds since the last. Returns the length of a silence that has just ended, else 0."""
         ended = 0.0
         if not self._is_watched or self._signs != self._signs_seen:
             ended, self.silent_seconds = self.silent_seconds, 0.0
@@ -68,12 +68,12 @@ class Hold:
         return ended
 
     def on_progress(self, stage: JobStage, share: float) -> None:
-        """Notes where the job is; raises JobCancelled, JobLost or WorkerStopping when it must not go on.
+        """Notes the job's progress. Raises JobCancelled, JobLost or WorkerStopping when the job must stop.
 
-        Called between any two calls to the model, and now and then while the job waits for others. A worker that could not
-        prove itself alive for two thirds of its lease so stops its job by itself, before another worker may start it.
+        Called between any two calls to the model, and regularly while the job waits for others. If heartbeats have failed for
+        two thirds of the lease, raises JobLost, so that this worker stops before another one may claim the job.
         """
-        # The later stages count their own share from 0, but a job never goes back: its ETA would rise at the very end.
+        # Each later stage counts its share from 0. Progress must not fall, or the ETA would rise near the end.
         self.stage, self.progress = stage, max(self.progress, share)
         self._signs += 1
         self.signed_at = time.monotonic()
@@ -86,7 +86,7 @@ class Hold:
 
 
 class Pulse:
-    """Beats once a second for every job in hand."""
+    """Sends a heartbeat once a second for every claimed job."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Pulse:
         stall_seconds: float = float("inf"),
         on_stall: Callable[[Hold], None] = lambda _hold: None,
     ) -> None:
-        """`on_stall` is called, once, with a job that was silent for `stall_seconds`, or longer where others took longer."""
+        """`on_stall` is called once, with a job that was silent for `stall_seconds`, or for longer if PATIENCE allows it."""
         self._jobs = jobs
         self._stall_seconds = stall_seconds
         self._on_stall = on_stall
@@ -122,7 +122,7 @@ class Pulse:
 
     @contextmanager
     def hold(self, claim: Claim) -> Iterator[Hold]:
-        """Keeps the claim alive inside the block."""
+        """Renews the claim's lease while the block runs."""
         hold = Hold(claim, silence_seconds=self._silence_seconds, stop=self._stop)
         with self._changing:
             self._holds |= {hold}
@@ -146,15 +146,15 @@ class Pulse:
                     self._beat(hold)
             except PASSING as passing:
                 self._seldom.warning("the worker cannot renew its leases: %s", passing)
-            except Exception:  # the database may be away for a while: the thread must outlive that
+            except Exception:  # the thread must survive a database outage
                 log.exception("the worker could not reach the job table")
 
     def watch(self, passed: float) -> None:
-        """Called at each beat: notices a job that is silent for too long, counted in beats."""
+        """Called at each beat. Calls `on_stall` for a job that was silent for too long, as the beats count it."""
         for hold in self._holds:
             self._stall_seconds = max(self._stall_seconds, PATIENCE * hold.grow_silent(passed))
         silent = [hold for hold in self._holds if hold.silent_seconds > self._stall_seconds]
-        if silent:  # others wait for the one that fell silent first
+        if silent:  # the other silent jobs wait for the first
             self._stall_seconds = float("inf")
             self._on_stall(min(silent, key=lambda hold: hold.signed_at))
 
@@ -168,5 +168,5 @@ class Pulse:
                 self._jobs.report(hold.claim, stage=now[0], progress=now[1])
                 hold.reported = now
         except JobLost:
-            # The job may just have been finished by the worker itself: then nobody looks at this any more.
+            # If the worker itself has just finished the job, nothing reads this any more.
             hold.lost = True

@@ -1,4 +1,4 @@
-"""What jobs took: how a worker's time is divided among the jobs that it has in hand, and a job's among its stages."""
+"""Divides a worker's time among its running jobs, and a job's time among its stages."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from promptreel.jobs.job import JobStage, OnProgress
 
 
 class SharedTime:
-    """A worker's time as its jobs are charged with it: a second in which several were in hand is divided among them.
+    """A worker's time, divided equally among the jobs running at each moment.
 
-    So what all jobs took adds up to what the worker took, and a job is no dearer for having had company: estimates, which
-    add jobs up, learn from it.
+    So the jobs' times add up to the worker's time, and running jobs together makes none of them look slower. Estimates rely on
+    this: they learn from these times, and add jobs up.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -26,7 +26,7 @@ class SharedTime:
 
     @contextmanager
     def divide(self) -> Iterator[None]:
-        """Inside the block, one job more is in hand."""
+        """Counts one more running job inside the block."""
         self._change(1)
         try:
             yield
@@ -34,7 +34,7 @@ class SharedTime:
             self._change(-1)
 
     def now(self) -> float:
-        """Seconds that each job in hand was charged with so far."""
+        """The shared clock in seconds: a job is charged with the difference between two readings."""
         return self._change(0)
 
     def _change(self, jobs: int) -> float:
@@ -47,7 +47,7 @@ class SharedTime:
 
 
 class StageClock:
-    """Passes progress on and adds up the seconds that each stage took."""
+    """Passes progress on, and measures the seconds of each stage."""
 
     def __init__(self, on_progress: OnProgress, clock: Callable[[], float] = time.monotonic) -> None:
         self._pass_on = on_progress

@@ -1,4 +1,4 @@
-"""The worker: claims jobs and runs them, several at once where they can share the device. One process for each device."""
+"""The worker: claims jobs and runs them, several at once if they can share the device. One process per device."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05
 RETRY_SECONDS = 1.0
-"""After the job table could not be used."""
+"""The wait after the job table could not be used."""
 STALLED_CODE = 70
-"""What the process ends with when a job stands still (EX_SOFTWARE)."""
+"""The exit status when a job stalls (EX_SOFTWARE)."""
 
 
 @dataclass(frozen=True)
 class InHand:
-    """A job that runs, and the memory that it takes by its recipe's estimate."""
+    """A running job, and its memory as its recipe estimates it."""
 
     job: AnyJob
     bytes: int
@@ -43,16 +43,15 @@ class InHand:
 
 
 class Worker:
-    """Runs until `stop` is set; jobs that are running then go back to the queue, between two calls to the model.
+    """Runs until `stop` is set. Running jobs then go back to the queue at their next call to the model.
 
-    A device that answers no more ends it too, with DeviceLost: the jobs that met it stay its own, as those of any worker that
-    dies, until the supervisor or their leases free them, and so lose one of their lives.
+    A device that stops responding ends the worker with DeviceLost. Jobs that hit the error stay claimed, as when a worker dies,
+    until the supervisor or their leases free them; so each loses a life.
 
-    Each job runs in its own thread, by the recipe of its kind, from its parameters to its file; the engine shares the model's
-    calls between them.
+    Each job runs in its own thread, by the recipe of its kind. The engine batches their calls to the model.
     """
 
-    def __init__(  # noqa: PLR0913 - one for each part that it works with
+    def __init__(  # noqa: PLR0913 - one parameter per part
         self,
         *,
         owner: str,
@@ -65,9 +64,9 @@ class Worker:
         stop: threading.Event,
         stall_seconds: float = float("inf"),
     ) -> None:
-        """`recipes` says by kind how jobs are done; those of other kinds are left to other workers.
+        """`recipes`: by job kind. Jobs of other kinds are left to other workers.
 
-        A job that makes no progress for `stall_seconds` ends the process: no thread can be ended from outside.
+        A job that makes no progress for `stall_seconds` ends the process, because a thread cannot be killed.
         """
         self.owner = owner
         self.jobs = jobs
@@ -92,7 +91,7 @@ class Worker:
         )
 
     def run(self, *, on_warm: Callable[[], object] = lambda: None) -> None:
-        """`on_warm` is called before anybody knows the worker: until then it has nothing in hand, and may just be ended."""
+        """Calls `on_warm` before the worker registers. Until then it has no jobs, so it may simply be killed."""
         self.warm_up()
         on_warm()
         self.startup()
@@ -104,7 +103,7 @@ class Worker:
             raise self.device_lost
 
     def warm_up(self) -> None:
-        """Loads the built-in model and times one call, so that the first request finds it warm and its ETA measured."""
+        """Loads the built-in model and times one call, so that the first job runs at once and has a measured ETA."""
         started = time.perf_counter()
         log.info("worker %s loads %s on %s", self.owner, DEFAULT_MODEL_ID, self.engine.device)
         self.engine.load(DEFAULT_MODEL_ID)
@@ -132,9 +131,9 @@ class Worker:
                     self.live.append(InHand(job, self._estimate_bytes(job.params), threads.submit(self.work, *taken)))
 
     def _take_next(self) -> tuple[Claim, AnyJob] | None:
-        """A job that can run beside those that are live, if there is one.
+        """Claims a job that can run beside the live ones, if there is one.
 
-        A job that took a worker down with it before runs alone from then on, so that it cannot do so to others again.
+        A job that has crashed a worker runs alone from then on, so that another crash costs no other job a life.
         """
         beside = None
         if self.live:
@@ -150,25 +149,25 @@ class Worker:
             return None
 
     def _has_room(self, params: Params) -> bool:
-        """Whether one more job fits beside those in hand; alone, each does."""
-        taken = sum(each.bytes for each in self.live)
-        return not self.live or taken + self._estimate_bytes(params) <= self.room.memory
+        """Whether this job's memory fits beside the live jobs. A job alone always fits."""
+        used = sum(each.bytes for each in self.live)
+        return not self.live or used + self._estimate_bytes(params) <= self.room.memory
 
     def _estimate_bytes(self, params: Params) -> int:
         return self.recipes[params.kind].estimate_bytes(params)
 
     def give_up(self, stalled: Hold) -> None:
-        """Ends the process because of a job that stands still, which costs that job a life, and the others none."""
+        """Ends the process because a job has stalled. That job loses a life; the others lose none."""
         log.error(
             "job %d made no progress for %.0f s (%s): this worker ends, and the job is tried again if it has lives left",
             stalled.claim.job_id,
             stalled.silent_seconds,
             stalled.stage,
         )
-        self.stop.set()  # nothing more is claimed
+        self.stop.set()  # claims no more jobs
         try:
             self.jobs.end_stalled(stalled.claim)
-        except Exception:  # the supervisor frees them, or their leases run out
+        except Exception:  # the supervisor frees the jobs, or their leases run out
             log.exception("the job table could not be told that this worker ends")
         finally:
             self.end_process(STALLED_CODE)
@@ -186,14 +185,14 @@ class Worker:
         self.jobs.record_worker(record)
 
     def work(self, claim: Claim, job: AnyJob) -> None:
-        """Runs one job to its end, whatever that is; no error of a job ends the worker."""
+        """Runs one job to its end. Raises nothing: a job's error must not end the worker."""
         log.info("job %d started, attempt %d", job.id, claim.attempt)
         try:
             with self.pulse.hold(claim) as hold, self.time.divide():
                 self._run(hold, job)
         except JobLost as lost:
             log.warning("job %d: %s", job.id, lost)
-        except Exception:  # its lease runs out, and another worker takes it
+        except Exception:  # its lease runs out, and another worker claims it
             log.exception("job %d: the job table could not be told how it ended", job.id)
         finally:
             return_freed_memory()
@@ -205,15 +204,15 @@ class Worker:
                 recipe = self.recipes[job.kind]
                 result = recipe.run(job, claim, on_progress=hold.on_progress, time_shared=self.time.now)
         except JobCancelled:
-            self._tell(claim, lambda: self.jobs.acknowledge_cancel(claim))
+            self._record(claim, lambda: self.jobs.acknowledge_cancel(claim))
             log.info("job %d cancelled", job.id)
         except WorkerStopping:
-            self._tell(claim, lambda: self.jobs.give_back(claim))
+            self._record(claim, lambda: self.jobs.give_back(claim))
             log.info("job %d given back to the queue", job.id)
         except DeviceLost as lost:
-            log.error("job %d: %s", job.id, lost, exc_info=lost)  # noqa: TRY400 - with what the device said
+            log.error("job %d: %s", job.id, lost, exc_info=lost)  # noqa: TRY400 - the traceback is passed
             self.device_lost = lost
-            self.stop.set()  # what does not need the device ends as it does at any stop
+            self.stop.set()  # the other jobs end as at any stop
         except DiskFull as full:
             self._put_off(claim, full.code, full.message)
             log.warning("job %d could not be made now: %s", job.id, full)
@@ -229,25 +228,25 @@ class Worker:
             self._publish(claim, job, result)
 
     def _publish(self, claim: Claim, job: AnyJob, result: Result) -> None:
-        """Makes the result visible; when another attempt has taken over, this one's file is removed again."""
+        """Publishes the result. If another attempt has taken over, deletes this attempt's file and raises JobLost."""
         try:
-            self._tell(claim, lambda: self.jobs.finish(claim, result, busy_seconds=result.facts["busy_seconds"]))
+            self._record(claim, lambda: self.jobs.finish(claim, result, busy_seconds=result.facts["busy_seconds"]))
         except JobLost:
             self.storage.delete(result.key)
             raise
         log.info("job %d succeeded: %s", job.id, result.facts)
 
     def _fail(self, claim: Claim, code: str, message: str) -> None:
-        self._tell(claim, lambda: self.jobs.fail(claim, code=code, message=message))
+        self._record(claim, lambda: self.jobs.fail(claim, code=code, message=message))
 
     def _put_off(self, claim: Claim, code: str, message: str) -> None:
-        self._tell(claim, lambda: self.jobs.put_off(claim, code=code, message=message))
+        self._record(claim, lambda: self.jobs.put_off(claim, code=code, message=message))
 
-    def _tell(self, claim: Claim, how_it_ended: Callable[[], object]) -> None:
-        """Writes down how a job ended, once the job table can be used. Raises JobLost once another worker has the job."""
+    def _record(self, claim: Claim, write_outcome: Callable[[], object]) -> None:
+        """Records how a job ended, retrying until the job table can be used. Raises JobLost if another worker has the job."""
         while True:
             try:
-                how_it_ended()
+                write_outcome()
             except PASSING as passing:
                 self.seldom.warning("job %d has ended, and the job table cannot be told yet: %s", claim.job_id, passing)
                 time.sleep(RETRY_SECONDS)

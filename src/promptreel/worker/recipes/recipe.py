@@ -1,6 +1,6 @@
 """A recipe: how a worker does jobs of one kind.
 
-Claim, lease, fence, attempts, cancel, webhook and fairness are not its business: they are the same for all kinds.
+Claims, leases, fences, cancellation, webhooks and fairness are the same for all kinds, so recipes do not deal with them.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ ParamsT_contra = TypeVar("ParamsT_contra", bound=Params, contravariant=True)
 
 
 class Recipe(Protocol[ParamsT_contra]):
-    """Jobs of several threads use it at once."""
+    """Used by several threads at once."""
 
     def estimate_bytes(self, params: ParamsT_contra) -> int:
-        """Memory that such a job takes of its own, at most. A worker takes no more jobs beside each other than fit."""
+        """The most memory that such a job takes for itself. A worker runs only as many jobs at once as fit."""
 
     def run(
         self, job: Job[ParamsT_contra], claim: Claim, *, on_progress: OnProgress, time_shared: Callable[[], float]
     ) -> Result:
-        """Does the job and stores what it made, under a key that names the attempt: no two attempts ever share a file.
+        """Does the job and stores its result. The key includes the attempt, so that no two attempts share a file.
 
-        `on_progress` is called often: by it the job hears that it must stop. `time_shared` tells the seconds that the job is
-        charged with, for the facts of the result; `busy_seconds` must be among them.
+        Must call `on_progress` often, because it raises when the job must stop. `time_shared` is the clock for the result's
+        facts (SharedTime.now); `busy_seconds` must be one of them.
         """

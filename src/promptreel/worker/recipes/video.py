@@ -1,4 +1,4 @@
-"""The recipe of a video: one job's parameters through every stage, in order."""
+"""The recipe for videos: runs a job's stages in order."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ from promptreel.worker.timekeeping import StageClock
 
 @dataclass(frozen=True)
 class Makers:
-    """What makes the videos of one process. `encoders` has a place for each that is encoded at once: of a large one, an encoder
-    holds hundreds of megabytes. Inits are decoded one at a time.
+    """What one process makes its videos with.
+
+    `encoders` limits how many videos are encoded at once: an encoder of a large video holds hundreds of megabytes. `decoding`
+    lets one init be decoded at a time.
     """
 
     engine: Engine
@@ -41,7 +43,7 @@ class Makers:
 
 @dataclass(frozen=True)
 class VideoRecipe:
-    """How jobs of the kind `video` are done."""
+    """The Recipe for jobs of kind `video`."""
 
     makers: Makers
     storage: LocalStorage
@@ -62,7 +64,6 @@ class VideoRecipe:
         on_progress: OnProgress,
         time_shared: Callable[[], float] = time.monotonic,
     ) -> Result:
-        """Generates, encodes and stores."""
         clock = StageClock(on_progress, time_shared)
         path = self.scratch / f"{job.file_prefix}.{claim.attempt}.{job.params.output_type}"
         try:
@@ -101,7 +102,7 @@ def _make_folder(scratch: Path) -> None:
 
 @dataclass(frozen=True)
 class MadeVideo:
-    """An encoded file, its share of the seconds that the network's forwards took, and the most memory that was held."""
+    """An encoded file, its share of the seconds of the network's forwards, and the peak memory."""
 
     video: Video
     device_seconds: float
@@ -109,11 +110,11 @@ class MadeVideo:
 
 
 def _to_facts(made: MadeVideo, stages: dict[str, float], *, device: str) -> dict[str, Any]:
-    """What the job keeps of how it was made; estimates are learned from it (jobs/eta.py)."""
+    """Facts for the job's result. Estimates learn from them (jobs/eta.py)."""
     facts: dict[str, Any] = {
         "stages": stages,
         "busy_seconds": round(sum(stages.values()), 3),
-        # Its forwards may have taken longer than its share of the time, if other jobs were decoded or encoded meanwhile.
+        # The forwards may exceed the job's share of the time, if other jobs were decoded or encoded meanwhile.
         "device_seconds": round(min(made.device_seconds, stages[JobStage.DENOISING]), 3),
         "device": device,
     }
@@ -131,7 +132,7 @@ def make_video(
     init: Init | None = None,
     on_preview: OnPreview | None = None,
 ) -> MadeVideo:
-    """Generates a clip, scales it to the size that was asked and writes it to `path`. The command line does no other.
+    """Generates a clip, scales it to the requested size and encodes it to `path`. The command line uses it too.
 
     `init` is the file that `params.init_key` names.
     """
@@ -147,7 +148,7 @@ def make_video(
 
 
 def _load_init(key: str | None, storage: LocalStorage) -> Init | None:
-    """The file that the job starts from. Raises StorageFailed when it is gone, or not what it was."""
+    """Reads the job's init. Raises StorageFailed if it is missing or damaged."""
     if key is None:
         return None
     data = storage.read(key)
@@ -157,19 +158,19 @@ def _load_init(key: str | None, storage: LocalStorage) -> Init | None:
 
 
 def _decode_init(init: Init | None, params: VideoParams, makers: Makers, on_wait: OnWait) -> Clip | None:
-    """In the size at which the clip is generated."""
+    """Decodes the init at the size at which the clip is generated."""
     if init is None:
         return None
     width, height = generated_size(makers.engine.models.get(params.model_id), params)
     with in_turn(makers.decoding, on_wait):
-        on_wait()  # it may have been told to stop while it waited
+        on_wait()  # raises if the job was stopped meanwhile
         return makers.decoder.decode(init, num_frames=params.num_frames, fps=params.fps, width=width, height=height)
 
 
 def provenance(params: VideoParams, model_hash: str) -> dict[str, object]:
-    """What it takes to make the same video again, for the file's comment. No times in it: equal requests give equal bytes.
+    """What is needed to make the same video again, for the file's comment. Contains no times: equal requests give equal bytes.
 
-    `init_key` holds the hash of what it started from.
+    `init_key` contains the init's hash.
     """
     versions = {name: version(name) for name in ("promptreel", "torch", "diffusers")}
     return {**params.to_json(), "model_sha256": model_hash, "versions": versions}

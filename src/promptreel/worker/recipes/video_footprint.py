@@ -1,4 +1,4 @@
-"""How much memory a video needs of its own while it is made, beside the model and what jobs share."""
+"""How much memory one video needs while it is made, apart from the model and what jobs share."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from promptreel.generation.engine import generated_size
 from promptreel.jobs.params import VideoParams
 from promptreel.models.registry import ModelCard
 
-# Bytes a pixel and frame as the clip is generated: its frames, which are put together of parts, and what a sampler keeps of its
-# latents, some twelve of them at a sixteenth of the pixels' number in floats.
+# Bytes per pixel and frame while the clip is generated: the frames twice, as parts and put together, and a sampler's latents.
+# A sampler keeps about twelve of those, in floats, each with a sixteenth as many numbers as there are pixels.
 _GENERATED = 2 * 3 + 6
-_INIT = 2 * 3  # more, for the frames that it starts from
-# Bytes a pixel of one frame as it is encoded: what the encoder looks ahead and remembers. Measured at 1792x1024.
+_INIT = 2 * 3  # in addition, for the init's frames
+# Bytes per pixel of one frame while encoding: the encoder's lookahead and reference frames. Measured at 1792x1024.
 _ENCODER = {"mp4": 75, "webm": 215, "gif": 30}
-# A gif's palette is chosen by how often each color occurs.
+# Bytes per distinct color, and the most colors: a gif's palette is chosen by counting each color.
 _COLOR, _MOST_COLORS = 80, 1 << 24
 
 
 def estimate_bytes(params: VideoParams, card: ModelCard) -> int:
-    """At most, for a clip that is hard to encode; half of it is common."""
+    """An upper bound, for a clip that is hard to encode. Half of it is typical."""
     width, height = generated_size(card, params)
     generated = params.num_frames * width * height * (_GENERATED + (_INIT if params.init_key else 0))
     pixels = params.width * params.height

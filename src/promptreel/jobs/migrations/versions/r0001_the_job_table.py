@@ -1,4 +1,4 @@
-"""The job table, the history of its attempts, and the workers. Migrations only go forward: a queue is not undone."""
+"""The tables of jobs, attempts and workers. There are no downgrades: they would lose jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""API keys, webhooks that are to be delivered, and facts of the whole installation, such as its webhook secret."""
+"""API keys, webhook deliveries, and facts about the whole installation, such as its webhook secret."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def upgrade() -> None:
 
 
 def widen_the_index_by_batch() -> None:
-    """With the cost in it, the work that waits can be added up without a look at the jobs themselves."""
+    """Adds the cost, so that the index alone can sum up the queued work."""
     op.drop_index("jobs_queued_by_batch", "jobs")
     where = sa.text("status = 'queued'")
     columns = ["batch_key", "priority", "vt", "id", "cost"]

@@ -1,4 +1,4 @@
-"""A model's newest successes are found by id: when a job ended is the wall clock's word, which may be set back."""
+"""A model's newest succeeded jobs are found by id, because the wall clock of `finished_at` may be set back."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Jobs have a kind: those that are there make videos. The indexes by which jobs are added up tell kinds apart.
+"""Adds the job kind; existing jobs are of kind `video`. The indexes that sum up jobs include it.
 
-They also hold when a job may run, so that one that was put off is not counted as work in front of others.
+The indexes also include `run_at`, so that a job that was put off does not count as work ahead of others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    # Not in batch mode: that copies the table and drops the old one, and with it, by their foreign keys, all attempts.
+    # Not in batch mode, which drops the old table: the foreign keys would then delete all attempts.
     op.add_column("jobs", sa.Column("kind", sa.String(32), nullable=False, server_default="video"))
     replace_index("jobs_queued", "queued", ["priority", "vt", "id", "kind", "run_at", "api_key_id"])
     place = ["batch_key", "priority", "vt", "id", "cost", "kind", "run_at"]
