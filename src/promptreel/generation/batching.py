@@ -1,8 +1,8 @@
 """Step-level batching: between any two forwards of the network, requests join and leave.
 
-Each request runs its sampler in its own thread and asks here for one call at a time. Other threads, one for each row thread
-(compute.py), run the forwards as soon as there is one to run. Each request gets the bits that it would get alone: on a CPU
-because every row is a forward of its own always, on a GPU because only such rows share one as agree to the bit (row_plan.py).
+Each request runs its sampler in its own thread, and asks here for one call at a time. Other threads, one for each row thread
+(compute.py), run the forwards. Each request gets the bits that it would get alone: on a CPU because each row is always a
+separate forward, on a GPU because rows share a forward only if that changes no bit (row_plan.py).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 0.02
 GRACE_SHARE = 0.1
-"""A request may take so long from one call to the next, or this share of a forward if it is longer, before less urgent ones go
-first."""
+"""How long the batcher waits for a request between two of its calls before less urgent ones go first: GRACE_SECONDS, or this
+share of a forward's time if that is longer."""
 
 
 class StepBatcher:
-    """Runs the forwards of all seated requests; its threads live while somebody is seated."""
+    """Runs the forwards of all seated requests. Its threads end when no request is seated."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class StepBatcher:
         row_threads: int = 1,
         grace_seconds: float = GRACE_SECONDS,
     ) -> None:
-        """`plan_rows` says which rows may share a forward; None: none, each row is a forward of its own."""
+        """`plan_rows` finds how many rows may share a forward. None: each row is a separate forward."""
         self._plan_rows = plan_rows
         self._row_threads = row_threads
         self._grace_seconds = grace_seconds
@@ -51,7 +51,7 @@ class StepBatcher:
 
     @contextmanager
     def seat(self, on_wait: OnWait = keep_waiting) -> Iterator[Seat]:
-        """A place for one request while it denoises. `on_wait` is called now and then while others go first; it may raise."""
+        """A place for one request while it denoises. `on_wait` is called repeatedly while others go first; it may raise."""
         seat = Seat(self._changed, on_wait, apart=self._plan_rows is None)
         with self._changed:
             seat.expected_until = time.monotonic() + self._grace_seconds
@@ -65,7 +65,7 @@ class StepBatcher:
                 self._changed.notify_all()
 
     def plan(self, rows: Rows) -> RowPlan | None:
-        """How rows of this shape may share a forward, measured when it is first asked for; None: not at all."""
+        """How many rows of this shape may share a forward, measured on first use. None: they may not share."""
         if self._plan_rows is not None and rows.shape not in self._plans:
             self._plans[rows.shape] = self._plan_rows(_probe(rows))
             size = "x".join(map(str, rows.latents.shape[2:]))
@@ -79,19 +79,19 @@ class StepBatcher:
                 self._threads += 1
 
     def _run(self) -> None:
-        with serial_arithmetic():  # the networks themselves run in the row threads
+        with serial_arithmetic():  # the networks run in the row threads
             while (first := self._next()) is not None:
                 group = [first]
                 try:
                     self._fill(group)
                     self._count_watchers(group)
                     self._forward(group)
-                except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to the requests, not to this thread
+                except BaseException as error:  # noqa: BLE001 - raised in the requests; this thread must go on
                     for part in group:
                         part.seat.settle(part, error)
 
     def _next(self) -> Part | None:
-        """Waits until there is something to run, and takes it; None when nobody is seated any more."""
+        """Waits for a part to run and takes it. None: no request is seated."""
         with self._changed:
             while self._seats:
                 ready = [seat for seat in self._seats if seat.left]
@@ -107,7 +107,7 @@ class StepBatcher:
             return None
 
     def _patience(self, first: Seat) -> float:
-        """For how many seconds to wait for requests between two calls that would go before this one, or along with it."""
+        """Seconds to wait for requests that are between two calls and would go before this one, or share its forward."""
         if first.has_begun:
             return 0.0
         between = [seat for seat in self._seats if not seat.left]
@@ -115,7 +115,7 @@ class StepBatcher:
         return max((seat.expected_until for seat in worth_it), default=0.0) - time.monotonic()
 
     def _may_share(self, seat: Seat, first: Seat) -> bool:
-        """Whether the next calls of the two may share a forward, as far as is known."""
+        """Whether the next calls of the two might share a forward."""
         if self._plan_rows is None or first.shape is None or seat.shape not in {None, first.shape}:
             return False
         plan = self._plans.get(first.shape)
@@ -144,19 +144,19 @@ class StepBatcher:
         return sorted(alike, key=lambda seat: seat.urgency)
 
     def _count_watchers(self, group: Sequence[Part]) -> None:
-        """Once a call: its second row is no more to watch."""
+        """Counts a call for those that wait. Only its first part counts, so that a call counts once."""
         with self._changed:
             for seat in self._seats:
                 seat.waited += group[0].begins_call and seat.is_watching
 
     def _forward(self, group: Sequence[Part]) -> None:
-        """Runs one forward. One that fails is run again for each of its parts: only those fail that would fail alone."""
+        """Runs one forward. If it fails, each of its parts is run alone, so that only those fail that would fail anyway."""
         started = time.monotonic()
         outcomes: Sequence[Tensor | Exception]
         try:
             with self._counted(group):
                 outcomes = self._compute([part.rows for part in group])
-        except Exception as error:  # noqa: BLE001 - it is the requests' own
+        except Exception as error:  # noqa: BLE001 - raised in the requests
             if len(group) > 1:
                 for part in group:
                     self._forward([part])
@@ -168,8 +168,10 @@ class StepBatcher:
 
     @contextmanager
     def _counted(self, group: Sequence[Part]) -> Iterator[None]:
-        """Counts the time of a forward. The time of all is shared out evenly between those that run at once, and each one's
-        between its rows: together the requests are given the seconds in which any forward ran, and none twice.
+        """Charges the forward's time to its requests.
+
+        A second is divided equally among the forwards that run at once, and then among the rows of each. So all charges
+        together are the seconds in which any forward ran.
         """
         with self._changed:
             self._share_out()
@@ -189,7 +191,7 @@ class StepBatcher:
                 part.seat.device_seconds += seconds * len(part.rows.latents)
 
     def _compute(self, group: Sequence[Rows]) -> list[Tensor]:
-        """One forward over all rows of the group, filled up with copies of the first row to an allowed number of rows."""
+        """One forward over all rows of the group, padded to an allowed row count with copies of the first row."""
         counts = [len(rows.latents) for rows in group]
         total = sum(counts)
         plan = self._plans.get(group[0].shape, RowPlan())
@@ -203,7 +205,7 @@ class StepBatcher:
 
 
 def _probe(rows: Rows) -> Forward:
-    """A forward over made-up rows of the same shape, each unlike the others."""
+    """A forward over random rows of the same shape, all different."""
     count = ROW_COUNTS[-1]
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn((count, *rows.latents.shape[1:]), generator=generator)

@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True)
 class Device:
-    """Where the networks run and in which format; the samplers' arithmetic is always float32 on the CPU."""
+    """Where the networks run, and in which number format. The samplers always compute in float32 on the CPU."""
 
     name: str
     dtype: torch.dtype
@@ -29,11 +29,11 @@ def pick_device(name: str | None = None) -> Device:
 
 @dataclass(frozen=True)
 class TorchBuild:
-    """What the torch that is installed was built for, and what it finds of that."""
+    """What the installed torch was built for, and whether it finds a GPU."""
 
     version: str
     platform: str
-    """Such as "CUDA 13.0"; "CPU" where it can use nothing else."""
+    """Such as "CUDA 13.0", or "CPU"."""
     finds_gpu: bool
 
 
@@ -44,7 +44,7 @@ def look_at_torch() -> TorchBuild:
 
 
 def try_devices() -> dict[str, str | None]:
-    """Every device of this machine in words, and what went wrong as it computed, if anything."""
+    """Each device's description, with the error if it cannot compute."""
     tried = {str(pick_device("cpu")): _try("cpu")}
     for number in range(torch.cuda.device_count()):
         name = f"cuda:{number}"
@@ -63,9 +63,7 @@ def _try(name: str) -> str | None:
 
 
 def choose_cuda_format(capability: tuple[int, int], *, is_amd: bool) -> torch.dtype:
-    """bf16 where the hardware multiplies it: from Ampere on, compute capability 8.0. torch says so of earlier cards too, which
-    only emulate it, slowly.
-    """
+    """bf16 from Ampere on (compute capability 8.0), else fp16. Earlier cards only emulate bf16, though torch reports it."""
     return torch.bfloat16 if is_amd or capability >= (8, 0) else torch.float16
 
 

@@ -1,8 +1,8 @@
 """The engine: VideoParams in, Clip out.
 
-It owns the denoising loop. A sampler (samplers/sampler.py) says what the network must see next, a family (families/) says how
-its networks are loaded, run and decoded; the engine brings the two together and applies guidance. Several threads may generate
-at once: their forwards are shared (batching.py), and each clip has the bits that it would have alone.
+It owns the denoising loop and applies guidance. A sampler (samplers/sampler.py) says what the network must see next; a family
+(families/) loads, runs and decodes. Several threads may generate at once: they share forwards (batching.py), and each clip has
+the bits that it would have alone.
 """
 
 from __future__ import annotations
@@ -38,8 +38,10 @@ from promptreel.models.registry import ModelCard, ModelRegistry
 
 @dataclass(frozen=True)
 class Generated:
-    """A clip, the hash of the checkpoint that made it, its share of the seconds that the network's forwards took, and the most
-    memory that was held meanwhile, by all clips together (None: this machine cannot tell).
+    """A clip, and how it was made.
+
+    `model_hash`: of the checkpoint. `device_seconds`: its share of the time in the network's forwards. `peak_memory_mb`: the
+    peak while it was made, of all clips together; None if this machine cannot measure it.
     """
 
     clip: Clip
@@ -49,7 +51,7 @@ class Generated:
 
 
 class Engine:
-    """Generates clips on one device; keeps the checkpoint that it used last. Safe to use from several threads."""
+    """Generates clips on one device, and keeps the last checkpoint loaded. Safe to use from several threads."""
 
     def __init__(
         self,
@@ -59,9 +61,7 @@ class Engine:
         threads: int | None = None,
         preview_seconds: float = SECONDS_APART,
     ) -> None:
-        """Networks compute with `threads` threads (None: as torch does by itself), and `preview_seconds` pass at least between
-        two previews of a job.
-        """
+        """`threads`: for the networks (None: torch's default). `preview_seconds`: the least time between a job's previews."""
         self.models = models
         self.device = device
         on_gpu = device.name.startswith("cuda")
@@ -79,10 +79,10 @@ class Engine:
     def generate(
         self, params: VideoParams, on_progress: OnProgress, *, init: Clip | None = None, on_preview: OnPreview | None = None
     ) -> Generated:
-        """One clip at the checkpoint's native size, or at the size asked where it has none.
+        """One clip at the checkpoint's native size, or at the requested size if it has none.
 
-        `init`, of that size and as many frames, is what it starts from, at the noise level that `strength` says.
-        `on_preview` is shown now and then what the clip will look like; an error of its own does not end the job.
+        `init`, of that size and as many frames, is what the clip starts from, at the noise level of `strength`.
+        `on_preview` gets a preview from time to time; an error in it does not end the job.
         Raises ModelNotFound, CheckpointUnusable, OutOfMemory, GenerationFailed and DeviceLost, and what `on_progress` raises.
         """
         told = _Told(on_progress)
@@ -128,7 +128,7 @@ class Engine:
 
     @contextmanager
     def _use(self, model_id: str, on_wait: OnWait = keep_waiting) -> Iterator[LoadedCheckpoint]:
-        """The checkpoint, which stays loaded while it is used. Another one is loaded when none is in use: two may not fit."""
+        """The checkpoint, loaded while the block runs. It is loaded once no other is in use: two may not fit into memory."""
         with in_turn(self._loading, on_wait):
             card = self.models.get(model_id)
             with self._changed:
@@ -153,7 +153,7 @@ class Engine:
         return self._loaded is not None and self._loaded.card == card
 
     def measure(self, model_id: str) -> float:
-        """Seconds that one frame of one row takes in a guided call of the longest clip, and logs how rows are batched."""
+        """Seconds per frame and row in a guided call of the longest clip. Also logs how rows are batched."""
         with self._use(model_id) as checkpoint, serial_arithmetic(), self.batcher.seat() as seat:
             card = checkpoint.card
             shape = checkpoint.latent_shape(card.max_frames, card.native_width or 256, card.native_height or 256)
@@ -167,9 +167,9 @@ class Engine:
             return (seat.device_seconds - before) / ROWS_OF_A_CALL / card.max_frames
 
     def _encode_texts(self, checkpoint: LoadedCheckpoint, params: VideoParams) -> Tensor:
-        """Embeddings [rows, tokens, width]: the prompt's, with the negative prompt's before it when guidance is used.
+        """Embeddings [rows, tokens, width]: the prompt's, after the negative prompt's if there is guidance.
 
-        One text at a time, so that neither depends on the other. `clip_skip` holds for both: guidance compares them.
+        Each text is encoded alone, so that neither changes the other's bits. `clip_skip` applies to both.
         """
         texts = [params.negative_prompt, params.prompt] if is_guided(params) else [params.prompt]
         chunks = max(map(checkpoint.count_chunks, texts))
@@ -185,7 +185,7 @@ class Engine:
         on_progress: OnProgress,
         previews: Previews,
     ) -> Tensor:
-        """Clean latents [1, C, T, h, w]. All randomness comes from the seed, on the CPU, so that every device draws alike."""
+        """Clean latents [1, C, T, h, w]. All random numbers are drawn from the seed on the CPU: equal on every device."""
         space = checkpoint.space
         sampler = self.samplers[params.scheduler](space, start)
         call = next(sampler)
@@ -223,7 +223,7 @@ class Engine:
 
 
 class _Told:
-    """Passes progress on, and on demand the latest once more."""
+    """Passes progress on; `again` repeats the latest."""
 
     def __init__(self, on_progress: OnProgress) -> None:
         self._on_progress = on_progress
@@ -250,12 +250,12 @@ def _tell_progress(on_progress: OnProgress, call: Call, share_of_call: float) ->
 
 
 def generated_size(card: ModelCard, params: VideoParams) -> tuple[int, int]:
-    """Width and height in pixels at which the clip is made, before it is scaled to what was asked."""
+    """Width and height in pixels at which the clip is made, before it is scaled to the requested size."""
     return card.native_width or params.width, card.native_height or params.height
 
 
 def is_guided(params: VideoParams) -> bool:
-    """Guidance of 1 is none: the unconditional half of the work is left out."""
+    """At a guidance scale of 1 or less, the negative prompt is not computed."""
     return params.guidance_scale > 1
 
 

@@ -1,7 +1,7 @@
-"""What other libraries' failures are called here: too little memory has one name, wherever it is met, a lost device another.
+"""Translates other libraries' errors: out of memory is OutOfMemory, a broken device is DeviceLost.
 
-torch tells of too little memory in at least five ways: on a CPU as a plain RuntimeError, which only its words give away; numpy,
-Pillow and PyAV have ways of their own; and libraries in between hide all of them behind errors of theirs.
+torch reports too little memory in at least five ways; on a CPU it is a plain RuntimeError, recognizable by its message alone.
+numpy, Pillow and PyAV have errors of their own, and other libraries wrap them all.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _TELLS_OF_DEVICE = (
     "status_internal_error",
     "status_mapping_error",
 )
-# After these the device goes on: what was asked was refused, and nothing has run.
+# After these the device still works: it refused the call and ran nothing.
 _DEVICE_GOES_ON = (
     "invalid argument",
     "invalid configuration argument",
@@ -44,22 +44,22 @@ _DEVICE_GOES_ON = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether there was too little memory, of the device or of the machine, at the bottom of this error."""
+    """Whether the error, or one that caused it, is too little memory on the device or the machine."""
     return any(_tells_of_memory(each) for each in _chain(error))
 
 
 def has_lost_device(error: BaseException) -> bool:
-    """Whether the device answers every later call with this error too, so that only a new process can use it again.
+    """Whether every later call to the device will fail too, so that only a new process can use it.
 
-    CUDA says so of all that goes wrong inside a kernel or in the hardware (an assertion, an address that is not there, memory
-    that does not hold what was written). What is not known counts as such: the job then has its other lives.
+    CUDA does this after any failure inside a kernel or in the hardware: an assertion, an illegal address, a memory error.
+    Unknown CUDA errors count as such; the job keeps its other lives.
     """
     return any(_tells_of_lost_device(each) for each in _chain(error))
 
 
 @contextmanager
 def named_failures(params: VideoParams) -> Iterator[None]:
-    """Inside the block, too little memory is OutOfMemory, and a lost device is DeviceLost, whatever they were called."""
+    """Turns the block's errors into OutOfMemory or DeviceLost where they are that; raises others unchanged."""
     try:
         yield
     except (OutOfMemory, DeviceLost):
@@ -80,7 +80,7 @@ def named_failures(params: VideoParams) -> Iterator[None]:
 
 @contextmanager
 def named_arithmetic_failures(params: VideoParams) -> Iterator[None]:
-    """As `named_failures`; whatever else torch says is GenerationFailed."""
+    """Like `named_failures`; torch's other errors become GenerationFailed."""
     try:
         with named_failures(params):
             yield
@@ -107,7 +107,7 @@ def _tells_of_lost_device(error: BaseException) -> bool:
 
 
 def _is_foreign(error: BaseException) -> bool:
-    """Whether its words are another library's. A request's own words may stand in ours."""
+    """Whether another library wrote the message. Ours may quote a request's words."""
     return isinstance(error, (RuntimeError, OSError)) and not isinstance(error, PromptreelError)
 
 
@@ -117,7 +117,7 @@ def _holds(error: BaseException, words: tuple[str, ...]) -> bool:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on."""
+    """The error, its cause, the cause's cause, and so on."""
     seen: set[int] = set()
     next_one: BaseException | None = error
     while next_one is not None and id(next_one) not in seen:

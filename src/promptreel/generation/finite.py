@@ -1,7 +1,7 @@
-"""Numbers that are none: a clip that is not finite is no success.
+"""Fails a job whose numbers become infinite or NaN.
 
-A weight that overflowed in its file, or an activation that does in fp16, becomes infinite or NaN, and so does all that follows
-from it: clamped to 0 to 255, an all-black clip that nobody is told of.
+They come from a weight that overflowed in its file, or an activation that overflows in fp16, and they spread. Clamped to 0 to
+255 they would be an all-black clip, reported as a success.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Stage = Literal["encoding the prompt", "encoding the init", "denoising", "decodi
 
 
 def check_finite(numbers: Tensor, stage: Stage, *, model_id: str, device: Device) -> Tensor:
-    """The same numbers, of any shape. Raises GenerationFailed if one of them is infinite or NaN."""
+    """Returns the numbers unchanged. Raises GenerationFailed if one is infinite or NaN."""
     if bool(numbers.isfinite().all()):
         return numbers
     raise GenerationFailed(

@@ -1,4 +1,4 @@
-"""Networks and tokenizers, built of what the gate (models/gate.py) found in a checkpoint, and of nothing else."""
+"""Builds networks and tokenizers, only from what the gate (models/gate.py) returned for a checkpoint."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _CLASSES = {
 def load_network(network: Network, device: Device) -> Any:
     """The network on the device, in its number format.
 
-    It is built without memory first, and compared with the files: what the gate computed is what the classes say. Raises
+    It is first built on the meta device, without memory, and its tensors are compared with the files'. Raises
     CheckpointUnusable.
     """
     built = _build(network)
     built.load_state_dict(_read_weights(network, device.dtype), assign=True)
-    if isinstance(built, CLIPTextModel):  # 0, 1, 2...: no weight, and not in the files
+    if isinstance(built, CLIPTextModel):  # a buffer (0, 1, 2...), not in the files
         positions = torch.arange(built.config.max_position_embeddings, device="cpu")
         built.embeddings.position_ids = positions.expand((1, -1))
     return built.eval().requires_grad_(False).to(device.name)
@@ -63,7 +63,7 @@ def _build(network: Network) -> Any:
 
 
 def _not_built(class_name: str, error: Exception) -> CheckpointUnusable:
-    """For what the gate let through although the class refuses it, in words of its own that are for the log."""
+    """For files that pass the gate and that the class still refuses. The class's own message goes to the log."""
     logging.getLogger(__name__).warning("%s cannot be built", class_name, exc_info=error)
     return CheckpointUnusable(f"A {class_name} cannot be built of the checkpoint's files; the worker's log says why.")
 
@@ -76,7 +76,7 @@ def _open(file: Path) -> Any:
 
 
 def _read_weights(network: Network, dtype: torch.dtype) -> dict[str, Tensor]:
-    """By name. Copied out of the files, so that they lie in memory as every tensor does."""
+    """Tensors by name, copied: they must not stay mapped to the files."""
     names = defaultdict(list)
     for name, stored in network.tensors.items():
         names[stored.file].append((name, stored.name))

@@ -1,4 +1,4 @@
-"""How much memory a clip took at most: on a GPU, of the GPU's; on a CPU, of the process, which holds the networks too."""
+"""Peak memory of a clip: the GPU's on a GPU; on a CPU the whole process's, networks included."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from promptreel.generation.devices import Device
 
 MEGABYTE = 1024 * 1024
 _STATUS = Path("/proc/self/status")
-_RESET = Path("/proc/self/clear_refs")  # writing 5 sets the process's highest memory to what it is now (proc(5))
+_RESET = Path("/proc/self/clear_refs")  # writing 5 resets the process's peak memory (proc(5))
 
 
 @dataclass
 class Peak:
-    """The highest so far, in bytes; None where it cannot be measured."""
+    """The peak so far, in bytes; None if it cannot be measured."""
 
     size: int | None = None
 
@@ -29,9 +29,9 @@ class Peak:
 
 
 class MemoryWatch:
-    """Safe to use from several threads: each watch has its own highest, though the counter is one for all.
+    """Measures several peaks at once with the one counter there is. Safe to use from several threads.
 
-    Whoever begins a watch first notes the highest so far for those that watch already, then sets the counter back.
+    To begin a watch: credit the peak to the open watches, then reset.
     """
 
     def __init__(self, device: Device) -> None:
@@ -41,7 +41,7 @@ class MemoryWatch:
 
     @contextmanager
     def watch(self) -> Iterator[Peak]:
-        """A peak that is complete when the block ends."""
+        """The peak of the block, complete when it ends."""
         peak = Peak()
         with self._changing:
             self._note()
@@ -67,7 +67,7 @@ class MemoryWatch:
         return int(line.split()[1]) * 1024
 
     def _reset(self) -> bool:
-        """Whether there is a counter that can be set back; other systems than Linux have none for a process."""
+        """Resets the counter. False if there is none: only Linux has one for a process."""
         if self._device.name.startswith("cuda"):
             torch.cuda.reset_peak_memory_stats(self._device.name)
             return True

@@ -1,8 +1,8 @@
-"""What a network reads of a prompt: the embeddings of CLIP's text encoder (Radford et al. 2021), for a text of any length.
+"""Embeddings of a text of any length, from CLIP's text encoder (Radford et al. 2021).
 
-The encoder reads at most 77 tokens at once in Stable Diffusion, of which the first and the last mark start and end. A longer
-text is cut into chunks. Each is encoded as if it were alone, and the embeddings are put one behind the other: to the
-network's cross attention they are a longer list to look things up in.
+In Stable Diffusion the encoder reads at most 77 tokens at once; the first and the last mark start and end. A longer text is
+split into chunks. Each chunk is encoded alone, and the embeddings are concatenated: the network's cross attention takes a list
+of any length.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from promptreel.errors import GenerationFailed
 
 CACHED_CHUNKS = 64
-"""Embeddings of chunks that are kept, 15 MB for Stable Diffusion in float32."""
+"""Cached embeddings of chunks: 15 MB for Stable Diffusion in float32."""
 
 _WORD_END = "</w>"
 _COMMA = "," + _WORD_END
 
 
 class PromptEncoder:
-    """A checkpoint's tokenizer and text encoder. The chunks that were encoded last are remembered."""
+    """A checkpoint's tokenizer and text encoder, with a cache of recent chunks."""
 
     def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
         self.tokenizer = tokenizer
         self.text_encoder = text_encoder
         self.max_tokens: int = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
-        # Bound to the encoder and not to self: a cycle would keep the weights in memory after the checkpoint is let go.
+        # Bound to the encoder, not to self: a reference cycle would keep the weights in memory.
         self._embed_chunk = lru_cache(CACHED_CHUNKS)(partial(_embed_chunk, text_encoder))
 
     def count_chunks(self, text: str) -> int:
-        """How many chunks the text fills, at least 1."""
+        """The number of chunks that the text fills, at least 1."""
         return len(self._split(text))
 
     def encode(self, text: str, *, clip_skip: int, chunks: int) -> Tensor:
         """Embeddings [1, chunks x max_tokens, width] on the encoder's device, in its dtype; no two calls share a tensor.
 
-        `clip_skip` leaves that many of the encoder's last layers out. `chunks` is the least number of chunks: a shorter text
-        is filled up with empty ones, so that it comes out as long as another. Texts and chunks are encoded one at a time, so
-        that none depends on another. Raises GenerationFailed if the encoder has fewer layers than are to be left out.
+        `clip_skip` skips that many of the encoder's last layers. A text of fewer than `chunks` chunks is padded with empty
+        ones. Chunks are encoded one at a time, so that none changes another's bits. Raises GenerationFailed if the encoder has
+        fewer layers than `clip_skip`.
         """
         layers = self.text_encoder.config.num_hidden_layers
         if clip_skip > layers:
@@ -59,15 +59,15 @@ class PromptEncoder:
         return [tuple(ids[start:end]) for start, end in pairwise([0, *ends])]
 
     def _frame(self, part: tuple[int, ...]) -> tuple[int, ...]:
-        """What the encoder reads at once: the start, the chunk's tokens, the end, and padding."""
+        """The encoder's input: start, the chunk's tokens, end, padding."""
         padding = (self.tokenizer.pad_token_id,) * (self.max_tokens - 2 - len(part))
         return (self.tokenizer.bos_token_id, *part, self.tokenizer.eos_token_id, *padding)
 
 
 def find_chunk_ends(tokens: Sequence[str], room: int) -> list[int]:
-    """Where each chunk ends, so that none has more than `room` tokens; the last number is that of all tokens.
+    """The index after each chunk's last token. No chunk has more than `room` tokens.
 
-    `tokens` are as CLIP's vocabulary spells them, a word's last one with </w>. What is said later moves no earlier end.
+    `tokens` are spelled as in CLIP's vocabulary, a word's last one with </w>. Later text does not move an earlier end.
     """
     ends, start = [], 0
     while len(tokens) - start > room:
@@ -77,7 +77,7 @@ def find_chunk_ends(tokens: Sequence[str], room: int) -> list[int]:
 
 
 def _choose_length(full: Sequence[str]) -> int:
-    """How much of a full chunk to take: up to the last comma in its last quarter, else the last word's end there, else all."""
+    """How much of a full chunk to take: to the last comma in its last quarter, else to the last word's end there, else all."""
     latest = range(len(full), len(full) - len(full) // 4, -1)
     for border in (_COMMA, _WORD_END):
         for length in latest:
@@ -89,7 +89,7 @@ def _choose_length(full: Sequence[str]) -> int:
 def _embed_chunk(text_encoder: CLIPTextModel, framed: tuple[int, ...], clip_skip: int) -> Tensor:
     """Embeddings [1, max_tokens, width] of one chunk with its marks.
 
-    A skip takes the hidden state from before the last layers, and the final norm after it, as diffusers does.
+    With `clip_skip`, the hidden state before the skipped layers goes through the final norm, as in diffusers.
     """
     tokens = torch.tensor([framed], device=text_encoder.device)
     if clip_skip == 0:

@@ -1,4 +1,4 @@
-"""What the libraries tell those who write scripts with them has no place in a service's log."""
+"""Silences the libraries' warnings and progress bars, which are meant for scripts."""
 
 from __future__ import annotations
 

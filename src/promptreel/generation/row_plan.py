@@ -1,8 +1,8 @@
 """How many rows of one shape may share a forward: measured, because it differs between devices and shapes.
 
-A forward over more rows may compute each row with other kernels, and so with other bits: a linear layer over two rows is not
-always the first two rows of one over eight. A seed must give the same bytes alone or in company, so only those row counts
-are used that agree to the bit; and of these only such as take less time a row than fewer rows would.
+A forward over more rows may use other kernels, and so compute other bits: a linear layer over two rows need not equal the first
+two rows of one over eight. A seed must give the same bytes alone or in company. So only row counts that change no bit are
+used, and of these only those that take less time per row than fewer rows would.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from promptreel.generation.failures import is_out_of_memory
 
 ROW_COUNTS = (2, 4, 8)
 WORTH = 0.9
-"""More rows are used when they take at most this share of the time a row."""
+"""More rows are used if they take at most this share of the time per row."""
 
 Forward = Callable[[list[int]], Tensor]
-"""Runs the network over the numbered rows of a fixed set of ROW_COUNTS[-1]; the outputs in their order."""
+"""Runs the network over the rows with these numbers, out of ROW_COUNTS[-1] fixed ones; returns the outputs in this order."""
 
 
 @dataclass(frozen=True)
 class RowPlan:
-    """`row_counts` a forward may have, ascending. `single_agrees`: one row by itself has the bits it has among others."""
+    """`row_counts` that a forward may have, ascending. `single_agrees`: a single row has the same bits as among others."""
 
     row_counts: tuple[int, ...] = (2,)
     single_agrees: bool = False
@@ -37,7 +37,7 @@ class RowPlan:
         return self.row_counts[-1]
 
     def row_count_for(self, rows: int) -> int:
-        """The least allowed number of rows that holds `rows`."""
+        """The smallest allowed row count that holds `rows`."""
         return 1 if rows == 1 else next(count for count in self.row_counts if count >= rows)
 
     def __str__(self) -> str:
@@ -48,7 +48,7 @@ class RowPlan:
 
 
 def measure_row_plan(forward: Forward, *, worth: float = WORTH) -> RowPlan:
-    """Tries the row counts from few to many, until one has other bits, does not pay, or does not fit into memory."""
+    """Tries ever more rows, until a row count changes bits, does not pay, or does not fit into memory."""
     pair = list(range(ROW_COUNTS[0]))
     expected = forward(pair)
     single_agrees = all(torch.equal(forward([row]), expected[row : row + 1]) for row in pair)
@@ -70,10 +70,9 @@ def measure_row_plan(forward: Forward, *, worth: float = WORTH) -> RowPlan:
 
 
 def _agrees(forward: Forward, count: int, expected: Tensor) -> bool:
-    """Whether a pair of rows has the same bits among `count` rows: beside others, and in every pair of places.
+    """Whether a pair of rows has the same bits among `count` rows: beside others, and at every even position.
 
-    Guided calls stand in such places, because an unguided one shares only where a row has the same bits by itself: there the
-    two places of a pair are alike, and so all places are.
+    Guided calls are pairs and stand at even positions. Single rows share only when position doesn't change their bits.
     """
     agrees_beside_others = torch.equal(forward(list(range(count)))[:2], expected)
     return agrees_beside_others and all(torch.equal(pair, expected) for pair in forward([0, 1] * (count // 2)).split(2))

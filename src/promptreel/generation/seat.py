@@ -1,4 +1,4 @@
-"""A request's place in the batch: what it asks to be computed next, and what became of it."""
+"""A request's place in the batch: what it wants computed next, and the outcome."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch import Tensor
 from promptreel.generation.families.animatediff import LoadedCheckpoint
 
 WAIT_SECONDS = 0.2
-"""How often a job that waits for others looks whether it was cancelled."""
+"""How often a waiting job checks whether it was cancelled."""
 
 Shape = tuple[object, ...]
 
 OnWait = Callable[[], None]
-"""Called now and then while a request waits for others that move on; it may raise to stop the request there."""
+"""Called from time to time while a request waits for others that make progress. It may raise, to stop the request."""
 
 
 def keep_waiting() -> None:
@@ -28,7 +28,7 @@ def keep_waiting() -> None:
 
 @contextmanager
 def in_turn(places: threading.Semaphore, on_wait: OnWait) -> Iterator[None]:
-    """Takes one of the places while the block runs; waits for it as long as there is none."""
+    """Waits for one of the places, and holds it while the block runs."""
     while not places.acquire(timeout=WAIT_SECONDS):
         on_wait()
     try:
@@ -42,7 +42,7 @@ class Rows:
     """What one request needs computed next.
 
     `latents` [B, C, T, h, w], `timesteps` [B], `text` [B, tokens, width]; B is 2 for a guided call, 1 for an unguided one.
-    `remaining` counts the calls that the request still has to make, this one included.
+    `remaining` is the number of calls that the request has yet to make, with this one.
     """
 
     checkpoint: LoadedCheckpoint
@@ -64,7 +64,7 @@ class Rows:
 
 @dataclass(eq=False)
 class Part:
-    """What of a call is computed in one forward: one row, or all of them. `outcome` is None until it was."""
+    """The rows of a call that one forward computes: one of them, or all. `outcome` is None until then."""
 
     seat: Seat
     rows: Rows
@@ -73,14 +73,14 @@ class Part:
 
 
 class Seat:
-    """Made and led by a StepBatcher, whose lock `changed` is; its fields are read and written under that.
+    """Made by a StepBatcher. All fields are read and written under its lock `changed`.
 
-    `left`: the parts of its call that nobody has taken yet. `device_seconds`: its share of the time that forwards took so far.
-    `expected_until`: when it should have asked for its next call, in seconds of the monotonic clock.
+    `left`: the parts of its call that no thread has taken yet. `device_seconds`: its share of the forwards' time so far.
+    `expected_until`: until when the batcher waits for its next call (monotonic clock, seconds).
     """
 
     def __init__(self, changed: threading.Condition, on_wait: OnWait, *, apart: bool) -> None:
-        """`apart`: whether each row is a part of its own."""
+        """`apart`: whether each row is a separate part."""
         self._changed = changed
         self._on_wait = on_wait
         self._apart = apart
@@ -94,9 +94,9 @@ class Seat:
         self.expected_until = 0.0
 
     def forward(self, rows: Rows) -> Tensor:
-        """The network's output for the rows, like `rows.latents`; waits for its turn.
+        """Waits for its turn, and returns the network's output for the rows, of the shape of `rows.latents`.
 
-        Raises what the network raised, or `on_wait`.
+        Raises what the network or `on_wait` raises.
         """
         split = rows.split() if self._apart else [rows]
         parts = [Part(self, part, begins_call=part is split[0]) for part in split]
@@ -122,20 +122,20 @@ class Seat:
             return self._changed.wait_for(lambda: not self.left and not self._under_way, WAIT_SECONDS)
 
     def _withdraw(self) -> None:
-        """Nothing of the request is computed any more afterwards, however its call ended."""
+        """Drops the parts that nobody took, and waits for those that run. Then nothing of the request is computed any more."""
         with self._changed:
             self.left = []
             self._changed.wait_for(lambda: not self._under_way)
 
     def take(self) -> Part:
-        """The next part, which must then be settled."""
+        """The next part. Whoever takes it must settle it."""
         self.has_begun = True
         self.expected_until = 0.0
         self._under_way += 1
         return self.left.pop(0)
 
     def settle(self, part: Part, outcome: Tensor | BaseException, *, grace: float = 0.0) -> None:
-        """Says what became of a part, once; the next call is expected within `grace` seconds."""
+        """Records a part's outcome, once. The next call is expected within `grace` seconds."""
         with self._changed:
             if part.outcome is not None:
                 return
@@ -148,21 +148,21 @@ class Seat:
 
     @property
     def is_watching(self) -> bool:
-        """Whether it waits for its turn, or is about to."""
+        """Whether it waits for its turn, or will within the grace time."""
         if self.left:
             return not self.has_begun
         return not self._under_way and time.monotonic() < self.expected_until
 
     @property
     def urgency(self) -> int:
-        """The lower, the sooner: fewest calls left first, so that a short job passes a long one.
+        """Lower goes first: the fewest calls left, so that a short job passes a long one.
 
-        Each call that a request had to watch counts as one of its own less, so that no stream of short jobs holds a long one
-        up for more than its own length.
+        Each call of others that a request waited for counts as one of its own less. So a stream of short jobs delays a long
+        one by at most its own length.
         """
         return self.remaining - self.waited
 
     @property
     def next_urgency(self) -> float:
-        """That of the call after this one; a request that has just been seated may be of any."""
+        """The urgency of its next call. A request that has just been seated may have any, so the lowest is assumed."""
         return float("-inf") if self.shape is None else self.urgency - 1
