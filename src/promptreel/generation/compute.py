@@ -1,11 +1,11 @@
-"""The threads of a process that run networks: on a CPU one for each row of a guided call, on a GPU a single one.
+"""The threads of a process that run networks: one for each row of a guided call on a CPU, one in all on a GPU.
 
-On a CPU each row is a forward of its own, in a row thread with its share of the cores, whether there are others or not. Both
-rows in one forward, with all cores, take as long on an idle machine; but then the cores wait for each other thousands of times
-in a forward, and whenever another process takes one of them, all wait for that one (ADR 15).
+On a CPU each row is a separate forward, in a row thread with its share of the cores. Both rows in one forward with all cores
+take as long on an idle machine. But then the cores synchronize thousands of times in a forward, and all of them wait whenever
+another process takes one (ADR 15).
 
-All other threads compute serially. Each thread that computes in parallel gets helpers of its own from OpenMP, and with more of
-them in a process than cores, they are put to sleep and woken between any two operations (ADR 9).
+All other threads compute serially. OpenMP gives helper threads to each thread that computes in parallel; with more helpers
+than cores, they sleep and wake between any two operations (ADR 9).
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ ROWS_OF_A_CALL = 2
 
 
 class ComputeThreads:
-    """Row threads, which run what they are given in the order in which it was asked, and side by side."""
+    """Row threads. They take work in the order in which it was submitted, and run side by side."""
 
     def __init__(self, threads: int | None = None, *, row_threads: int = 1) -> None:
-        """`threads` of torch's in all (None: as many as it takes by itself), shared evenly between the row threads, of which
-        there are no more than `threads`.
+        """`threads`: torch's in all (None: its default), divided equally among the row threads.
+
+        There are never more row threads than `threads`.
         """
         total = threads or torch.get_num_threads()
         self.row_threads = min(row_threads, total)
@@ -37,18 +38,20 @@ class ComputeThreads:
 
         def start() -> None:
             self._own.is_row_thread = True
-            torch.get_num_threads()  # else torch does this at the first operation, and takes what another thread set last
+            torch.get_num_threads()  # else torch does so at the first operation, and takes another thread's number
             torch.set_num_threads(total // self.row_threads)
 
         self._pool = ThreadPoolExecutor(self.row_threads, thread_name_prefix="row", initializer=start)
 
     def run(self, work: Callable[[], T]) -> T:
-        """What `work` returns or raises; it may itself call `run`."""
+        """Runs `work` in a row thread; returns or raises what it does. `work` may call `run` itself."""
         return work() if self._is_own() else self._pool.submit(work).result()
 
     def run_each(self, works: Iterable[Callable[[], T]]) -> Generator[T, None, None]:
-        """What each of them returns, in their order; side by side, and no more of them at once than there are row threads, so
-        that others' work comes in between. When one raises, or the iterator is closed, those under way come to their end first.
+        """Runs `works` side by side and yields their results in order.
+
+        At most as many are submitted at once as there are row threads, so that others' work comes in between. If one raises,
+        or the iterator is closed, the submitted ones finish first.
         """
         if self._is_own():
             yield from (work() for work in works)
@@ -70,9 +73,9 @@ class ComputeThreads:
 
 @contextmanager
 def serial_arithmetic() -> Iterator[None]:
-    """Inside the block, this thread's own tensors are computed by it alone, so that it takes no helpers from OpenMP.
+    """Inside the block, this thread computes alone, without OpenMP helpers.
 
-    Every thread that touches tensors needs it, but for the row threads: even to put two rows together takes helpers.
+    Every thread that touches tensors needs it, except the row threads: even `torch.cat` of two rows uses helpers.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,7 +1,7 @@
-"""Previews: what a job's clip will look like, told from its latents while it is denoised.
+"""Previews of a job's clip, computed from its latents while it is denoised.
 
-The network's prediction says at every call which clean latents it expects. To decode them would take as long as several calls;
-a matrix that was fitted to the VAE turns each of them into one pixel.
+Each of the network's predictions implies clean latents. Decoding them would take as long as several calls, so a matrix that
+was fitted to the VAE turns each latent into one pixel.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from promptreel.media import Clip
 log = logging.getLogger(__name__)
 
 MOST_PREVIEWS = 10
-"""Of one job."""
+"""For one job."""
 SECONDS_APART = 1.5
-"""At least, from one to the next. One takes some 30 ms of a processor."""
+"""The least time between two previews. One takes about 30 ms of CPU time."""
 
 OnPreview = Callable[[Clip], None]
-"""Shown the clip as it is expected now, one pixel for each latent."""
+"""Called with the expected clip, one pixel for each latent."""
 
 _PICTURES = 16
 _SIDE = 64
@@ -35,7 +35,7 @@ _RECTANGLES = 3  # on each picture
 
 
 class Previews:
-    """Shows the previews of one job. What goes wrong with them is logged once, and the job goes on without."""
+    """Shows the previews of one job. An error is logged once and ends the previews, not the job."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Previews:
         seconds_apart: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`colors` returns what `fit_colors` did, and is called once a preview is due; `show` None: there are none."""
+        """`colors` returns the matrix of `fit_colors`; it is called when the first preview is due. `show` None: no previews."""
         self._show = show
         self._space = space
         self._colors = colors
@@ -64,7 +64,7 @@ class Previews:
         try:
             clean = self._space.clean(prediction, call.latents, self._space.sigma_at(call.timestep))
             self._show(Clip(to_pixels(clean, self._colors()).numpy(), self._fps))
-        except Exception:  # whatever it is: a job does not need its previews
+        except Exception:  # any error: a job does not need its previews
             log.warning("a preview could not be made, and there are no more of this job", exc_info=True)
             self._show = None
         self._due_at = self._clock() + self._seconds_apart

@@ -1,4 +1,4 @@
-"""ModelSpace: the noise levels that a checkpoint was trained on, what it predicts, and scheduler objects pinned to both.
+"""ModelSpace: a checkpoint's training noise levels, what its network predicts, and diffusers schedulers pinned to both.
 
 To the samplers every checkpoint is variance preserving: at a timestep, latents are `signal * clean + noise * epsilon` with
 `signal**2 + noise**2 = 1`, and `sigma = noise / signal`. Flow models are brought to that form by `to_network` and
@@ -18,21 +18,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# What of a checkpoint's scheduler_config.json describes its training; the rest is a choice of sampling, and ours.
+# The keys of scheduler_config.json that describe the training. The others choose a sampling, which is the request's business.
 _TRAINING_KEYS = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "num_train_timesteps", "rescale_betas_zero_snr")
-# diffusers' own bound for a last step of pure noise, whose sigma would be infinite.
+# diffusers' bound for a last step of pure noise, whose sigma would be infinite.
 _LEAST_ALPHA = 2.0**-24
 
 
 class ModelSpace:
     """The training noise levels (`alphas_cumprod` and `sigmas`, float64 [T], by timestep) and what the network predicts.
 
-    `distilled` says that the network was distilled to jump to clean latents in one call (Luo et al. 2023, "Latent Consistency
+    `distilled`: the network was distilled to jump to clean latents in one call (Luo et al. 2023, "Latent Consistency
     Models"). `is_flow`: the network was trained by flow matching (Lipman et al. 2023); samplers see v.
     """
 
     def __init__(self, config: Mapping[str, Any], *, distilled: bool = False) -> None:
-        """Reads a scheduler configuration; raises ValueError for one that no sampler can follow."""
+        """Reads a scheduler configuration. Raises ValueError if no sampler can use it."""
         self.is_flow = _is_flow(config)
         self.distilled = distilled
         self.alphas_cumprod: Tensor = _flow_alphas(config) if self.is_flow else _diffusion_alphas(config)
@@ -44,7 +44,7 @@ class ModelSpace:
 
     @property
     def last_timestep(self) -> int:
-        """The noisiest."""
+        """The noisiest timestep."""
         return len(self.sigmas) - 1
 
     @property
@@ -54,31 +54,31 @@ class ModelSpace:
         return steps.numpy().astype(np.float32)
 
     def sigma_at(self, timestep: Tensor | float) -> float:
-        """Noise over signal at a timestep; linear between whole ones, as in diffusers' sigma-based schedulers."""
+        """Noise over signal at a timestep; linear between integers, as in diffusers' sigma-based schedulers."""
         return float(np.interp(float(timestep), np.arange(len(self.sigmas)), self.sigmas.numpy()))
 
     def timestep_at(self, sigma: float) -> Tensor:
-        """The timestep, float32 and maybe fractional, at which `sigma_at` is `sigma`; clamped to the trained ones."""
+        """The inverse of `sigma_at`: float32, possibly fractional, clamped to the trained timesteps."""
         return torch.tensor(np.interp(sigma, self.sigmas.numpy(), np.arange(len(self.sigmas))), dtype=torch.float32)
 
     def epsilon(self, output: Tensor, latents: Tensor, sigma: float) -> Tensor:
-        """The noise that a prediction at `sigma` says is in `latents` (v: Salimans and Ho 2022). All shapes alike."""
+        """The noise in `latents` by a prediction at `sigma` (v: Salimans and Ho 2022). All shapes are equal."""
         if self.prediction_type == "epsilon":
             return output
         signal, noise = vp_scales(sigma)
         return signal * output + noise * latents
 
     def clean(self, output: Tensor, latents: Tensor, sigma: float) -> Tensor:
-        """The clean latents that a prediction at `sigma` sees in `latents`. All shapes alike."""
+        """The clean latents in `latents` by a prediction at `sigma`. All shapes are equal."""
         signal, noise = vp_scales(sigma)
         if self.prediction_type == "epsilon":
             return (latents - noise * output) / signal
         return signal * latents - noise * output
 
     def to_network(self, latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """A call's latents and 0-dim timestep as the network was trained to see them; unchanged but for flow models.
+        """A call's latents and 0-dim timestep in the network's own form; only flow models change them.
 
-        Flow latents are `(1 - time) * clean + time * epsilon`, of the same sigma where `time = sigma / (1 + sigma)`.
+        Flow latents are `(1 - time) * clean + time * epsilon`; they have the same sigma at `time = sigma / (1 + sigma)`.
         """
         if not self.is_flow:
             return latents, timestep
@@ -88,7 +88,7 @@ class ModelSpace:
     def from_network(self, output: Tensor, latents: Tensor, timestep: Tensor) -> Tensor:
         """The network's output in the space's own prediction type; `latents` and `timestep` are the call's.
 
-        A flow network predicts `u = epsilon - clean`. With r the length of (1 - time, time) and y = r * latents what it saw,
+        A flow network predicts `u = epsilon - clean`. With r the length of (1 - time, time), and y = r * latents its input,
         `v = ((1 - 2 * time) * y + r**2 * u) / r`, which is finite at both ends.
         """
         if not self.is_flow:
@@ -102,15 +102,15 @@ class ModelSpace:
         return sigma / (1 + sigma), math.hypot(1, sigma) / (1 + sigma)
 
     def scheduler(self, name: str, **chosen: Any) -> Any:
-        """A new diffusers scheduler with everything that matters pinned, nothing inherited by luck.
+        """A new diffusers scheduler with all relevant arguments pinned.
 
-        `clip_sample` is off (DDPM and DDIM default to clipping, which ruins latents); the noise table and prediction type are
-        the checkpoint's. `chosen` goes before all of it.
+        `clip_sample` is off (DDPM and DDIM clip by default, which ruins latents); the noise table and prediction type are the
+        checkpoint's. `chosen` overrides all of these.
         """
         key = (name, repr(sorted(chosen.items())))
         if key not in self._schedulers:
             self._schedulers[key] = self._build_scheduler(name, chosen)
-        return copy.deepcopy(self._schedulers[key])  # to build one takes up to 0.2 s (KDPM2), to copy it next to nothing
+        return copy.deepcopy(self._schedulers[key])  # building takes up to 0.2 s (KDPM2), copying almost nothing
 
     def _build_scheduler(self, name: str, chosen: dict[str, Any]) -> Any:
         kind = getattr(diffusers, name)
@@ -129,7 +129,7 @@ class ModelSpace:
 
 
 def vp_scales(sigma: float) -> tuple[float, float]:
-    """Signal and noise, whose squares add up to 1, of a noise level."""
+    """Signal and noise at a noise level. Their squares add up to 1."""
     length = math.hypot(1, sigma)
     return 1 / length, sigma / length
 
@@ -137,7 +137,7 @@ def vp_scales(sigma: float) -> tuple[float, float]:
 def _diffusion_alphas(config: Mapping[str, Any]) -> Tensor:
     training = {key: config[key] for key in _TRAINING_KEYS if config.get(key) is not None}
     betas: Tensor = diffusers.DDIMScheduler(**training).betas
-    # In float64, so that `ModelSpace.betas` gives back the very same ones.
+    # In float64, so that `ModelSpace.betas` returns exactly these.
     return (1 - betas.double()).cumprod(0).clamp(min=_LEAST_ALPHA)
 
 

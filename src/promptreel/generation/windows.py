@@ -1,17 +1,17 @@
-"""Clips longer than the motion modules carry: the network sees them through windows, and what it says is blended.
+"""Clips of more frames than the motion modules take: the network sees them through windows, and its outputs are blended.
 
 Each call is made of several forwards over windows of `max_frames` frames, whose outputs are averaged frame by frame as in
 MultiDiffusion (Bar-Tal et al. 2023, "MultiDiffusion: Fusing Diffusion Paths for Controlled Image Generation"). There are two
 kinds of windows, and the timestep alone decides which:
 
-- While there is much noise, what happens is decided: each window is spread over the whole clip and takes every second (third,
-  ...) frame, so that the clip is planned as one, and a thing that moves to the left does so once, from end to end.
-- Below that, how it looks is decided: each window is a run of frames, and overlaps with its neighbours by half. Weights fall
-  off towards them, so that nowhere one window takes over from another at once.
+- At high noise, the network decides what happens. Each window is spread over the whole clip and takes every second (third,
+  ...) frame. So the clip is planned as one: a thing that moves to the left does so once, from end to end.
+- At low noise, it decides how things look. Each window is a run of frames and overlaps its neighbors by half. Weights fall off
+  towards the neighbors, so no frame shows a sudden change of windows.
 
-Only spread windows make a clip whose neighbouring frames do not fit together; only runs make one that starts anew with each
+With spread windows alone, neighboring frames would not fit together; with runs alone, the motion would start anew in each
 window. The noise is drawn for one window and serves the whole clip, as in FreeNoise (Qiu et al. 2023, "FreeNoise: Tuning-Free
-Longer Video Diffusion via Noise Rescheduling"), so that all windows begin with the same clip in mind.
+Longer Video Diffusion via Noise Rescheduling"), so that all windows start from the same noise.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from promptreel.jobs.window_counts import SPREAD_SHARE, count_overlapping_window
 
 @dataclass(frozen=True)
 class Window:
-    """`frames`: the numbers of its frames, ascending, int64 [W]. `weights`: their part in the blend, float32 [W]; those of one
-    frame in all windows add up to 1."""
+    """`frames`: the numbers of its frames, ascending, int64 [W]. `weights`: their share in the blend, float32 [W]. A frame's
+    weights in all windows add up to 1."""
 
     frames: Tensor
     weights: Tensor
 
 
 def predict(rows: Rows, forward: Callable[[Rows], Tensor], on_window: Callable[[float], None]) -> Tensor:
-    """What the network makes of rows of any length: [B, C, T, h, w] like `rows.latents`, by one forward for each window.
+    """The network's output for rows of any length, [B, C, T, h, w] like `rows.latents`: one forward for each window.
 
-    `on_window` is told the share of the windows that is done, 0 at first, before each forward; it may raise to stop there.
-    A clip as short as `max_frames` is one window, and nothing but its forward.
+    Before each forward, `on_window` gets the share of the windows that is done; it may raise, to stop. A clip of at most
+    `max_frames` frames is one window, and just its forward.
     """
     windows = plan_windows(
         rows.latents.shape[2], rows.checkpoint.card.max_frames, spread=_is_noisy(rows.timesteps, rows.checkpoint.space)
@@ -57,11 +57,11 @@ def predict(rows: Rows, forward: Callable[[Rows], Tensor], on_window: Callable[[
 
 
 def draw_noise(shape: tuple[int, ...], max_frames: int, generator: torch.Generator) -> Tensor:
-    """Unit noise, float32 [1, C, T, h, w]. Beyond `max_frames` it is drawn for so many frames and stretched over the clip.
+    """Unit noise, float32 [1, C, T, h, w]. For a longer clip, noise for `max_frames` frames is stretched over it.
 
-    A frame between two of those drawn, at a share `u` of the way, gets `cos(u * pi / 2)` of the one before it and
-    `sin(u * pi / 2)` of the one behind it, which keeps the variance. So the frames that stand at one place in different spread
-    windows have nearly the same noise, and a run of frames has noise that changes slowly.
+    A frame at a share `u` of the way between two drawn ones gets `cos(u * pi / 2)` of the first and `sin(u * pi / 2)` of the
+    second, which keeps the variance. So frames at the same position in different spread windows have nearly the same noise,
+    and the noise of a run changes slowly.
     """
     num_frames = shape[2]
     drawn = torch.randn((*shape[:2], min(num_frames, max_frames), *shape[3:]), generator=generator)
@@ -79,7 +79,7 @@ def _is_noisy(timesteps: Tensor, space: ModelSpace) -> bool:
 
 
 def plan_windows(num_frames: int, max_frames: int, *, spread: bool) -> list[Window]:
-    """Windows of equal length, `max_frames` at most, that hold every frame: spread over the clip, or runs that overlap."""
+    """Windows of equal length, at most `max_frames`, that cover all frames: spread over the clip, or overlapping runs."""
     if num_frames <= max_frames:
         return [Window(torch.arange(num_frames), torch.ones(num_frames))]
     windows = _spread(num_frames, max_frames) if spread else _overlapping(num_frames, max_frames)
@@ -90,7 +90,7 @@ def plan_windows(num_frames: int, max_frames: int, *, spread: bool) -> list[Wind
 
 
 def _spread(num_frames: int, max_frames: int) -> list[Window]:
-    """The clip's length is cut into equal steps, as many as the windows have frames together, and dealt out in turn."""
+    """Divides the clip into equal steps, one for each frame of all windows, and deals them to the windows in turn."""
     count = count_spread_windows(num_frames, max_frames)
     middles = 2 * torch.arange(count * max_frames) + 1  # of the steps, in halves of a step
     frames = middles * num_frames // (2 * count * max_frames)
@@ -98,7 +98,7 @@ def _spread(num_frames: int, max_frames: int) -> list[Window]:
 
 
 def _overlapping(num_frames: int, max_frames: int) -> list[Window]:
-    """Evenly spread runs. Weights fall towards a neighbour, and not towards the ends of the clip, where there is none."""
+    """Evenly spaced runs. Weights fall off towards a neighboring run, not towards the clip's ends."""
     count = count_overlapping_windows(num_frames, max_frames)
     rising = torch.arange(1, max_frames + 1, dtype=torch.float32)
     windows = []
