@@ -1,7 +1,7 @@
-"""What a config.json may say of a network: the arguments of the class that is built, each within bounds.
+"""What a network's config.json may contain: the arguments of its class, each within bounds.
 
-Only what is named here reaches a constructor. Keys that would change how the network computes and that Promptreel does not
-build must have their defaults; keys that make a loader fetch or run something must be null; all others are left out.
+Only the keys listed here reach a constructor. Keys that would change the network in ways that Promptreel does not build must
+have their defaults. Keys that make a loader fetch or run something must be null. All others are ignored.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
 
-    # These ask a loader for code from elsewhere, or for weights in a form that is not in the file.
+    # These make a loader fetch code, or convert the weights.
     auto_map: None = Field(default=None, exclude=True)
     quantization_config: None = Field(default=None, exclude=True)
 
@@ -53,7 +53,7 @@ def need(condition: bool, problem: str) -> None:
 
 
 def spread(value: int | tuple[int, ...], blocks: int) -> tuple[int, ...]:
-    """One number for all blocks, or one for each, as one for each."""
+    """Expands one number for all blocks to one for each block."""
     return (value,) * blocks if isinstance(value, int) else value
 
 
@@ -126,7 +126,7 @@ def need_multiples(channels: Sequence[int], parts: Sequence[int], name: str) -> 
 
 
 class ImageUNet(Config):
-    """UNet2DConditionModel, as far as UNetMotionModel can take its place."""
+    """UNet2DConditionModel, restricted to what UNetMotionModel supports."""
 
     in_channels: LatentChannels = 4
     out_channels: LatentChannels = 4
@@ -180,7 +180,7 @@ class ImageUNet(Config):
 
 
 class MotionAdapter(Config):
-    """MotionAdapter: the motion modules of a UNet, by themselves."""
+    """MotionAdapter: a UNet's motion modules alone."""
 
     block_out_channels: ChannelsEach = (320, 640, 1280, 1280)
     motion_layers_per_block: Layers | LayersEach = 2
@@ -194,7 +194,7 @@ class MotionAdapter(Config):
     conv_in_channels: None = None  # PIA's, whose UNet sees a picture too
 
 
-# What UNetMotionModel takes over from an image's UNet and from a motion adapter, and under which names.
+# UNetMotionModel's arguments that come from the image UNet and from the motion adapter, by their names there.
 _FROM_IMAGE_UNET = (
     "in_channels",
     "out_channels",
@@ -220,7 +220,7 @@ _FROM_ADAPTER = {
 
 
 def give_motion(unet: ImageUNet, adapter: MotionAdapter) -> MotionUNet:
-    """What UNetMotionModel.from_unet2d makes of the two. Raises ValueError if they do not fit together."""
+    """The config that UNetMotionModel.from_unet2d would make. Raises ValueError if the two do not fit together."""
     blocks = len(unet.block_out_channels)
     need(unet.block_out_channels == adapter.block_out_channels, "block_out_channels differ")
     layers, motion_layers = spread(unet.layers_per_block, blocks), spread(adapter.motion_layers_per_block, blocks)
@@ -263,7 +263,7 @@ class VaeKL(Config):
 
 
 class VaeDC(Config):
-    """AutoencoderDC, of residual blocks only."""
+    """AutoencoderDC, with residual blocks only."""
 
     in_channels: Literal[3] = 3
     latent_channels: LatentChannels = 32
@@ -284,7 +284,7 @@ class VaeDC(Config):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Residual blocks have no scales, and the class wants none of them left out."""
+        """Must be empty for each block: residual blocks have no scales."""
         scales = {f"{half}_qkv_multiscales": ((),) * len(self.encoder_block_out_channels) for half in ("encoder", "decoder")}
         return super().arguments | scales
 
@@ -362,4 +362,4 @@ NETWORKS: dict[str, dict[str, type[Config]]] = {
     "vae": {"AutoencoderKL": VaeKL, "AutoencoderDC": VaeDC, "AutoencoderTiny": VaeTiny},
     "text_encoder": {"CLIPTextModel": TextEncoder},
 }
-"""The classes that each component's weights may belong to, and what their configs may say."""
+"""The allowed classes of each component, and their configs."""

@@ -1,7 +1,7 @@
-"""The gate in front of every loader: it reads a checkpoint's folder once, and what it says of it is all that a loader opens.
+"""The gate in front of every loader: it checks a checkpoint's folder, and a loader opens only what it returns.
 
-A checkpoint that passes is of known classes, each with arguments within bounds; its files hold the very tensors that these
-need, and no code. It imports no torch, so the api tells the owner of a checkpoint what a worker would find.
+A checkpoint that passes has known classes with arguments within bounds, files with exactly the tensors that these need, and no
+code. The gate imports no torch, so the api can report what a worker would find.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ CLASSES = {
     "tokenizer": r"transformers\.CLIPTokenizer(Fast)?",
     "scheduler": r"diffusers\.[A-Z][A-Za-z0-9]{0,99}Scheduler",
 }
-"""The components of a checkpoint, and the classes that model_index.json may name for each."""
+"""The classes that model_index.json may name, by component."""
 UNUSED = {
     "safety_checker": r"stable_diffusion\.StableDiffusionSafetyChecker",
     "feature_extractor": r"transformers\.(CLIPImageProcessor|CLIPFeatureExtractor)",
     "image_encoder": r"transformers\.CLIPVisionModelWithProjection",
 }
-"""Components that public Stable Diffusion checkpoints name and that nothing here loads."""
+"""Components of public Stable Diffusion checkpoints that are never loaded."""
 STEM = "diffusion_pytorch_model"
 STEMS = {"text_encoder": "model"}
-"""How the files with a component's weights are called, before their suffix."""
+"""The names of weight files, without suffix, by component."""
 MAX_PARAMETERS = 3_000_000_000
-"""Of all networks together. Stable Diffusion 1.5 with motion modules has 1.5 billion."""
+"""Parameters of all networks together. Stable Diffusion 1.5 with motion modules has 1.5 billion."""
 
 INDEX_NAME = "model_index.json"
 
-# What older diffusers called the parts of a VAE's attention, and what they are called today.
+# Old and new names of the parts of a VAE's attention in diffusers.
 _OLD_ATTENTION = re.compile(r"(\.mid_block\.attentions\.0\.)(query|key|value|proj_attn)(?=\.)")
 _NEW_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """A network to build: its class, the arguments of its constructor, and where each of its tensors lies."""
+    """A network to build: its class, its constructor's arguments, and where each tensor is stored."""
 
     class_name: str
     arguments: Mapping[str, Any]
@@ -67,7 +67,7 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """All that is loaded of a checkpoint. The UNet is one with motion modules, whether it was stored so or in two parts."""
+    """Everything that is loaded from a checkpoint. The UNet includes the motion modules, even if they are stored apart."""
 
     card: ModelCard
     root: Path
@@ -80,7 +80,7 @@ class Checkpoint:
 
 
 class _Named(BaseModel):
-    """What any network's config.json must say; transformers' say it in other words."""
+    """The required key of a diffusers config.json; transformers has another one."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
@@ -88,7 +88,7 @@ class _Named(BaseModel):
 
 
 def check_checkpoint(card: ModelCard) -> Checkpoint:
-    """Raises CheckpointUnusable with what is wrong. Reads names, configs and the headers of the weights."""
+    """Checks names, configs and the weights' headers. Raises CheckpointUnusable with the reason."""
     if card.family != FAMILY:
         raise CheckpointUnusable(f"model {card.model_id!r} is of family {card.family!r}; only {FAMILY!r} can be run")
     root = check_folder(card.path)
@@ -118,18 +118,18 @@ def check_checkpoint(card: ModelCard) -> Checkpoint:
 
 
 def check_weights(checkpoint: Checkpoint) -> None:
-    """Reads every weight, seconds for a large checkpoint. Raises CheckpointUnusable if one is not finite."""
+    """Reads every weight, which takes seconds for a large checkpoint. Raises CheckpointUnusable if one is not finite."""
     networks = (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder)
     check_finite((tensor for network in networks for tensor in network.tensors.values()), checkpoint.root)
 
 
 def hash_checkpoint(checkpoint: Checkpoint) -> str:
-    """SHA-256 over the names and contents of what is loaded: equal for equal models, whatever their cards say."""
+    """SHA-256 of the names and contents of what is loaded. The card does not change it."""
     return hash_files(checkpoint.root, checkpoint.files)
 
 
 def _read_index(root: Path) -> dict[str, str]:
-    """The class of each network that is loaded, as its own config names it too. Its model_index.json names no others."""
+    """The class of each network. model_index.json and the network's own config must agree, and name nothing else."""
     if not (root / INDEX_NAME).is_file():
         raise CheckpointUnusable(f"The checkpoint has no {INDEX_NAME}. Save it again in diffusers' layout, see docs/models.md.")
     index = read_object(root / INDEX_NAME, INDEX_NAME)
@@ -160,7 +160,7 @@ def _check_class(component: str, named: list[Any]) -> None:
 
 def _missing(component: str) -> str:
     if component == "motion_adapter":
-        # diffusers would fill the gap with random motion modules, without a word.
+        # diffusers would silently use random motion modules.
         return (
             "The checkpoint has no motion adapter, so nothing would move as it should. Copy one into motion_adapter/ and add "
             f'"motion_adapter": ["diffusers", "MotionAdapter"] to {INDEX_NAME}.'
@@ -180,13 +180,13 @@ def _read_config(root: Path, component: str, class_name: str) -> Config:
 
 
 def _read_tensors(root: Path, component: str, files: Iterable[Path]) -> dict[str, StoredTensor]:
-    """Under the names that they have today, without what every file of this kind may hold besides."""
+    """Tensors under their current names, without those that files of this kind may contain in addition."""
     stored = read_tensors(files, root)
     tensors = {_new_name(component, name): tensor for name, tensor in stored.items()}
     if len(tensors) != len(stored):
         raise CheckpointUnusable(f"{component}/ holds a tensor twice, under its old and its new name. {AGAIN}")
     if component == "text_encoder":
-        tensors.pop("embeddings.position_ids", None)  # 0, 1, 2...: older files hold them, today's network knows them
+        tensors.pop("embeddings.position_ids", None)  # 0, 1, 2...: stored in older files only
     check_dtypes(tensors, component)
     return tensors
 
@@ -215,7 +215,7 @@ def _join(unet: Config, adapter: Config | None) -> MotionUNet:
 
 
 def _lay_out(unet: MotionUNet, configs: Mapping[str, Config]) -> dict[str, Layout]:
-    """What the files of each component must hold."""
+    """The tensors that each component's files must contain."""
     layouts = {"unet": lay_out(unet), "vae": lay_out(configs["vae"]), "text_encoder": lay_out(configs["text_encoder"])}
     if "motion_adapter" in configs:
         whole = layouts["unet"]
@@ -251,7 +251,7 @@ def _compare(component: str, layout: Layout, tensors: Mapping[str, StoredTensor]
 
 
 def _check_fit(card: ModelCard, unet: MotionUNet, configs: Mapping[str, Config], tokenizer: TokenizerParts) -> None:
-    """Whether the components, and the card, were made for each other."""
+    """Raises CheckpointUnusable if components, or the card, do not fit together."""
     text, latents = configs["text_encoder"], getattr(configs["vae"], "latent_channels", None)
     assert isinstance(text, TextEncoder)
     if card.max_frames > unet.motion_max_seq_length:

@@ -1,4 +1,4 @@
-"""JSON that somebody else wrote: read up to a bound, and only of the shape that it must have."""
+"""Reads untrusted JSON: of bounded size, and only in the expected shape."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from promptreel.errors import CheckpointUnusable
 
 MAX_CONFIG_BYTES = 256 << 10
-"""For cards and configs: Stable Diffusion's largest has 2 kB. Parsed, JSON may take a hundred times its size in memory."""
+"""For cards and configs; Stable Diffusion's largest has 2 kB. Parsed JSON can take a hundred times its size in memory."""
 
 MAX_CONTAINERS = 100_000
 """Lists and objects in one file. CLIP's tokenizer.json has half as many; two million empty lists take seconds to read."""
@@ -51,12 +51,12 @@ def read_object(file: Path, name: str, *, most: int = MAX_CONFIG_BYTES) -> dict[
 
 
 def has_many_containers(content: bytes) -> bool:
-    """What takes long to parse, and much memory, told from the bytes."""
+    """Whether the bytes contain too many lists and objects to parse quickly and in little memory."""
     return content.count(b"[") + content.count(b"{") > MAX_CONTAINERS
 
 
 def read_model(file: Path, name: str, model: type[_File]) -> _File:
-    """A JSON object of the model's shape. Raises CheckpointUnusable, which names the fields that are wrong."""
+    """A JSON object, validated by the model. Raises CheckpointUnusable with the names of the wrong fields."""
     content = read_file(file, name)
     try:
         return model.model_validate_json(content)
@@ -65,7 +65,7 @@ def read_model(file: Path, name: str, model: type[_File]) -> _File:
 
 
 def explain(error: ValidationError) -> str:
-    """What is wrong, field by field: the first few, each cut to a line."""
+    """The first few errors, one short line each."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
     named = [shorten(": ".join([*map(str, problem["loc"]), problem["msg"]])) for problem in problems[:_MAX_PROBLEMS]]
     more = len(problems) - len(named)
@@ -73,7 +73,7 @@ def explain(error: ValidationError) -> str:
 
 
 def shorten(text: object, most: int = 200) -> str:
-    """What somebody else wrote, as far as a message has room for it, and without what cannot be shown or sent."""
+    """Untrusted text for a message: shortened, without characters that cannot be shown or sent."""
     words = str(text)[: most + 1]
     words = words if words.isprintable() else repr(words)[1:-1]
     return words if len(words) <= most else words[:most] + "..."

@@ -1,7 +1,7 @@
-"""Which tensors a network has, by its config: names and shapes, as diffusers 0.42 and transformers 5.23 build it.
+"""Names and shapes of a network's tensors, computed from its config as diffusers 0.42 and transformers 5.23 build it.
 
-So a checkpoint's files are compared with its configs before anything is built, in the api too, which has no torch. The tests
-hold this to the classes themselves; the loader compares once more.
+So a checkpoint's files are compared with its configs before anything is built, even in the api, which has no torch. Tests
+compare this module with the classes; the loader compares again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from promptreel.models.configs import Config, MotionUNet, TextEncoder, VaeDC, Va
 
 Shape = tuple[int, ...]
 MOTION = ".motion_modules."
-"""What is in the names of a motion adapter's tensors, and of no others."""
+"""Part of the names of all motion module tensors, and of no others."""
 
 
 class Layout(dict[str, Shape]):
@@ -58,7 +58,7 @@ class Layout(dict[str, Shape]):
 
 
 def lay_out(config: Config) -> Layout:
-    """The tensors of the class that the config belongs to."""
+    """The tensors of the config's class."""
     match config:
         case MotionUNet():
             return _UNet(config).lay_out()
@@ -75,7 +75,7 @@ def lay_out(config: Config) -> Layout:
 
 
 class _UNet:
-    """UNetMotionModel: blocks from fine to coarse and back; what is left of each on the way down is added on the way up."""
+    """UNetMotionModel: blocks from fine to coarse and back, with skip connections from the way down to the way up."""
 
     def __init__(self, config: MotionUNet) -> None:
         self.config = config
@@ -125,7 +125,7 @@ class _UNet:
         before = self.channels[-1]
         last = len(self.channels) - 1
         for number in range(len(self.channels)):
-            block = last - number  # the one on the way down that it answers to
+            block = last - number  # the block on the way down that it mirrors
             name, outputs, skipped = f"up_blocks.{number}", self.channels[block], self.channels[max(block - 1, 0)]
             for layer in range(self.layers[block] + 1):
                 inputs = (before if layer == 0 else outputs) + (skipped if layer == self.layers[block] else outputs)
@@ -234,7 +234,7 @@ def _lay_out_dc_block(layout: Layout, name: str, channels: int) -> None:
 
 
 def _lay_out_tiny(config: VaeTiny) -> Layout:
-    """Both halves are one list of layers each, in which layers without weights count too."""
+    """Encoder and decoder are one list of layers each; layers without weights have indexes too."""
     layout = Layout()
     channels, latents = config.encoder_block_out_channels[0], config.latent_channels
     number = 0
@@ -244,7 +244,7 @@ def _lay_out_tiny(config: VaeTiny) -> Layout:
     layout.conv(f"encoder.layers.{number}", channels, latents)
 
     layout.conv("decoder.layers.0", latents, channels)
-    number = 2  # after it, an activation
+    number = 2  # followed by an activation
     for block, count in enumerate(config.num_decoder_blocks):
         is_last = block == len(config.num_decoder_blocks) - 1
         number = _lay_out_tiny_blocks(layout, "decoder", number, count, channels) + (not is_last)  # a layer that scales
@@ -254,7 +254,7 @@ def _lay_out_tiny(config: VaeTiny) -> Layout:
 
 
 def _lay_out_tiny_blocks(layout: Layout, half: str, first: int, count: int, channels: int) -> int:
-    """The number of the layer after them."""
+    """Returns the next layer's index."""
     for number in range(first, first + count):
         for layer in (0, 2, 4):
             layout.conv(f"{half}.layers.{number}.conv.{layer}", channels, channels)

@@ -1,8 +1,8 @@
 """The noise table that a checkpoint was trained on, from its scheduler's file and its card.
 
-The table belongs to the motion modules. AnimateDiff's (Guo et al. 2023), versions 1 to 3, were trained on linear betas from
-0.00085 to 0.012, which end at a sigma of 25.1; the scheduler's file of the Stable Diffusion checkpoint that they are put into
-says `scaled_linear`, which ends at 14.6. No file tells which of the two a motion adapter needs, so the card does.
+The table belongs to the motion modules. AnimateDiff's versions 1 to 3 (Guo et al. 2023) were trained on linear betas from
+0.00085 to 0.012, whose last sigma is 25.1. But the scheduler's file of the Stable Diffusion checkpoint beside them says
+`scaled_linear`, whose last sigma is 14.6. No file says which of the two a motion adapter needs, so the card must.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ Beta = Annotated[float, Field(gt=0, lt=1)]
 Shift = Annotated[float, Field(ge=1e-3, le=1e3)]
 MAX_STEPS = 10_000
 NAME = "scheduler/scheduler_config.json"
-# Samplers divide by the signal that the last step leaves; diffusers' own table for a last step without any ends here.
+# Samplers divide by the last step's signal. diffusers' own bound for a last step of pure noise.
 _LEAST_SIGNAL = 2.0**-24
 
 
 class NoiseTable(BaseModel):
-    """What of scheduler_config.json describes the training. How to sample is the request's choice."""
+    """The keys of scheduler_config.json that describe the training. Each request chooses how to sample."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -52,9 +52,9 @@ class NoiseTable(BaseModel):
 
 
 def read_noise_table(file: Path, card: ModelCard) -> dict[str, Any]:
-    """The scheduler's file as the card corrects it, without what it leaves out.
+    """The keys that the scheduler's file sets, with the card's correction.
 
-    Raises CheckpointUnusable for one that cannot be sampled from, and for one that is a guess.
+    Raises CheckpointUnusable for a table that cannot be sampled from, and if only a guess could choose the table.
     """
     table = read_model(file, NAME, NoiseTable)
     if card.beta_schedule is not None:
@@ -71,9 +71,9 @@ def read_noise_table(file: Path, card: ModelCard) -> dict[str, Any]:
 
 
 def _check_signal(table: NoiseTable) -> None:
-    """Each step must leave less of the picture than the one before, and the last still some of it."""
+    """Each step must leave less signal than the one before, and the last one some."""
     if table.rescale_betas_zero_snr or table.beta_schedule == "squaredcos_cap_v2":
-        return  # these end without signal by themselves
+        return  # these end at pure noise by design
     betas = _betas_of(table)
     if betas[-1] < betas[0] or math.fsum(math.log1p(-beta) for beta in betas) < math.log(_LEAST_SIGNAL):
         raise CheckpointUnusable(

@@ -1,4 +1,4 @@
-"""What a model is told beyond the user's own words: the phrases of its card, if the user wants them."""
+"""Enhanced prompts: the phrases that a model's card adds to the user's words, if the user wants them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 def enhance_prompt(prompt: str, card: ModelCard) -> str:
     """The prompt between the card's trigger phrases and its quality phrases: "TRIGGER a cat on a bench QUALITY, QUALITY".
 
-    The user's text stays as it is. A phrase that it holds already, in any case, is not added, and none is added twice, so
-    that an enhanced prompt is not enhanced any further. A model with a vocabulary gets only phrases that it knows whole.
+    The user's text itself is not changed. A phrase that it already contains, in upper or lower case, is not added, so that
+    enhancing a prompt twice changes nothing. If the model has a vocabulary, only phrases made of its words are added.
     """
     triggers: list[str] = []
     qualities: list[str] = []
@@ -26,18 +26,18 @@ def enhance_prompt(prompt: str, card: ModelCard) -> str:
 
 
 def find_unknown_words(text: str, words: Collection[str]) -> list[str]:
-    """The text's words that are not in the vocabulary `words`, in lower case, each once; none if there is no vocabulary."""
+    """The text's words outside the vocabulary `words`, in lower case, each once. Empty without a vocabulary."""
     return [word for word in dict.fromkeys(_WORD.findall(text.lower())) if word not in words] if words else []
 
 
 def _is_said(phrase: str, texts: Iterable[str]) -> bool:
-    """Whether one of the texts holds the phrase as words of its own: "art" is not said by "party"."""
+    """Whether a text contains the phrase as whole words: "party" does not contain "art"."""
     spelled = r"\s+".join(map(re.escape, phrase.split()))
     pattern = re.compile(rf"(?<!\w){spelled}(?!\w)", re.IGNORECASE)
     return any(pattern.search(text) for text in texts)
 
 
 def _put_side_by_side(left: str, right: str) -> str:
-    """Both, with a space between them where there is none."""
+    """Both texts, separated by a space."""
     touch = left and right and not left[-1].isspace() and not right[0].isspace()
     return f"{left} {right}" if touch else left + right

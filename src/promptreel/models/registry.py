@@ -1,4 +1,4 @@
-"""Which checkpoints the service knows: every folder with a card, `promptreel.json`, read anew each time it is asked for."""
+"""The checkpoints that the service knows: all folders with a card, `promptreel.json`. Cards are read anew on each access."""
 
 from __future__ import annotations
 
@@ -28,13 +28,12 @@ Word = Annotated[str, Field(max_length=100)]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """What the service must know of a checkpoint before it loads it.
+    """What the service knows about a checkpoint before loading it.
 
-    The clip is made at the native size (pixels; None: any size) and scaled to the size that was asked. `max_frames` is what
-    the motion modules carry. `trigger_words` and `quality_words` are phrases that an enhanced prompt gets (phrases.py). `words`
-    is the vocabulary; empty: any word is fine. `beta_schedule` is that of the noise table that the motion modules were trained
-    on; None: the scheduler's file says it (noise_table.py). `reference_seconds_per_unit` was measured on two CPU cores, and
-    serves the first estimate, before any job has run.
+    Clips are made at the native size (pixels; None: any size) and scaled to the requested size. `max_frames` is the most that
+    the motion modules take at once. `trigger_words` and `quality_words` are phrases for enhanced prompts (phrases.py). `words`
+    is the vocabulary; empty: no vocabulary. `beta_schedule` is the motion modules' noise table; None: the scheduler's file
+    has it (noise_table.py). `reference_seconds_per_unit` was measured on two CPU cores, for estimates before the first job.
     """
 
     model_id: str
@@ -55,7 +54,7 @@ class ModelCard:
 
 
 class _CardFile(BaseModel):
-    """`promptreel.json` as docs/models.md describes it."""
+    """`promptreel.json`; docs/models.md describes it."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -81,16 +80,16 @@ class _CardFile(BaseModel):
 
     @model_validator(mode="after")
     def _phrases_are_no_book(self) -> Self:
-        """A network reads every word of them, for each frame."""
+        """Limits the length: a network reads all of it for each frame."""
         if sum(map(len, self.trigger_words + self.quality_words)) > MAX_TEXT:
             raise ValueError(f"trigger_words and quality_words may have {MAX_TEXT} characters together")
         return self
 
 
 class ModelRegistry:
-    """The checkpoints in two folders: those in the package, and the user's. A built-in one wins over a namesake.
+    """The checkpoints in two folders: the package's and the user's. A built-in one hides a user's one of the same name.
 
-    `aliases` are other names that requests may use for them: clients written for another service name its models.
+    `aliases`: other names for them in requests, for clients that were written for another service's models.
     """
 
     def __init__(self, *, built_in: Path, models_dir: Path, aliases: Mapping[str, str] | None = None) -> None:
@@ -99,7 +98,7 @@ class ModelRegistry:
         self._roots = (models_dir, built_in)
 
     def get(self, model_id: str) -> ModelCard:
-        """Raises ModelNotFound, or CheckpointUnusable when the model's card cannot be used."""
+        """Raises ModelNotFound, or CheckpointUnusable if the card is wrong."""
         folders = self._folders()
         meant = model_id if model_id in folders else self._aliases.get(model_id, model_id)
         if meant not in folders:
@@ -117,7 +116,7 @@ class ModelRegistry:
         return folder is not None and folder.parent == self._built_in
 
     def list(self, *, tell: bool = True) -> list[ModelCard]:
-        """All models with a usable card, by id; the others are left out, and logged unless the caller tells of them."""
+        """All models with a usable card, by id. Others are left out, and logged unless the caller reports them."""
         cards = []
         for _, folder in sorted(self._folders().items()):
             try:
@@ -128,14 +127,14 @@ class ModelRegistry:
         return cards
 
     def left_out(self) -> dict[str, str]:
-        """What lies among the user's models and is none that can be asked for, by name, with the reason and what to do."""
+        """Entries of the user's model folder that are no usable model, by name, with the reason and what to do."""
         root = self._roots[0]
         found = sorted(root.iterdir()) if root.is_dir() else []
         reasons = {path.name: _why_left_out(path, self._built_in) for path in found if not path.name.startswith(".")}
         return {name: reason for name, reason in reasons.items() if reason}
 
     def _folders(self) -> dict[str, Path]:
-        """Folders with a card, by id. Ids are looked up here and never joined to a path, so that a request cannot name one."""
+        """Folders with a card, by id. Ids are looked up here and never joined to a path, so a request cannot choose a path."""
         return {
             folder.name: folder
             for root in self._roots
@@ -146,14 +145,14 @@ class ModelRegistry:
 
 
 def _alias_for(model_id: str) -> str:
-    """What the setting would be, for a name that can be in it."""
+    """The setting that would add this alias, if the name is valid in it."""
     return f"{model_id if MODEL_ID.fullmatch(model_id) else 'NAME'}={DEFAULT_MODEL_ID}"
 
 
 def _has_card(folder: Path) -> bool:
     try:
         return (folder / CARD_NAME).is_file()
-    except OSError:  # one folder that may not be looked into hides none of the others
+    except OSError:  # an unreadable folder must not hide the others
         return False
 
 

@@ -1,4 +1,4 @@
-"""What may lie in a checkpoint's folder: no code, no pickle, no way out of it; and the hash that tells checkpoints apart."""
+"""Checks the files of a checkpoint's folder (no code, no pickle, no link out of it), and hashes them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ MAX_DEPTH = 8
 
 
 def check_folder(path: Path) -> Path:
-    """The folder, with every link in its own path resolved. Refuses one with a file of another kind, or a link out of it.
-
-    Reads names alone. Raises CheckpointUnusable, which names the file.
+    """The folder's resolved path. Reads only names. Raises CheckpointUnusable, which names the file, for a file of another kind
+    or a link out of the folder.
     """
     root = path.resolve()
     if not root.is_dir():
@@ -40,9 +39,9 @@ def check_folder(path: Path) -> Path:
 
 
 def hash_files(root: Path, files: Iterable[Path]) -> str:
-    """SHA-256 over the files' names and contents: equal for equal models, wherever they lie and whatever their cards say.
+    """SHA-256 of the files' names and contents. Neither the folder nor the card changes it.
 
-    Reads every byte, seconds for a large checkpoint. Raises CheckpointUnusable for a file that cannot be read.
+    Reads every byte, which takes seconds for a large checkpoint. Raises CheckpointUnusable for an unreadable file.
     """
     digest = hashlib.sha256()
     try:

@@ -1,4 +1,4 @@
-"""A checkpoint's tokenizer: CLIP's vocabulary and merges, read from its files and checked, so that nothing else of them counts.
+"""A checkpoint's tokenizer: CLIP's vocabulary and merges, read from its files and checked. Nothing else in them is used.
 
 Newer checkpoints have both in tokenizer.json, older ones in vocab.json and merges.txt.
 """
@@ -31,7 +31,7 @@ AGAIN = "Copy the tokenizer's folder from the original checkpoint again."
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerParts:
-    """All that CLIPTokenizer is built from. `max_tokens` is how long it says that a text may be; None: it does not say."""
+    """What CLIPTokenizer is built from. `max_tokens`: the longest text by its config; None: the config does not say."""
 
     vocab: Mapping[str, int]
     merges: tuple[tuple[str, str], ...]
@@ -72,7 +72,7 @@ class _Settings(_SpecialTokens):
 
 
 def read_tokenizer(folder: Path) -> TokenizerParts:
-    """Raises CheckpointUnusable for files that are missing, too large, or no vocabulary of CLIP's kind."""
+    """Raises CheckpointUnusable if files are missing or too large, or contain no vocabulary like CLIP's."""
     settings = _Settings()
     if (folder / "tokenizer_config.json").is_file():
         settings = read_model(folder / "tokenizer_config.json", "tokenizer/tokenizer_config.json", _Settings)
@@ -97,7 +97,7 @@ def read_tokenizer(folder: Path) -> TokenizerParts:
 
 
 def _read_special_tokens(folder: Path, settings: _Settings) -> dict[str, str]:
-    """By their names. A file of their own goes before the settings, but where these list all added tokens."""
+    """Special tokens by name. special_tokens_map.json comes before the config, unless the config lists all added tokens."""
     special = DEFAULT_TOKENS | settings.model_dump(include=set(DEFAULT_TOKENS), exclude_none=True)
     if settings.added_tokens_decoder is None and (folder / "special_tokens_map.json").is_file():
         own = read_model(folder / "special_tokens_map.json", "tokenizer/special_tokens_map.json", _SpecialTokens)
@@ -156,5 +156,5 @@ def _check(vocab: Any, merges: list[tuple[str, str]], needed: list[str]) -> None
 
 
 def _is_unicode(token: str) -> bool:
-    """JSON may hold halves of characters, which no library takes."""
+    """Whether the text has no lone surrogates: JSON allows them, libraries refuse them."""
     return not any("\ud800" <= character <= "\udfff" for character in token)

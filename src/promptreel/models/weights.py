@@ -1,6 +1,6 @@
-"""A component's weights: which files they are in, what each tensor is called there, and whether all their numbers are finite.
+"""A component's weights: their files, where each tensor is stored, and whether all numbers are finite.
 
-Of safetensors, the headers alone are read here, and the bytes for `check_finite`; nothing is built.
+Reads only safetensors headers, and the bytes for `check_finite`. Builds nothing.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ MAX_DIMENSIONS = 8
 MAX_SHARDS = 100
 AGAIN = "Download it again, or convert the checkpoint to safetensors again."
 
-# Bytes a number, and the bits of the exponent, which are all set in what is not finite.
+# Bytes per number, and the mask of its exponent: all bits are set in infinities and NaN.
 _FORMATS = {"F64": (8, 0x7FF << 52), "F32": (4, 0xFF << 23), "F16": (2, 0x1F << 10), "BF16": (2, 0xFF << 7)}
-# Of other formats, the bytes alone are known: nothing of theirs is loaded.
+# Formats that are never loaded: only their size matters.
 _OTHER_FORMATS = dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1) | dict.fromkeys(("I16", "U16"), 2)
 _OTHER_FORMATS |= dict.fromkeys(("I32", "U32"), 4) | dict.fromkeys(("I64", "U64"), 8)
 _SIZES = _OTHER_FORMATS | {dtype: size for dtype, (size, _) in _FORMATS.items()}
@@ -37,7 +37,7 @@ _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}\.safetensors", re.AS
 
 @dataclass(frozen=True, kw_only=True)
 class StoredTensor:
-    """Where a tensor's bytes lie: `begin` and `end` count from the start of the file. `name` is what the file calls it."""
+    """A tensor in a file: `begin` and `end` are byte offsets in the file; `name` is its name there."""
 
     file: Path
     name: str
@@ -48,10 +48,10 @@ class StoredTensor:
 
 
 def find_weights(root: Path, components: Mapping[str, str]) -> dict[str, tuple[Path, ...]]:
-    """The weight files of each component, given the name that its plain file has, without its suffix.
+    """The weight files of each component. `components`: the plain file name of each, without suffix.
 
-    A component's weights are one file or, with an index, several. All components are plain, or else all are of the variant
-    fp16, as `save_pretrained(variant="fp16")` names them. Raises CheckpointUnusable for what is missing or half there.
+    A component has one file, or several with an index. All components are plain, or all are the variant fp16, as
+    `save_pretrained(variant="fp16")` names it. Raises CheckpointUnusable if files are missing.
     """
     found = {}
     for component, stem in components.items():
@@ -99,7 +99,7 @@ def _read_shards(folder: Path, index: str) -> tuple[Path, ...]:
 
 
 def read_tensors(files: Iterable[Path], root: Path) -> dict[str, StoredTensor]:
-    """All tensors of the files, by name. Raises CheckpointUnusable for a damaged file and for a name that comes twice."""
+    """All tensors of the files, by name. Raises CheckpointUnusable for a damaged file or a duplicate name."""
     tensors: dict[str, StoredTensor] = {}
     for file in files:
         name = file.relative_to(root).as_posix()
@@ -111,9 +111,9 @@ def read_tensors(files: Iterable[Path], root: Path) -> dict[str, StoredTensor]:
 
 
 def read_header(file: Path, name: str) -> dict[str, StoredTensor]:
-    """What safetensors reads in a file's header: it refuses one that does not describe every byte behind it exactly once.
+    """The tensors by the library's reading of the header. It refuses headers that do not cover every byte exactly once.
 
-    So where a tensor begins follows from the sizes of those before it, and the header is parsed by nobody else.
+    So a tensor's offset follows from the sizes before it, and we need not parse the header ourselves.
     """
     try:
         start = _find_start(file, name)
@@ -134,7 +134,7 @@ def read_header(file: Path, name: str) -> dict[str, StoredTensor]:
 
 
 def _find_start(file: Path, name: str) -> int:
-    """Where the tensors begin. The library parses headers of 100 MB, which takes many times as much memory."""
+    """The offset of the first tensor. Refuses large headers: the library parses up to 100 MB, in many times as much memory."""
     with file.open("rb") as content:
         length = int.from_bytes(content.read(8), "little")
     if length > MAX_HEADER_BYTES:
@@ -147,7 +147,7 @@ def _describe(tensor: Any) -> tuple[str, tuple[int, ...]]:
 
 
 def check_dtypes(tensors: Mapping[str, StoredTensor], component: str) -> None:
-    """Raises CheckpointUnusable for numbers in a format that the networks do not compute with."""
+    """Raises CheckpointUnusable for number formats that the networks do not use."""
     for name, tensor in tensors.items():
         if tensor.dtype not in _FORMATS:
             raise CheckpointUnusable(
@@ -156,7 +156,7 @@ def check_dtypes(tensors: Mapping[str, StoredTensor], component: str) -> None:
 
 
 def check_finite(tensors: Iterable[StoredTensor], root: Path) -> None:
-    """Reads the tensors' bytes. Raises CheckpointUnusable for the first that holds an infinity, or what is no number."""
+    """Reads the tensors' bytes. Raises CheckpointUnusable for the first that contains an infinity or NaN."""
     import numpy as np  # noqa: PLC0415 - an extra, which whoever computes with weights has
 
     part = np.empty(_BYTES_AT_ONCE, np.uint8)
@@ -170,7 +170,7 @@ def check_finite(tensors: Iterable[StoredTensor], root: Path) -> None:
 
 
 def _is_finite(tensor: StoredTensor, part: np.ndarray[Any, np.dtype[np.uint8]]) -> bool:
-    """`part` is room for some of the bytes, used again and again."""
+    """`part` is a buffer that is reused for each read."""
     size, exponent = _FORMATS[tensor.dtype]
     left = tensor.end - tensor.begin
     with tensor.file.open("rb", buffering=0) as content:
