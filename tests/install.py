@@ -173,6 +173,10 @@ def serve_alone(installed: Installed) -> None:
         with open_url(Request(f"{url}/api/v6/video/img2video", json.dumps(picture).encode(), JSON)) as answer:
             said = answer.read().decode()
         assert "pip install 'promptreel[media]'" in said, said
+        check = {"key": "", "model_id": "cutout"}
+        with open_url(Request(f"{url}/api/v1/enterprise/verify_model", json.dumps(check).encode(), JSON)) as answer:
+            said = answer.read().decode()
+        assert "pip install 'promptreel[media]'" in said, said
     finally:
         service.terminate()
         code = service.wait(60)

@@ -92,6 +92,13 @@ def test_picture_is_refused_with_what_reads_it(base: dict[str, str]) -> None:
     )
 
 
+def test_models_are_listed_unchecked(base: dict[str, str], tmp_path: Path) -> None:
+    ran = run(base | {"PROMPTREEL_DATA_DIR": str(tmp_path)}, "-m", "promptreel.cli", "models", "list")
+
+    assert (ran.returncode, "cutout" in ran.stdout) == (0, True)
+    assert "files are not checked here. To check them: pip install 'promptreel[media]'" in ran.stderr
+
+
 def test_doctor_finds_nothing_wrong_and_says_what_brings_torch(base: dict[str, str]) -> None:
     ran = run(base | {"PROMPTREEL_PORT": "0"}, "-m", "promptreel.cli", "doctor")
 

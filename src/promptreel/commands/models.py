@@ -7,6 +7,7 @@ import typer
 from promptreel.bootstrap import build_models
 from promptreel.commands.terminal import AsJson, DataDir, print_json, print_table, printable
 from promptreel.errors import BadConfiguration, CheckpointUnusable
+from promptreel.extras import install_command, is_installed
 from promptreel.models.gate import check_checkpoint
 from promptreel.models.registry import ModelCard
 from promptreel.settings import load_settings
@@ -20,6 +21,8 @@ def list_models(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     settings = load_settings(data_dir=data_dir)
     if data_dir is not None and not settings.data_dir.is_dir():
         raise BadConfiguration(f"There is no data directory {settings.data_dir}. Check the --data-dir.")
+    if not is_installed("media"):
+        typer.echo(f"The checkpoints' files are not checked here. To check them: {install_command('media')}", err=True)
     models = build_models(settings)
     rows = [_describe(card.model_id, card, _why_unusable(card)) for card in models.list(tell=False)]
     rows += [_describe(name, None, reason) for name, reason in models.left_out().items()]
@@ -40,6 +43,8 @@ def _describe(name: str, card: ModelCard | None, problem: str | None) -> dict[st
 
 def _why_unusable(card: ModelCard) -> str | None:
     """Why the gate refuses the checkpoint, or None. Skips the check of every weight, which loading makes."""
+    if not is_installed("media"):
+        return None
     try:
         check_checkpoint(card)
     except CheckpointUnusable as error:

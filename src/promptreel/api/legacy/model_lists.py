@@ -14,6 +14,7 @@ from promptreel.api.legacy import listings_openapi as openapi
 from promptreel.api.legacy.requests import MAX_TEXT
 from promptreel.api.paging import Page, read_page
 from promptreel.errors import NotAvailable
+from promptreel.extras import install_command, is_installed
 from promptreel.jobs.params import SCHEDULERS
 from promptreel.models.gate import check_checkpoint, check_weights
 from promptreel.models.registry import ModelCard
@@ -82,6 +83,8 @@ def load_model(fields: Fields, services: ServicesOfApp) -> JSONResponse:
 def verify_model(fields: Fields, services: ServicesOfApp) -> JSONResponse:
     """Whether a job could load a model. If not, the answer says what is wrong with its files."""
     card = services.models.get(_read_model_id(fields))
+    if not is_installed("media"):
+        raise NotAvailable(f"This server cannot check models. Its operator can add this with: {install_command('media')}")
     check_weights(check_checkpoint(card))
     return _succeed("model is ready", model_id=card.model_id)
 
