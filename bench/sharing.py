@@ -26,8 +26,10 @@ from promptreel.bootstrap import BUILT_IN_MODELS
 from promptreel.demo import post, running_service
 from promptreel.generation.compute import ComputeThreads
 from promptreel.generation.devices import pick_device
-from promptreel.generation.engine import Engine, is_guided
+from promptreel.generation.engine import Engine
 from promptreel.generation.families.animatediff import LoadedCheckpoint
+from promptreel.generation.families.family import Rows
+from promptreel.generation.families.guidance import classifier_free
 from promptreel.jobs.job import JobStage
 from promptreel.jobs.params import VideoParams
 from promptreel.models.registry import ModelRegistry
@@ -67,6 +69,7 @@ def main() -> None:
     engine.measure("cutout")
     rows: list[int] = []
     checkpoint = engine.load("cutout")
+    assert isinstance(checkpoint, LoadedCheckpoint)
     checkpoint.unet.register_forward_pre_hook(lambda _unet, args: rows.append(len(args[0])))
     together(engine, MIXED[:2])  # on a GPU, measures the row plan of this shape
     scripts = replace(checkpoint, compute=ComputeThreads(options.threads))
@@ -108,17 +111,15 @@ def stock(checkpoint: LoadedCheckpoint, params: VideoParams) -> None:
     scheduler = getattr(diffusers, params.scheduler).from_config(dict(_scheduler_config(checkpoint)))
     scheduler.set_timesteps(params.num_inference_steps)
     generator = torch.Generator().manual_seed(params.seed)
-    texts = [params.negative_prompt, params.prompt] if is_guided(params) else [params.prompt]
-    text = torch.cat([checkpoint.encode_text(words) for words in texts])
+    conditioning = checkpoint.prepare(params).conditioning
+    count = len(conditioning)
     latents = torch.randn(checkpoint.latent_shape(params.num_frames, 96, 96), generator=generator) * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
-        scaled = scheduler.scale_model_input(latents, timestep).expand(len(texts), -1, -1, -1, -1)
-        output = checkpoint.denoise(scaled, timestep.float().expand(len(texts)), text)
-        if is_guided(params):
-            negative, prompt = output.chunk(2)
-            output = negative + params.guidance_scale * (prompt - negative)
+        scaled = scheduler.scale_model_input(latents, timestep).expand(count, -1, -1, -1, -1)
+        rows = Rows(checkpoint, scaled, timestep.float().expand(count), conditioning, remaining=1)
+        output = classifier_free(checkpoint.forward(rows), params.guidance_scale)
         latents = scheduler.step(output, timestep, latents, return_dict=False)[0]
-    checkpoint.decode(latents)
+    list(checkpoint.decode(latents, generator))
 
 
 def _scheduler_config(checkpoint: LoadedCheckpoint) -> dict[str, Any]:

@@ -123,9 +123,10 @@ def check_probe(probe: Probe, engine: Engine) -> tuple[Judgement, Judgement]:
 
 def _round_trip(engine: Engine, frames: np.ndarray) -> np.ndarray:
     """Frames uint8 [T, H, W, 3] through the packaged VAE and back, in the size that the packaged model is made for."""
-    checkpoint = engine.load("cutout")
-    frames = scaled(frames, checkpoint.card.native_width or SIZE)
-    return checkpoint.decode(checkpoint.encode(torch.from_numpy(frames))).numpy()
+    model = engine.load("cutout")
+    frames = scaled(frames, model.card.native_width or SIZE)
+    latents = model.encode(torch.from_numpy(frames))
+    return torch.cat(list(model.decode(latents, torch.Generator()))).numpy()
 
 
 def measure_psnr(engine: Engine) -> float:

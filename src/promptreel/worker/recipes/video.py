@@ -14,13 +14,14 @@ from promptreel.encoding.decoder import Decoder
 from promptreel.encoding.scaling import scale_clip
 from promptreel.encoding.video import encode
 from promptreel.errors import DiskFull, PromptreelError, StorageFailed, is_full
-from promptreel.generation.engine import Engine, generated_size
+from promptreel.generation.engine import Engine
 from promptreel.generation.failures import named_failures
 from promptreel.generation.latent_previews import OnPreview
 from promptreel.generation.seat import OnWait, in_turn
 from promptreel.jobs.job import Claim, JobStage, OnProgress, Result, VideoJob
 from promptreel.jobs.params import VideoParams
 from promptreel.media import Clip, Init, Video, kind_of_init
+from promptreel.models.families import generated_size
 from promptreel.storage.local import LocalStorage
 from promptreel.worker.preview_file import keep_preview
 from promptreel.worker.recipes.video_footprint import estimate_bytes
@@ -51,10 +52,9 @@ class VideoRecipe:
 
     def estimate_bytes(self, params: VideoParams) -> int:
         try:
-            card = self.makers.engine.models.get(params.model_id)
+            return estimate_bytes(params, self.makers.engine.models.get(params.model_id))
         except (PromptreelError, OSError):  # the job fails at once, and says why
             return 0
-        return estimate_bytes(params, card)
 
     def run(
         self,
