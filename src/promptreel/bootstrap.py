@@ -41,6 +41,7 @@ from promptreel.storage.local import LocalStorage
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from promptreel.generation.devices import Device
     from promptreel.generation.engine import Engine
     from promptreel.worker.worker import Worker
 
@@ -163,7 +164,21 @@ def build_engine(settings: Settings) -> Engine:
     from promptreel.generation.quiet import quiet_libraries
 
     quiet_libraries()
-    return Engine(build_models(settings), pick_device(), threads=settings.threads_per_worker)
+    device = pick_device()
+    return Engine(
+        build_models(settings), device, threads=settings.threads_per_worker, model_memory=_model_memory(settings, device)
+    )
+
+
+def _model_memory(settings: Settings, device: Device) -> int:
+    """Bytes that a worker's loaded models may take."""
+    from promptreel.generation.devices import device_memory
+    from promptreel.worker.room import machine_memory
+
+    if settings.model_memory_per_worker is not None:
+        return settings.model_memory_per_worker * 1024 * 1024
+    of_gpu = device_memory(device)
+    return machine_memory() // 4 // max(1, settings.workers) if of_gpu is None else of_gpu * 6 // 10
 
 
 def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Worker:

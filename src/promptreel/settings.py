@@ -161,6 +161,13 @@ class Settings(BaseSettings):
         "always runs. Default: a quarter of the memory of the machine or container, divided by the number of "
         "workers.",
     )
+    model_memory_per_worker: int | None = Field(
+        default=None,
+        ge=1,
+        description="Megabytes that the loaded models of a worker may take together. The least recently used one leaves first. "
+        "A model that is larger is loaded alone. Default: 60 % of the GPU's memory; on a CPU, a quarter of the memory of the "
+        "machine or container, divided by the number of workers.",
+    )
     threads: int | None = Field(
         default=None,
         ge=1,

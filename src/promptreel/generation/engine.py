@@ -8,8 +8,7 @@ loads, encodes prompts, applies guidance, runs and decodes. Several threads may 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -20,15 +19,16 @@ from promptreel.generation.batching import StepBatcher
 from promptreel.generation.compute import ROWS_OF_A_CALL, ComputeThreads, serial_arithmetic
 from promptreel.generation.devices import Device
 from promptreel.generation.failures import named_arithmetic_failures, named_failures
-from promptreel.generation.families.animatediff import load_animatediff
-from promptreel.generation.families.family import LoadedModel, Prepared
+from promptreel.generation.families.animatediff import check_animatediff
+from promptreel.generation.families.family import Loadable, LoadedModel, Prepared
 from promptreel.generation.finite import check_finite
 from promptreel.generation.latent_previews import SECONDS_APART, OnPreview, Previews
 from promptreel.generation.peak_memory import MemoryWatch
+from promptreel.generation.residency import Residency
 from promptreel.generation.row_plan import measure_row_plan
 from promptreel.generation.samplers.catalogue import all_samplers
 from promptreel.generation.samplers.sampler import Call, Sample
-from promptreel.generation.seat import WAIT_SECONDS, OnWait, Seat, in_turn, keep_waiting
+from promptreel.generation.seat import OnWait, Seat, in_turn, keep_waiting
 from promptreel.jobs.job import JobStage, OnProgress
 from promptreel.jobs.params import VideoParams
 from promptreel.media import Clip
@@ -52,7 +52,7 @@ class Generated:
 
 
 class Engine:
-    """Generates clips on one device, and keeps the last checkpoint loaded. Safe to use from several threads."""
+    """Generates clips on one device, and keeps models loaded. Safe to use from several threads."""
 
     def __init__(
         self,
@@ -60,9 +60,12 @@ class Engine:
         device: Device,
         *,
         threads: int | None = None,
+        model_memory: int = 0,
         preview_seconds: float = SECONDS_APART,
     ) -> None:
-        """`threads`: for the networks (None: torch's default). `preview_seconds`: the least time between a job's previews."""
+        """`threads`: for the models (None: torch's default). `model_memory`: bytes that loaded models may take together; 0
+        keeps one. `preview_seconds`: the least time between a job's previews.
+        """
         self.models = models
         self.device = device
         on_gpu = device.name.startswith("cuda")
@@ -71,10 +74,7 @@ class Engine:
         self.samplers: dict[str, Sample] = all_samplers()
         self.batcher = StepBatcher(measure_row_plan if on_gpu else None, row_threads=self.compute.row_threads)
         self.memory = MemoryWatch(device)
-        self._loaded: LoadedModel | None = None
-        self._in_use = 0
-        self._changed = threading.Condition()
-        self._loading = threading.Semaphore(1)
+        self.residency = Residency(self._check, model_memory)
         self._vae = threading.Semaphore(1)  # one job at a time: a VAE's activations are the largest tensors of all
 
     def generate(
@@ -122,35 +122,21 @@ class Engine:
         return Generated(Clip(frames.numpy(), params.fps), model.model_hash, seat.device_seconds)
 
     def load(self, model_id: str) -> LoadedModel:
-        """The checkpoint, loaded if it is not already."""
+        """The model, loaded if it is not already."""
         with self._use(model_id) as model:
             return model
 
-    @contextmanager
-    def _use(self, model_id: str, on_wait: OnWait = keep_waiting) -> Iterator[LoadedModel]:
-        """The checkpoint, loaded while the block runs. It is loaded once no other is in use: two may not fit into memory."""
-        with in_turn(self._loading, on_wait):
-            card = self.models.get(model_id)
-            with self._changed:
-                while self._in_use and not self._holds(card):
-                    on_wait()
-                    self._changed.wait(WAIT_SECONDS)
-            if not self._holds(card):
-                self._loaded = None  # freed before the next one is loaded
-                self._loaded = _load(card, self.device, self.compute)
-            model = self._loaded
-            assert model is not None
-            with self._changed:
-                self._in_use += 1
-        try:
-            yield model
-        finally:
-            with self._changed:
-                self._in_use -= 1
-                self._changed.notify_all()
+    def _use(self, model_id: str, on_wait: OnWait = keep_waiting) -> AbstractContextManager[LoadedModel]:
+        """The model, loaded while the block runs."""
+        return self.residency.use(self.models.get(model_id), on_wait)
 
-    def _holds(self, card: ModelCard) -> bool:
-        return self._loaded is not None and self._loaded.card == card
+    def _check(self, card: ModelCard) -> Loadable:
+        with serial_arithmetic():
+            match get_family(card):
+                case families.ANIMATEDIFF:
+                    return check_animatediff(card, self.device, self.compute)
+                case other:
+                    raise AssertionError(other)
 
     def measure(self, model_id: str) -> float:
         """Seconds per frame and row in a guided call of the longest clip. Also logs how rows are batched."""
@@ -205,14 +191,6 @@ class _Told:
 
     def again(self) -> None:
         self._on_progress(*self._latest)
-
-
-def _load(card: ModelCard, device: Device, compute: ComputeThreads) -> LoadedModel:
-    match get_family(card):
-        case families.ANIMATEDIFF:
-            return load_animatediff(card, device, compute)
-        case other:
-            raise AssertionError(other)
 
 
 def _tell_progress(on_progress: OnProgress, call: Call, share_of_call: float) -> None:

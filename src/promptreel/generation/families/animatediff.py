@@ -21,7 +21,7 @@ from torch import Tensor
 from promptreel.errors import CheckpointUnusable
 from promptreel.generation.compute import ROWS_OF_A_CALL, ComputeThreads
 from promptreel.generation.devices import Device
-from promptreel.generation.families.family import Conditioning, Forward, OnPart, Prepared, Rows, go_on
+from promptreel.generation.families.family import Conditioning, Forward, Loadable, OnPart, Prepared, Rows, go_on
 from promptreel.generation.families.guidance import classifier_free, is_guided
 from promptreel.generation.families.windows import draw_noise, predict_in_windows
 from promptreel.generation.finite import Stage, check_finite
@@ -199,14 +199,20 @@ class LoadedCheckpoint:
         return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 
-def load_animatediff(card: ModelCard, device: Device, compute: ComputeThreads) -> LoadedCheckpoint:
-    """Loads what the gate found in a checkpoint's folder; raises CheckpointUnusable with what is wrong with it."""
+def check_animatediff(card: ModelCard, device: Device, compute: ComputeThreads) -> Loadable:
+    """Has the gate check a checkpoint's files, and all its weights. Raises CheckpointUnusable with what is wrong with it."""
     checkpoint = check_checkpoint(card)
     check_weights(checkpoint)
-    return compute.run(lambda: _load(checkpoint, device, compute))
+    model_hash = hash_checkpoint(checkpoint)
+    numbers = sum(
+        math.prod(tensor.shape)
+        for network in (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder)
+        for tensor in network.tensors.values()
+    )
+    return Loadable(numbers * device.dtype.itemsize, checkpoint.files, partial(_load, checkpoint, model_hash, device, compute))
 
 
-def _load(checkpoint: Checkpoint, device: Device, compute: ComputeThreads) -> LoadedCheckpoint:
+def _load(checkpoint: Checkpoint, model_hash: str, device: Device, compute: ComputeThreads) -> LoadedCheckpoint:
     try:
         space = ModelSpace(checkpoint.noise_table, distilled=checkpoint.unet.arguments["time_cond_proj_dim"] is not None)
     except ValueError as error:
@@ -215,7 +221,7 @@ def _load(checkpoint: Checkpoint, device: Device, compute: ComputeThreads) -> Lo
         ) from error
     return LoadedCheckpoint(
         card=checkpoint.card,
-        model_hash=hash_checkpoint(checkpoint),
+        model_hash=model_hash,
         device=device,
         compute=compute,
         space=space,

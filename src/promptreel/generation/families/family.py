@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -102,6 +103,15 @@ class Prepared:
 
     start: Start
     conditioning: Conditioning
+
+
+@dataclass(frozen=True)
+class Loadable:
+    """A model whose files were checked. `size_bytes`: what its weights take on the device. `files`: what it is loaded from."""
+
+    size_bytes: int
+    files: tuple[Path, ...]
+    load: Callable[[], LoadedModel]
 
 
 Forward = Callable[[Rows], Tensor]
