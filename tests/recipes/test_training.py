@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from recipes.cutout.loop import Budget, Loop, save_weights
 from recipes.cutout.motion import Positions, build_motion_adapter, join
-from recipes.cutout.muon import orthogonalise
+from recipes.cutout.muon import orthogonalize
 from recipes.cutout.package import package, unpack
 from recipes.cutout.picture import build_unet
 from recipes.cutout.progress import keep_progress, take_up_progress
@@ -71,10 +71,10 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_keeps_the_files(tmp_pa
 
 
 @pytest.mark.parametrize("shape", [(160, 1440), (96, 864), (640, 160)])
-def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int, int]) -> None:
+def test_orthogonalized_matrices_have_singular_values_near_one(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
-    (result,) = orthogonalise([matrix])
+    (result,) = orthogonalize([matrix])
 
     values = torch.linalg.svdvals(result)
     assert result.shape == matrix.shape
@@ -86,7 +86,7 @@ def test_a_gradient_of_low_rank_stays_finite(scale: float) -> None:
     random = torch.Generator().manual_seed(0)
     low = torch.randn(160, 2, generator=random) @ torch.randn(2, 1440, generator=random) * scale
 
-    (result,) = orthogonalise([low])
+    (result,) = orthogonalize([low])
 
     assert torch.isfinite(result).all()
     assert torch.linalg.matrix_norm(result, 2) < 1.5
