@@ -1,6 +1,6 @@
 """The Muon optimizer, for matrices and convolution kernels.
 
-Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks") orthogonalises the momentum of each
+Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks") orthogonalizes the momentum of each
 weight by a few Newton-Schulz iterations. PyTorch's own version takes only matrices, but most of our weights are convolution
 kernels. Here they are flattened to [out, in * height * width]. The update is scaled to the size of an AdamW step (Liu et al.
 2025, "Muon is Scalable for LLM Training", equation 4), so both optimizers use the same learning rate.

@@ -27,7 +27,7 @@ DRAWN_CLIPS = 100
 
 @dataclass(frozen=True)
 class PairReport:
-    """The share of clips in which both things, and their colours, are right."""
+    """The share of clips in which both things, and their colors, are right."""
 
     clips: int
     generated: float
