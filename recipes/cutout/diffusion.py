@@ -6,13 +6,13 @@ learns to look there instead of reading the prompt. But sampling starts from pur
 al. 2024, "Common diffusion noise schedules and sample steps are flawed"). DDPM's schedule ends at an SNR of 0.00004. That is a
 sigma of 157, which every sampler accepts.
 
-Why v (Salimans and Ho 2022): a model that predicts eps needs its error multiplied by sigma to get the clean latents. At high
-noise, where colors are decided, a small model's errors become too large.
+Why v (Salimans and Ho 2022): computing the clean latents from a predicted eps multiplies its error by sigma. At high noise,
+where colors are decided, a small model's errors would become too large.
 
-Loss weights: min-SNR (Hang et al. 2023, gamma 5) plus one, which is min(SNR, 5) + 1 for the error of the clean latents. The one
-keeps weight on the noisiest timesteps, where a thing's place and color are decided. In clips at high noise, the part of the
-error that differs between frames gets extra weight: it is small there, but teaches the words for motions. The weights do not
-change the best prediction, which is the mean of all possible targets.
+Loss weights: min-SNR (Hang et al. 2023, gamma 5) plus one, which is min(SNR, 5) + 1 for the error of the clean latents. "Plus
+one" keeps weight on the noisiest timesteps, where a thing's place and color are decided. In clips at high noise, the part of
+the error that differs between frames gets extra weight: it is small there, but teaches the words for motions. The weights do
+not change the best prediction, which is the mean of all possible targets.
 """
 
 from __future__ import annotations
