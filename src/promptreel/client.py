@@ -172,7 +172,9 @@ class Client:
     # One request
 
     def _poll(self, video: str | RemoteVideo, deadline: float) -> RemoteVideo:
-        """The video's current state. Raises NotDoneInTime if an earlier state is known and no answer comes before `deadline`."""
+        """The video's current state. If no answer comes before `deadline`, raises NotDoneInTime for a video with a known state,
+        and ServerUnreachable for an id.
+        """
         try:
             return read_video(self._ask("GET", _path_of(video), deadline=deadline))
         except ServerUnreachable:

@@ -26,7 +26,7 @@ from promptreel.bootstrap import (
 from promptreel.errors import PASSING, BadConfiguration
 from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.store import JobStore
-from promptreel.settings import Settings, name_links
+from promptreel.settings import Settings, list_kubernetes_variables
 from promptreel.supervisor import ChildSpec, Stop, Supervisor
 
 log = logging.getLogger(__name__)
@@ -59,8 +59,8 @@ def run_service(settings: Settings, *, stop: Stop) -> None:
 
 
 def _run_alone(settings: Settings, *, stop: Stop) -> None:
-    if links := name_links():
-        log.info("these variables are set by Kubernetes and ignored as settings: %s", ", ".join(links))
+    if names := list_kubernetes_variables():
+        log.info("ignored variables that Kubernetes set, because they are not settings: %s", ", ".join(names))
     database = build_database_of_service(settings)
     jobs, deliveries = build_jobs(settings, database), build_deliveries(settings, database)
     listener = _listen(settings.host, settings.port)
