@@ -136,7 +136,7 @@ def test_receiver_that_was_down_gets_its_delivery_when_it_is_back(courier: Couri
     deliver_due(courier)
     delivery, (attempt,) = log_of(courier, job_id)
     assert (attempt.status, attempt.error) == (
-        None, "127.0.0.1 could not be connected to, or broke off. Try again, or use another host."
+        None, "127.0.0.1 could not be reached, or closed the connection. Try again, or use another host."
     )  # fmt: skip
 
     with receiving(down) as receiver:
@@ -203,7 +203,7 @@ def test_address_that_is_not_public_at_delivery_is_not_called(
     delivery, (attempt,) = log_of(courier, job_id)
     assert delivery.state is DeliveryState.PENDING
     assert attempt.error is not None
-    assert attempt.error.startswith("hooks.test is not on the public internet, and is not connected to.")
+    assert attempt.error.startswith("hooks.test is not on the public internet, so the service does not connect to it.")
     assert receiver.received == []
 
 

@@ -159,7 +159,7 @@ class Courier:
         job = self.jobs.get(delivery.job_id)
         body = json.dumps(self.to_body(job, delivery.id), ensure_ascii=False, allow_nan=False).encode()
         signed = sign(self.secrets.of(job.api_key_id), delivery.id, sent_at=self.deliveries.now().wall, body=body)
-        return self.fetcher.of(delivery.api_key_id).post(
+        return self.fetcher.for_key(delivery.api_key_id).post(
             delivery.url, body, headers={"Content-Type": "application/json", **signed}
         )
 
