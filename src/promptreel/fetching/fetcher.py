@@ -246,7 +246,7 @@ def _is_address(host: str) -> bool:
 
 
 def _check_answer(host: str, status: int, headers: dict[str, str]) -> None:
-    """Raises UrlUnusable unless the status is 200 and the body is uncompressed. Ignores Content-Type: the file shows its type."""
+    """Raises UrlUnusable unless the status is 200 and the body is uncompressed. Content-Type is ignored: the file shows it."""
     if status != 200:
         raise UrlUnusable(f"{host} answered with status {status}. Check that the URL can be opened by anyone.")
     if headers.get("content-encoding", "identity").lower() != "identity":
