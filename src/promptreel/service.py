@@ -23,7 +23,7 @@ from promptreel.bootstrap import (
     make_data_dir,
     new_owner,
 )
-from promptreel.errors import PASSING, BadConfiguration
+from promptreel.errors import TEMPORARY, BadConfiguration
 from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.store import JobStore
 from promptreel.settings import Settings, list_kubernetes_variables
@@ -81,7 +81,7 @@ def _run_alone(settings: Settings, *, stop: Stop) -> None:
     def is_ready(owners: set[str]) -> bool:
         try:
             return warmth.is_reached_by(sum(worker.id in owners for worker in jobs.live_workers()))
-        except PASSING:  # children must be kept alive even while the job table cannot be read
+        except TEMPORARY:  # children must be kept alive even while the job table cannot be read
             return False
 
     def announce() -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from promptreel.errors import PASSING
+from promptreel.errors import TEMPORARY
 from promptreel.logs import Seldom
 
 log = logging.getLogger(__name__)
@@ -147,8 +147,8 @@ class Supervisor:
             try:
                 if spec.on_death is not None:
                     spec.on_death(owner)
-            except PASSING as passing:  # the others would fail too
-                self._seldom.warning("what %s held cannot be freed yet: %s", spec.name, passing)
+            except TEMPORARY as temporary:  # the others would fail too
+                self._seldom.warning("what %s held cannot be freed yet: %s", spec.name, temporary)
                 return
             except Exception:  # the service must survive it; the leases expire by themselves
                 log.exception("what %s held could not be freed", spec.name)
@@ -174,7 +174,7 @@ class Supervisor:
     def _is_heard(self, child: _Child) -> bool:
         try:
             return child.spec.is_heard(child.owner)
-        except PASSING:  # no heartbeat can be written or read now
+        except TEMPORARY:  # no heartbeat can be written or read now
             return True
 
     def _stop_all(self) -> None:

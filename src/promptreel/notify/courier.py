@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from promptreel.errors import PASSING, DeliveryLost, JobNotFound, UrlUnusable
+from promptreel.errors import TEMPORARY, DeliveryLost, JobNotFound, UrlUnusable
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.deliveries import Delivery, DeliveryClaim, DeliveryStore, Full, Outcome
 from promptreel.jobs.job import AnyJob
@@ -73,8 +73,8 @@ class Courier:
                 try:
                     self.sweep()
                     self.send_due(threads)
-                except PASSING as passing:
-                    self.seldom.warning("the courier cannot use the job table: %s", passing)
+                except TEMPORARY as temporary:
+                    self.seldom.warning("the courier cannot use the job table: %s", temporary)
                 except Exception:  # the database may be unavailable for a while; the courier must survive that
                     log.exception("the courier could not reach the job table")
                 self.has_room.wait(POLL_SECONDS)
@@ -133,8 +133,8 @@ class Courier:
         while True:
             try:
                 record()
-            except PASSING as passing:
-                self.seldom.warning("an attempt at delivery %s cannot be recorded yet: %s", delivery.id, passing)
+            except TEMPORARY as temporary:
+                self.seldom.warning("an attempt at delivery %s cannot be recorded yet: %s", delivery.id, temporary)
                 if self.stop.wait(RETRY_SECONDS):
                     raise
             else:
@@ -148,7 +148,7 @@ class Courier:
             error = "Redirects are not followed." if 300 <= status < 400 else None
         except UrlUnusable as unusable:
             error = unusable.message
-        except (JobNotFound, *PASSING):
+        except (JobNotFound, *TEMPORARY):
             raise
         except Exception:  # a bug of ours: record a failure, so that the delivery is retried once the bug is fixed
             log.exception("delivery %s of job %d failed for a reason nobody expected", delivery.id, delivery.job_id)

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from promptreel.errors import PASSING, DeviceLost, DiskFull, GenerationFailed, JobCancelled, JobLost, PromptreelError
+from promptreel.errors import TEMPORARY, DeviceLost, DiskFull, GenerationFailed, JobCancelled, JobLost, PromptreelError
 from promptreel.generation.engine import Engine
 from promptreel.jobs.job import AnyJob, Claim, Result
 from promptreel.jobs.kinds import Params
@@ -114,8 +114,8 @@ class Worker:
     def startup(self) -> None:
         try:
             self.announce()
-        except PASSING as passing:  # the pulse tries again
-            log.warning("worker %s cannot introduce itself yet: %s", self.owner, passing)
+        except TEMPORARY as temporary:  # the pulse tries again
+            log.warning("worker %s cannot introduce itself yet: %s", self.owner, temporary)
         self.pulse.start()
         log.info("worker %s is ready on %s", self.owner, self.engine.device)
 
@@ -143,8 +143,8 @@ class Worker:
             beside = job.params
         try:
             return self.jobs.claim(self.owner, kinds=self.recipes.keys(), beside=beside, fits=self._has_room)
-        except PASSING as passing:  # the jobs in hand go on
-            self.seldom.warning("no job could be claimed: %s", passing)
+        except TEMPORARY as temporary:  # the jobs in hand go on
+            self.seldom.warning("no job could be claimed: %s", temporary)
             self.stop.wait(RETRY_SECONDS)
             return None
 
@@ -247,8 +247,8 @@ class Worker:
         while True:
             try:
                 write_outcome()
-            except PASSING as passing:
-                self.seldom.warning("job %d has ended, and the job table cannot be told yet: %s", claim.job_id, passing)
+            except TEMPORARY as temporary:
+                self.seldom.warning("job %d has ended, and the job table cannot be told yet: %s", claim.job_id, temporary)
                 time.sleep(RETRY_SECONDS)
             else:
                 return
