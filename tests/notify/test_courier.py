@@ -338,7 +338,7 @@ def test_bug_in_the_body_does_not_end_the_delivery(courier: Courier, end_job: En
     job_id = end_job(receiver.url())
     deliver_due(courier)
     delivery, (attempt,) = log_of(courier, job_id)
-    assert attempt.error == "Something went wrong inside the courier; its log says what."
+    assert attempt.error == "Something went wrong inside the courier. Its log has the details."
 
     courier.to_body = to_body
     clock.time = delivery.next_at

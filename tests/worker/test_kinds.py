@@ -128,7 +128,7 @@ def test_worker_leaves_kinds_without_a_recipe_to_others(worker: Worker, jobs: Jo
     video = jobs.submit(make_new_job())
     worker.jobs = jobs
 
-    taken = worker._take_next() or pytest.fail("nothing to claim")
+    taken = worker._claim_next() or pytest.fail("nothing to claim")
 
     assert taken[1].id == video.id
     assert jobs.claim("worker-2") is not None

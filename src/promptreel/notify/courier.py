@@ -151,8 +151,8 @@ class Courier:
         except (JobNotFound, *TEMPORARY):
             raise
         except Exception:  # a bug of ours: record a failure, so that the delivery is retried once the bug is fixed
-            log.exception("delivery %s of job %d failed for a reason nobody expected", delivery.id, delivery.job_id)
-            error = "Something went wrong inside the courier; its log says what."
+            log.exception("delivery %s of job %d failed unexpectedly", delivery.id, delivery.job_id)
+            error = "Something went wrong inside the courier. Its log has the details."
         return Outcome(seconds=round(time.monotonic() - started, 3), status=status, error=error)
 
     def _post(self, delivery: Delivery) -> int:
