@@ -103,7 +103,7 @@ def test_doctor_finds_nothing_wrong_and_says_what_brings_torch(base: dict[str, s
     ran = run(base | {"PROMPTREEL_PORT": "0"}, "-m", "promptreel.cli", "doctor")
 
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert f"torch       -      not installed: no videos are made here, only on a server\n{' ' * 19}{COMMAND}\n" in ran.stdout
+    assert f"torch       -      not installed: videos can only be made by a server\n{' ' * 19}{COMMAND}\n" in ran.stdout
 
 
 @pytest.mark.slow
