@@ -41,7 +41,7 @@ FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 3.0
 
 _UNAVAILABLE = frozenset({502, 503, 504})  # from the server, or from a proxy while the server restarts
-_RATE_LIMITED = frozenset({429})
+_RETRIED = _UNAVAILABLE | {429}
 
 
 class VideoOptions(TypedDict, total=False):
@@ -172,9 +172,7 @@ class Client:
     # One request
 
     def _poll(self, video: str | RemoteVideo, deadline: float) -> RemoteVideo:
-        """The video's current state. If no answer comes before `deadline`, raises NotDoneInTime for a video with a known state,
-        and ServerUnreachable for an id.
-        """
+        """The video's current state. Raises NotDoneInTime if `deadline` passes and `video` is an earlier state."""
         try:
             return read_video(self._ask("GET", _path_of(video), deadline=deadline))
         except ServerUnreachable:
@@ -183,13 +181,7 @@ class Client:
             raise
 
     def _ask(
-        self,
-        method: str,
-        path: str,
-        *,
-        retry_on: frozenset[int] = _UNAVAILABLE | _RATE_LIMITED,
-        deadline: float = math.inf,
-        **content: Any,
+        self, method: str, path: str, *, retry_on: frozenset[int] = _RETRIED, deadline: float = math.inf, **content: Any
     ) -> dict[str, Any]:
         """Sends a request and returns the answer's JSON object. Retries the statuses in `retry_on` until `deadline`."""
         request = self._http.build_request(method, path, **content)
@@ -253,7 +245,7 @@ class Client:
         with self._http.stream("GET", path) as answer:
             if not answer.is_success:
                 answer.read()
-                _read_answer(answer, _UNAVAILABLE | _RATE_LIMITED)
+                _read_answer(answer, _RETRIED)
             with file.open("wb") as output:
                 for chunk in answer.iter_bytes():
                     output.write(chunk)
