@@ -49,8 +49,8 @@ class DeliveryState(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attempt:
-    """One POST. `status` is the receiver's HTTP status; `error` says why there was none, or why the attempt failed."""
+class DeliveryAttempt:
+    """The record of one POST. `status` is the receiver's HTTP status. `error` says why the POST failed or got no status."""
 
     number: int
     started_at: datetime
@@ -82,8 +82,12 @@ class Delivery:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Full:
-    """Limits that are reached: `claim` skips these pairs of API key and host, these API keys, and retries of these API keys."""
+class Exclusions:
+    """Deliveries that `claim` must skip, because a limit is reached.
+
+    `receivers`: all deliveries of these pairs of API key and host. `keys`: all deliveries of these API keys. `retries_of`: the
+    retries of these API keys, but not their first attempts.
+    """
 
     receivers: Collection[tuple[int | None, str]] = ()
     keys: Collection[int | None] = ()
@@ -129,28 +133,28 @@ class DeliveryStore:
 
     # What a courier does
 
-    def claim(self, owner: str, *, passing_over: Full = Full()) -> tuple[DeliveryClaim, Delivery] | None:
+    def claim(self, owner: str, *, excluded: Exclusions = Exclusions()) -> tuple[DeliveryClaim, Delivery] | None:
         """Claims the delivery that has been due longest, or returns None. Deliveries with expired leases are due again.
 
         Idle couriers call this twice a second, so it first checks without the write lock.
         """
         with read_transaction(self._database) as connection:
             steady = self.now().steady
-            if connection.execute(_next_due(steady, passing_over, self._kinds)).first() is None and not _has_expired(
+            if connection.execute(_next_due(steady, excluded, self._kinds)).first() is None and not _has_expired(
                 connection, steady
             ):
                 return None
         with write_transaction(self._database) as connection:
             now = self.now()  # read under the lock: the wait for it must not shorten the lease
             _free(connection, deliveries.c.lease_until <= now.steady, now=now)
-            taken = self._take(connection, owner, passing_over, now)
+            taken = self._take(connection, owner, excluded, now)
         return None if taken is None else (DeliveryClaim(taken.id, taken.attempt, owner), taken)
 
-    def _take(self, connection: Connection, owner: str, passing_over: Full, now: Moment) -> Delivery | None:
+    def _take(self, connection: Connection, owner: str, excluded: Exclusions, now: Moment) -> Delivery | None:
         """pending -> sending."""
         row = connection.execute(
             update(deliveries)
-            .where(deliveries.c.id == _next_due(now.steady, passing_over, self._kinds).scalar_subquery())
+            .where(deliveries.c.id == _next_due(now.steady, excluded, self._kinds).scalar_subquery())
             .values(
                 state=DeliveryState.SENDING,
                 attempt=deliveries.c.attempt + 1,
@@ -200,7 +204,7 @@ class DeliveryStore:
 
     # What people do
 
-    def list(self, job_id: int) -> builtins.list[tuple[Delivery, Sequence[Attempt]]]:
+    def list(self, job_id: int) -> builtins.list[tuple[Delivery, Sequence[DeliveryAttempt]]]:
         """A job's deliveries, oldest first, each with its attempts."""
         with read_transaction(self._database) as connection:
             of_job = select(deliveries, jobs.c.api_key_id).join(jobs, jobs.c.id == deliveries.c.job_id)
@@ -227,16 +231,16 @@ def _is(state: DeliveryState) -> ColumnElement[bool]:
     return deliveries.c.state == state
 
 
-def _next_due(now: datetime, passing_over: Full, kinds: Collection[str]) -> Any:
+def _next_due(now: datetime, excluded: Exclusions, kinds: Collection[str]) -> Any:
     due = select(deliveries.c.id).where(_is(DeliveryState.PENDING), deliveries.c.next_at <= now, _KIND.in_(kinds))
-    if passing_over.receivers:
-        receivers = [(key or _NO_KEY, host) for key, host in passing_over.receivers]
+    if excluded.receivers:
+        receivers = [(key or _NO_KEY, host) for key, host in excluded.receivers]
         due = due.where(tuple_(_KEY, deliveries.c.host).not_in(receivers))
-    if passing_over.keys:
-        due = due.where(_KEY.not_in([key or _NO_KEY for key in passing_over.keys]))
-    if passing_over.retries_of:
+    if excluded.keys:
+        due = due.where(_KEY.not_in([key or _NO_KEY for key in excluded.keys]))
+    if excluded.retries_of:
         is_first = deliveries.c.attempt == 0
-        due = due.where(or_(is_first, _KEY.not_in([key or _NO_KEY for key in passing_over.retries_of])))
+        due = due.where(or_(is_first, _KEY.not_in([key or _NO_KEY for key in excluded.retries_of])))
     return due.order_by(deliveries.c.next_at).limit(1)
 
 
@@ -262,12 +266,12 @@ def _attempt_of(delivery_id: str, attempt: int) -> ColumnElement[bool]:
     return and_(delivery_attempts.c.delivery_id == delivery_id, delivery_attempts.c.attempt == attempt)
 
 
-def _list_attempts(connection: Connection, delivery_id: str) -> Sequence[Attempt]:
+def _list_attempts(connection: Connection, delivery_id: str) -> Sequence[DeliveryAttempt]:
     rows = connection.execute(
         select(delivery_attempts).where(delivery_attempts.c.delivery_id == delivery_id).order_by(delivery_attempts.c.attempt)
     ).all()
     return [
-        Attempt(number=row.attempt, started_at=row.started_at, seconds=row.seconds, status=row.status, error=row.error)
+        DeliveryAttempt(number=row.attempt, started_at=row.started_at, seconds=row.seconds, status=row.status, error=row.error)
         for row in rows
     ]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from promptreel.errors import TEMPORARY, DeliveryLost, JobNotFound, UrlUnusable
 from promptreel.fetching.fetcher import SafeFetcher
-from promptreel.jobs.deliveries import Delivery, DeliveryClaim, DeliveryStore, Full, Outcome
+from promptreel.jobs.deliveries import Delivery, DeliveryClaim, DeliveryStore, Exclusions, Outcome
 from promptreel.jobs.job import AnyJob
 from promptreel.jobs.store import JobStore
 from promptreel.jobs.webhook_secrets import WebhookSecrets
@@ -94,14 +94,14 @@ class Courier:
             self.live = [(delivery, future) for delivery, future in self.live if not future.done()]
             if len(self.live) == self.at_once:
                 return
-            taken = self.deliveries.claim(self.owner, passing_over=self._find_full())
+            taken = self.deliveries.claim(self.owner, excluded=self._find_exclusions())
             if taken is None:
                 return
             future = threads.submit(self.deliver, *taken)
             self.live.append((taken[1], future))
             future.add_done_callback(lambda _: self.has_room.set())
 
-    def _find_full(self) -> Full:
+    def _find_exclusions(self) -> Exclusions:
         """Which receivers and API keys must wait, so that hanging receivers do not block those of other keys.
 
         A key may start more while it has fewer attempts under way than places are free, so some always stay free
@@ -112,7 +112,7 @@ class Courier:
         receivers = Counter((delivery.api_key_id, delivery.host) for delivery in live)
         keys = Counter(delivery.api_key_id for delivery in live)
         retries = Counter(delivery.api_key_id for delivery in live if delivery.attempt > 1)
-        return Full(
+        return Exclusions(
             receivers=frozenset(receiver for receiver, count in receivers.items() if count >= AT_ONCE_A_RECEIVER),
             keys=frozenset(key for key, count in keys.items() if count >= free),
             retries_of=frozenset(key for key, count in retries.items() if count >= self.at_once // RETRIES_SHARE),
