@@ -37,7 +37,7 @@ from promptreel.errors import (
 from promptreel.jobs.job import JobStage, JobStatus
 from promptreel.jobs.store import JobStore
 from promptreel.media import Init
-from tests.api.conftest import empty_database, engine, finish_next, jobs, keys, services, storage  # noqa: F401
+from tests.api.conftest import database, empty_database, finish_next, jobs, keys, services, storage  # noqa: F401
 from tests.api.test_inits import GIF, PNG
 from tests.waiting import wait_for
 
