@@ -381,7 +381,7 @@ def test_files_that_others_could_read_are_closed_to_them(
         open_database(tmp_path / "x.db").dispose()
         assert rights_of(tmp_path) == {"x.db": 0o600, "x.db-wal": 0o600, "x.db-shm": 0o600}
     older.dispose()
-    assert "now only its owner can" in caplog.text
+    assert "Now only its owner can" in caplog.text
 
 
 def test_reading_creates_no_database(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@
         |   failed, lost            |
         +  <------ redeliver -------+
 
-The transaction that ends a job writes the row (outbox.py). Claims, leases and the fence work as for jobs: delivery is at least
-once, always with the same id, and a courier that lost its claim changes nothing.
+The transaction that ends a job writes its deliveries (outbox.py). Claims, leases and the fence work as for jobs: a courier that
+lost its claim changes nothing. A receiver may get a message more than once, always with the same id.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class DeliveryAttempt:
 class Delivery:
     """The message that tells a webhook of a job's end. `id` is the same in every attempt.
 
-    `attempt` counts claims, and is the fence. `tried_since` is the time of the first attempt, or of the first since a
-    redelivery was requested. It is the only steady-clock time here (clock.py); `next_at` is converted to the wall clock.
+    `attempt` counts claims, and is the fence. `tried_since` is the time of the first attempt, or of the first one after a
+    redelivery was requested. It is a time of the steady clock (clock.py); all other times are of the wall clock.
     """
 
     id: str
@@ -113,8 +113,8 @@ class Outcome:
 class DeliveryStore:
     """Safe to use from several threads and processes at once.
 
-    `lease_seconds` must be longer than an attempt can take. `kinds`: the job kinds whose deliveries are made; others wait for a
-    version that knows them. `now` is the wall clock, `steady` the steady clock (clock.py).
+    `lease_seconds` must be longer than an attempt can take. `kinds`: deliveries of other job kinds are left to a version that
+    knows them. `now` is the wall clock, `steady` the steady clock (clock.py).
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class DeliveryStore:
     def claim(self, owner: str, *, excluded: Exclusions = Exclusions()) -> tuple[DeliveryClaim, Delivery] | None:
         """Claims the delivery that has been due longest, or returns None. Deliveries with expired leases are due again.
 
-        Idle couriers call this twice a second, so it first checks without the write lock.
+        Idle couriers call this twice a second. So it takes the write lock only if there is something to claim.
         """
         with read_transaction(self._database) as connection:
             steady = self.now().steady
@@ -176,7 +176,7 @@ class DeliveryStore:
         self._record(claim, outcome, state=DeliveryState.DELIVERED, ended_at=self.now().wall)
 
     def record_failed(self, claim: DeliveryClaim, outcome: Outcome, *, next_at: datetime | None) -> None:
-        """sending -> pending, to be retried at `next_at` (steady clock); -> dead if that is None. Raises DeliveryLost."""
+        """sending -> pending, for a retry at `next_at` (steady clock); -> dead if `next_at` is None. Raises DeliveryLost."""
         if next_at is None:
             self._record(claim, outcome, state=DeliveryState.DEAD, ended_at=self.now().wall)
         else:
@@ -198,7 +198,7 @@ class DeliveryStore:
             connection.execute(update(delivery_attempts).where(this_one).values(recorded))
 
     def free_owner(self, owner: str) -> int:
-        """Ends all claims of a courier known to be dead, without waiting for its leases. Returns how many."""
+        """Ends all claims of a dead courier, without waiting for its leases. Returns how many."""
         with write_transaction(self._database) as connection:
             return _free(connection, deliveries.c.owner == owner, now=self.now())
 
@@ -213,9 +213,9 @@ class DeliveryStore:
             return [(_to_delivery(row, row.api_key_id, now), _list_attempts(connection, row.id)) for row in rows]
 
     def redeliver(self, job_id: int) -> None:
-        """Makes a job's deliveries due now, whatever their state, with another 24 hours of retries.
+        """Makes a job's deliveries due now, and allows another 24 hours of retries.
 
-        A delivery that is being sent right now is left alone. Raises DeliveryNotFound.
+        Does not change a delivery that is being sent. Raises DeliveryNotFound.
         """
         of_job = deliveries.c.job_id == job_id
         again = {"state": DeliveryState.PENDING, "tried_since": None, "next_at": self.now().steady, "ended_at": None}
@@ -250,7 +250,7 @@ def _has_expired(connection: Connection, now: datetime) -> bool:
 
 
 def _free(connection: Connection, which: ColumnElement[bool], *, now: Moment) -> int:
-    """sending -> pending and due at once, for a courier that is gone. The receiver may already have got the message."""
+    """sending -> pending and due at once, because the courier is gone. The receiver may already have the message."""
     lost = connection.execute(
         update(deliveries)
         .where(_is(DeliveryState.SENDING), which)
