@@ -57,7 +57,7 @@ def test_everything_but_what_makes_and_reads_videos_is_imported(base: dict[str, 
 @pytest.mark.parametrize(
     ("arguments", "instead"),
     [
-        (["promptreel.cli", "serve"], " A service without workers of its own needs none of it: promptreel serve --workers 0."),
+        (["promptreel.cli", "serve"], " A service without its own workers needs none of this: promptreel serve --workers 0."),
         (["promptreel.cli", "worker"], ""),
         (["promptreel.cli", "generate", "a cat"], " Or have a server make the video: --server URL."),
         (["promptreel.demo"], ""),
