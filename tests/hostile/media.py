@@ -305,12 +305,12 @@ def case(name: str, attack: Callable[..., None], build: Build, **expected: str) 
 PNG, JPEG, WEBP, GIF = "image/png", "image/jpeg", "image/webp", "image/gif"
 MP4, WEBM = "video/mp4", "video/webm"
 DAMAGED = "cannot be decoded"
-NO_FRAME = "holds no frame"
+NO_FRAME = "has no frame"
 MANY_SCANS = "must not be stored in more than 64 scans"
 MANY_FRAMES = "must not be longer than 1800 frames"
-MANY_PIXELS = "must not have more than 1658 million pixels in all its frames together"
+MANY_PIXELS = "must not have more than 1658 million pixels in all frames together"
 MUCH_MEMORY = "takes more than 250 MB to decode"
-LARGE_FRAMES = "must not be greater than 4096x2304 pixels"
+LARGE_FRAMES = "must not have more than 4096x2304 pixels"
 
 
 def million(pixels: int) -> str:
