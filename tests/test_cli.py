@@ -89,8 +89,8 @@ def test_generate_makes_a_video_that_plays(tmp_path: Path, name: str, kind: str)
         (["a cat", "--scheduler", "Fast"], "There is no scheduler 'Fast'"),
         (["a cat", "--model", "midjourney"], "Known models: cutout"),
         ([" "], "The prompt is empty"),
-        (["a cat", "-o", "absent/video.mp4"], "There is no folder 'absent': make it first"),
-        (["a cat", "-o", "absent/video.mp4", "--server", "http://127.0.0.1:9"], "There is no folder 'absent': make it first"),
+        (["a cat", "-o", "absent/video.mp4"], "There is no folder 'absent': create it"),
+        (["a cat", "-o", "absent/video.mp4", "--server", "http://127.0.0.1:9"], "There is no folder 'absent': create it"),
         (["a cat", "--server", "http://127.0.0.1:9"], "Check its address, and whether it runs."),
     ],
 )
@@ -148,7 +148,7 @@ def test_unusable_init_is_a_one_line_error(tmp_path: Path, content: bytes | None
 def test_folder_that_is_a_file_of_the_wanted_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "video.mp4").mkdir()
 
-    check_refused(run("generate", "a cat", "-o", tmp_path / "video.mp4"), "is a folder: give the name of a file")
+    check_refused(run("generate", "a cat", "-o", tmp_path / "video.mp4"), "is a folder: give a file name")
 
 
 def test_generate_warns_of_unmet_wishes(tmp_path: Path) -> None:

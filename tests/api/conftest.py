@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine
 
 from promptreel.api.app import AppParts, create_app
 from promptreel.api.authentication import Authenticator
 from promptreel.encoding.decoder import Decoder
 from promptreel.fetching.fetcher import SafeFetcher
-from promptreel.jobs.database import migrate, open_database
+from promptreel.jobs.database import Database, migrate, open_database
 from promptreel.jobs.job import Result
 from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.links import LinkMaker
@@ -59,27 +58,27 @@ def write_card(folder: Path, card: dict[str, Any]) -> None:
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated file to copy. Migrating for each test would take most of the tests' time."""
     path = tmp_path_factory.mktemp("database") / "promptreel.db"
-    engine = open_database(f"sqlite:///{path}")
-    migrate(engine)
-    engine.dispose()
+    database = open_database(f"sqlite:///{path}")
+    migrate(database)
+    database.dispose()
     return path
 
 
 @pytest.fixture
-def engine(tmp_path: Path, empty_database: Path) -> Iterator[Engine]:
-    engine = open_database(f"sqlite:///{shutil.copy(empty_database, tmp_path)}")
-    yield engine
-    engine.dispose()
+def database(tmp_path: Path, empty_database: Path) -> Iterator[Database]:
+    database = open_database(f"sqlite:///{shutil.copy(empty_database, tmp_path)}")
+    yield database
+    database.dispose()
 
 
 @pytest.fixture
-def jobs(engine: Engine) -> JobStore:
-    return JobStore(engine)
+def jobs(database: Database) -> JobStore:
+    return JobStore(database)
 
 
 @pytest.fixture
-def keys(engine: Engine) -> KeyStore:
-    return KeyStore(engine)
+def keys(database: Database) -> KeyStore:
+    return KeyStore(database)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.api.test_generations import CLIP_BASE64, PICTURE
 from tests.api.test_openai import VIDEOS
 
 ECHOES = {"width": "W", "height": "H", "num_inference_steps": "steps", "fps": "fps", "clip_skip": "clip_skip"}
-UNSET = re.compile(r"(-?[0-9]+) counts as left out")
+UNSET = re.compile(r"(-?[0-9]+) means the same as null")
 INITS = {"init_image": PICTURE, "init_video": CLIP_BASE64}
 # null: decided for each job.
 UNTOLD = {"seed", "num_frames", "init_image", "init_video", "upscale_height", "upscale_width"}

@@ -50,9 +50,12 @@ def test_remix_has_a_webhook_of_its_own(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("http://127.0.0.1/hook", "127.0.0.1 is not on the public internet, and is not connected to."),
-        ("http://[::1]/hook", "::1 is not on the public internet, and is not connected to."),
-        ("http://169.254.169.254/latest/", "169.254.169.254 is not on the public internet, and is not connected to."),
+        ("http://127.0.0.1/hook", "127.0.0.1 is not on the public internet, so the service does not connect to it."),
+        ("http://[::1]/hook", "::1 is not on the public internet, so the service does not connect to it."),
+        (
+            "http://169.254.169.254/latest/",
+            "169.254.169.254 is not on the public internet, so the service",
+        ),
         ("http://2130706433/hook", "Write the URL's IPv4 address as four decimal numbers"),
         ("https://user:secret@example.com/", "URLs with a user name or a password are not used."),
         ("https://example.com:8443/", "URLs with port 8443 are not used."),

@@ -73,8 +73,8 @@ def test_port_that_another_program_has_is_wrong() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         found = look_at_port(Settings(port=other.getsockname()[1]))
         other.close()
-        assert (found.state, found.mend) == ("WRONG", "promptreel serve --port 0")
-        assert "Address already in use" in found.words
+        assert (found.state, found.command) == ("WRONG", "promptreel serve --port 0")
+        assert "Address already in use" in found.text
 
     assert look_at_port(Settings(port=other_port())).state == "ok"
 
@@ -105,7 +105,7 @@ def test_port_where_promptreel_answers_is_all_right() -> None:
 
     server.shutdown()
     server.server_close()
-    assert (found.state, found.words) == ("ok", f"{server.server_port}: Promptreel 9.9 is running there")
+    assert (found.state, found.text) == ("ok", f"{server.server_port}: Promptreel 9.9 is running there")
 
 
 def test_data_directory(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_data_directory(tmp_path: Path) -> None:
 
     assert look_at_data(closed) == Finding("data", "ok", f"{closed}, writable, mode 700")
     assert look_at_data(closed / "a" / "b") == Finding("data", "ok", f"{closed / 'a' / 'b'} will be created at the first start")
-    assert look_at_data(open_to_others).mend == f"chmod 700 {open_to_others}"
+    assert look_at_data(open_to_others).command == f"chmod 700 {open_to_others}"
     assert look_at_data(file / "data") == Finding("data", "WRONG", f"{file} is not a folder", f"mv {file} {file}.old")
 
 
@@ -141,7 +141,7 @@ def test_untested_python_is_reported() -> None:
 
 
 @pytest.mark.parametrize(
-    ("build", "driver", "state", "mend"),
+    ("build", "driver", "state", "command"),
     [
         (TorchBuild("2.13.0+cpu", "CPU", finds_gpu=False), None, "ok", None),
         (TorchBuild("2.13.0", "CUDA 13.0", finds_gpu=True), "590.1", "ok", None),
@@ -153,12 +153,12 @@ def test_untested_python_is_reported() -> None:
     ],
 )
 def test_torch_must_be_the_pinned_one_and_use_the_gpu_that_is_there(
-    build: TorchBuild, driver: str | None, state: str, mend: str | None
+    build: TorchBuild, driver: str | None, state: str, command: str | None
 ) -> None:
     found = judge_torch(build, pinned="2.13.0", driver=driver)
 
-    assert (found.state, found.mend) == (state, mend)
-    assert found.words.startswith(build.version)
+    assert (found.state, found.command) == (state, command)
+    assert found.text.startswith(build.version)
 
 
 def test_long_words_are_folded_and_commands_are_not() -> None:

@@ -16,11 +16,10 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-from sqlalchemy import Engine
 
 from promptreel.demo import REQUEST, start_service, stop_service, wait_until_ready
 from promptreel.errors import DatabaseBusy
-from promptreel.jobs.database import open_database, write_transaction
+from promptreel.jobs.database import Database, open_database, write_transaction
 from promptreel.jobs.job import Job, JobStatus
 from promptreel.jobs.keys import ApiKey, KeyLimits, KeyStore
 from promptreel.jobs.store import JobStore
@@ -89,7 +88,7 @@ class Service:
         return self._process
 
     @cached_property
-    def database(self) -> Engine:
+    def database(self) -> Database:
         return open_database(self.data_dir / "promptreel.db")
 
     @cached_property
