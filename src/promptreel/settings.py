@@ -259,11 +259,12 @@ def list_kubernetes_variables() -> list[str]:
 
 
 def _describe_bad_values(error: ValidationError, *, with_values: bool = True) -> list[str]:
-    """One line for each bad setting. Never shows an API key, nor a database URL, which may contain a password."""
+    """One line for each bad setting. The value of a setting with `repr=False` is not shown: it may hold a secret."""
     lines: dict[str, str] = {}
     for problem in error.errors(include_url=False):
         name = str(problem["loc"][0])
-        value = "" if not with_values or name in {"database_url", "api_key"} else f"={problem['input']}"
+        is_secret = name in Settings.model_fields and not Settings.model_fields[name].repr
+        value = "" if is_secret or not with_values else f"={problem['input']}"
         lines.setdefault(name, f"{PREFIX}{name.upper()}{value}: {problem['msg'].removeprefix('Value error, ')}")
     return list(lines.values())
 
