@@ -15,7 +15,7 @@ from pathlib import Path
 from promptreel.cli import main
 
 # Besides this module, what commands import late.
-PRELOADED = [__name__, "promptreel.client", "promptreel.commands.generate", "promptreel.generation.engine"]
+PRELOADED = [__name__, "promptreel.client", "promptreel.commands.generate"]
 
 
 def run_promptreel(*arguments: object, seconds: float = 240, **settings: str) -> subprocess.CompletedProcess[str]:

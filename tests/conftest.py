@@ -20,7 +20,7 @@ THREADS = "1"
 FLOWS = PurePosixPath("tests/flows")
 OF_THE_CALLING_SERVICE = {FLOWS / "test_crashes.py", FLOWS / "test_wall_clock.py", FLOWS / "test_webhooks.py"}
 WITHOUT_SERVICE = {FLOWS / "test_demo.py"}
-COMMANDS = PurePosixPath("tests/test_cli.py")
+COMMANDS = {FLOWS / "test_generate.py", PurePosixPath("tests/test_cli.py"), PurePosixPath("tests/commands/test_doctor.py")}
 
 
 class TestsOfAServiceTogether(LoadScopeScheduling):
@@ -33,7 +33,7 @@ class TestsOfAServiceTogether(LoadScopeScheduling):
         file = PurePosixPath(nodeid.partition("::")[0])
         if file in OF_THE_CALLING_SERVICE:
             return "calling service"
-        if file == COMMANDS:
+        if file in COMMANDS:
             return "commands"
         return "service" if file.parent == FLOWS and file not in WITHOUT_SERVICE else nodeid
 
