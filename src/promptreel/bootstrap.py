@@ -20,7 +20,7 @@ from promptreel.api.parts import AppParts
 from promptreel.api.webhook_bodies import to_webhook
 from promptreel.encoding.decoder import MOST_WAITING, PATIENCE_SECONDS, Decoder
 from promptreel.errors import BadConfiguration
-from promptreel.extras import install_command, missing_modules
+from promptreel.extras import imports_for_good, install_command, missing_modules
 from promptreel.fetching.fetcher import AT_ONCE as FETCHES_AT_ONCE
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.clock import SteadyClock
@@ -158,9 +158,10 @@ def check_worker_extra(*, instead: str = "") -> None:
 def build_engine(settings: Settings) -> Engine:
     """Builds an engine on the machine's best device. Raises BadConfiguration without the extra `worker`."""
     check_worker_extra()
-    from promptreel.generation.devices import pick_device
-    from promptreel.generation.engine import Engine
-    from promptreel.generation.quiet import quiet_libraries
+    with imports_for_good():
+        from promptreel.generation.devices import pick_device
+        from promptreel.generation.engine import Engine
+        from promptreel.generation.quiet import quiet_libraries
 
     quiet_libraries()
     return Engine(build_models(settings), pick_device(), threads=settings.threads_per_worker)
@@ -171,10 +172,11 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
     # This comes before the slow import of torch: a wrong data directory is then reported at once.
     jobs = build_jobs(settings, build_database_of_service(settings))
     log.info("worker %s is loading PyTorch", owner)
-    from promptreel.encoding.mp4 import ENCODER_THREADS
-    from promptreel.worker.recipes.video import Makers, VideoRecipe
-    from promptreel.worker.room import Room, machine_memory
-    from promptreel.worker.worker import Worker
+    with imports_for_good():
+        from promptreel.encoding.mp4 import ENCODER_THREADS
+        from promptreel.worker.recipes.video import Makers, VideoRecipe
+        from promptreel.worker.room import Room, machine_memory
+        from promptreel.worker.worker import Worker
 
     megabytes = settings.memory_per_worker
     memory = machine_memory() // 4 // max(1, settings.workers) if megabytes is None else megabytes * 1024 * 1024

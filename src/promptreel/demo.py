@@ -64,7 +64,7 @@ class Playable:
     fps: float
 
 
-def main() -> int:
+def main(asked: dict[str, Any] = REQUEST) -> int:
     """Returns the exit code."""
     video = FOLDER / VIDEO_NAME
     try:
@@ -73,9 +73,9 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="promptreel-demo-") as data_dir:
             _say("starting the service ...")
             with running_service(Path(data_dir), FOLDER / "service.log") as url:
-                _say(f"it is ready on {url}; asking for: {REQUEST['prompt']}")
+                _say(f"it is ready on {url}; asking for: {asked['prompt']}")
                 started = time.monotonic()
-                success = make_video(url)
+                success = make_video(url, asked)
                 seconds = time.monotonic() - started
                 download(success["output"][0], video)
         seen = decode(video)
@@ -143,9 +143,9 @@ def stop_service(service: subprocess.Popen[bytes]) -> int:
         return service.wait()
 
 
-def make_video(url: str) -> dict[str, Any]:
-    """Posts the documented request, and polls until the job succeeds. Returns the answer with `output`. Raises DemoFailed."""
-    answer = post(f"{url}/api/v4/dreambooth/text2video", REQUEST)
+def make_video(url: str, asked: dict[str, Any] = REQUEST) -> dict[str, Any]:
+    """Posts the request, and polls until the job succeeds. Returns the answer with `output`. Raises DemoFailed."""
+    answer = post(f"{url}/api/v4/dreambooth/text2video", asked)
     deadline = time.monotonic() + MAKE_SECONDS
     fetch_result = answer.get("fetch_result", "")
     shown = None

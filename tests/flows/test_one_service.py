@@ -39,7 +39,7 @@ def test_log_tells_what_happens_before_the_service_is_ready(service: Service) ->
     assert places == sorted(places)
 
 
-def test_worker_beside_a_busy_process_spins_for_a_moment_only(service: Service) -> None:
+def test_worker_spins_for_a_moment_only(service: Service) -> None:
     """What OpenMP itself has read, in the only process that loads it (ADR 9)."""
     assert re.findall(r"GOMP_SPINCOUNT = '(\d+)'", service.log.read_text()) == ["3000"]
 
