@@ -33,7 +33,7 @@ Authenticated = Annotated[Caller, Depends(find_caller)]
 async def get_services(request: Request, caller: Authenticated) -> Services:
     parts = parts_of(request)
     jobs = OwnJobs(parts.jobs, caller, await _read_idempotency(request, parts))
-    own = {**_shared(parts), "fetcher": parts.fetcher.of(caller.api_key_id)}
+    own = {**_shared(parts), "fetcher": parts.fetcher.for_key(caller.api_key_id)}
     return Services(**own, jobs=jobs, caller=caller)
 
 

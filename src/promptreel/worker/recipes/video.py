@@ -13,7 +13,7 @@ from typing import Any
 from promptreel.encoding.decoder import Decoder
 from promptreel.encoding.scaling import scale_clip
 from promptreel.encoding.video import encode
-from promptreel.errors import DiskFull, PromptreelError, StorageFailed, is_full
+from promptreel.errors import DiskFull, PromptreelError, StorageFailed, is_disk_full
 from promptreel.generation.engine import Engine
 from promptreel.generation.failures import named_failures
 from promptreel.generation.latent_previews import OnPreview
@@ -93,7 +93,7 @@ def _make_folder(scratch: Path) -> None:
     try:
         scratch.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if is_full(error):
+        if is_disk_full(error):
             raise DiskFull("There is no room for the video: the disk is full. Make room on it.") from error
         raise StorageFailed(
             f"There is no folder for the video: {error.strerror}. Check the rights of the data directory."
