@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from promptreel.generation.families.windows import draw_noise, predict_in_window
 from promptreel.generation.finite import Stage, check_finite
 from promptreel.generation.latent_previews import fit_colors
 from promptreel.generation.loading import load_network, load_tokenizer
+from promptreel.generation.lora import LoraFile, Variants, add_loras, name_variant, share_weights
 from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.prompts import PromptEncoder
 from promptreel.generation.samplers.sampler import Call, Start
@@ -56,6 +57,18 @@ class LoadedCheckpoint:
     unet: UNetMotionModel
     prompts: PromptEncoder
     vae: Any
+    variant: str = ""
+    variants: Variants = field(default_factory=Variants, repr=False, compare=False)
+
+    def with_loras(self, loras: Sequence[LoraFile]) -> LoadedCheckpoint:
+        """See LoadedModel."""
+        return self.variants.get(name_variant(loras), lambda variant: self._make_variant(variant, loras))
+
+    def _make_variant(self, variant: str, loras: Sequence[LoraFile]) -> LoadedCheckpoint:
+        unet, text_encoder = share_weights(self.unet), share_weights(self.prompts.text_encoder)
+        add_loras(unet, text_encoder, loras)
+        prompts = PromptEncoder(self.prompts.tokenizer, text_encoder)
+        return replace(self, unet=unet, prompts=prompts, variant=variant, variants=Variants())
 
     def encode_text(self, text: str, clip_skip: int = 0, chunks: int = 1) -> Tensor:
         """Embeddings [1, tokens, width] of one text, on the device; a long text takes several windows of tokens, one behind
