@@ -201,7 +201,7 @@ def _after_crash(row: Row[Any], now: Moment) -> Mapping[str, Any]:
     if row.crashes + 1 < row.max_attempts:
         return {**BACK_IN_QUEUE, "run_at": now.steady}
     message = (
-        f"Workers died {row.crashes + 1} times while they ran this job, so it is not retried. "
+        f"{'A worker' if row.crashes == 0 else f'{row.crashes + 1} workers'} died while running this job, so it is not retried. "
         "Ask for fewer frames or a smaller size, or read the worker's log."
     )
     ended = {"status": JobStatus.FAILED, "finished_at": now.wall, "error_code": WorkerLost.code, "error_message": message}
