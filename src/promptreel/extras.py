@@ -10,7 +10,7 @@ from importlib.util import find_spec
 _MEDIA = ("av", "numpy", "PIL")
 MODULES: Mapping[str, Sequence[str]] = {
     "media": _MEDIA,
-    "worker": (*_MEDIA, "torch", "diffusers", "transformers", "scipy"),
+    "worker": (*_MEDIA, "torch", "diffusers", "transformers", "scipy", "peft"),
 }
 """The modules that the base installation lacks, by extra."""
 
