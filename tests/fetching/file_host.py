@@ -1,4 +1,4 @@
-"""A file server on loopback with ranges and entity tags, whose connections break off when told to; it is laid out as a hub, too.
+"""A file server on loopback with ranges and entity tags, whose connections break off when told to. It is a hub, too.
 
 A hub's repository answers at /api/models/OWNER/NAME/revision/REVISION with its files, and at
 /OWNER/NAME/resolve/REVISION/FILE with one of them.
@@ -29,12 +29,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self, *, with_body: bool = True) -> None:
         path = unquote(self.path.partition("?")[0])
-        self.server.asked.append((path, dict(self.headers)))
+        self.server.asked.append((path, {name.title(): value for name, value in self.headers.items()}))
         if listed := _LIST.fullmatch(path):
             self._list(listed["repo"])
         elif (found := _FILE.fullmatch(path)) and found["repo"] in self.server.repositories:
             content = self.server.repositories[found["repo"]].get(found["name"])
-            self._send(content, with_body=with_body, **{"X-Repo-Commit": COMMIT})
+            told = {"X-Repo-Commit": COMMIT} | ({"X-Error-Code": "EntryNotFound"} if content is None else {})
+            self._send(content, with_body=with_body, **told)
         else:
             self._send(self.server.files.get(path), with_body=with_body, **self.server.headers)
 

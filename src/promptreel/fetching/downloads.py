@@ -57,7 +57,7 @@ def download(url: str, folder: Path, *, fetcher: SafeFetcher, max_bytes: int, on
             try:
                 return part.receive(url, fetcher=fetcher, max_bytes=max_bytes, on_bytes=on_bytes)
             except UrlUnusable as error:
-                failures = 1 if part.size > before else failures + 1
+                failures = 0 if part.size > before else failures + 1
                 if not _may_pass(error):
                     raise
                 if failures >= TRIES:
