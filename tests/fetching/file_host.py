@@ -52,7 +52,14 @@ class Handler(BaseHTTPRequestHandler):
             }
             for name, content in files.items()
         ]
-        told = {"id": repo, "modelId": repo, "sha": COMMIT, "siblings": siblings, "tags": [], "downloads": 0}
+        told = {
+            "id": repo,
+            "modelId": repo,
+            "sha": COMMIT,
+            "siblings": siblings,
+            "tags": ["license:creativeml-openrail-m"],
+            "downloads": 0,
+        }
         self._send(json.dumps(told).encode(), with_body=True)
 
     def _send(self, content: bytes | None, *, with_body: bool, **headers: str) -> None:

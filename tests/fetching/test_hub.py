@@ -35,7 +35,7 @@ def test_files_are_listed_and_downloaded(host: FileHost, tmp_path: Path) -> None
     path = tmp_path / "file"
     hub.download(found, "sub/diffusion_pytorch_model.safetensors", path, on_bytes=nothing)
 
-    assert found.commit == COMMIT
+    assert (found.commit, found.licence) == (COMMIT, "creativeml-openrail-m")
     assert found.files["sub/diffusion_pytorch_model.safetensors"] == HubFile(len(WEIGHTS), hash_of(WEIGHTS))
     assert path.read_bytes() == WEIGHTS
 

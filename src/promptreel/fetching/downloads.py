@@ -49,7 +49,7 @@ def download(url: str, folder: Path, *, fetcher: SafeFetcher, max_bytes: int, on
     whether the same call may go on later.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone_in(folder, lambda: on_bytes(0, None)):
+    with alone_in(folder, lambda: on_bytes(0, None)):
         part = _Part(folder)
         failures = 0
         while True:
@@ -159,7 +159,7 @@ class _Pace:
 
 
 @contextmanager
-def _alone_in(folder: Path, on_wait: Callable[[], object]) -> Iterator[None]:
+def alone_in(folder: Path, on_wait: Callable[[], object]) -> Iterator[None]:
     """Holds the folder's lock during the block; the kernel frees it when the process ends."""
     with (folder / _LOCK).open("a") as lock:
         while True:

@@ -41,11 +41,12 @@ class HubFile:
 
 @dataclass(frozen=True)
 class HubRepository:
-    """A repository's files by name, at one commit."""
+    """A repository's files by name, at one commit. `licence`: the hub's short name of it, if it tells one."""
 
     name: str
     commit: str
     files: Mapping[str, HubFile]
+    licence: str | None
 
 
 class Hub:
@@ -56,11 +57,11 @@ class Hub:
         self._token = token
 
     def list_files(self, repo: str, revision: str | None, *, on_wait: Callable[[], object]) -> HubRepository:
-        """Raises UrlUnusable, and NotAvailable without the extra `worker`. `on_wait` is called often; it may raise."""
+        """Raises UrlUnusable, and NotAvailable without the extra `hub`. `on_wait` is called often; it may raise."""
         told = self._ask({"task": "list", "repo": repo, "revision": revision}, lambda _received: on_wait())
         try:
             files = {str(name): HubFile(int(each["size"]), each["sha256"]) for name, each in told["files"].items()}
-            return HubRepository(repo, str(told["commit"]), files)
+            return HubRepository(repo, str(told["commit"]), files, told["licence"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UrlUnusable("The hub's answer cannot be read. Check PROMPTREEL_HUB_ENDPOINT.") from error
 
@@ -70,8 +71,8 @@ class Hub:
         self._ask(wanted | {"file": file, "path": str(path)}, on_bytes)
 
     def _ask(self, request: dict[str, Any], on_bytes: Callable[[int], object]) -> dict[str, Any]:
-        if not is_installed("worker"):
-            raise NotAvailable(f"The hub's library is not installed here: {install_command('worker')}.")
+        if not is_installed("hub"):
+            raise NotAvailable(f"The hub's library is not installed here: {install_command('hub')}.")
         process = subprocess.Popen(
             [sys.executable, "-m", "promptreel.fetching.hub_process"],
             stdin=subprocess.PIPE,

@@ -32,7 +32,8 @@ def _list(request: dict[str, Any]) -> None:
     files = {
         each.rfilename: {"size": each.size, "sha256": each.lfs.sha256 if each.lfs else None} for each in info.siblings or ()
     }
-    _say(commit=info.sha, files=files)
+    licences = [tag.removeprefix("license:") for tag in info.tags or () if tag.startswith("license:")]
+    _say(commit=info.sha, files=files, licence=next(iter(licences), None))
 
 
 def _download(request: dict[str, Any]) -> None:

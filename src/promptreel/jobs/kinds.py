@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from promptreel.jobs.import_params import ImportParams
 from promptreel.jobs.params import VideoParams
 
 
@@ -43,5 +44,5 @@ class UnknownParams:
 Kinds = Mapping[str, Callable[[Mapping[str, Any]], Params]]
 """By kind: the function that reads the params from what their `to_json` wrote."""
 
-KINDS: Kinds = MappingProxyType({VideoParams.kind: VideoParams.from_json})
+KINDS: Kinds = MappingProxyType({VideoParams.kind: VideoParams.from_json, ImportParams.kind: ImportParams.from_json})
 """The kinds that this version knows."""

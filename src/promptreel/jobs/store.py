@@ -200,18 +200,22 @@ class JobStore:
         *,
         kinds: Collection[str] | None = None,
         beside: Params | None = None,
+        aside: Collection[str] = (),
+        is_busy: bool = False,
         fits: Callable[[Params], bool] = lambda _params: True,
     ) -> tuple[Claim, AnyJob] | None:
         """Claims the next job, or returns None. First requeues jobs with expired leases, in the same transaction.
 
         `kinds`: the kinds that the worker has recipes for; None means all that this version knows. `beside`: the params of a
-        job that the worker is already running. Then the next job is claimed only if it has the same kind and model, has not
-        crashed a worker before, and `fits`; for its first second it is left to idle workers. A job that cannot be claimed yet
-        keeps its place: the worker claims no later job instead.
+        job that the worker runs on its device. Then the next job is claimed only if it has the same kind and model or is of a
+        kind in `aside`, which uses no device, and if it `fits`; for its first second it is left to idle workers. A worker that
+        `is_busy` with any job claims none that has crashed a worker. A job that cannot be claimed yet keeps its place: the
+        worker claims no later job instead.
 
         Idle workers call this many times a second, so it first checks without the write lock.
         """
-        taker = claims.Taker(owner, self._kinds.keys() if kinds is None else self._kinds.keys() & kinds, beside)
+        known = self._kinds.keys() if kinds is None else self._kinds.keys() & kinds
+        taker = claims.Taker(owner, known, beside, aside, is_busy or beside is not None)
         with read_transaction(self._database) as connection:
             if not connection.execute(select(claims.anything_to_take(taker, self._now().steady))).scalar():
                 return None
