@@ -188,7 +188,8 @@ class Settings(BaseSettings):
     )
     hub: Literal["on", "off"] = Field(
         default="off",
-        description="Whether models may be imported by hub id, such as owner/name: on or off. Needs the extra `hub` or `worker`.",
+        description="Whether models may be imported by hub id, such as owner/name: on or off. Needs the extra `hub` or "
+        "`worker`.",
     )
     hub_endpoint: str = Field(
         default="https://huggingface.co", description="The address of the model hub, which must speak Hugging Face's API."

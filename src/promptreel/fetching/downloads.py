@@ -82,7 +82,7 @@ class _Part:
         return self.content.stat().st_size if self.content.exists() else 0
 
     def receive(self, url: str, *, fetcher: SafeFetcher, max_bytes: int, on_bytes: OnBytes) -> Downloaded:
-        if self._known.get("is_whole"):
+        if self._known.get("is_whole") and self.content.exists():
             return self._downloaded()
         headers = {"Accept": "*/*"}
         if self.size and self._known.get("version"):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from os.path import commonpath
 from pathlib import Path
 
 from promptreel.errors import CheckpointUnusable, NotAvailable, UrlUnusable
@@ -85,10 +85,7 @@ class Gatherer:
         )
         name = got.name if got.name.endswith((".safetensors", *PICKLES)) else f"{got.name}.safetensors"
         choose_files([name], name, of=str(source))
-        path = folder / _local_name(name)
-        if not path.exists():
-            os.link(got.path, path)
-        return Gathered({name: path}, {name: _hash(path, on_bytes)}, str(source))
+        return Gathered({name: got.path}, {name: _hash(got.path, on_bytes)}, str(source))
 
     def _download_from_hub(self, source: HubSource, folder: Path, on_bytes: OnBytes) -> Gathered:
         if self.hub is None:
@@ -107,7 +104,7 @@ class Gatherer:
 
             self.hub.download(repository, name, paths[name], on_bytes=tell)
             before += told.size
-            files[name] = hash_file(paths[name], on_bytes=lambda _size, before=before: on_bytes("downloading", before, total))
+            files[name] = hash_file(paths[name], on_bytes=lambda _size: tell(0))  # noqa: B023 - called at once
             if files[name].size_bytes != told.size or told.sha256 not in (None, files[name].sha256):
                 paths[name].unlink()
                 raise UrlUnusable(f"{shorten(name)} is not the file that the hub says it is. Import it again.")
@@ -124,7 +121,7 @@ class Gatherer:
     def _check_size(self, total: int) -> None:
         if total > self.max_bytes:
             raise CheckpointUnusable(
-                f"The model's files have {total >> 20} MB; {self.max_bytes >> 20} are allowed, as PROMPTREEL_MODEL_MEGABYTES says."
+                f"The model's files have {total >> 20} MB; PROMPTREEL_MODEL_MEGABYTES allows {self.max_bytes >> 20}."
             )
 
 
@@ -148,8 +145,8 @@ def _common_folder(names: tuple[str, ...]) -> str:
     """The folder that all names are in, with its slash; "" if it is the root. A lone file loses all its folders."""
     if len(names) == 1:
         return names[0][: names[0].rfind("/") + 1]
-    common = os.path.commonprefix(names)
-    return common[: common.rfind("/") + 1]
+    folder = commonpath([name.rpartition("/")[0] for name in names]) if all("/" in name for name in names) else ""
+    return f"{folder}/" if folder else ""
 
 
 def _local_name(name: str) -> str:
