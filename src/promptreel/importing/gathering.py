@@ -104,7 +104,7 @@ class Gatherer:
 
             self.hub.download(repository, name, paths[name], on_bytes=tell)
             before += told.size
-            files[name] = hash_file(paths[name], on_bytes=lambda _size: tell(0))  # noqa: B023 - called at once
+            files[name] = hash_file(paths[name], on_bytes=lambda _size: tell(0))
             if files[name].size_bytes != told.size or told.sha256 not in (None, files[name].sha256):
                 paths[name].unlink()
                 raise UrlUnusable(f"{shorten(name)} is not the file that the hub says it is. Import it again.")

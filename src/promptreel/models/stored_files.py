@@ -32,11 +32,11 @@ class StoredFiles:
     """A folder of read-only files by hash. A file is complete or absent, after a crash too."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
 
     def path(self, file: StoredFile) -> Path:
         """Where the file is, or would be."""
-        return self._root / file.sha256
+        return self.root / file.sha256
 
     def is_there(self, file: StoredFile) -> bool:
         """Whether the file is stored, and has its size. Reads nothing of it."""
@@ -49,8 +49,8 @@ class StoredFiles:
     def adding(self) -> Iterator[None]:
         """Inside the block nothing is swept: files may be stored first, and the row that names them written after."""
         with _translated():
-            self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = (self._root / _LOCK).open("a")
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = (self.root / _LOCK).open("a")
         with lock:
             fcntl.flock(lock, fcntl.LOCK_SH)
             yield
@@ -65,7 +65,7 @@ class StoredFiles:
             with incoming.open("rb") as content:
                 os.fsync(content.fileno())
             incoming.replace(self.path(file))
-            folder = os.open(self._root, os.O_RDONLY)
+            folder = os.open(self.root, os.O_RDONLY)
             try:
                 os.fsync(folder)
             finally:
@@ -76,15 +76,15 @@ class StoredFiles:
 
         Leaves them to the next sweep while another process is adding files.
         """
-        if not self._root.is_dir():
+        if not self.root.is_dir():
             return 0
-        with (self._root / _LOCK).open("a") as lock:
+        with (self.root / _LOCK).open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 return 0
             kept, freed = set(named()), 0
-            for path in self._root.iterdir():
+            for path in self.root.iterdir():
                 if _HASH.fullmatch(path.name) and path.name not in kept:
                     freed += path.stat().st_size
                     path.unlink()
