@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from promptreel.api.field_reader import FieldReader
+from promptreel.api.field_reader import FieldReader, as_sent
 from promptreel.api.parts import Services
 from promptreel.api.webhook_field import read_webhook
 from promptreel.errors import InvalidParams, NotAvailable, UrlUnusable
@@ -43,15 +43,7 @@ class Words:
     replace: str
 
 
-@dataclass(frozen=True)
-class WantedImport:
-    """A new job, and whether it may do without: the id is of a model that was imported from there already."""
-
-    job: NewJob
-    params: ImportParams
-
-
-def read_import(fields: Mapping[str, Any], words: Words, services: Services, *, dialect: str) -> WantedImport:
+def read_import(fields: Mapping[str, Any], words: Words, services: Services, *, dialect: str) -> NewJob:
     """Raises InvalidParams with all wrong fields, NotAvailable, and UrlUnusable for an address that is never allowed."""
     if not services.may_import:
         raise NotAvailable(IMPORTS_OFF)
@@ -81,12 +73,8 @@ def read_import(fields: Mapping[str, Any], words: Words, services: Services, *, 
         replace=replace,
         is_public=is_public,
     )
-    request = {
-        "dialect": dialect,
-        "track_id": fields.get("track_id") if isinstance(fields.get("track_id"), str | int) else track_id,
-    }
-    job = NewJob(params=params, request=request, cost=IMPORT_COST, track_id=track_id, webhook_url=webhook)
-    return WantedImport(job, params)
+    request = {"dialect": dialect, "track_id": as_sent(fields.get("track_id"), track_id)}
+    return NewJob(params=params, request=request, cost=IMPORT_COST, track_id=track_id, webhook_url=webhook)
 
 
 def _read_source(reader: FieldReader, words: Words) -> Source | None:

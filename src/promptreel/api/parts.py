@@ -26,8 +26,9 @@ from promptreel.version import installed_version
 class Shared:
     """The parts that are the same for every caller, and the settings that shape answers.
 
-    `may_import`: whether requests may import models, and `may_use_hub`: from a hub, too. `public_url` has no trailing slash; None means that links use the scheme and host that the client used. `is_stopping` says
-    whether the process is shutting down, so that endless answers end.
+    `may_import`: whether requests may import models, and `may_use_hub`: from a hub, too. `public_url` has no trailing slash;
+    None means that links use the scheme and host that the client used. `is_stopping` says whether the process is shutting
+    down, so that endless answers end.
     """
 
     models: ModelRegistry

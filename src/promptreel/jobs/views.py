@@ -75,9 +75,7 @@ class OwnJobs:
 
     def find_first(self) -> VideoJob | None:
         """The job that this request created when first sent; None if this is the first time. Raises what `submit` raises."""
-        asked = self._idempotency
-        key_hash, request_hash = (asked.key_hash, asked.request_hash) if asked else (None, None)
-        first = self._store.find_first(key_hash, request_hash, of=self._caller)
+        first = _find_first(self._store, self._caller, self._idempotency)
         return None if first is None else _to_video_job(first)
 
     def submit(self, new: NewJob) -> VideoJob:
@@ -145,6 +143,11 @@ class OwnImports:
         self._caller = caller
         self._idempotency = idempotency
 
+    def find_first(self) -> ImportJob | None:
+        """As in OwnJobs."""
+        first = _find_first(self._store, self._caller, self._idempotency)
+        return None if first is None else _to_import_job(first)
+
     def submit(self, new: NewJob) -> ImportJob:
         """Queues an import for the caller. Raises IdempotencyConflict, RateLimitExceeded and InvalidApiKey."""
         return _to_import_job(self._store.submit(_made_by(new, self._caller, self._idempotency)))
@@ -161,6 +164,11 @@ class OwnImports:
     def cancel(self, job_id: int) -> ImportJob:
         """Raises JobNotFound."""
         return _to_import_job(self._store.cancel(job_id, of=self._caller, kind=_IMPORT))
+
+
+def _find_first(store: JobStore, caller: Caller, asked: Idempotency | None) -> AnyJob | None:
+    key_hash, request_hash = (asked.key_hash, asked.request_hash) if asked else (None, None)
+    return store.find_first(key_hash, request_hash, of=caller)
 
 
 def _made_by(new: NewJob, caller: Caller, idempotency: Idempotency | None) -> NewJob:

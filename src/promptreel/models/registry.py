@@ -23,7 +23,7 @@ from promptreel.jobs.keys import Caller
 from promptreel.models.json_files import read_model
 from promptreel.models.kinds import ModelKind
 from promptreel.models.store import ModelRecord, ModelStore
-from promptreel.models.stored_files import StoredFiles
+from promptreel.models.stored_files import StoredFile, StoredFiles
 
 DEFAULT_MODEL_ID = "cutout"
 CARD_NAME = "promptreel.json"
@@ -213,6 +213,15 @@ class ModelRegistry:
         removed = self._store.remove(card.model_id, force=force)
         self.sweep()
         return removed
+
+    def file_path(self, file: StoredFile) -> Path:
+        """Where a file of an imported model is."""
+        assert self._files is not None
+        return self._files.path(file)
+
+    def is_stored(self, file: StoredFile) -> bool:
+        """Whether a file of an imported model is there, and has its size."""
+        return self._files is not None and self._files.is_there(file)
 
     def sweep(self) -> int:
         """Deletes stored files that no model has. Returns how many bytes that freed."""

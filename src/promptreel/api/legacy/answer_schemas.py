@@ -146,13 +146,14 @@ SCHEMAS: dict[str, Schema] = {
         {
             "model_id": TEXT,
             "status": only("model_ready"),
-            "created_at": {"type": "null"},
+            "created_at": {"type": "string", "format": "date-time"},
             "instance_prompt": TEXT,
             "model_name": TEXT,
             "description": TEXT,
             "screenshots": TEXT,
             "max_frames": COUNT,
             "fps": COUNT,
+            "model_category": TEXT,
         }
     ),
     "HostedModels": several(ref("HostedModel")),

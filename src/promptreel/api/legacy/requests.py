@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from promptreel.api.field_reader import FieldReader, Limits, count_frames, label, spell
+from promptreel.api.field_reader import FieldReader, Limits, as_sent, count_frames, label, spell
 from promptreel.api.init_fields import read_init, sent_inits
 from promptreel.api.legacy.dialect import Dialect
 from promptreel.api.legacy.size import read_size, spell_out_resolution
@@ -66,7 +65,7 @@ def read_create(
         "enhance_prompt": _to_yes_no(enhance),
         "tip": _advise(draft, card, left_out, reader.clamped),
         "native_size": [card.native_width, card.native_height] if card.native_width else None,
-        "track_id": _as_sent(fields.get("track_id"), track_id),
+        "track_id": as_sent(fields.get("track_id"), track_id),
         **switches,
     }
     if negative_prompt is None:
@@ -129,11 +128,6 @@ def _read_init(reader: FieldReader, dialect: Dialect, fetcher: SafeFetcher, deco
     if dialect.needs_init is not None and not sent_inits(reader, dialect.needs_init):
         reader.reject(dialect.needs_init, f"The {label(dialect.needs_init)} field is required.")
     return read_init(reader, fetcher, decoder)
-
-
-def _as_sent(value: Any, text: str | None) -> Any:
-    """The value with the JSON type that was sent. Its text for NaN and infinity, which JSON lacks."""
-    return text if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _read_unavailable(reader: FieldReader, dialect: Dialect) -> list[str]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from promptreel.errors import InvalidParams, JobCancelled
 from promptreel.importing.importer import Importer
@@ -58,8 +58,16 @@ class ImportRecipe:
         except JobCancelled:
             self.importer.forget(source)
             raise
-        told = {"model": record.id, "kind": record.kind, "family": record.family, "base": record.base, "card": record.card}
-        told |= {"source": record.source, "sha256": record.hash, "bytes": record.size_bytes}
+        told: dict[str, Any] = {
+            "model": record.id,
+            "kind": record.kind.value,
+            "family": record.family,
+            "base": record.base,
+            "card": dict(record.card),
+            "source": record.source,
+            "sha256": record.hash,
+            "bytes": record.size_bytes,
+        }
         data = json.dumps(told).encode()
         key = f"{job.file_prefix}/{claim.attempt}.json"
         self.storage.save_bytes(data, key)
