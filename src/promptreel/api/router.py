@@ -16,6 +16,6 @@ _OF_HOSTED_SERVICE = (model_lists, model_operations, system_load, results, base6
 
 def build_router() -> APIRouter:
     router = APIRouter(redirect_slashes=False, default_response_class=JSONResponse)
-    for kind in (legacy_routes, files, health, docs_page, v1_routes, v1_model_routes, v1_model_routes, *_OF_HOSTED_SERVICE):
+    for kind in (legacy_routes, files, health, docs_page, v1_routes, v1_model_routes, *_OF_HOSTED_SERVICE):
         kind.add_routes(router)
     return router

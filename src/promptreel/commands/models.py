@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,99 +9,22 @@ from typing import Annotated, Any
 
 import typer
 
-from promptreel.bootstrap import build_database, build_importer, build_keys, build_models, find_database
-from promptreel.commands.terminal import AsJson, DataDir, bytes_bar, print_facts, print_json, print_table, printable, tell
+from promptreel.bootstrap import build_models, find_database
+from promptreel.commands.add_model import add_model
+from promptreel.commands.terminal import AsJson, DataDir, print_facts, print_json, print_table, printable
 from promptreel.errors import BadConfiguration
 from promptreel.extras import install_command, is_installed
-from promptreel.importing.sources import HubSource, read_source, suggest_id
-from promptreel.jobs.import_params import ImportParams
-from promptreel.models.card_fields import read_card_fields
 from promptreel.models.families import FAMILIES
-from promptreel.models.registry import ModelCard, ModelRegistry
-from promptreel.models.store import ModelRecord
+from promptreel.models.registry import ModelCard
 from promptreel.models.verification import verify, why_unusable
 from promptreel.settings import Settings, load_settings
 
 models_app = typer.Typer(help="The models that the service knows.", no_args_is_help=True)
 
 ModelId = Annotated[str, typer.Argument(help="The model's id, as `promptreel models list` shows it.")]
-Phrases = Annotated[str | None, typer.Option(help="Phrases put before an enhanced prompt, separated by commas.")]
-FOUND_OUT = "found out from the files"
 
 
-@models_app.command("add")
-def add_model(  # noqa: PLR0913, PLR0917 - one parameter for each option
-    source: Annotated[
-        str, typer.Argument(help="A folder, a .safetensors file, a URL, or a hub id: owner/name[@revision][:file].")
-    ],
-    data_dir: DataDir = None,
-    model_id: Annotated[
-        str | None, typer.Option("--id", help="The model's id.", show_default="made of the source's name")
-    ] = None,
-    name: Annotated[str | None, typer.Option(help="The name shown in lists.", show_default="the id")] = None,
-    description: Annotated[str | None, typer.Option(help="A sentence or two.")] = None,
-    motion_adapter: Annotated[str | None, typer.Option(help="The id of the motion adapter that it is used with.")] = None,
-    vae: Annotated[str | None, typer.Option(help="The id of the VAE that it is used with.")] = None,
-    beta_schedule: Annotated[
-        str | None, typer.Option(help="The noise table: linear or scaled_linear.", show_default=FOUND_OUT)
-    ] = None,
-    trigger_words: Phrases = None,
-    quality_words: Annotated[
-        str | None, typer.Option(help="Phrases put after an enhanced prompt, separated by commas.")
-    ] = None,
-    negative_prompt: Annotated[str | None, typer.Option(help="The negative prompt of requests that have none.")] = None,
-    size: Annotated[str | None, typer.Option(help="The size at which clips are made, such as 512x512.")] = None,
-    max_frames: Annotated[int | None, typer.Option(help="Frames in one window.", show_default=FOUND_OUT)] = None,
-    fps: Annotated[int | None, typer.Option(help="The frame rate that it was trained at.", show_default="8")] = None,
-    scheduler: Annotated[str | None, typer.Option(help="The scheduler of requests that name none.")] = None,
-    steps: Annotated[int | None, typer.Option(help="The inference steps of requests that name none.")] = None,
-    guidance: Annotated[float | None, typer.Option(help="The guidance scale of requests that name none.")] = None,
-    licence: Annotated[str | None, typer.Option(help="The licence's name.", show_default="what the source says")] = None,
-    sha256: Annotated[str | None, typer.Option(help="What the file's hash must be.")] = None,
-    owner_key: Annotated[
-        str | None, typer.Option(help="The API key that the model is for, by id or first characters.", show_default="all keys")
-    ] = None,
-    replace: Annotated[bool, typer.Option("--replace", help="Replace a model that has this id.")] = False,
-) -> None:
-    """Import a model: copy or download its files, find out what it is, and check it. After Ctrl-C, the same command goes on."""
-    width, _, height = (size or "").partition("x")
-    given = {
-        "name": name, "description": description or "", "motion_adapter": motion_adapter, "vae": vae, "licence": licence,
-        "beta_schedule": beta_schedule, "trigger_words": _split(trigger_words), "quality_words": _split(quality_words),
-        "default_negative_prompt": negative_prompt, "native_width": width or None, "native_height": height or None,
-        "max_frames": max_frames, "fps": fps, "default_scheduler": scheduler, "default_steps": steps,
-        "default_guidance": guidance,
-    }  # fmt: skip
-    where = read_source(source)
-    params = ImportParams(
-        model_id=model_id or suggest_id(where),
-        source=str(where),
-        sha256=sha256,
-        card=read_card_fields(given).given,
-        replace=replace,
-        is_public=owner_key is None,
-    )
-    settings = load_settings(data_dir=data_dir)
-    database = build_database(settings)
-    owner = None if owner_key is None else build_keys(settings, database).get(owner_key).id
-    token = os.environ.get("HF_TOKEN") if isinstance(where, HubSource) else None
-    importer = build_importer(settings, database, hub_token=token)
-    with bytes_bar() as show:
-        record = importer.run(params, where, api_key_id=owner, on_bytes=show)
-    _tell_imported(record, build_models(settings, database))
-
-
-def _split(phrases: str | None) -> list[str]:
-    return [each.strip() for each in (phrases or "").split(",") if each.strip()]
-
-
-def _tell_imported(record: ModelRecord, models: ModelRegistry) -> None:
-    tell(record.card.get("noise_table_why"))
-    problem = why_unusable(models.get(record.id), models)
-    if problem:
-        tell(f"it cannot be used yet: {problem}")
-    base = f" for {record.base}" if record.base else ""
-    print(f"{record.id}  ({record.kind.replace('_', ' ')}{base}, {record.size_bytes / 1e6:.1f} MB)")  # noqa: T201
+models_app.command("add")(add_model)
 
 
 @models_app.command("list")
@@ -154,13 +76,29 @@ def show_model(model_id: ModelId, data_dir: DataDir = None, as_json: AsJson = Fa
     models = build_models(_load(data_dir))
     card = models.get(model_id)
     record = card.record
-    told = _describe(card, why_unusable(card, models)) | {
+    told = _describe(card, why_unusable(card, models)) | _to_details(card)
+    files = {name: asdict(file) for name, file in sorted(record.files.items())} if record else {}
+    if as_json:
+        print_json(told | {"files": files})
+        return
+    print_facts(told)
+    if files:
+        print()  # noqa: T201
+        print_table(
+            ("SHA-256", "BYTES", "FILE"), [(each["sha256"], str(each["size_bytes"]), name) for name, each in files.items()]
+        )
+
+
+def _to_details(card: ModelCard) -> dict[str, Any]:
+    record = card.record
+    found = record.card if record else {}
+    return {
         "description": card.description or None,
         "licence": card.licence,
         "motion_adapter": card.motion_adapter,
         "vae": card.vae,
-        "noise_table": (record.card.get("noise_table") if record else None) or card.beta_schedule,
-        "noise_table_why": record.card.get("noise_table_why") if record else None,
+        "noise_table": found.get("noise_table") or card.beta_schedule,
+        "noise_table_why": found.get("noise_table_why"),
         "native_size": f"{card.native_width}x{card.native_height}" if card.native_width else None,
         "max_frames": card.max_frames,
         "fps": card.fps,
@@ -176,16 +114,6 @@ def show_model(model_id: ModelId, data_dir: DataDir = None, as_json: AsJson = Fa
         "created_at": card.created_at,
         "folder": None if record else str(card.path),
     }
-    files = {name: asdict(file) for name, file in sorted(record.files.items())} if record else {}
-    if as_json:
-        print_json(told | {"files": files})
-        return
-    print_facts(told)
-    if files:
-        print()  # noqa: T201
-        print_table(
-            ("SHA-256", "BYTES", "FILE"), [(each["sha256"], str(each["size_bytes"]), name) for name, each in files.items()]
-        )
 
 
 @models_app.command("remove")

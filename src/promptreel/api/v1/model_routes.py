@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import partial
 
 from fastapi import APIRouter, Request
@@ -58,19 +59,21 @@ def import_model(request: Request, fields: Fields, services: ServicesOfApp) -> J
 
 def get_import(request: Request, import_id: str, services: ServicesOfApp) -> JSONResponse:
     """The state of an import: queued, in_progress, completed, or failed with the reason."""
-    return _answer(request, services.imports.get(_parse(import_id)))
+    return _answer(request, _find(import_id, services.imports.get))
 
 
 def cancel_import(request: Request, import_id: str, services: ServicesOfApp) -> JSONResponse:
     """Stop an import. One that has ended stays as it is."""
-    return _answer(request, services.imports.cancel(_parse(import_id)))
+    return _answer(request, _find(import_id, services.imports.cancel))
 
 
-def _parse(import_id: str) -> int:
+def _find(import_id: str, look: Callable[[int], ImportJob]) -> ImportJob:
+    """Raises JobNotFound, with the same message for an unknown id and a malformed one."""
     match = _IMPORT_ID.fullmatch(import_id)
-    if match is None:
-        raise JobNotFound(NO_SUCH_IMPORT)
-    return int(match[1])
+    try:
+        return look(int(match[1]) if match else -1)
+    except JobNotFound as error:
+        raise JobNotFound(NO_SUCH_IMPORT) from error
 
 
 def _answer(request: Request, job: ImportJob) -> JSONResponse:
