@@ -11,6 +11,7 @@ from promptreel.api.field_reader import FieldReader, as_sent
 from promptreel.api.parts import Services
 from promptreel.api.webhook_field import read_webhook
 from promptreel.errors import InvalidParams, NotAvailable, UrlUnusable
+from promptreel.importing.choosing import HOW_TO_CONVERT, PICKLES
 from promptreel.importing.gathering import HUB_OFF
 from promptreel.importing.sources import HubSource, Source, read_remote_source, suggest_id
 from promptreel.jobs.import_params import IMPORT_COST, ImportParams
@@ -86,6 +87,8 @@ def _read_source(reader: FieldReader, words: Words) -> Source | None:
     source = read_remote_source(text)
     if source is None:
         reader.reject(words.source, f"The {words.source} must be a URL, or a hub id such as owner/name.")
+    elif str(source).lower().endswith(PICKLES):
+        reader.reject(words.source, f"The {words.source} is of a pickled file. {HOW_TO_CONVERT}")
     elif isinstance(source, HubSource) and revision and source.revision is None:
         source = read_remote_source(f"{source.repo}@{revision}" + (f":{source.file}" if source.file else ""))
         if source is None:

@@ -75,7 +75,7 @@ def may_run() -> ColumnElement[bool]:
 
 def next_to_take(taker: Taker, now: datetime) -> ColumnElement[bool]:
     """Condition: the job is first in line, and may run beside the worker's others. On the device, those must have the same kind
-    and model. A job that has crashed a worker runs alone.
+    and models. A job that has crashed a worker runs alone.
 
     A busy worker first leaves the job to an idle one, but only for LEFT_TO_THE_IDLE, because the idle one may be stuck.
     """
@@ -84,7 +84,8 @@ def next_to_take(taker: Taker, now: datetime) -> ColumnElement[bool]:
         first = and_(first, jobs.c.crashes == 0)
     if taker.beside is None:
         return first
-    is_alike = and_(jobs.c.kind == taker.beside.kind, jobs.c.model_id == taker.beside.model_id)
+    models = taker.beside.batch_key.partition("|")[0] + "|"
+    is_alike = and_(jobs.c.kind == taker.beside.kind, func.substr(jobs.c.batch_key, 1, len(models)) == models)
     is_left_over = or_(jobs.c.run_at <= now - LEFT_TO_THE_IDLE, ~another_is_idle(taker.owner, now))
     return and_(first, or_(is_alike, jobs.c.kind.in_(taker.aside)), is_left_over)
 

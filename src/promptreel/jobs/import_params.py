@@ -31,7 +31,7 @@ class ImportParams:
 
     @property
     def batch_key(self) -> str:
-        return f"import|{self.model_id}"
+        return f"{self.model_id}|import"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

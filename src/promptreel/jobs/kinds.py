@@ -19,11 +19,14 @@ class Params(Protocol):
 
     @property
     def model_id(self) -> str:
-        """The model that the job uses or makes. Only jobs with the same model run side by side."""
+        """The model that the job uses or makes."""
 
     @property
     def batch_key(self) -> str:
-        """Jobs with the same kind and batch key do the same kind of work, so estimates can add them up."""
+        """Jobs with the same kind and batch key do the same kind of work, so estimates can add them up.
+
+        Up to the first "|", it names all models that the job uses: jobs that use the same ones may run side by side.
+        """
 
     def to_json(self) -> dict[str, Any]: ...
 

@@ -223,6 +223,11 @@ class ModelRegistry:
         """Whether a file of an imported model is there, and has its size."""
         return self._files is not None and self._files.is_there(file)
 
+    def missing_files(self, card: ModelCard) -> builtins.list[str]:
+        """The files of an imported model that are not there, or have another size."""
+        files = card.record.files if card.record else {}
+        return [name for name, file in files.items() if not self.is_stored(file)]
+
     def sweep(self) -> int:
         """Deletes stored files that no model has. Returns how many bytes that freed."""
         return 0 if self._files is None or self._store is None else self._files.sweep(self._store.hashes)

@@ -14,7 +14,7 @@ def why_unusable(card: ModelCard, models: ModelRegistry) -> str | None:
     if not is_installed("media"):
         return None
     if card.record is not None:
-        changed = [name for name, file in card.record.files.items() if not models.is_stored(file)]
+        changed = models.missing_files(card)
         return f"{changed[0]} is gone, or was changed. Import the model again." if changed else None
     try:
         check_checkpoint(card)

@@ -82,6 +82,7 @@ _META_OF_SOME: Schema = {
     "use_improved_sampling": YES_NO,
     "init_image": only("yes"),
     "init_video": only("yes"),
+    "motion_adapter": TEXT,
     "native_W": {**COUNT, "description": "The width of the clip before it was scaled."},
     "native_H": COUNT,
 }

@@ -53,6 +53,7 @@ class Video(Answer):
     strength: Number
     seed: int = Field(ge=0, le=MAX_SEED)
     clip_skip: Count
+    motion_adapter: str | None = Field(description="The motion adapter's id; null if the model has one of its own.")
     output_type: Annotated[str, one_of(OUTPUT_TYPES)]
     media_type: Annotated[str, one_of(MEDIA_TYPES.values())]
     enhance_prompt: bool
@@ -228,6 +229,7 @@ def to_extensions(params: VideoParams) -> dict[str, Any]:
         "strength": params.strength,
         "seed": params.seed,
         "clip_skip": params.clip_skip,
+        "motion_adapter": params.motion_adapter,
         "output_type": params.output_type,
         "media_type": MEDIA_TYPES[params.output_type],
     }

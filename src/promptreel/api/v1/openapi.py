@@ -89,6 +89,11 @@ CREATE_FIELDS: dict[str, dict[str, Any]] = {
         "default": False,
         "description": "Whether the model's own trigger and quality phrases are added to the prompt.",
     },
+    "motion_adapter": {
+        "type": _TEXT,
+        "default": None,
+        "description": "The id of the motion adapter. Default: the model's own, or the only one that fits it.",
+    },
     "clip_skip": _number(CLIP_SKIP, "How many of the text encoder's last layers to skip.", default=0),
     "output_type": {
         "type": _TEXT,
