@@ -5,8 +5,8 @@ PYTHONS := $(if $(wildcard .venv/installed),.venv/bin/python) python3.11 python3
 PYTHON ?= $(firstword $(foreach name,$(PYTHONS),$(shell \
 	$(name) -c 'import ensurepip, sys; (3, 11) <= sys.version_info[:2] <= (3, 14) and print("$(name)")' 2>/dev/null)))
 BIN := .venv/bin
-# Folders of tests that import torch and run networks.
-WITH_NETWORKS := flows generation recipes worker
+# Folders of tests that import torch and run neural networks.
+NEURAL := flows generation recipes worker
 .DEFAULT_GOAL := help
 
 
@@ -33,8 +33,8 @@ serve: .venv/installed ## start the service on port 8000
 test: .venv/installed ## run the tests
 	$(BIN)/python -m pytest
 
-test-quick: .venv/installed ## run the tests that need no network and take less than a second each
-	$(BIN)/python -m pytest -m 'not slow and not fuzz and not hostile' $(addprefix --ignore=tests/,$(WITH_NETWORKS))
+test-quick: .venv/installed ## run the tests that run no neural network and take less than a second each
+	$(BIN)/python -m pytest -m 'not slow and not fuzz and not hostile' $(addprefix --ignore=tests/,$(NEURAL))
 
 hostile: .venv/installed ## send what strangers may send, and hold its cost in memory and time to bounds
 	$(BIN)/python -m pytest -n0 -m hostile tests/hostile

@@ -1,7 +1,7 @@
 """Runs `aiperf`, a public load tester that speaks `/v1/videos`, unmodified against a running service.
 
 `make bench-aiperf` installs it into its own environment (`.aiperf`, 1.2 GB) and runs `python -m bench.aiperf`. aiperf prints
-its own table; the exit code is 1 unless every request got its video.
+its own table. The exit code is 1 unless every request got its video.
 """
 
 from __future__ import annotations
@@ -72,13 +72,15 @@ def count(measured: dict[str, Any], name: str) -> int:
 
 def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.aiperf", description=__doc__)
-    parser.add_argument("--program", type=Path, default=Path(".aiperf/bin/aiperf"), help="default: .aiperf/bin/aiperf")
-    parser.add_argument("--requests", type=int, default=20, help="default: 20")
+    parser.add_argument(
+        "--program", type=Path, default=Path(".aiperf/bin/aiperf"), help="the aiperf program (default: .aiperf/bin/aiperf)"
+    )
+    parser.add_argument("--requests", type=int, default=20, help="number of requests (default: 20)")
     parser.add_argument("--concurrency", type=int, default=4, help="requests in flight at once (default: 4)")
     parser.add_argument("--threads", type=int, default=2, help="threads of the worker (default: 2)")
     options = parser.parse_args()
     if not options.program.is_file():
-        parser.error(f"there is no {options.program}: run make bench-aiperf")
+        parser.error(f"{options.program} does not exist: run make bench-aiperf")
     return options
 
 

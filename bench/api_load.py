@@ -39,7 +39,7 @@ class Processes:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One kind of request over a number of connections: sorted seconds of each, and the processes' CPU and memory."""
+    """One row of the table. `seconds` holds each request's time, sorted; shares are of one CPU core."""
 
     kind: str
     connections: int
@@ -68,7 +68,7 @@ def main() -> None:
             stop_service(service)
     for error in [error for each in measured for error in each.errors][:10]:
         print(f"error: {error}")
-    print(f"\n{videos} of the videos were made during the run; {sum(len(each.errors) for each in measured)} errors")
+    print(f"\n{videos} videos were made during the run; {sum(len(each.errors) for each in measured)} errors")
     if any(each.errors for each in measured):
         sys.exit(1)
 
@@ -88,7 +88,7 @@ def measure_all(url: str, processes: Processes, seconds: float) -> list[Measured
 def measure(
     url: str, processes: Processes, kind: str, *, connections: int, seconds: float, last_id: int
 ) -> tuple[Measured, int]:
-    """The load generator's measurements with their cost, and the newest job's id."""
+    """Runs the load generator. Returns its measurements, with the processes' CPU and memory, and the newest job's id."""
     before = {name: sum(process.cpu_times()[:2]) for name, process in vars(processes).items()}
     started = time.monotonic()
     seen = generate_load(url, kind, connections=connections, seconds=seconds, last_id=last_id)
@@ -165,7 +165,7 @@ def percentile(values: list[float], share: float) -> float:
 
 def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.api_load", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each row of the table (default: 5)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="seconds for each row of the table (default: 5)")
     parser.add_argument("--threads", type=int, default=1, help="threads of the worker (default: 1)")
     options = parser.parse_args()
     if not 0 < options.seconds <= 60 or options.threads < 1:

@@ -1,8 +1,8 @@
-"""Sends requests to a service on this machine as fast as it answers, over several connections; prints JSON.
+"""Sends requests to a service on this machine as fast as it answers, over several connections. Prints JSON.
 
-bench/api_load.py starts it as a separate process, so that its CPU time is not counted as the service's. Connections are kept
-alive, and each sends its next request once the last one is answered. A request is an error unless its answer is 200 with an
-expected job status.
+bench/api_load.py starts it as a separate process, to count its CPU time apart from the service's. Connections are kept alive.
+Each sends its next request when the last one is answered. A request is an error unless its answer is 200 with an expected job
+status.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ async def connect_all(load: Load, port: int, connections: int) -> None:
 
 
 async def keep_asking(load: Load, port: int) -> None:
-    """One connection's requests; a new connection after an error."""
+    """Sends requests over one connection at a time. Opens a new one after an error."""
     while load.goes_on():
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -118,10 +118,10 @@ async def _read_answer(reader: asyncio.StreamReader) -> tuple[int, bytes]:
 def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.load_generator", description=__doc__)
     parser.add_argument("kind", choices=sorted(STATUSES))
-    parser.add_argument("--port", type=int, required=True, help="of the service on 127.0.0.1")
-    parser.add_argument("--connections", type=int, required=True)
-    parser.add_argument("--seconds", type=float, required=True, help="no request begins later")
-    parser.add_argument("--last-id", type=int, default=1, help="fetch asks for jobs from 1 to this one, at random (default: 1)")
+    parser.add_argument("--port", type=int, required=True, help="the service's port on 127.0.0.1")
+    parser.add_argument("--connections", type=int, required=True, help="number of connections")
+    parser.add_argument("--seconds", type=float, required=True, help="how long to send requests")
+    parser.add_argument("--last-id", type=int, default=1, help="fetch random jobs from 1 to this one (default: 1)")
     return parser.parse_args()
 
 

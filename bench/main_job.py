@@ -35,7 +35,7 @@ START_UPS = 5
 
 @dataclass(frozen=True)
 class Measured:
-    """One request: the client's seconds, the eta in its first answer, and the worker's seconds by stage."""
+    """One request: the client's seconds, the first answer's eta, and the worker's seconds by stage."""
 
     seconds: float
     first_eta: int
@@ -170,9 +170,9 @@ def _processor_flags() -> set[str]:
 
 def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.main_job", description=__doc__)
-    parser.add_argument("--jobs", type=int, default=5, help="how many requests, one after another (default: 5)")
+    parser.add_argument("--jobs", type=int, default=5, help="number of requests, one after another (default: 5)")
     parser.add_argument("--threads", type=int, default=2, help="threads of the worker (default: 2)")
-    parser.add_argument("--busy", type=int, default=0, help="as many again beside this many busy processes (default: 0)")
+    parser.add_argument("--busy", type=int, default=0, help="repeat each request beside this many busy processes (default: 0)")
     options = parser.parse_args()
     if options.jobs < 1 or options.threads < 1 or options.busy < 0:
         parser.error("--jobs and --threads are at least 1, and --busy at least 0")

@@ -1,7 +1,7 @@
-"""Measures requests that share the network.
+"""Measures requests that share forwards of the UNet.
 
-Compares eight mixed requests at once with the same ones in sequence on stock diffusers components, and, through the service, a
-short request behind a long one with a short one alone.
+Compares eight mixed requests at once with the same ones in sequence on stock diffusers components. Then compares, through the
+service, a short request behind a long one with a short one alone.
 
 `python -m bench.sharing --rounds 3 --threads 2`, a part of `make bench`. Prints to stdout and keeps nothing.
 """
@@ -26,8 +26,10 @@ from promptreel.bootstrap import BUILT_IN_MODELS
 from promptreel.demo import post, running_service
 from promptreel.generation.compute import ComputeThreads
 from promptreel.generation.devices import pick_device
-from promptreel.generation.engine import Engine, is_guided
+from promptreel.generation.engine import Engine
 from promptreel.generation.families.animatediff import LoadedCheckpoint
+from promptreel.generation.families.family import Rows
+from promptreel.generation.families.guidance import classifier_free
 from promptreel.jobs.job import JobStage
 from promptreel.jobs.params import VideoParams
 from promptreel.models.registry import ModelRegistry
@@ -50,7 +52,7 @@ LONG = SHORT | {"num_inference_steps": 50}
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of all requests together, the number of forwards, and the rows in them."""
+    """All requests together: seconds, forwards, and rows in these forwards."""
 
     seconds: float
     forwards: int
@@ -67,6 +69,7 @@ def main() -> None:
     engine.measure("cutout")
     rows: list[int] = []
     checkpoint = engine.load("cutout")
+    assert isinstance(checkpoint, LoadedCheckpoint)
     checkpoint.unet.register_forward_pre_hook(lambda _unet, args: rows.append(len(args[0])))
     together(engine, MIXED[:2])  # on a GPU, measures the row plan of this shape
     scripts = replace(checkpoint, compute=ComputeThreads(options.threads))
@@ -97,28 +100,26 @@ def _ignore(_stage: JobStage, _share: float) -> None:
 
 
 def one_after_another(checkpoint: LoadedCheckpoint, requests: Sequence[VideoParams]) -> None:
-    """Runs all in one thread with all cores, both rows of a call in one forward: the fastest way for a script (ADR 9)."""
+    """The fastest way for a script (ADR 9): one thread uses all cores, and both rows of a call share a forward."""
     for params in requests:
         stock(checkpoint, params)
 
 
 @torch.inference_mode()
 def stock(checkpoint: LoadedCheckpoint, params: VideoParams) -> None:
-    """A diffusers pipeline's loop with its own scheduler, on the same networks in the same dtype."""
+    """A diffusers pipeline's loop with its own scheduler, on the same models in the same dtype."""
     scheduler = getattr(diffusers, params.scheduler).from_config(dict(_scheduler_config(checkpoint)))
     scheduler.set_timesteps(params.num_inference_steps)
     generator = torch.Generator().manual_seed(params.seed)
-    texts = [params.negative_prompt, params.prompt] if is_guided(params) else [params.prompt]
-    text = torch.cat([checkpoint.encode_text(words) for words in texts])
+    conditioning = checkpoint.prepare(params).conditioning
+    count = len(conditioning)
     latents = torch.randn(checkpoint.latent_shape(params.num_frames, 96, 96), generator=generator) * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
-        scaled = scheduler.scale_model_input(latents, timestep).expand(len(texts), -1, -1, -1, -1)
-        output = checkpoint.denoise(scaled, timestep.float().expand(len(texts)), text)
-        if is_guided(params):
-            negative, prompt = output.chunk(2)
-            output = negative + params.guidance_scale * (prompt - negative)
+        scaled = scheduler.scale_model_input(latents, timestep).expand(count, -1, -1, -1, -1)
+        rows = Rows(checkpoint, scaled, timestep.float().expand(count), conditioning, remaining=1)
+        output = classifier_free(checkpoint.forward(rows), params.guidance_scale)
         latents = scheduler.step(output, timestep, latents, return_dict=False)[0]
-    checkpoint.decode(latents)
+    list(checkpoint.decode(latents, generator))
 
 
 def _scheduler_config(checkpoint: LoadedCheckpoint) -> dict[str, Any]:
@@ -137,7 +138,7 @@ def measure_short(rounds: int, threads: int) -> tuple[list[float], list[float], 
         for _ in range(rounds):
             alone.append(finish(*ask(url, SHORT)))
             waiting = ask(url, LONG)
-            time.sleep(1.0)  # it is denoising by then
+            time.sleep(1.0)  # the long one is denoising by then
             behind.append(finish(*ask(url, SHORT)))
             long.append(finish(*waiting))
     return alone, behind, long
@@ -172,7 +173,7 @@ def print_mixed(measured: dict[str, list[Measured]]) -> None:
 
 
 def print_short(alone: list[float], behind: list[float], long: list[float]) -> None:
-    print("through the service, 40 frames: POST to success of a request of 4 steps, and of one of 50 before it; seconds")
+    print("through the service, 40 frames; seconds from POST to success of a request of 4 steps and of one of 50 before it")
     rows = {"4 steps alone": alone, "4 steps behind 50": behind, "50 steps, passed once": long}
     for name, seconds in rows.items():
         print(f"{name:28}{min(seconds):9.2f}{median(seconds):9.2f}{max(seconds):9.2f}")
@@ -182,7 +183,7 @@ def print_short(alone: list[float], behind: list[float], long: list[float]) -> N
 
 def _parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.sharing", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (default: 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each (default: 3)")
     parser.add_argument("--threads", type=int, default=2, help="threads of the worker (default: 2)")
     options = parser.parse_args()
     if options.rounds < 1 or options.threads < 1:

@@ -5,6 +5,7 @@ A server process has imported the program, and done nothing else, when it forks 
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 from promptreel.cli import main
 
 # Besides this module, what commands import late.
-PRELOADED = [__name__, "promptreel.client", "promptreel.commands.generate", "promptreel.generation.engine"]
+PRELOADED = [__name__, "promptreel.client", "promptreel.commands.generate"]
 
 
 def run_promptreel(*arguments: object, seconds: float = 240, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -36,6 +37,7 @@ def run_promptreel(*arguments: object, seconds: float = 240, **settings: str) ->
 
 
 def _run(words: list[str], environment: dict[str, str], folder: Path, output: Path, errors: Path) -> None:
+    gc.freeze()  # what the server imported stays
     for path, number in ((output, 1), (errors, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
     os.chdir(folder)

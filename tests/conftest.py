@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -18,24 +19,39 @@ if TYPE_CHECKING:
 THREADS = "1"
 
 FLOWS = PurePosixPath("tests/flows")
+RULES = PurePosixPath("tests/rules")
 OF_THE_CALLING_SERVICE = {FLOWS / "test_crashes.py", FLOWS / "test_wall_clock.py", FLOWS / "test_webhooks.py"}
 WITHOUT_SERVICE = {FLOWS / "test_demo.py"}
-COMMANDS = PurePosixPath("tests/test_cli.py")
+COMMANDS = {FLOWS / "test_generate.py", PurePosixPath("tests/test_cli.py"), PurePosixPath("tests/commands/test_doctor.py")}
 
 
 class TestsOfAServiceTogether(LoadScopeScheduling):
     """Any process takes the next test; but one takes all of those that share a service, which is started once then.
 
-    So it is with commands, which run in forks of a process that takes seconds to import all that they need.
+    So it is with commands, which run in forks of a process that takes seconds to import all that they need; and with the tests
+    of each file in tests/rules, which look at one wheel or one site.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = PurePosixPath(nodeid.partition("::")[0])
         if file in OF_THE_CALLING_SERVICE:
             return "calling service"
-        if file == COMMANDS:
+        if file in COMMANDS:
             return "commands"
+        if file.parent == RULES:
+            return str(file)
         return "service" if file.parent == FLOWS and file not in WITHOUT_SERVICE else nodeid
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """The garbage collector searches what is imported neither now, which would take a fifth of the time, nor later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

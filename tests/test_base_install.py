@@ -57,7 +57,7 @@ def test_everything_but_what_makes_and_reads_videos_is_imported(base: dict[str, 
 @pytest.mark.parametrize(
     ("arguments", "instead"),
     [
-        (["promptreel.cli", "serve"], " A service without workers of its own needs none of it: promptreel serve --workers 0."),
+        (["promptreel.cli", "serve"], " A service without its own workers needs none of this: promptreel serve --workers 0."),
         (["promptreel.cli", "worker"], ""),
         (["promptreel.cli", "generate", "a cat"], " Or have a server make the video: --server URL."),
         (["promptreel.demo"], ""),
@@ -103,7 +103,7 @@ def test_doctor_finds_nothing_wrong_and_says_what_brings_torch(base: dict[str, s
     ran = run(base | {"PROMPTREEL_PORT": "0"}, "-m", "promptreel.cli", "doctor")
 
     assert (ran.returncode, ran.stderr) == (0, "")
-    assert f"torch       -      not installed: no videos are made here, only on a server\n{' ' * 19}{COMMAND}\n" in ran.stdout
+    assert f"torch       -      not installed: videos can only be made by a server\n{' ' * 19}{COMMAND}\n" in ran.stdout
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -14,14 +13,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import av
 import pytest
 from typer.main import get_command
 
 from promptreel.bootstrap import build_keys
 from promptreel.cli import app
-from promptreel.demo import decode
-from promptreel.encoding.video import read_metadata
 from promptreel.jobs.database import migrate, open_database, write_transaction
 from promptreel.jobs.deliveries import DeliveryStore, Outcome
 from promptreel.jobs.job import Result
@@ -31,10 +27,9 @@ from promptreel.settings import load_settings
 from promptreel.version import installed_version
 from tests.command_line import run_promptreel as run
 from tests.counting import make_count
-from tests.encoding.files import encode_image, make_bars
-from tests.generation.checkpoints import make_tiny_checkpoint
 from tests.hostile.media import webp_of_one_colour
 from tests.jobs.factories import WEBHOOK, make_new_job
+from tests.models.checkpoints import make_checkpoint
 from tests.rules.test_cli_page import visible_commands
 from tests.waiting import wait_for
 
@@ -64,23 +59,6 @@ def test_help_names_the_commands() -> None:
         assert command in ran.stdout
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "kind"), [("video.mp4", "mp4"), ("video.webm", "webm"), ("VIDEO.GIF", "gif")])
-def test_generate_makes_a_video_that_plays(tmp_path: Path, name: str, kind: str) -> None:
-    (tmp_path / "made").mkdir()
-    video = tmp_path / "made" / name
-    options = ["--frames", 4, "--fps", 4, "--steps", 2, "--seed", 7, "--width", 128]
-    made = run("generate", "a red ball", "-o", video, *options, threads="1")
-
-    assert made.returncode == 0, made.stderr
-    assert made.stdout == f"{video}  (seed 7)\n"
-    seen = decode(video)
-    assert (seen.frames, seen.width, seen.height, seen.fps) == (4, 128, 512, 4)
-    with av.open(str(video)) as container:
-        assert kind in container.format.name.split(",")
-    assert list(video.parent.iterdir()) == [video]
-
-
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
@@ -89,44 +67,16 @@ def test_generate_makes_a_video_that_plays(tmp_path: Path, name: str, kind: str)
         (["a cat", "--scheduler", "Fast"], "There is no scheduler 'Fast'"),
         (["a cat", "--model", "midjourney"], "Known models: cutout"),
         ([" "], "The prompt is empty"),
-        (["a cat", "-o", "absent/video.mp4"], "There is no folder 'absent': make it first"),
-        (["a cat", "-o", "absent/video.mp4", "--server", "http://127.0.0.1:9"], "There is no folder 'absent': make it first"),
-        (["a cat", "--server", "http://127.0.0.1:9"], "Check its address, and whether it runs."),
+        (["a cat", "-o", "absent/video.mp4"], "There is no folder 'absent': create it"),
+        (["a cat", "-o", "absent/video.mp4", "--server", "http://127.0.0.1:9"], "There is no folder 'absent': create it"),
+        pytest.param(
+            ["a cat", "--server", "http://127.0.0.1:9"], "Check its address, and whether it runs.", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_generate_refuses_what_it_cannot_make(tmp_path: Path, arguments: list[str], why: str) -> None:
     check_refused(run("generate", "-o", tmp_path / "video.mp4", *arguments, data_dir=str(tmp_path)), why)
     assert not (tmp_path / "video.mp4").exists()
-
-
-@pytest.mark.parametrize(("option", "prompt"), [([], "wtrclr a lake soft light"), (["--no-enhance-prompt"], "a lake")])
-def test_generate_adds_the_models_own_phrases_unless_told_not_to(tmp_path: Path, option: list[str], prompt: str) -> None:
-    make_tiny_checkpoint(tmp_path / "models" / "tiny", trigger_words=["wtrclr"], quality_words=["soft light"])
-    video = tmp_path / "video.mp4"
-    options = ["--model", "tiny", "--frames", 2, "--steps", 1, "--width", 64, "--height", 64, *option]
-    made = run("generate", "a lake", "-o", video, *options, threads="1", data_dir=str(tmp_path))
-
-    assert made.returncode == 0, made.stderr
-    assert read_metadata(video)["prompt"] == prompt
-
-
-@pytest.mark.slow
-def test_generate_starts_from_a_picture_or_a_video(tmp_path: Path) -> None:
-    make_tiny_checkpoint(tmp_path / "models" / "tiny")
-    options = ["--model", "tiny", "--frames", 4, "--steps", 4, "--seed", 7, "--width", 64, "--height", 64]
-    settings = {"threads": "1", "data_dir": str(tmp_path)}
-    (tmp_path / "bars.png").write_bytes(encode_image(make_bars()))
-    made = []
-    for init, strength in (("bars.png", 0.2), ("bars.png", 0.9), ("0.mp4", 0.2)):  # the third starts from the first's video
-        video = tmp_path / f"{len(made)}.mp4"
-        ran = run("generate", "a", "-o", video, *options, "--init", tmp_path / init, "--strength", strength, **settings)
-        assert ran.returncode == 0, ran.stderr
-        made.append(video)
-
-    assert len({video.read_bytes() for video in made}) == 3
-    for video, init, kind in zip(made, ("bars.png", "bars.png", "0.mp4"), ("image", "image", "video"), strict=True):
-        sha256 = hashlib.sha256((tmp_path / init).read_bytes()).hexdigest()
-        assert read_metadata(video)["init_key"] == f"inits/{kind}/{sha256}{Path(init).suffix}"
 
 
 @pytest.mark.parametrize(
@@ -148,17 +98,7 @@ def test_unusable_init_is_a_one_line_error(tmp_path: Path, content: bytes | None
 def test_folder_that_is_a_file_of_the_wanted_name_is_refused(tmp_path: Path) -> None:
     (tmp_path / "video.mp4").mkdir()
 
-    check_refused(run("generate", "a cat", "-o", tmp_path / "video.mp4"), "is a folder: give the name of a file")
-
-
-def test_generate_warns_of_unmet_wishes(tmp_path: Path) -> None:
-    video = tmp_path / "video.mp4"
-    options = ["--frames", 2, "--fps", 2, "--steps", 1, "--seed", 7, "--width", 100, "--height", 71]
-    made = run("generate", "a red zyzzyva", "-o", video, *options, threads="1")
-
-    assert made.stdout == f"{video}  (seed 7)\n"
-    assert "promptreel: the video is 96x64, not 100x71: sides are multiples of 8\n" in made.stderr
-    assert 'promptreel: the model "cutout" does not know: zyzzyva\n' in made.stderr
+    check_refused(run("generate", "a cat", "-o", tmp_path / "video.mp4"), "is a folder: give a file name")
 
 
 def test_version_is_printed() -> None:
@@ -167,7 +107,7 @@ def test_version_is_printed() -> None:
 
 def test_models_list_shows_what_cannot_be_used_and_why(tmp_path: Path) -> None:
     models = tmp_path / "models"
-    make_tiny_checkpoint(models / "tiny")
+    make_checkpoint(models / "tiny")
     shutil.copytree(models / "tiny", models / "broken")
     (models / "broken" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     for name in ("bare", "no id"):
@@ -191,7 +131,7 @@ def test_models_list_shows_what_cannot_be_used_and_why(tmp_path: Path) -> None:
 
 
 def test_own_model_hidden_by_a_built_in_one_is_reported(tmp_path: Path) -> None:
-    make_tiny_checkpoint(tmp_path / "models" / "cutout")
+    make_checkpoint(tmp_path / "models" / "cutout")
     listed = run("models", "list", "--data-dir", tmp_path).stdout
 
     assert re.findall(r"^cutout +(?:-|animatediff) +(\w+)", listed, re.MULTILINE) == ["yes", "no"]

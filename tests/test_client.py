@@ -38,7 +38,7 @@ from promptreel.jobs.job import JobStage, JobStatus
 from promptreel.jobs.store import JobStore
 from promptreel.media import Init
 from promptreel.models.composition import compose
-from tests.api.conftest import empty_database, engine, finish_next, jobs, keys, services, storage  # noqa: F401
+from tests.api.conftest import database, empty_database, finish_next, jobs, keys, services, storage  # noqa: F401
 from tests.api.test_inits import GIF, PNG
 from tests.waiting import wait_for
 
@@ -255,8 +255,9 @@ def test_errors_are_those_of_the_server(client: Client, jobs: JobStore, tmp_path
     assert early.value.code == "content_unavailable"
     with pytest.raises(InvalidParams, match="UTF-8"):
         client.create("a \ud800 cat")
-    with pytest.raises(InvalidParams, match="JSON"):
+    with pytest.raises(InvalidParams, match="The guidance_scale cannot be written as UTF-8 and JSON") as unsendable:
         client.create("a cat", guidance_scale=math.nan)
+    assert unsendable.value.fields.keys() == {"guidance_scale"}
     with pytest.raises(InvalidParams, match="cannot be read: No such file"):
         client.create("a cat", input_reference=tmp_path / "none.png")
     assert len(jobs.list()) == 1

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from promptreel.api.problems import GENERATIONS
 from promptreel.bootstrap import environment_of
 from promptreel.errors import BadConfiguration
-from promptreel.settings import PREFIX, Settings, load_settings, name_links
+from promptreel.settings import PREFIX, Settings, list_kubernetes_variables, load_settings
 
 SETTINGS_PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 
@@ -155,7 +155,7 @@ def test_what_kubernetes_tells_of_services_is_no_setting(monkeypatch: pytest.Mon
 
     assert load_settings().port == 8000
     assert load_settings(port=9000).port == 9000
-    assert name_links() == sorted(PREFIX + name for name in told)
+    assert list_kubernetes_variables() == sorted(PREFIX + name for name in told)
 
     monkeypatch.setenv("PROMPTREEL_API_V2_PORT", "80")
     monkeypatch.setenv("PROMPTREEL_PORT", "tcp:8000")

@@ -133,14 +133,17 @@ def test_log_says_why_the_service_stops(out: Path, caplog: pytest.LogCaptureFixt
     with supervised(spec(STAYS, out)):
         wait_for(lambda: started(out))
 
-    assert [record.message for record in caplog.records][-2:] == ["the service stops: the test ends", "the service has stopped"]
+    assert [record.message for record in caplog.records][-2:] == [
+        "the service is stopping: the test ends",
+        "the service has stopped",
+    ]
 
     def break_down(_owners: set[str]) -> bool:
         raise ZeroDivisionError("of the test")
 
     with pytest.raises(ZeroDivisionError):
         Supervisor([], new_owner=str, stop=Stop()).run(is_ready=break_down, on_ready=str)
-    assert "the service stops because of an error: ZeroDivisionError('of the test')" in caplog.text
+    assert "the service is stopping because of an error: ZeroDivisionError('of the test')" in caplog.text
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
-"""What people might call a scene: a grammar of captions with synonyms, omissions and words that mean nothing here.
+"""Captions as people might write them: with synonyms, omissions, and words that mean nothing in this world.
 
-A caption names its thing always; colour, motion and place each may be left out, and what is left out is drawn at random (a
-motion that is left out means standing still). So a prompt that says less than the world could show still gets a clip.
+A caption always names its thing. It may omit color, motion and place. Without a color or a place, the model may choose any;
+without a motion, the thing stands still. So short prompts work too.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ MOTION_WORDS: dict[str, tuple[str, ...]] = {
     "shrinking": ("shrinking", "shrinking", "getting smaller", "going away", "shrinks", "leaving"),
     "shaking": ("shaking", "shaking", "trembling", "shivering", "wobbling", "shakes", "vibrating"),
 }
-# How a thing goes to a side. Without the side it may be either.
+# Verbs for moving left or right. A caption without the side fits both.
 GOING_WORDS: dict[str, tuple[str, ...]] = {
     "cat": ("walking", "running", "walks", "runs"),
     "dog": ("walking", "running", "walks", "runs"),
@@ -114,7 +114,7 @@ SUPPORT_WORDS: dict[str, tuple[str, ...]] = {
 }
 SEATED_WORDS = ("sitting", "sitting", "standing", "sitting still", "resting", "sits", "sleeping", "")
 
-# Words that say nothing about this world. The model hears them in training, so that they change nothing later.
+# Words that mean nothing in this world. They are in training captions so that the model learns to ignore them.
 OPENINGS = (
     "a video of",
     "a clip of",
@@ -145,7 +145,7 @@ UNKNOWN_SHARE = 0.08
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """One way to say what a scene shows, in lower or mixed case, with or without commas."""
+    """A random caption of a scene."""
     subject = " and ".join(_describe(actor, scene, rng) for actor in scene.actors)
     words = [subject]
     if rng.random() < (0.9 if scene.support is None else 0.5):
@@ -161,9 +161,9 @@ def caption(scene: Scene, rng: random.Random) -> str:
 
 
 def caption_for_training(scene: Scene, rng: random.Random) -> str:
-    """A caption that may hold words which the model cannot know: made-up ones, beside its words or in a thing's place.
+    """A caption that may contain made-up words, between its words or instead of the thing's name.
 
-    So it learns that unknown words change nothing, and that an unknown thing may be any.
+    They teach the model to ignore unknown words, and to draw any thing for an unknown name.
     """
     text = caption(scene, rng)
     if rng.random() >= UNKNOWN_SHARE:
@@ -182,7 +182,7 @@ def _made_up_word(rng: random.Random) -> str:
 
 
 def plain_caption(actor: Actor, place: str) -> str:
-    """The first words for everything: what `evaluate` asks for."""
+    """The caption of the first words in the tables; `evaluate` uses it as a prompt."""
     words = [actor.colour, actor.thing, MOTION_WORDS[actor.motion][0], PLACE_WORDS[place][0]]
     return with_article(" ".join(words))
 
@@ -217,7 +217,7 @@ def _describe_motion(actor: Actor, rng: random.Random) -> str:
 
 
 def all_phrases() -> list[str]:
-    """Every phrase that a caption can be made of: what the tokenizer learns its merges from."""
+    """Every phrase of the captions, and a few common words. The tokenizer learns its merges from them."""
     tables = (THING_WORDS, COLOUR_WORDS, MOTION_WORDS, GOING_WORDS, SIDES, PLACE_WORDS, SUPPORT_WORDS)
     phrases = [phrase for table in tables for choices in table.values() for phrase in choices]
     return [
@@ -242,5 +242,5 @@ def all_phrases() -> list[str]:
 
 
 def vocabulary() -> list[str]:
-    """The words that mean something in this world, sorted: what a model card lists and a `tip` checks against."""
+    """All words of the captions, sorted. The card lists them, and a job's `tip` names words that are not among them."""
     return sorted({word.strip(",").lower() for phrase in all_phrases() for word in phrase.split()})

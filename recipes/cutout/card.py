@@ -1,4 +1,4 @@
-"""The model card: how the built-in model was made, what it knows, and the figures that `evaluate` measured."""
+"""The model card: what the built-in model knows, how it was trained, and how well it does."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 from recipes.cutout.captions import vocabulary
+from recipes.cutout.evaluate import STEPS
 from recipes.cutout.package import BUILT_IN
 from recipes.cutout.palette import COLOURS
+from recipes.cutout.text import MAX_TOKENS, WIDTH
 from recipes.cutout.things import THINGS
 from recipes.cutout.vae import DOWN, LATENT_CHANNELS
 from recipes.cutout.world import HELD_OUT, MAX_FRAMES, MOTIONS, PLACES, SIZE, SUPPORTS
@@ -16,9 +18,9 @@ STAGES = ("vae", "picture", "motion")
 
 TEXT = """# Cutout, the built-in model
 
-A small text-to-video model of a world of paper cut-outs. It was trained by `recipes/cutout` on drawings alone: no picture, clip
-or word of anyone else's is in it. Its licence is the project's, Apache-2.0. It serves to try the service on any machine, and to
-test it for real; it is no model of the world at large.
+A small text-to-video model of a world of paper cut-outs, for trying and testing the service on any machine. It knows nothing
+else. `recipes/cutout` trained it on pictures and captions that a program makes, and on no other data. Its license is the
+project's, Apache-2.0.
 
 ## What it knows
 
@@ -27,38 +29,39 @@ Colors: {colours}.
 Motions: {motions}.
 Places: {places}. Or sitting on a {supports}.
 
-It reads {words} words, synonyms among them ("kitten", "crimson", "moving to the left"); an answer's `tip` names words of a
-prompt that are not among them. What a prompt leaves open is drawn at random. Two things in one clip ("a red cat and a blue
-ball") were in its training now and then, and often go wrong.
+It knows {words} words, synonyms included ("kitten", "crimson", "moving to the left"). An answer's `tip` names the words of a
+prompt that it does not know. What a prompt leaves open is random. Clips of two things ("a red cat and a blue ball") often go
+wrong.
 
 ## How it is built
 
-The anatomy of Stable Diffusion with AnimateDiff, made small, in diffusers' classes: CLIPTextModel (3 layers, width 128, 32
-tokens), UNet2DConditionModel (96 and 160 channels; attention at 6x6), MotionAdapter (temporal attention at 6x6, {frames} frames
+A small Stable Diffusion with AnimateDiff, in diffusers' classes: CLIPTextModel (3 layers, width {width}, {tokens} tokens),
+UNet2DConditionModel (96 and 160 channels; attention at 6x6), MotionAdapter (temporal attention at 6x6, {frames} frames
 at most), AutoencoderDC ({latent_channels} latent channels, {down}x down). It predicts v on DDPM's linear noise schedule. Clips
-are made at {size}x{size} and scaled to the size that was asked. Weights: {megabytes:.1f} MB of fp16 safetensors.
+are made at {size}x{size} and scaled to the requested size. Weights: {megabytes:.1f} MB of fp16 safetensors.
 
 ## How it was trained
 
 {training}
 
-{held_out} colour-thing pairs of {pairs} were never drawn in training ("held-out pairs" below).
+{held_out} of {pairs} color-thing pairs were never drawn in training ("held-out pairs" below).
 
 ## How well it does
 
-Prompts such as "a red cat moving left on grass", UniPC, 20 steps, guidance 7.5, one clip of 16 frames each, made by the
-service's engine from the files beside this card. A probe (recipes/cutout/probes.py) says what it sees; it is checked on drawn
-clips first. Looks (recipes/cutout/looks.py): sharpness is the share of an edge that lies between two neighbouring pixels, dirt
-the spread of levels within patches of one paper, flicker the change from frame to frame where nothing moves.
+The service's engine made clips of 16 frames with the files beside this card: prompts such as "a red cat moving left on grass",
+UniPC, {steps} steps, guidance 7.5. A probe (recipes/cutout/probes.py) says what it sees in them. Its answers on drawn clips
+show how far it can be trusted. recipes/cutout/looks.py measures the rest: sharpness is the share of an edge's height that lies
+between two neighboring pixels; dirt is the spread of levels within patches of one paper; flicker is the change from frame to
+frame where nothing moves.
 
 {table}
 
-![Four frames each of the first clips](../../../../../docs/cutout.png)
+![Four frames of each of the first clips](../../../../../docs/cutout.png)
 """
 
 
-def write_card(folder: Path, table: str, target: Path = BUILT_IN) -> None:
-    """Writes README.md beside the model's files, with figures from the training folder."""
+def write_card(folder: Path, table: str) -> None:
+    """Writes README.md beside the packaged model's files. `folder` is the training folder."""
     text = TEXT.format(
         things=", ".join(THINGS),
         colours=", ".join(COLOURS),
@@ -66,21 +69,24 @@ def write_card(folder: Path, table: str, target: Path = BUILT_IN) -> None:
         places=", ".join(PLACES),
         supports=", a ".join(SUPPORTS),
         words=len(vocabulary()),
+        width=WIDTH,
+        tokens=MAX_TOKENS,
         frames=MAX_FRAMES,
         size=SIZE,
         latent_channels=LATENT_CHANNELS,
         down=DOWN,
-        megabytes=sum(path.stat().st_size for path in target.rglob("*.safetensors")) / 1e6,
+        megabytes=sum(path.stat().st_size for path in BUILT_IN.rglob("*.safetensors")) / 1e6,
         training="\n".join(f"- {line}" for line in training_lines(folder)),
         held_out=len(HELD_OUT),
         pairs=len(COLOURS) * len(THINGS),
+        steps=STEPS,
         table=table,
     )
-    (target / "README.md").write_text(text)
+    (BUILT_IN / "README.md").write_text(text)
 
 
 def training_lines(folder: Path) -> list[str]:
-    """Steps and minutes of each stage, as the training loop kept them."""
+    """The steps and minutes of each stage, from its progress.json."""
     lines = []
     for stage in STAGES:
         progress = json.loads((folder / stage / "progress.json").read_text())

@@ -1,4 +1,4 @@
-"""What stages 2 and 3 learn from: scenes drawn once and encoded once, kept as latents with their scenes."""
+"""The training data of stages 2 and 3: scenes, drawn and encoded once, and kept as latents."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Latents:
 
 
 def scene_of(kind: str, number: int) -> Scene:
-    """The scenes of a data set are numbered, so that a stopped run finds the same ones again."""
+    """Scene `number` of a data set. It is the same in every run, so a stopped run can continue."""
     return pick_scene(random.Random(f"{kind} {number}"), pairs=PAIRS_PERCENT)
 
 
@@ -50,9 +50,9 @@ def encode(vae: AutoencoderDC, frames: np.ndarray, device: torch.device) -> Tens
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: its kind, and how its scenes `first` to `last` (excluded) are drawn, as uint8 [N, T, 192, 192, 3].
+    """A data set: its kind, and a function that draws scenes `first` to `last` (excluded) as uint8 [N, T, 192, 192, 3].
 
-    `at_once` scenes are drawn and encoded together, and fifty times as many are written to one file.
+    `at_once` scenes are drawn and encoded together. A file holds fifty times as many.
     """
 
     kind: str
@@ -61,7 +61,7 @@ class Source:
 
 
 def picture_latents(vae: AutoencoderDC, folder: Path, count: int, device: torch.device) -> Latents:
-    """`count` scenes, one frame of each, at a random time of its clip."""
+    """`count` scenes, one frame of each, from a random time of its clip."""
 
     def draw(first: int, last: int) -> np.ndarray:
         times = random.Random(f"times {first}")
@@ -73,14 +73,14 @@ def picture_latents(vae: AutoencoderDC, folder: Path, count: int, device: torch.
 
 
 def moments_of(number: int) -> tuple[int, list[int]]:
-    """The length of a scene's clip and eight positions in it, in their order: the frames that `moment_latents` holds."""
+    """The length of a scene's clip, and the sorted positions of the eight frames that `moment_latents` keeps."""
     rng = random.Random(f"moments {number}")
     length = rng.choice(LENGTHS)
     return length, sorted(rng.sample(range(length), MOMENTS))
 
 
 def moment_latents(vae: AutoencoderDC, folder: Path, count: int, device: torch.device) -> Latents:
-    """`count` scenes, eight frames of each: a clip at a fifth of its price."""
+    """`count` scenes, eight frames of each: a fifth of the cost of whole clips."""
 
     def draw(first: int, last: int) -> np.ndarray:
         return np.stack([_draw_moments(scene_of("moment", i), i) for i in range(first, last)])
@@ -103,9 +103,9 @@ def clip_latents(vae: AutoencoderDC, folder: Path, count: int, device: torch.dev
 
 
 def latents_of(source: Source, vae: AutoencoderDC, folder: Path, count: int, device: torch.device) -> Latents:
-    """Draws and encodes `count` scenes; what an earlier run has left in `folder`, by the same VAE, is read instead.
+    """Draws and encodes `count` scenes, or reads what an earlier run with the same VAE left in `folder`.
 
-    Another VAE's latents mean other pictures: a model that learned from both would learn from neither.
+    Never reads another VAE's latents, because they encode other pictures.
     """
     place = folder / f"{source.kind}s-{fingerprint(vae)}"
     pieces = []
@@ -132,7 +132,7 @@ def _draw_and_encode(source: Source, vae: AutoencoderDC, numbers: range, device:
 
 
 def fingerprint(vae: AutoencoderDC) -> str:
-    """Eight hexadecimal digits that another VAE has otherwise."""
+    """Eight hexadecimal digits that identify the VAE's weights."""
     digest = hashlib.sha256()
     for weight in vae.state_dict().values():
         digest.update(weight.cpu().contiguous().numpy().tobytes())

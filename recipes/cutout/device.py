@@ -1,4 +1,4 @@
-"""Where to train and with which kernels: the same commands run on a CPU or a CUDA device."""
+"""Chooses the device and its kernels, so that the same commands run on a CPU and on CUDA."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ def pick_device() -> torch.device:
 
 @contextmanager
 def mixed_precision(device: torch.device) -> Iterator[None]:
-    """bf16 for the matrix work. On a CPU attention is spelled out: over 36 tokens, the fused kernel's backward takes ten times
-    as long."""
+    """Autocast to bf16. On a CPU, attention is not fused: at 36 tokens, a fused backward takes ten times as long."""
     with ExitStack() as stack:
         stack.enter_context(torch.autocast(device.type, torch.bfloat16))
         if device.type == "cpu":

@@ -1,17 +1,18 @@
-"""What the picture and motion stages train towards: v-prediction on the noise schedule of DDPM (Ho et al. 2020).
+"""The objective of the picture and motion stages: v-prediction on DDPM's linear noise schedule (Ho et al. 2020).
 
-Stable Diffusion's schedule ends at a signal-to-noise ratio of 0.005. That is too much for clips: the frames repeat each other,
-so that over 16 frames of 6x6 tokens the noisiest clip of the training still shows where its thing is and how it moves, and the
-model learns to look there instead of reading the prompt. Sampling then begins with noise that shows nothing, and the motion
-comes out at random (Lin et al. 2024, "Common diffusion noise schedules and sample steps are flawed"). DDPM's linear schedule
-ends at 0.00004, a finite sigma of 157 that every sampler can take.
+Noise schedule: Stable Diffusion's ends at a signal-to-noise ratio (SNR) of 0.005. That is too high for clips. Their frames
+repeat each other, so 16 frames of 6x6 tokens show where the thing is and how it moves, even at the last timestep. The model
+learns to look there instead of reading the prompt. But sampling starts from pure noise, so the motion becomes random (Lin et
+al. 2024, "Common diffusion noise schedules and sample steps are flawed"). DDPM's schedule ends at an SNR of 0.00004. That is a
+sigma of 157, which every sampler accepts.
 
-v (Salimans and Ho 2022) instead of eps, because at high noise a small network's errors in eps are multiplied by up to 15 when
-the clean latents are computed from it, and a colour is decided there. The weight is min-SNR's (Hang et al. 2023, gamma 5) with
-one added: in terms of the clean latents' error, min(SNR, 5) + 1, which keeps the noisiest timesteps, where a thing's place and
-colour are decided, from vanishing. In clips, the part of the error that differs between frames counts more at high noise: it is
-small beside the rest there, and it is what the words for motions are learned from. The best prediction is the same, whichever
-parts of the error weigh more: the mean of what there may be.
+Why v (Salimans and Ho 2022): computing the clean latents from a predicted eps multiplies its error by sigma. At high noise,
+where colors are decided, a small model's errors would become too large.
+
+Loss weights: min-SNR (Hang et al. 2023, gamma 5) plus one, which is min(SNR, 5) + 1 for the error of the clean latents. "Plus
+one" keeps weight on the noisiest timesteps, where a thing's place and color are decided. In clips at high noise, the part of
+the error that differs between frames gets extra weight: it is small there, but teaches the words for motions. The weights do
+not change the best prediction, which is the mean of all possible targets.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ UNCONDITIONAL_SHARE = 0.1
 GAMMA = 5.0
 MOVING_WEIGHT = 20.0
 NOISY_SHARE = 0.3
-MOVING_DIMENSIONS = 5  # [B, C, T, h, w]
+CLIP_DIMENSIONS = 5  # [B, C, T, h, w]
 
 SCHEDULER_CONFIG = {
     "num_train_timesteps": 1000,
@@ -47,7 +48,7 @@ def build_scheduler() -> DDIMScheduler:
 
 
 class Noising:
-    """Noise levels, targets and weights; tensors of shape [B, ...] with one timestep a row."""
+    """Adds noise and computes the loss. Latents are [B, ...]; timesteps are int64 [B]."""
 
     def __init__(self, device: torch.device) -> None:
         self.alphas = build_scheduler().alphas_cumprod.to(device)
@@ -63,14 +64,14 @@ class Noising:
         weight = (ratio.clamp(max=GAMMA) + 1) / (ratio + 1)
         error = output.float() - target
         squared = error.square().flatten(1).mean(1)
-        if clean.ndim == MOVING_DIMENSIONS:
+        if clean.ndim == CLIP_DIMENSIONS:
             moving = (error - error.mean(2, keepdim=True)).square().flatten(1).mean(1)
             squared = squared + MOVING_WEIGHT * (1 - self.alphas[timesteps]) ** 8 * moving
         return (squared * weight).mean()
 
     @staticmethod
     def draw_timesteps(count: int, device: torch.device) -> Tensor:
-        """Most of them anywhere, the others among the noisiest, where motions are decided: int64 [count]."""
+        """Random timesteps, int64 [count]: most are uniform, the others from the noisiest, where motions are decided."""
         anywhere = torch.randint(0, 1000, (count,), device=device)
         noisy = torch.randint(600, 1000, (count,), device=device)
         return torch.where(torch.rand(count, device=device) < NOISY_SHARE, noisy, anywhere)
@@ -82,7 +83,7 @@ class Noising:
 def encode_captions(
     captions: list[str], tokenizer: CLIPTokenizer, encoder: CLIPTextModel, rng: random.Random, device: torch.device
 ) -> Tensor:
-    """Text embeddings [B, 32, 128]; one caption in ten becomes the empty one, which classifier-free guidance needs."""
+    """Text embeddings [B, 48, 128]. One caption in ten is replaced by an empty one, for classifier-free guidance."""
     kept = ["" if rng.random() < UNCONDITIONAL_SHARE else text for text in captions]
     tokens = tokenizer(kept, padding="max_length", truncation=True, return_tensors="pt").input_ids
     return encoder(tokens.to(device))[0]

@@ -1,7 +1,7 @@
-"""Measures the packaged model: does a clip show what its prompt says, and how does it look? Through the service's own engine.
+"""Measures the packaged model with the service's own engine: do clips show what their prompts say, and how do they look?
 
-First the probe is checked on drawn clips and on drawn clips that went through the VAE; only then does it judge generated ones.
-The looks (looks.py) of drawn clips, as drawn and through the VAE, stand beside those of generated ones.
+probes.py and looks.py measure three kinds of clips: drawn ones, drawn ones that went through the VAE, and generated ones. The
+first two show how far the probe can be trusted.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from promptreel.models.registry import ModelRegistry
 from recipes.cutout.captions import plain_caption
 from recipes.cutout.looks import Looks, look_at, mean
 from recipes.cutout.package import BUILT_IN
-from recipes.cutout.probes import FRAMES, LABELS, Probe, judge, labels_of, load_probe
+from recipes.cutout.probes import FRAMES, LABELS, Probe, judge, labels_of, load_probe, title
 from recipes.cutout.vae import draw_frames, psnr
 from recipes.cutout.world import SIZE, draw_clip, pick_scene, scaled
 
 DRAWN_CLIPS = 400
 UNSEEN_FRAMES = 256
+STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Question:
 
 
 def questions(count: int) -> list[Question]:
-    """The fixed prompts: every third one of a colour-thing pair that was never drawn in training."""
+    """Fixed prompts. Every third one is of a held-out color-thing pair."""
     found = []
     for number in range(count):
         rng = random.Random(f"evaluate {number}")
@@ -64,7 +65,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Of some clips together: the share of right answers by kind of label, and the mean looks."""
+    """Several clips together: the share of right answers by label, and the mean looks."""
 
     clips: int
     right: dict[str, float]
@@ -73,9 +74,8 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Report:
-    """What is seen in clips of several kinds, and the VAE's PSNR in dB."""
+    """Generated clips of two kinds, drawn clips, drawn clips through the VAE, and the VAE's PSNR in dB."""
 
-    scheduler: str
     trained_pairs: Judgement
     held_out_pairs: Judgement
     drawn: Judgement
@@ -83,16 +83,15 @@ class Report:
     vae_psnr: float
 
 
-def evaluate(folder: Path, *, clips: int, scheduler: str = DEFAULT_SCHEDULER, steps: int = 20) -> Report:
-    """Generates, judges and reports; answers are kept in `folder`, so that a stopped run goes on."""
+def evaluate(folder: Path, *, clips: int) -> Report:
+    """Generates and judges clips. Keeps the answers in `folder`, so that a stopped run continues."""
     probe = load_probe(folder)
     engine = open_engine(folder)
     drawn, through_vae = check_probe(probe, engine)
     print(f"drawn clips: {_row(drawn)}\ndrawn clips through the VAE: {_row(through_vae)}", flush=True)
     asked = questions(clips)
-    answers = answer_all(asked, engine, probe, folder / "evaluate" / scheduler, steps)
+    answers = answer_all(asked, engine, probe, folder / "evaluate" / DEFAULT_SCHEDULER)
     return Report(
-        scheduler=scheduler,
         trained_pairs=_judge_all([(q, answers[q.number]) for q in asked if not q.held_out]),
         held_out_pairs=_judge_all([(q, answers[q.number]) for q in asked if q.held_out]),
         drawn=drawn,
@@ -102,12 +101,12 @@ def evaluate(folder: Path, *, clips: int, scheduler: str = DEFAULT_SCHEDULER, st
 
 
 def open_engine(folder: Path) -> Engine:
-    """The service's engine on the packaged model, and on no other."""
+    """The service's engine, with only the packaged model."""
     return Engine(ModelRegistry(built_in=BUILT_IN.parent, models_dir=folder / "no-other-models"), pick_device())
 
 
 def check_probe(probe: Probe, engine: Engine) -> tuple[Judgement, Judgement]:
-    """What is seen in drawn clips, as drawn and as the VAE gives them back."""
+    """Judges drawn clips, as drawn and through the VAE."""
     rng = random.Random("check the probe")
     scenes = [pick_scene(rng, held_out=i % 8 == 0) for i in range(DRAWN_CLIPS)]
     results = []
@@ -122,14 +121,15 @@ def check_probe(probe: Probe, engine: Engine) -> tuple[Judgement, Judgement]:
 
 
 def _round_trip(engine: Engine, frames: np.ndarray) -> np.ndarray:
-    """Frames uint8 [T, H, W, 3] through the packaged VAE and back, in the size that the packaged model is made for."""
-    checkpoint = engine.load("cutout")
-    frames = scaled(frames, checkpoint.card.native_width or SIZE)
-    return checkpoint.decode(checkpoint.encode(torch.from_numpy(frames))).numpy()
+    """Frames uint8 [T, H, W, 3] through the packaged VAE and back, at the packaged model's own size."""
+    model = engine.load("cutout")
+    frames = scaled(frames, model.card.native_width or SIZE)
+    latents = model.encode(torch.from_numpy(frames))
+    return torch.cat(list(model.decode(latents, torch.Generator()))).numpy()
 
 
 def measure_psnr(engine: Engine) -> float:
-    """PSNR in dB of unseen frames through the packaged VAE, held-out pairs among them."""
+    """PSNR in dB of unseen frames through the packaged VAE. One in eight shows a held-out pair."""
     rng = random.Random("unseen frames")
     frames = torch.cat([draw_frames(rng, UNSEEN_FRAMES * 7 // 8), draw_frames(rng, UNSEEN_FRAMES // 8, held_out=True)])
     drawn = ((frames.permute(0, 2, 3, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
@@ -138,15 +138,18 @@ def measure_psnr(engine: Engine) -> float:
     return psnr(before, after)
 
 
-def answer_all(asked: Sequence[Question], engine: Engine, probe: Probe, folder: Path, steps: int) -> dict[int, Answer]:
-    """Generates each question's clip and asks the probe; answers and small pictures are saved one by one."""
+def answer_all(asked: Sequence[Question], engine: Engine, probe: Probe, folder: Path) -> dict[int, Answer]:
+    """Generates and judges each question's clip with the scheduler that `folder` is named after.
+
+    Saves each answer, and a picture of four frames, at once. Reads answers that an earlier run saved.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / f"{engine.load('cutout').model_hash[:12]}.jsonl"
     answers = _read_answers(log)
     for question in asked:
         if question.number in answers:
             continue
-        frames = generate(engine, question.prompt, question.number, folder.name, steps)
+        frames = generate(engine, question.prompt, question.number, folder.name)
         answer = answers[question.number] = _answer(probe, engine, frames)
         Image.fromarray(np.concatenate(frames[::5], 1)).save(folder / f"{question.number:04}.png")
         with log.open("a") as file:
@@ -157,22 +160,22 @@ def answer_all(asked: Sequence[Question], engine: Engine, probe: Probe, folder: 
     return answers
 
 
-def generate(engine: Engine, prompt: str, seed: int, scheduler: str, steps: int) -> np.ndarray:
-    """One clip of the packaged model, uint8 [16, H, W, 3], with everything else as the service has it."""
+def generate(engine: Engine, prompt: str, seed: int, scheduler: str) -> np.ndarray:
+    """One clip of the packaged model, uint8 [16, H, W, 3]. All other parameters are the service's defaults."""
     params = VideoParams(
-        model_id="cutout", prompt=prompt, num_frames=FRAMES, scheduler=scheduler, num_inference_steps=steps, seed=seed
+        model_id="cutout", prompt=prompt, num_frames=FRAMES, scheduler=scheduler, num_inference_steps=STEPS, seed=seed
     )
     frames: np.ndarray = engine.generate(params, _ignore).clip.frames
     return frames
 
 
 def _answer(probe: Probe, engine: Engine, frames: np.ndarray) -> Answer:
-    """What one clip shows and how it looks. Computed where the engine does: two threads that do so hinder each other."""
+    """Judges one clip. Runs in the engine's row threads, because other threads that compute would slow them down."""
     return engine.compute.run(lambda: Answer(judge(probe, frames[None])[0], look_at(frames)))
 
 
 def _ignore(_stage: JobStage, _share: float) -> None:
-    """Nobody waits for a progress bar here."""
+    """Progress is not needed here."""
 
 
 def _read_answers(log: Path) -> dict[int, Answer]:
@@ -181,7 +184,7 @@ def _read_answers(log: Path) -> dict[int, Answer]:
 
 
 def shares(pairs: Sequence[tuple[Question, Answer]]) -> dict[str, float]:
-    """The share of clips in which each kind of label is what was asked for."""
+    """For each label, the share of clips in which the probe sees what was asked for."""
     return {name: sum(q.expected[name] == a.seen[name] for q, a in pairs) / max(1, len(pairs)) for name in LABELS}
 
 
@@ -191,7 +194,7 @@ def _judge_all(pairs: Sequence[tuple[Question, Answer]]) -> Judgement:
 
 def _row(judgement: Judgement) -> str:
     return ", ".join(
-        [f"{name} {share:.1%}" for name, share in judgement.right.items()]
+        [f"{title(label)} {share:.1%}" for label, share in judgement.right.items()]
         + [f"{name} {value:.2f}" for name, value in asdict(judgement.looks).items()]
     )
 
@@ -204,17 +207,18 @@ def table(report: Report) -> str:
         "drawn clips": report.drawn,
         "drawn clips through the VAE": report.through_vae,
     }
-    names = [*LABELS, *asdict(report.drawn.looks)]
-    lines = [f"| {report.scheduler}, 20 steps, guidance 7.5 | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
-    for title, judgement in rows.items():
+    names = [*map(title, LABELS), *asdict(report.drawn.looks)]
+    lines = [f"| {DEFAULT_SCHEDULER}, {STEPS} steps, guidance 7.5 | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+    for kind, judgement in rows.items():
         values = [f"{judgement.right[name]:.1%}" for name in LABELS]
         values += [f"{value:.2f}" for value in asdict(judgement.looks).values()]
-        lines.append(f"| {title} ({judgement.clips}) | " + " | ".join(values) + " |")
+        lines.append(f"| {kind} ({judgement.clips}) | " + " | ".join(values) + " |")
     return "\n".join([*lines, "", f"VAE: {report.vae_psnr:.1f} dB PSNR on {UNSEEN_FRAMES} unseen frames."])
 
 
-def contact_sheet(folder: Path, target: Path, *, rows: int = 12, columns: int = 3) -> None:
-    """The first clips of an evaluation, four frames of each, in rows: trained, trained and held-out pair."""
+def contact_sheet(folder: Path, target: Path) -> None:
+    """Writes the first clips of an evaluation, four frames of each. A row has two trained pairs and a held-out one."""
+    rows, columns = 12, 3
     pictures = [np.asarray(Image.open(folder / f"{number:04}.png")) for number in range(rows * columns)]
     lines = [np.concatenate(pictures[i : i + columns], 1) for i in range(0, len(pictures), columns)]
     Image.fromarray(np.concatenate(lines, 0)).save(target, optimize=True)

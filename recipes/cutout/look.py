@@ -1,4 +1,4 @@
-"""Looks into a training folder: what its stages can do so far, as pictures and in figures."""
+"""Shows what a training folder's stages can do so far, in pictures and figures."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ GUIDANCE = 4.0
 
 @torch.no_grad()
 def look_into(folder: Path) -> str:
-    """Writes vae.png (drawn frames, and below each what the VAE makes of it) and picture.png, and returns the figures."""
+    """Writes vae.png (drawn frames, with the VAE's reconstructions below) and picture.png. Returns the figures."""
     device = torch.device("cpu")
     vae = load_vae(folder, device)
-    frames = draw_frames(random.Random("unseen frames"), UNSEEN_FRAMES, held_out=False)
+    frames = draw_frames(random.Random("unseen frames"), UNSEEN_FRAMES)
     back = torch.cat([vae.decoder(vae.encoder(part)) for part in frames.split(16)])
     rows = [part for i in range(0, 4 * COLUMNS, COLUMNS) for part in (frames[i : i + COLUMNS], back[i : i + COLUMNS])]
     _save_sheet(rows, folder / "vae.png")
@@ -41,7 +41,7 @@ def look_into(folder: Path) -> str:
 
 
 def sample_pictures(folder: Path, vae: AutoencoderDC, device: torch.device) -> Tensor:
-    """Pictures [24, 3, 192, 192] of the prompts that `prompts` lists, every third of a held-out pair."""
+    """One picture for each of `prompts()`: [24, 3, 192, 192]."""
     unet, encoder = load_picture(folder, device)
     tokenizer, scheduler = build_tokenizer(), build_scheduler()
     texts = [text for prompt in prompts() for text in ("", prompt)]
@@ -58,6 +58,7 @@ def sample_pictures(folder: Path, vae: AutoencoderDC, device: torch.device) -> T
 
 
 def prompts() -> list[str]:
+    """Fixed prompts. Every third one is of a held-out pair."""
     found = []
     for number in range(PICTURES):
         scene = pick_scene(random.Random(f"look {number}"), held_out=number % 3 == 2)
@@ -66,7 +67,7 @@ def prompts() -> list[str]:
 
 
 def _save_sheet(rows: list[Tensor], target: Path) -> None:
-    """Rows of pictures [N, 3, H, W] in -1..1."""
+    """Writes rows of pictures, each [N, 3, H, W] in -1..1."""
     sheet = torch.cat([torch.cat(list(row), 2) for row in rows], 1)
     pixels: np.ndarray = ((sheet.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
     Image.fromarray(pixels).save(target, optimize=True)

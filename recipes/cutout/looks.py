@@ -1,8 +1,8 @@
-"""How a clip looks, whatever it shows: are its edges sharp, its papers clean, and does what stands still stand still?
+"""Measures how a clip looks, whatever it shows: sharp edges, clean papers, and no flicker.
 
-None of the measures knows what was asked for. A blurred clip has soft edges; one with blotches, noise or halos is dirty; one
-whose still parts change from frame to frame flickers. Clips are looked at in the size that the world is drawn in, as a viewer
-sees them: a clip that was made smaller is scaled up first, and is as soft as that makes it.
+The measures do not know the prompt. A blurred clip is less sharp. Blotches, noise and halos are dirt. Still parts that change
+from frame to frame flicker. Smaller clips are first scaled up to the size that the world is drawn in, as a viewer would see
+them. That lowers their sharpness.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from torch import Tensor
 
 from recipes.cutout.world import SIZE, scaled
 
-ACROSS = 9  # pixels: how far an edge is looked at on both sides together
-EDGE = 64  # levels of 255 between two papers at the least
-PATCH = 8  # pixels of a side
-EDGE_IN_PATCH = 40  # a patch with more levels than these between its pixels has an edge in it
-EVERY = 5  # one frame in five says how sharp and clean all are
-STILL = 24  # a pixel that changes by fewer levels in a clip shows something that stands still
+EDGE_WINDOW = 9  # pixels across an edge
+EDGE = 64  # levels of 255: the least difference between two papers
+PATCH = 8  # pixels: the side of a patch
+EDGE_IN_PATCH = 40  # levels: a patch with a wider range contains an edge
+EVERY = 5  # sharpness and dirt are measured in every fifth frame
+STILL = 24  # levels: a pixel with a narrower range over a clip shows something still
 
 
 @dataclass(frozen=True)
 class Looks:
-    """Means over a clip, or over several.
+    """Means over one or more clips.
 
-    sharpness: the share of an edge's height that lies between two neighbouring pixels; a drawn edge has about 0.7.
-    dirt: the standard deviation, in levels of 255, within patches of 8x8 pixels that no edge goes through.
+    sharpness: the share of an edge's height that lies between two neighboring pixels; about 0.7 for a drawn edge.
+    dirt: the standard deviation, in levels of 255, within patches of 8x8 pixels without an edge.
     flicker: the second difference in time, in levels of 255, of pixels that show something still.
     """
 
@@ -53,24 +53,24 @@ def mean(looks: Sequence[Looks]) -> Looks:
 
 
 def _sharpness(clip: Tensor) -> float:
-    """[T, 3, H, W]: along rows and columns, the steepest step within nine pixels, as a share of all that changes in them.
+    """Sharpness of frames [T, 3, H, W]: the mean, over all edges, of the steepest step divided by the edge's height.
 
-    The mean over the places where the steepest step is in the middle and the change is an edge's.
+    A window of nine pixels of a row or column contains an edge if its range is an edge's and its middle step is the steepest.
     """
     shares = []
     for axis in (-1, -2):
         lines = clip.transpose(axis, -1)
         steps = lines.diff(dim=-1).abs()
-        height = _range(lines, ACROSS)
-        middle = steps[..., ACROSS // 2 - 1 : ACROSS // 2 - 1 + height.shape[-1]]
-        steepest = F.max_pool1d(steps.flatten(0, -2), ACROSS - 1, 1).unflatten(0, steps.shape[:-1])
+        height = _range(lines, EDGE_WINDOW)
+        middle = steps[..., EDGE_WINDOW // 2 - 1 : EDGE_WINDOW // 2 - 1 + height.shape[-1]]
+        steepest = F.max_pool1d(steps.flatten(0, -2), EDGE_WINDOW - 1, 1).unflatten(0, steps.shape[:-1])
         at_edge = (height >= EDGE) & (middle == steepest[..., : height.shape[-1]])
         shares.append((middle / height.clamp(min=1))[at_edge])
     return float(torch.cat(shares).mean()) if sum(map(len, shares)) else 0.0
 
 
 def _range(lines: Tensor, length: int) -> Tensor:
-    """The largest less the smallest of each `length` neighbours along the last axis."""
+    """The maximum minus the minimum of each `length` neighbors along the last axis."""
     flat = lines.flatten(0, -2)
     result = F.max_pool1d(flat, length, 1) + F.max_pool1d(-flat, length, 1)
     return result.unflatten(0, lines.shape[:-1])

@@ -1,4 +1,4 @@
-"""The training loop that all three stages share: budget, schedule, running average, progress, save and resume."""
+"""The training loop of all stages and the probe: budget, learning rate, averaged weights, saving and resuming."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ REPORT_EVERY_STEPS = 50
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a stage trains in all, over all its sessions: by steps, by minutes of its own work, or both."""
+    """How long a stage trains, over all its runs together: in steps, in minutes, or until the first of both is used up."""
 
     steps: int | None = None
     minutes: float | None = None
 
     def share_used(self, steps: int, seconds: float) -> float:
-        """0 at the start, 1 when the stage is done."""
+        """From 0 at the start to 1 at the end."""
         shares = [0.0]
         if self.steps:
             shares.append(steps / self.steps)
@@ -37,15 +37,15 @@ class Budget:
 
 
 def learning_rate_share(step: int, share: float) -> float:
-    """Warm-up over 100 steps, level, then linearly down to zero over the last quarter of the budget."""
+    """Linear warm-up over 100 steps, then constant, then linear to zero over the last quarter of the budget."""
     return min(1.0, (step + 1) / 100, max(0.0, (1 - share) / 0.25))
 
 
 class Loop:
-    """Trains `modules` by `loss`, keeps an exponential average of them, and survives being stopped at any time.
+    """Trains `modules` and keeps an exponential average of their weights. It may be stopped at any time.
 
-    The state lies in `folder`: `average.safetensors` (what the next stage uses), `weights.safetensors`, `optimizers.pt`
-    (read back with weights_only) and `progress.json`.
+    Its state is in `folder`: `average.safetensors` (which the next stage uses), `weights.safetensors`, `optimizers.pt` and
+    `progress.json`.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], folder: Path, *, lr: float, average_decay: float = 0.998) -> None:
@@ -61,7 +61,7 @@ class Loop:
             self._resume()
 
     def run(self, loss: Callable[[], Tensor], budget: Budget) -> None:
-        """Trains until the budget is used up; `loss` returns a scalar."""
+        """Trains until the budget is used up; `loss` returns a scalar. Raises FloatingPointError if it is not finite."""
         last_save = time.monotonic()
         worked = _seconds_worked(self.modules.values())
         before = self.seconds - worked()
@@ -81,7 +81,9 @@ class Loop:
 
     def _step(self, loss: Tensor, rate: float) -> float:
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {loss.item()} at step {self.step}; the files hold the state before that")
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {self.step}; call again to continue from the last saved state"
+            )
         loss.backward()
         weights = [w for module in self.modules.values() for w in module.parameters() if w.requires_grad]
         nn.utils.clip_grad_norm_(weights, 1.0)
@@ -108,8 +110,11 @@ class Loop:
         _replace(self.folder / "progress.json", lambda path: path.write_text(progress))
 
     def _resume(self) -> None:
-        """Goes on where an earlier run stopped. Kept weights (progress.py) come without the optimisers' states, which are soon
-        found again; weights alone (package.unpack) begin a schedule anew."""
+        """Continues an earlier run.
+
+        Weights from progress.py come without the optimizers' states, which recover soon. Weights from package.unpack come
+        without progress too, so they start at step 0.
+        """
         load_into(self.modules, self.folder / "weights.safetensors")
         load_into(self.averages, self.folder / "average.safetensors")
         if not (self.folder / "progress.json").exists():
@@ -123,13 +128,13 @@ class Loop:
 
 
 def _seconds_worked(modules: Iterable[nn.Module]) -> Callable[[], float]:
-    """The clock of a training: on a CPU it stands while other processes have the cores."""
+    """The training's clock. On a CPU it counts computing time, so it stands while other processes have the cores."""
     on_cpu = all(weight.device.type == "cpu" for module in modules for weight in module.parameters())
     return (lambda: time.process_time() / torch.get_num_threads()) if on_cpu else time.monotonic
 
 
 def load_into(modules: Mapping[str, nn.Module], path: Path) -> None:
-    """Loads a file written by `Loop.save` into modules of the same names and shapes."""
+    """Loads what `save_weights` wrote into modules of the same names and shapes."""
     tensors = load_file(path)
     for name, module in modules.items():
         prefix = f"{name}/"
@@ -137,7 +142,7 @@ def load_into(modules: Mapping[str, nn.Module], path: Path) -> None:
 
 
 def save_weights(modules: Mapping[str, nn.Module], path: Path) -> None:
-    """Writes modules to one file, their weights' names prefixed with the module's."""
+    """Writes modules to one file. Each weight's name begins with its module's."""
     tensors = {
         f"{name}/{key}": value.detach().contiguous().cpu()
         for name, module in modules.items()
@@ -147,7 +152,7 @@ def save_weights(modules: Mapping[str, nn.Module], path: Path) -> None:
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes beside `path` and renames, so that a stop in the middle leaves the old file whole."""
+    """Writes to a file beside `path`, then renames it. If stopped in the middle, the old file stays whole."""
     beside = path.with_name(path.name + ".part")
     write(beside)
     beside.replace(path)

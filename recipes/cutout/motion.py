@@ -1,13 +1,13 @@
 """Stage 3: the motion modules, trained on clips together with the picture model.
 
-A clip costs forty pictures, so most steps see four or eight frames of many clips, each with the position it has in its clip:
-what the motion modules learn of frames 3, 17 and 30 holds for the frames between them. Towards the end of the budget steps see
-whole clips too, because attention over forty frames must be practised.
+A whole clip costs as much as forty pictures. So most steps train on four or eight frames of many clips, each frame with its
+position in its clip. What the motion modules learn from frames 3, 17 and 30 holds for the frames between them. Near the end of
+the budget, some steps train on whole clips, because the model must also learn attention over forty frames.
 
-The first steps see single frames, from near the ends of clips, and at first more late ones than early ones. What "left" does
-differs from what "right" does by a sign, and that sign turns over in the middle of the clip: neither the word nor the time
-says anything by itself, only both together do. From even data nothing pointed the training there, and after thousands of steps
-left and right were one word to it. Late frames alone teach the word's sign; early ones among them, what time does to it.
+The first steps train on single frames from near the ends of clips, at first more late frames than early ones. The reason:
+"left" and "right" differ only by a sign, and this sign flips in the middle of the clip. So neither the word nor the time
+predicts anything alone; only both together do. With as many early frames as late ones, the model still took left and right for
+the same word after thousands of steps. Late frames alone teach what the word does. Early frames then teach what time does.
 """
 
 from __future__ import annotations
@@ -33,19 +33,20 @@ from recipes.cutout.text import build_text_encoder, build_tokenizer
 from recipes.cutout.vae import load_vae
 from recipes.cutout.world import MAX_FRAMES, Scene
 
-TOKENS = 36  # 6x6, where the temporal attention is
+TOKENS = 36  # 6x6, the size at which the temporal attention works
 FRAMES_A_STEP = {"cpu": 96, "cuda": 1280}
 CLIPS = {"cpu": 900, "cuda": 12_000}
 MOMENT_SCENES = {"cpu": 5000, "cuda": 60_000}
-ENDS_ALONE_UNTIL = 0.3  # of the budget, only single frames near the ends of clips are seen; later, they are
-ENDS = 0.25  # of the steps
-ENDS_EVEN_FROM = 0.4  # until then there are more late ones than early ones
-WHOLE_CLIPS_FROM = 0.7  # from then on whole clips are
-WHOLE_CLIPS = 0.4  # of the other steps
+# What steps train on: "ends" are single frames near the ends of clips. UNTIL and FROM are shares of the budget.
+ENDS_ALONE_UNTIL = 0.3
+ENDS = 0.25  # the share of steps on ends after that
+ENDS_EVEN_FROM = 0.4  # until then, late ends are more frequent than early ones
+WHOLE_CLIPS_FROM = 0.7
+WHOLE_CLIPS = 0.4  # the share of whole clips among the other steps after that
 
 
 def build_motion_adapter() -> MotionAdapter:
-    """Temporal attention at 6x6 only (no layers at 12x12, where it would cost more than all the rest): 1.8 M parameters."""
+    """1.8 M parameters. Temporal attention at 6x6 only; at 12x12 it would cost more than everything else."""
     adapter = MotionAdapter(
         block_out_channels=(96, 160),
         motion_layers_per_block=1,
@@ -60,14 +61,14 @@ def build_motion_adapter() -> MotionAdapter:
 
 
 @torch.no_grad()
-def look_at_own_frame(network: nn.Module) -> None:
-    """Lets one head of each second temporal attention begin by attending to its own frame.
+def look_at_own_frame(adapter: nn.Module) -> None:
+    """Initializes one head of each second temporal attention so that every frame attends to itself.
 
-    Only through such a head does a frame learn its own position: positions are added before an attention, and one that looks at
-    all frames alike hands their mean on. Without it the attention stayed even for thousands of steps, and what a motion does to
-    frame 3 but not to frame 30 could not be learned where the noise hides the frames.
+    A frame knows its position only through such a head. Positions are added before the attention, and a head that attends to
+    all frames alike passes on their mean. Without this initialization, attention stayed uniform for thousands of steps. So at
+    high noise, the model could not learn that a motion changes frame 3 otherwise than frame 30.
     """
-    for name, module in network.named_modules():
+    for name, module in adapter.named_modules():
         if "motion_modules" in name and name.endswith("attn2"):
             width = module.to_q.out_features // module.heads
             for projection in (module.to_q, module.to_k):
@@ -87,14 +88,14 @@ def load_motion(folder: Path, device: torch.device) -> tuple[UNetMotionModel, CL
 
 
 class Positions:
-    """Tells the motion modules which frames of their clips a batch holds, by the rows of their position tables."""
+    """Tells the motion modules which frames of its clips a batch holds, by replacing their position tables."""
 
     def __init__(self, unet: UNetMotionModel) -> None:
         self.tables = [(module, module.pe) for module in unet.modules() if hasattr(module, "pe")]
 
     @contextmanager
     def at(self, positions: Tensor) -> Iterator[None]:
-        """Within, the motion modules take row b of `positions` (int64 [B, T]) for the frames of clip b."""
+        """While this is open, the frames of clip b have the positions in row b of `positions`, int64 [B, T]."""
         for module, table in self.tables:
             module.pe = table[0][positions].repeat_interleave(TOKENS, 0)
         try:
@@ -114,7 +115,7 @@ class Batch:
 
 
 class Clips:
-    """Whole clips and moments of clips, and which of them a step sees."""
+    """All training data, and the choice of each step's batch."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         vae = load_vae(folder, device)
@@ -124,7 +125,7 @@ class Clips:
         self.frames_a_step = FRAMES_A_STEP[device.type]
 
     def pick(self, rng: random.Random, share: float) -> Batch:
-        """The batch of one step; `share` of the budget is used up."""
+        """The batch of one step, when `share` of the budget is used up."""
         if share <= ENDS_ALONE_UNTIL or rng.random() < ENDS:
             return self._pick_ends(rng, share_early=min(0.5, share / ENDS_EVEN_FROM / 2))
         if share > WHOLE_CLIPS_FROM and rng.random() < WHOLE_CLIPS:
@@ -132,7 +133,7 @@ class Clips:
         return self._pick_moments(rng, rng.choice((4, MOMENTS)))
 
     def _pick_whole(self, rng: random.Random) -> Batch:
-        """A clip of some length is the middle of the drawn forty frames."""
+        """Clips of one random length: the middle of the forty drawn frames."""
         length = rng.choice(LENGTHS)
         first = (MAX_FRAMES - length) // 2
         chosen = [rng.randrange(len(self.whole.scenes)) for _ in range(max(1, self.frames_a_step // length))]
@@ -140,7 +141,7 @@ class Clips:
         return Batch(latents, torch.arange(length).expand(len(chosen), -1), [self.whole.scenes[i] for i in chosen])
 
     def _pick_ends(self, rng: random.Random, *, share_early: float) -> Batch:
-        """Single frames from near the beginning or the end of longer clips, where a motion has gone furthest."""
+        """Single frames from near the start or end of clips of over 16 frames, where motions have gone furthest."""
         chosen: list[int] = []
         seen: list[list[int]] = []
         while len(chosen) < self.frames_a_step:

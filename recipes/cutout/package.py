@@ -33,7 +33,7 @@ COMPONENTS = {
 
 
 def package(folder: Path, target: Path = BUILT_IN, *, measured_frames: int = MEASURED_FRAMES) -> None:
-    """Replaces the model's files in `target`; the model card (README.md) beside them stays."""
+    """Replaces the model's files in `target`, but not the model card (README.md) beside them."""
     cpu = torch.device("cpu")
     trained, text_encoder = load_motion(folder, cpu)
     unet, adapter = build_unet(), build_motion_adapter()
@@ -41,9 +41,9 @@ def package(folder: Path, target: Path = BUILT_IN, *, measured_frames: int = MEA
         weights = trained.state_dict()
         part.load_state_dict({name: weights[name] for name in part.state_dict()})
     vae = load_vae(folder, cpu, measured_frames=measured_frames)
-    networks = {"unet": unet, "motion_adapter": adapter, "text_encoder": text_encoder, "vae": vae}
-    for name, network in networks.items():
-        _save(network, target / name)
+    models = {"unet": unet, "motion_adapter": adapter, "text_encoder": text_encoder, "vae": vae}
+    for name, model in models.items():
+        _save(model, target / name)
     build_tokenizer().save_pretrained(target / "tokenizer")
     build_scheduler().save_pretrained(target / "scheduler")
     index = {"_class_name": "AnimateDiffPipeline", "_diffusers_version": diffusers.__version__, **COMPONENTS}
@@ -52,12 +52,14 @@ def package(folder: Path, target: Path = BUILT_IN, *, measured_frames: int = MEA
 
 
 def unpack(folder: Path, source: Path = BUILT_IN) -> None:
-    """Makes a training folder from the packaged files, so that training can go on without the folder they came from.
+    """Makes a training folder from the packaged model, so that training can continue without the original folder.
 
-    Raises SystemExit when they were made by a recipe of other shapes.
+    Raises SystemExit if the packaged VAE has another number of latent channels than this recipe's.
     """
     if AutoencoderDC.load_config(source / "vae")["latent_channels"] != LATENT_CHANNELS:
-        raise SystemExit("the packaged model has another VAE than this recipe makes; `take-up` has weights to train on")
+        raise SystemExit(
+            "the packaged model's VAE does not fit this recipe; run `take-up` to continue from the kept weights instead"
+        )
     unet = UNet2DConditionModel.from_pretrained(source / "unet")
     adapter = MotionAdapter.from_pretrained(source / "motion_adapter")
     encoder = CLIPTextModel.from_pretrained(source / "text_encoder")
@@ -89,11 +91,11 @@ def card() -> dict[str, object]:
     }
 
 
-def _save(network: Any, target: Path) -> None:
+def _save(model: Any, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
-    network.half().save_pretrained(target)
+    model.half().save_pretrained(target)
     for path in target.iterdir():
-        path.chmod(0o644)  # diffusers writes weights that only their owner can read
+        path.chmod(0o644)  # save_pretrained writes weights that only their owner can read
 
 
 def _write_json(path: Path, value: object) -> None:

@@ -1,7 +1,6 @@
-"""The papers that the world is cut from: ten colours, each with a second paper for the parts that lie behind.
+"""The papers that the world is cut from: ten colors, each with a second paper for the parts that lie behind.
 
-They are fixed. A colour that varied from scene to scene said nothing to a viewer, and cost the model what it could learn of
-shapes.
+All scenes use the same ten. Varying them would tell a viewer nothing and cost capacity that the model needs for shapes.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ WOOD: Colour = (120, 80, 45)
 
 
 def behind(colour: Colour) -> Colour:
-    """The second paper of a thing: darker, or, for a black thing, lighter."""
+    """A thing's second paper: a darker one, but a lighter one for black."""
     return _BEHIND[colour]
 
 

@@ -1,4 +1,4 @@
-"""Stage 2: the picture model, a UNet2DConditionModel and the CLIP text encoder, on single frames."""
+"""Stage 2: the picture model (a UNet2DConditionModel and the CLIP text encoder), trained on single frames."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PICTURES = {"cpu": 32_000, "cuda": 400_000}
 
 
 def build_unet() -> UNet2DConditionModel:
-    """Convolutions at 12x12, attention at 6x6, where a token is a sixteenth of the picture's side: 6.6 M parameters."""
+    """6.6 M parameters. Convolutions at 12x12; attention at 6x6, where a token is a sixth of the picture's side."""
     return UNet2DConditionModel(
         sample_size=12,
         in_channels=LATENT_CHANNELS,

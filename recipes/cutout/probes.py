@@ -1,6 +1,6 @@
-"""The probe: a small network that says what a clip shows. It is trained on drawn clips, and must be right on drawn clips first.
+"""The probe: a small model that says what a clip shows. It is trained and checked on drawn clips.
 
-It sees every colour-thing pair, held-out ones too: it measures, and must not have the blind spots of what it measures.
+It is trained on all color-thing pairs, held-out ones too, so that it does not share the blind spots of the model it judges.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from recipes.cutout.world import MOTIONS, PLACES, Scene, draw_clip, pick_scene, 
 
 PACKAGED = Path(__file__).with_name("probe.safetensors")
 FRAMES = 16
-SIDE = 96  # pixels of what it looks at; clips of any size are scaled to it
+SIDE = 96  # pixels; clips of any size are scaled to it
 CLIPS_A_STEP = 12
 LABELS: Mapping[str, tuple[str, ...]] = {
     "thing": tuple(THINGS),
@@ -43,7 +43,7 @@ class Probe(nn.Module):
         self.layers = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 3, 2, 1, bias=False), nn.BatchNorm2d(b), nn.SiLU()) for a, b in pairwise(widths)
         )
-        # What a frame shows is the same wherever it is; how it moves is where it is, frame by frame.
+        # Thing, color and place are the same wherever they are in the frame. Motion is position over time.
         self.still = nn.ModuleDict({name: nn.Linear(160, len(LABELS[name])) for name in ("thing", "colour", "place")})
         self.where = nn.Sequential(nn.Conv2d(160, 12, 1), nn.SiLU(), nn.Flatten(), nn.Linear(12 * 36, 64))
         self.motion = nn.Sequential(
@@ -64,11 +64,16 @@ class Probe(nn.Module):
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """Drawn clips, float32 [B, 16, 3, 96, 96] in -1..1, and the class number of each label."""
 
     frames: Tensor
     labels: dict[str, Tensor]
+
+
+def title(label: str) -> str:
+    """A label's name in tables. The label itself is part of the weights' names, so its spelling stays."""
+    return "color" if label == "colour" else label
 
 
 def labels_of(scene: Scene) -> dict[str, str]:
@@ -76,17 +81,17 @@ def labels_of(scene: Scene) -> dict[str, str]:
     return {"thing": actor.thing, "colour": actor.colour, "motion": actor.motion, "place": scene.place}
 
 
-def draw_labelled(rng: random.Random, count: int) -> Labelled:
+def draw_labeled(rng: random.Random, count: int) -> Labeled:
     scenes = [pick_scene(rng, held_out=rng.random() < 0.125) for _ in range(count)]
     frames = np.stack([draw_clip(scene, FRAMES) for scene in scenes])
     labels = {
         name: torch.tensor([classes.index(labels_of(scene)[name]) for scene in scenes]) for name, classes in LABELS.items()
     }
-    return Labelled(to_input(frames), labels)
+    return Labeled(to_input(frames), labels)
 
 
 def to_input(frames: np.ndarray) -> Tensor:
-    """Clips uint8 [B, 16, H, W, 3] to what the probe takes."""
+    """Clips uint8 [B, 16, H, W, 3] to the probe's input, float32 [B, 16, 3, 96, 96] in -1..1."""
     seen = scaled(frames.reshape(-1, *frames.shape[2:]), SIDE).reshape(*frames.shape[:2], SIDE, SIDE, 3)
     return torch.from_numpy(seen).movedim(-1, 2).float() / 127.5 - 1
 
@@ -99,7 +104,7 @@ def train_probe(folder: Path, budget: Budget) -> None:
     rng = random.Random(f"probe {loop.step}")
 
     def loss() -> Tensor:
-        batch = draw_labelled(rng, CLIPS_A_STEP)
+        batch = draw_labeled(rng, CLIPS_A_STEP)
         with mixed_precision(device):
             logits = probe(_spoil(batch.frames.to(device), rng))
         losses = [F.cross_entropy(logits[name].float(), target.to(device)) for name, target in batch.labels.items()]
@@ -109,7 +114,7 @@ def train_probe(folder: Path, budget: Budget) -> None:
 
 
 def _spoil(frames: Tensor, rng: random.Random) -> Tensor:
-    """Blur, noise and a tint, so that the probe judges what is shown and not how sharply."""
+    """Blurs, tints and adds noise, so that the probe judges what a clip shows, not how clean it is."""
     if rng.random() < 0.7:
         small = rng.choice((36, 48, 64))
         flat = F.interpolate(frames.flatten(0, 1), size=(small, small), mode="bilinear", antialias=True)
@@ -120,7 +125,7 @@ def _spoil(frames: Tensor, rng: random.Random) -> Tensor:
 
 
 def load_probe(folder: Path) -> Probe:
-    """The folder's own, or else the one that is kept beside this file, so that a model is judged without training first."""
+    """The folder's probe or, without one, the packaged probe, so that measuring does not require training a probe."""
     trained = folder / "probe" / "weights.safetensors"
     probe = Probe()
     load_into({"probe": probe}, trained if trained.exists() else PACKAGED)
@@ -128,14 +133,14 @@ def load_probe(folder: Path) -> Probe:
 
 
 def package_probe(folder: Path, target: Path = PACKAGED) -> None:
-    """Keeps the folder's probe, in fp16."""
+    """Writes the folder's probe beside this file, in fp16."""
     save_weights({"probe": load_probe(folder).half()}, target)
-    target.chmod(0o644)  # weights are written so that only their owner can read them
+    target.chmod(0o644)  # safetensors writes files that only their owner can read
 
 
 @torch.no_grad()
 def judge(probe: Probe, frames: np.ndarray) -> list[dict[str, str]]:
-    """What the probe sees in clips uint8 [B, 16, H, W, 3]: the most likely label of each kind."""
+    """What the probe sees in clips uint8 [B, 16, H, W, 3]: the most likely class of each label."""
     logits = probe(to_input(frames))
     best = {name: values.argmax(1).tolist() for name, values in logits.items()}
     return [{name: LABELS[name][best[name][i]] for name in LABELS} for i in range(len(frames))]

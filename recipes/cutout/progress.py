@@ -1,6 +1,6 @@
-"""Weights of a training that is not done, kept beside the recipe: whoever has the repository can go on with it.
+"""Keeps the weights of an unfinished training beside the recipe, so that anyone with the repository can continue it.
 
-They are the averaged ones, in fp16, with how far the training had come. What is lost is the optimisers' states.
+The averaged weights are kept in fp16, with the number of steps and seconds. The optimizers' states are lost.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ KEPT = Path(__file__).with_name("progress")
 
 
 def keep_progress(folder: Path, stage: str, target: Path = KEPT) -> None:
-    """Copies the averaged weights of one stage of a training folder."""
+    """Copies one stage's averaged weights from a training folder."""
     target.mkdir(exist_ok=True)
     _convert(folder / stage / "average.safetensors", target / f"{stage}.safetensors", torch.float16)
     shutil.copyfile(folder / stage / "progress.json", target / f"{stage}.json")
 
 
 def take_up_progress(folder: Path, source: Path = KEPT) -> None:
-    """Makes a training folder of the kept weights. Stages that the folder has already stay as they are."""
+    """Makes a training folder from the kept weights. Skips stages that the folder already has."""
     for path in sorted(source.glob("*.safetensors")):
         stage = folder / path.stem
         if stage.exists():
-            print(f"{stage} is there already and stays as it is")
+            print(f"{stage} already exists: skipped")
             continue
         stage.mkdir(parents=True)
         for name in ("weights", "average"):
@@ -40,4 +40,4 @@ def take_up_progress(folder: Path, source: Path = KEPT) -> None:
 def _convert(source: Path, target: Path, dtype: torch.dtype) -> None:
     tensors: dict[str, Tensor] = load_file(source)
     save_file({name: value.to(dtype) if value.is_floating_point() else value for name, value in tensors.items()}, target)
-    target.chmod(0o644)  # weights are written so that only their owner can read them
+    target.chmod(0o644)  # safetensors writes files that only their owner can read

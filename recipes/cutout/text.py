@@ -1,4 +1,4 @@
-"""The text side: a CLIP tokenizer that knows the world's words whole, and a small CLIP text encoder."""
+"""The text side: a CLIP tokenizer with one token for each of the world's words, and a small CLIP text encoder."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """A CLIP byte-pair tokenizer whose merges were learned until every word of the world is one token.
+    """A CLIP byte-pair tokenizer that has learned enough merges to make every word of the world one token.
 
-    Other words fall apart into letters, as in any byte-pair vocabulary.
+    It splits other words into pieces.
     """
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=END))
     learner.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -27,8 +27,8 @@ def build_tokenizer() -> CLIPTokenizer:
         min_frequency=1,
         end_of_word_suffix="</w>",
         initial_alphabet=alphabet,
-        # Letters that end a word are numbered here. Else the learner numbers them as a hash table has them, and breaks ties
-        # between merges by these numbers: each process had another vocabulary.
+        # Fixes the numbers of letters that end a word. Otherwise the trainer numbers them in a hash table's order. The numbers
+        # break ties between merges, so every process would learn another vocabulary.
         special_tokens=[START, END, *(letter + "</w>" for letter in alphabet)],
         show_progress=False,
     )

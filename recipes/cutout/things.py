@@ -1,7 +1,7 @@
 """The twenty things of the world, each drawn by one function in its own unit square.
 
-A drawing gets a `Pen`, its paper colour and a phase in cycles (0 to 1 is one stride, one wing beat, one wheel turn).
-Coordinates run from -1 to 1, y down; a thing that can walk faces left.
+The function gets a `Pen`, a paper color and a phase in cycles; a cycle is a stride, a wing beat or a turn of a wheel.
+Coordinates run from -1 to 1, y down. Things that can walk face left.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from recipes.cutout.palette import DARK, GLASS, WOOD, Colour, behind, eye_of
 
 Point = tuple[float, float]
 
-CORNERS_A_PIXEL = 0.8  # of an oval's outline: no corner shows after scaling down
+CORNERS_A_PIXEL = 0.8  # of an oval's outline, in the picture scaled down by 4; enough that no corner shows
 
 
 @dataclass(frozen=True)
 class Pen:
-    """Draws unit-square shapes at a place, size, angle and facing on a picture.
+    """Draws shapes of the unit square on a picture.
 
-    `x`, `y` and `size` are in pixels of the picture, `angle` is in radians, clockwise; `mirror` faces the thing right.
+    `x`, `y` and `size` are in pixels of the picture. `angle` is in radians, clockwise. `mirror` makes a thing face right.
     """
 
     draw: ImageDraw.ImageDraw
@@ -53,14 +53,14 @@ class Pen:
 
 
 def legs(pen: Pen, at: Sequence[float], top: float, phase: float, colour: Colour, width: float = 0.1) -> None:
-    """Walking legs: neighbours swing against each other, half a cycle apart."""
+    """Walking legs. Neighbors swing in opposite directions."""
     for i, x in enumerate(at):
         swing = 0.2 * math.sin(2 * math.pi * phase + math.pi * i)
         pen.polygon([(x - width, top), (x + width, top), (x + width + swing, 1), (x - width + swing, 1)], colour)
 
 
 def wheel(pen: Pen, x: float, y: float, radius: float, phase: float) -> None:
-    """A dark tyre with one light spoke bar that turns."""
+    """A dark tire with a light bar, which turns."""
     pen.oval(x, y, radius, colour=DARK)
     angle = -2 * math.pi * phase
     along, across = 0.8 * radius, 0.22 * radius

@@ -1,12 +1,14 @@
 """Stage 1: the VAE, frames [N, 3, 192, 192] in -1..1 to latents [N, 16, 12, 12] and back.
 
 A small AutoencoderDC (Chen et al. 2024, "Deep Compression Autoencoder"): residual blocks with RMS norm and pixel-unshuffle
-shortcuts. Its flat colours come right far sooner than with AutoencoderKL's group norms. Nothing runs at full resolution but
-the first and last convolution.
+shortcuts. It learns flat colors far sooner than AutoencoderKL, which has group norms. Only the first and the last convolution
+run at full resolution.
 
-The latents are made for a small network to draw. They have unit variance; the decoder gets them with noise of many strengths,
-and so forgives what such a network gets wrong; and their halves in size must decode to the frames' halves ("Improving the
-Diffusability of Autoencoders", Skorokhodov et al. 2025), which keeps what only the VAE could know out of their finest detail.
+Training makes latents that a small UNet can generate:
+- Their variance is held near one.
+- The decoder gets them with noise of random strength, so it tolerates the UNet's errors.
+- Latents at half size must decode to frames at half size ("Improving the Diffusability of Autoencoders", Skorokhodov et al.
+  2025). This keeps detail that only the VAE understands out of the latents' finest scale.
 """
 
 from __future__ import annotations
@@ -26,15 +28,15 @@ from recipes.cutout.quick import quicken, run_in_bf16
 from recipes.cutout.world import MAX_FRAMES, SIZE, draw_frame, pick_scene
 
 LATENT_CHANNELS = 16
-DOWN = 16  # pixels of a latent's side
+DOWN = 16  # pixels along a latent's side
 BATCH = 16
-CROPS = 32  # of as many frames in a batch: twice the scenes in half the pixels
-CROP = 96  # pixels of a side
-CROPPED_SHARE = 0.75  # of the steps; the others see whole frames
-HALVED = 8  # frames of a batch that are also decoded at half their size
+CROPS = 32  # frames in a batch of crops: twice the scenes in half the pixels
+CROP = 96  # pixels along a crop's side
+CROPPED_SHARE = 0.75  # of the steps; the others use whole frames
+HALVED = 8  # frames of a batch that are also decoded at half size
 HALVED_WEIGHT = 0.25
-LATENT_NOISE = 0.2  # the strongest, of unit variance
-MEASURED_FRAMES = 512  # for the scaling factor
+LATENT_NOISE = 0.2  # the largest standard deviation; the latents have unit variance
+MEASURED_FRAMES = 512  # to compute the scaling factor
 
 
 def build_vae() -> AutoencoderDC:
@@ -76,7 +78,7 @@ def train_vae(folder: Path, budget: Budget) -> None:
     def loss() -> Tensor:
         frames = draw_batch(rng).to(device, memory_format=torch.channels_last)
         latents = run_in_bf16(vae.encoder, frames)
-        drawn = run_in_bf16(vae.decoder, spoil(latents))
+        drawn = run_in_bf16(vae.decoder, add_noise(latents))
         halves = run_in_bf16(vae.decoder, F.avg_pool2d(latents[:HALVED], 2))
         whole = reconstruction_loss(drawn.float(), frames)
         half = reconstruction_loss(halves.float(), F.avg_pool2d(frames[:HALVED], 2))
@@ -86,7 +88,7 @@ def train_vae(folder: Path, budget: Budget) -> None:
 
 
 def draw_batch(rng: random.Random) -> Tensor:
-    """What one step sees: whole frames, or crops of more frames, mostly from their middle, where things are."""
+    """The frames of one step: 16 whole ones, or 32 crops, mostly from near the middle, where things are."""
     if rng.random() >= CROPPED_SHARE:
         return draw_frames(rng, BATCH)
     return torch.stack([_crop(frame, rng) for frame in draw_frames(rng, CROPS)])
@@ -98,19 +100,19 @@ def _crop(frame: Tensor, rng: random.Random) -> Tensor:
     return frame[:, top : top + CROP, left : left + CROP]
 
 
-def spoil(latents: Tensor) -> Tensor:
-    """Adds noise to latents [N, C, h, w], of another strength for each frame; some have next to none."""
+def add_noise(latents: Tensor) -> Tensor:
+    """Adds noise to latents [N, C, h, w], of a random strength for each frame."""
     strength = LATENT_NOISE * torch.rand(len(latents), 1, 1, 1, device=latents.device)
     return latents + strength * torch.randn_like(latents)
 
 
 def variance_loss(latents: Tensor) -> Tensor:
-    """Holds latents near unit variance, so that the noise's strength means the same throughout the training."""
+    """Holds latents near unit variance, so that the noise stays equally strong throughout the training."""
     return 0.1 * (latents.square().mean() - 1).square()
 
 
 def load_vae(folder: Path, device: torch.device, *, measured_frames: int = MEASURED_FRAMES) -> AutoencoderDC:
-    """The averaged VAE of a training folder, with the scaling factor that gives its latents unit variance."""
+    """A training folder's averaged VAE, with the scaling factor that gives its latents unit variance."""
     vae = build_vae()
     load_into({"vae": vae}, folder / "vae" / "average.safetensors")
     vae = vae.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
@@ -120,7 +122,7 @@ def load_vae(folder: Path, device: torch.device, *, measured_frames: int = MEASU
 
 @torch.no_grad()
 def measure_scaling(vae: AutoencoderDC, device: torch.device, count: int) -> float:
-    """1 / the standard deviation of the latents of so many drawn frames, rounded to four digits."""
+    """1 / the standard deviation of the latents of `count` drawn frames, to four significant digits."""
     frames = draw_frames(random.Random("scaling"), count).to(device, memory_format=torch.channels_last)
     with mixed_precision(device):
         latents = torch.cat([vae.encoder(part) for part in frames.split(64)])
@@ -128,13 +130,13 @@ def measure_scaling(vae: AutoencoderDC, device: torch.device, count: int) -> flo
 
 
 def reconstruction_loss(drawn: Tensor, frames: Tensor) -> Tensor:
-    """Absolute error of colours and of edges, and the squared error that PSNR counts."""
+    """The absolute errors of colors and of edges, and the squared error, which PSNR measures."""
     edges = sum((drawn.diff(dim=axis) - frames.diff(dim=axis)).abs().mean() for axis in (2, 3))
     error = drawn - frames
     return error.abs().mean() + 0.5 * edges + error.square().mean()
 
 
 def psnr(frames: Tensor, drawn: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of pictures in -1..1 (peak to peak 2), over all of them together."""
+    """Peak signal-to-noise ratio in dB, over all pictures together. Their values are in -1..1, so the peak is 2."""
     error = (frames - drawn.clamp(-1, 1)).square().mean()
     return float(10 * torch.log10(4 / error))

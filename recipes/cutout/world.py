@@ -1,7 +1,7 @@
-"""The little world of paper cut-outs: a scene is drawn from a few words, as frames.
+"""The world of paper cut-outs: picks random scenes and draws their frames.
 
-Frames are uint8 [T, 192, 192, 3] at 8 frames a second. Motions are absolute (pixels and turns a frame), so that a clip of any
-length shows the same movement; slow ones are centred on the clip's middle, so that the thing stays in the picture.
+Frames are uint8 [T, 192, 192, 3] at 8 frames a second. A motion has the same speed in clips of any length. A thing that
+travels, grows or shrinks has its given place and size in the middle of the clip, so it stays in the picture.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MOTIONS = ("still", "left", "right", "rising", "falling", "bouncing", "spinning"
 PLACES = ("grass", "night", "sea", "desert", "snow", "city", "room", "plain")
 SUPPORTS = ("bench", "box", "boat")
 
-# One pair in eight is never drawn together: what the model makes of them shows whether it composes.
+# One color-thing pair in eight is never drawn in training. Clips of these pairs show whether the model composes.
 HELD_OUT = frozenset(
     (colour, thing)
     for i, thing in enumerate(sorted(THINGS))
@@ -52,7 +52,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that a clip shows; `support` is what its only thing sits on, if anything. `variant` seeds the place's details."""
+    """All that a clip shows. `support`: what a scene's only thing sits on. `variant`: the seed of the place's details."""
 
     actors: tuple[Actor, ...]
     place: str
@@ -61,7 +61,7 @@ class Scene:
 
 
 def pick_scene(rng: random.Random, *, pairs: int = 0, held_out: bool = False) -> Scene:
-    """A scene drawn at random, with colour-thing pairs outside HELD_OUT (or, with `held_out`, only from it).
+    """A random scene of color-thing pairs outside HELD_OUT or, with `held_out`, of pairs in it.
 
     `pairs` is the percentage of scenes with two things.
     """
@@ -69,8 +69,8 @@ def pick_scene(rng: random.Random, *, pairs: int = 0, held_out: bool = False) ->
     variant = rng.randrange(1 << 30)
     if rng.randrange(100) < pairs:
         first, second = pick_actor(rng, held_out), pick_actor(rng, held_out)
-        left = replace(first, x=0.27, size=0.19, motion=_in_place(first.motion), y=first.y)
-        right = replace(second, x=0.73, size=0.19, motion=_in_place(second.motion), y=second.y)
+        left = replace(first, x=0.27, size=0.19, motion=_in_place(first.motion))
+        right = replace(second, x=0.73, size=0.19, motion=_in_place(second.motion))
         return Scene((left, right), place, None, variant)
     actor = pick_actor(rng, held_out)
     if actor.motion == "still" and rng.random() < 0.4:
@@ -83,7 +83,7 @@ def _in_place(motion: str) -> str:
     return "still" if motion in {"left", "right"} else motion
 
 
-def pick_actor(rng: random.Random, held_out: bool = False) -> Actor:
+def pick_actor(rng: random.Random, held_out: bool) -> Actor:
     while True:
         colour, thing = rng.choice(list(COLOURS)), rng.choice(list(THINGS))
         if ((colour, thing) in HELD_OUT) == held_out:
@@ -121,7 +121,7 @@ def draw_frame(scene: Scene, index: int, num_frames: int) -> NDArray[np.uint8]:
 
 
 def scaled(frames: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Frames uint8 [T, H, W, 3] as [T, side, side, 3]: what was made for another size can be looked at at this one."""
+    """Resizes frames, uint8 [T, H, W, 3], to [T, side, side, 3]."""
     if frames.shape[1:3] == (side, side):
         return frames
     return np.stack([np.asarray(Image.fromarray(frame).resize((side, side), Image.Resampling.BILINEAR)) for frame in frames])
@@ -163,7 +163,7 @@ def _pose(actor: Actor, index: int, num_frames: int) -> tuple[float, float, floa
     return x, y, size, angle, stride
 
 
-# What lies above and below the horizon.
+# The colors above and below the horizon.
 _GROUND: dict[str, tuple[Colour, Colour]] = {
     "grass": ((152, 208, 250), (98, 184, 84)),
     "night": ((34, 38, 98), (58, 74, 88)),
@@ -236,8 +236,8 @@ def _towers(draw: ImageDraw.ImageDraw, side: int, horizon: int, rng: random.Rand
     x = -0.05
     while x < 1:
         wide, tall = rng.uniform(0.14, 0.22), rng.uniform(0.2, 0.5)
-        grey = rng.choice((114, 128, 142))
-        draw.rectangle((side * x, horizon - side * tall, side * (x + wide), horizon), fill=(grey, grey + 6, grey + 18))
+        gray = rng.choice((114, 128, 142))
+        draw.rectangle((side * x, horizon - side * tall, side * (x + wide), horizon), fill=(gray, gray + 6, gray + 18))
         x += wide + 0.02
     draw.rectangle((0, side * 0.86, side, side * 0.885), fill=(226, 214, 130))
 

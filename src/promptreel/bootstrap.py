@@ -1,7 +1,7 @@
 """Builds all objects from the settings: the api's application, workers, engines and the courier.
 
-Torch takes seconds to import and hundreds of megabytes of memory, and only generation needs it. So the functions that build a
-worker or an engine import it themselves, and the api and the command line start without it.
+The functions that build a worker or an engine import torch themselves: it takes seconds and hundreds of megabytes. So the api
+and the command line start without it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from promptreel.api.parts import AppParts
 from promptreel.api.webhook_bodies import to_webhook
 from promptreel.encoding.decoder import MOST_WAITING, PATIENCE_SECONDS, Decoder
 from promptreel.errors import BadConfiguration
-from promptreel.extras import install_command, missing_modules
+from promptreel.extras import imports_for_good, install_command, missing_modules
 from promptreel.fetching.fetcher import AT_ONCE as FETCHES_AT_ONCE
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.fetching.hub import Hub
@@ -47,6 +47,7 @@ from promptreel.storage.local import LocalStorage
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from promptreel.generation.devices import Device
     from promptreel.generation.engine import Engine
     from promptreel.worker.worker import Worker
 
@@ -56,7 +57,7 @@ BUILT_IN_MODELS = Path(__file__).parent / "models" / "built_in"
 
 
 def build_database(settings: Settings) -> Database:
-    """Opens the database; creates or migrates it if necessary. Otherwise waits for no writer."""
+    """Opens the database, and creates or migrates it if necessary. Takes the write lock only then."""
     make_data_dir(settings)
     database = open_database(settings.database)
     migrate(database)
@@ -76,12 +77,12 @@ def make_data_dir(settings: Settings) -> None:
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise BadConfiguration(
-            f"The data directory {settings.data_dir} cannot be made: {error.strerror}. Give another --data-dir."
+            f"The data directory {settings.data_dir} cannot be created: {error.strerror}. Give another --data-dir."
         ) from error
 
 
 def build_database_of_service(settings: Settings) -> Database:
-    """Opens the database for a process of the service, and begins its steady clock (jobs/clock.py)."""
+    """Opens the database for a process of the service, and starts the steady clock (jobs/clock.py)."""
     database = build_database(settings)
     SteadyClock(database).begin()
     return database
@@ -157,7 +158,7 @@ def build_fetcher(settings: Settings, *, at_once: int = FETCHES_AT_ONCE) -> Safe
 
 
 def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[], bool] = lambda: False) -> FastAPI:
-    """`serves_local`: only this machine can reach the api, so that it needs no key until one is created."""
+    """`serves_local`: only this machine can reach the api, which then needs no key until one is created."""
     database = build_database_of_service(settings)
     parts = AppParts(
         jobs=build_jobs(settings, database),
@@ -180,7 +181,7 @@ def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[
 
 
 def check_worker_extra(*, instead: str = "") -> None:
-    """Raises BadConfiguration if the extra `worker` is not installed. `instead`: a sentence with an alternative."""
+    """Raises BadConfiguration if the extra `worker` is not installed. `instead` is a sentence that names an alternative."""
     if missing := missing_modules("worker"):
         raise BadConfiguration(
             f"Videos cannot be made here, because {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed: "
@@ -191,25 +192,40 @@ def check_worker_extra(*, instead: str = "") -> None:
 def build_engine(settings: Settings, database: Database | None = None) -> Engine:
     """Builds an engine on the machine's best device. Raises BadConfiguration without the extra `worker`."""
     check_worker_extra()
-    from promptreel.generation.devices import pick_device
-    from promptreel.generation.engine import Engine
-    from promptreel.generation.quiet import quiet_libraries
+    with imports_for_good():
+        from promptreel.generation.devices import pick_device
+        from promptreel.generation.engine import Engine
+        from promptreel.generation.quiet import quiet_libraries
 
     quiet_libraries()
-    return Engine(build_models(settings, database), pick_device(), threads=settings.threads_per_worker)
+    device = pick_device()
+    models, memory = build_models(settings, database), _model_memory(settings, device)
+    return Engine(models, device, threads=settings.threads_per_worker, model_memory=memory)
+
+
+def _model_memory(settings: Settings, device: Device) -> int:
+    """Bytes that a worker's loaded models may take."""
+    from promptreel.generation.devices import device_memory
+    from promptreel.worker.room import machine_memory
+
+    if settings.model_memory_per_worker is not None:
+        return settings.model_memory_per_worker * 1024 * 1024
+    of_gpu = device_memory(device)
+    return machine_memory() // 4 // max(1, settings.workers) if of_gpu is None else of_gpu * 6 // 10
 
 
 def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Worker:
     check_worker_extra()
-    # Before the slow import of torch, so that a wrong data directory is reported at once.
+    # This comes before the slow import of torch: a wrong data directory is then reported at once.
     database = build_database_of_service(settings)
     jobs = build_jobs(settings, database)
-    log.info("worker %s loads PyTorch", owner)
-    from promptreel.encoding.mp4 import ENCODER_THREADS
-    from promptreel.worker.recipes.importing import ImportRecipe
-    from promptreel.worker.recipes.video import Makers, VideoRecipe
-    from promptreel.worker.room import Room, machine_memory
-    from promptreel.worker.worker import Worker
+    log.info("worker %s is loading PyTorch", owner)
+    with imports_for_good():
+        from promptreel.encoding.mp4 import ENCODER_THREADS
+        from promptreel.worker.recipes.importing import ImportRecipe
+        from promptreel.worker.recipes.video import Makers, VideoRecipe
+        from promptreel.worker.room import Room, machine_memory
+        from promptreel.worker.worker import Worker
 
     megabytes = settings.memory_per_worker
     memory = machine_memory() // 4 // max(1, settings.workers) if megabytes is None else megabytes * 1024 * 1024

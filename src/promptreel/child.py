@@ -11,12 +11,14 @@ import signal
 import threading
 import time
 
+from promptreel.extras import imports_for_good
 from promptreel.supervisor import STOP_SECONDS
 
 
 def main() -> None:
     end_with_supervisor()
-    from promptreel.cli import main as run_command
+    with imports_for_good():
+        from promptreel.cli import main as run_command
 
     run_command()
 

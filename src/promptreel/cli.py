@@ -1,4 +1,4 @@
-"""The command line: parse, call, print."""
+"""The command line. Each command parses its options, calls the service's code and prints the result."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # rich's tables truncate: in 80 columns, option and scheduler names are cut
+    rich_markup_mode=None,  # in 80 columns, rich's tables truncate the names of options and schedulers
 )
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
@@ -65,7 +65,6 @@ Scheduler = Annotated[
 ]
 
 ENHANCE_HELP = "Add the model's own phrases to the prompt; --no-enhance-prompt leaves it unchanged."
-WHOLE = 100.0
 
 
 def _print_version(wanted: bool) -> None:
@@ -84,7 +83,7 @@ def promptreel(
 
 
 def main() -> None:
-    """Runs a command; a PromptreelError prints one line, not a traceback."""
+    """Runs a command. Prints a PromptreelError as one line, without a traceback."""
     try:
         app()
     except PromptreelError as error:
@@ -97,7 +96,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="The address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="The port to listen on; 0 takes a free one.", show_default="8000")] = None,
     data_dir: DataDir = None,
-    workers: Annotated[int | None, typer.Option(help="Worker processes.", show_default="1")] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of worker processes.", show_default="1")] = None,
 ) -> None:
     """Start the whole service: api, workers and courier. Stop it with Ctrl-C or SIGTERM; running jobs return to the queue."""
     from promptreel.service import run_service
@@ -112,7 +111,7 @@ def worker(data_dir: DataDir = None, owner: Annotated[str | None, typer.Option(h
     """Run one worker for a service that is already running. Both use the same data directory."""
     settings = load_settings(data_dir=data_dir)
     set_up_logging(settings.log_level)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a worker that is still loading has no job to give back: end at once
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a loading worker at once: it has no job to return
     stop = Stop()
     built = build_worker(settings, owner=owner or new_owner(), stop=stop)
     built.run(on_warm=lambda: _set_on_signals(stop))
@@ -120,7 +119,7 @@ def worker(data_dir: DataDir = None, owner: Annotated[str | None, typer.Option(h
 
 @app.command(hidden=True)
 def courier(owner: str) -> None:
-    """The courier process: delivers webhooks, and requeues or ends jobs that lost their workers."""
+    """Run the courier, which delivers webhooks, and requeues or ends jobs that lost their workers."""
     settings = load_settings()
     set_up_logging(settings.log_level)
     stop = _stop_on_signals()
@@ -129,7 +128,7 @@ def courier(owner: str) -> None:
 
 @app.command(hidden=True)
 def api(fd: int) -> None:
-    """The api process, on a socket that the supervisor already listens on."""
+    """Run the api, on a socket on which the supervisor already listens."""
     from promptreel.api.server import build_server
     from promptreel.service import is_loopback
 
@@ -162,12 +161,12 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     width: Annotated[int, typer.Option(min=64, max=1024, help="In pixels, a multiple of 8.")] = 512,
     height: Annotated[int, typer.Option(min=64, max=1024, help="In pixels, a multiple of 8.")] = 512,
     init: Annotated[Path | None, typer.Option(help="A picture or short video to start from.")] = None,
-    strength: Annotated[float, typer.Option(min=0, max=1, help="How much of --init may change; 1 means all.")] = 0.55,
+    strength: Annotated[float, typer.Option(min=0, max=1, help="How much the video may differ from --init; 1: fully.")] = 0.55,
     server: Annotated[str | None, typer.Option(help="Make the video on the server at this URL.")] = None,
     api_key: Annotated[str | None, typer.Option(help="The server's API key.")] = None,
 ) -> None:
     """Make one video, on this machine or on a server. Ctrl-C cancels it, on the server too."""
-    from promptreel.commands.generate import Wanted, read_init, tell
+    from promptreel.commands.generate import Wanted, print_notes, read_init
     from promptreel.encoding.decoder import Decoder
 
     settings = load_settings(api_key=api_key)
@@ -179,56 +178,61 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
         height=height, init=read_init(init, decoder) if init else None, strength=strength,
     )  # fmt: skip
     wanted.check()
-    tell(wanted.tell_size())
-    made = _generate_here(wanted, settings, decoder) if server is None else _generate_there(wanted, server, settings.api_key)
-    print(f"{output}  (seed {made})")  # noqa: T201
+    print_notes(wanted.size_note())
+    if server is None:
+        used_seed: int | None = _generate_here(wanted, settings, decoder)
+    else:
+        used_seed = _generate_on_server(wanted, server, settings.api_key)
+    print(f"{output}  (seed {used_seed})")  # noqa: T201
 
 
 app.command()(doctor)
 
 
 def _generate_here(wanted: Wanted, settings: Settings, decoder: Decoder) -> int:
-    """Returns the seed."""
-    from promptreel.commands.generate import complete_params, tell, tell_unknown_words, write_video
+    """Makes the video on this machine. Returns the seed."""
+    from promptreel.commands.generate import complete_params, print_notes, unknown_words_note, write_video
 
     check_worker_extra(instead="Or have a server make the video: --server URL.")
     models = compose(build_models(settings), wanted.model, wanted.motion_adapter)
-    tell(tell_unknown_words(wanted.prompt, models.checkpoint))
+    print_notes(unknown_words_note(wanted.prompt, models.checkpoint))
     params = complete_params(wanted, models)
     with _progress_bar() as show:
         show("loading", 0)
 
         def on_progress(stage: JobStage, share: float) -> None:
-            before = 0 if stage is JobStage.LOADING else WHOLE
-            show(str(stage), share * WHOLE if stage is JobStage.DENOISING else before)
+            done = share if stage is JobStage.DENOISING else float(stage is not JobStage.LOADING)
+            show(str(stage), 100 * done)
 
         engine = build_engine(settings)
         write_video(params, wanted.output, engine=engine, decoder=decoder, on_progress=on_progress, init=wanted.init)
     return params.seed
 
 
-def _generate_there(wanted: Wanted, server: str, api_key: str | None) -> int | None:
-    """Returns the seed."""
+def _generate_on_server(wanted: Wanted, server: str, api_key: str | None) -> int | None:
+    """Has a server make the video, and downloads it. Returns the seed, or None if the server does not tell it."""
     from promptreel.client import Client
     from promptreel.commands.generate import make_on_server
 
     def on_progress(video: RemoteVideo) -> None:
         place = f"place {video.queue_position} in the queue" if video.queue_position else ""
         eta = f"{video.eta} s to go" if video.eta and not video.is_done else ""
-        tell(video.stage or video.status, video.progress, ", ".join(filter(None, [place, eta])))
+        show(video.stage or video.status, video.progress, ", ".join(filter(None, [place, eta])))
 
-    with Client(server, api_key) as client, _progress_bar() as tell:
+    with Client(server, api_key) as client, _progress_bar() as show:
         return make_on_server(wanted, client, on_progress).seed
 
 
 def _stop_on_signals() -> Stop:
-    """A Stop that SIGTERM, SIGINT and SIGHUP (a closed terminal) set. Under nohup, SIGHUP stays ignored."""
+    """Returns a Stop. SIGTERM, SIGINT and SIGHUP set it."""
     stop = Stop()
     _set_on_signals(stop)
     return stop
 
 
 def _set_on_signals(stop: Stop) -> None:
+    """Lets SIGTERM, SIGINT and SIGHUP (the terminal was closed) set `stop`. Under nohup, SIGHUP stays ignored."""
+
     def ask_to_stop(number: int, _frame: FrameType | None) -> None:
         stop.because(f"it got {signal.Signals(number).name}")
 
@@ -240,7 +244,7 @@ def _set_on_signals(stop: Stop) -> None:
 
 @contextmanager
 def _progress_bar() -> Iterator[Callable[..., None]]:
-    """Yields a function that sets the bar's label, percentage and note. The bar appears at its first call."""
+    """Yields a function that sets the bar's label, percentage and note. The bar appears when it is first called."""
     columns = (
         TextColumn("{task.description:>11}"),
         BarColumn(),
@@ -249,15 +253,15 @@ def _progress_bar() -> Iterator[Callable[..., None]]:
         TextColumn("{task.fields[note]}"),
     )
     bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task("", total=WHOLE, note="")
+    task = bar.add_task("", total=100, note="")
     with ExitStack() as shown:
 
-        def tell(what: str, percent: float, note: str = "") -> None:
+        def show(label: str, percent: float, note: str = "") -> None:
             if not bar.live.is_started:
                 shown.enter_context(bar)
-            bar.update(task, description=what, completed=percent, note=note)
+            bar.update(task, description=label, completed=percent, note=note)
 
-        yield tell
+        yield show
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
         video = client.wait(client.create("a red cat sitting on a bench"))
         client.download(video, "cat.mp4")
 
-Requests are retried while the server is unavailable, for instance during a restart. Errors are those of errors.py, with the
-server's code and message.
+Requests are retried while the server is unavailable, for instance during a restart. The methods raise the errors of
+errors.py. An error from the server keeps the server's code and message.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ T = TypeVar("T")
 OnVideo = Callable[[RemoteVideo], None]
 
 FIRST_PATIENCE_SECONDS = 3.0
-"""How long a server that has never answered is retried: its address may be wrong."""
+"""The longest time to retry before the server's first answer. Shorter than `patience`, because the address may be wrong."""
 POLL_SECONDS = 2.0
 SILENCE_SECONDS = 45.0
-"""A stream of events that is silent this long counts as broken; the server sends something every 15 s."""
-SHORTEST_SECONDS = 0.05
+"""After this much silence, a stream of events counts as broken. A healthy server sends something every 15 s."""
+SHORTEST_TIMEOUT_SECONDS = 0.05
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 3.0
 
-_AWAY = frozenset({502, 503, 504})  # what proxies answer while the server behind them restarts
-_BUSY = frozenset({429})
+_UNAVAILABLE = frozenset({502, 503, 504})  # from the server, or from a proxy while the server restarts
+_RETRIED = _UNAVAILABLE | {429}
 
 
 class VideoOptions(TypedDict, total=False):
-    """The options of a request besides the prompt. The server decides those that are missing or None.
+    """A request's options besides the prompt. For an option that is missing or None, the server uses its default.
 
     `input_reference` is a picture or short video to start from: a file or its bytes, or a URL that the server fetches.
     """
@@ -72,8 +72,8 @@ class VideoOptions(TypedDict, total=False):
 class Client:
     """A client for the server at `base_url`, such as https://video.example.com. Thread-safe.
 
-    `timeout` limits one answer, `patience` the retries while the server is unavailable, both in seconds. All methods raise
-    ServerUnreachable after that, and the server's own errors.
+    `timeout` is the longest wait for a connection or for data, in seconds. While the server is unavailable, a request is
+    retried for `patience` seconds. Every method may raise ServerUnreachable and the server's own errors.
     """
 
     def __init__(self, base_url: str, api_key: str | None = None, *, timeout: float = 30.0, patience: float = 60.0) -> None:
@@ -102,60 +102,60 @@ class Client:
     def create(self, prompt: str, **options: Unpack[VideoOptions]) -> RemoteVideo:
         """Queues a video. Retries are safe: an Idempotency-Key lets the server recognize a repeated request.
 
-        Raises InvalidParams, ModelNotFound and the like.
+        Raises InvalidParams for bad options, and ModelNotFound.
         """
         headers = {"Idempotency-Key": str(uuid.uuid4())}
         body = _to_body({"prompt": prompt, **options})
-        return read_video(self._ask("POST", "/v1/videos", retried=_AWAY, headers=headers, **body))
+        return read_video(self._ask("POST", "/v1/videos", retry_on=_UNAVAILABLE, headers=headers, **body))
 
     def get(self, video: str | RemoteVideo) -> RemoteVideo:
         """The video's current state. Raises JobNotFound."""
-        return self._look(video, until=math.inf)
+        return self._poll(video, deadline=math.inf)
 
     def wait(
         self, video: str | RemoteVideo, *, on_progress: OnVideo | None = None, timeout: float | None = None
     ) -> RemoteVideo:
         """Returns once the video is done. Calls `on_progress` whenever its state changes.
 
-        Raises JobFailed, or the subclass with the server's code, if the video fails (code `cancelled` after a cancel);
-        JobNotFound if it was deleted; NotDoneInTime after `timeout` seconds, even if the server stops answering after it
-        reported the video's state once.
+        Raises JobFailed if the video fails, or the subclass with the server's code; the code is `cancelled` after a cancel.
+        Raises JobNotFound if the video was deleted. Raises NotDoneInTime after `timeout` seconds.
         """
-        until = math.inf if timeout is None else time.monotonic() + timeout
-        tell = _tell_changes(on_progress)
-        now = self._look(video, until)
-        tell(now)
-        while not now.is_done:
-            with closing(self._hear(now, until)) as news:
-                for now in news:
-                    tell(now)
-            now = self._look(now, until)
-            tell(now)
-            if not now.is_done:
-                _pause(now, until)
-        if now.status == "failed":
-            raise to_job_error(now)
-        return now
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        report = _skip_repeated(on_progress)
+        latest = self._poll(video, deadline)
+        report(latest)
+        while not latest.is_done:
+            with closing(self._stream_updates(latest, deadline)) as updates:
+                for latest in updates:
+                    report(latest)
+            latest = self._poll(latest, deadline)
+            report(latest)
+            if not latest.is_done:
+                _sleep_until_next_poll(latest, deadline)
+        if latest.status == "failed":
+            raise to_job_error(latest)
+        return latest
 
     def download(self, video: str | RemoteVideo, path: str | Path) -> Path:
         """Writes the video's file to `path`. An existing file is replaced only once the download is complete.
 
-        Raises RequestRefused (code `content_unavailable`) when there is no file (yet), and StorageFailed.
+        Raises RequestRefused with the code `content_unavailable` if the video has no file or none yet, and StorageFailed if
+        the file cannot be written.
         """
         path = Path(path)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            self._retry(lambda: self._stream(f"{_path_of(video)}/content", beside))
-            beside.replace(path)
+            self._retry(lambda: self._download_to(partial, f"{_path_of(video)}/content"))
+            partial.replace(path)
         except OSError as error:
             raise StorageFailed(f"The video could not be written to {str(path)!r}: {error.strerror}.") from error
         finally:
             with suppress(OSError):
-                beside.unlink()
+                partial.unlink()
         return path
 
     def cancel(self, video: str | RemoteVideo) -> RemoteVideo:
-        """Cancels a video within a second or so; a finished one stays as it is. Raises JobNotFound."""
+        """Cancels a video, which takes about a second. A finished video stays as it is. Raises JobNotFound."""
         return read_video(self._ask("POST", f"{_path_of(video)}/cancel"))
 
     def delete(self, video: str | RemoteVideo) -> None:
@@ -172,50 +172,47 @@ class Client:
 
     # One request
 
-    def _look(self, video: str | RemoteVideo, until: float) -> RemoteVideo:
-        """The video's state. Raises NotDoneInTime if no answer comes before `until` and an earlier state is known."""
+    def _poll(self, video: str | RemoteVideo, deadline: float) -> RemoteVideo:
+        """The video's current state. Raises NotDoneInTime if `deadline` passes and `video` is an earlier state."""
         try:
-            return read_video(self._ask("GET", _path_of(video), until=until))
+            return read_video(self._ask("GET", _path_of(video), deadline=deadline))
         except ServerUnreachable:
             if isinstance(video, RemoteVideo) and not video.is_done:
-                _check_time(video, until)
+                _check_deadline(video, deadline)
             raise
 
     def _ask(
-        self, method: str, path: str, *, retried: frozenset[int] = _AWAY | _BUSY, until: float = math.inf, **content: Any
+        self, method: str, path: str, *, retry_on: frozenset[int] = _RETRIED, deadline: float = math.inf, **content: Any
     ) -> dict[str, Any]:
-        """Sends a request, and again on the statuses `retried` until `until`. Returns the server's answer."""
-        try:
-            request = self._http.build_request(method, path, **content)
-            request.read()
-        except ValueError as error:  # a lone surrogate, or NaN
-            raise InvalidParams({"prompt": [f"The request cannot be written as UTF-8 and JSON: {error}."]}) from error
+        """Sends a request and returns the answer's JSON object. Retries the statuses in `retry_on` until `deadline`."""
+        request = self._http.build_request(method, path, **content)
 
         def send() -> dict[str, Any]:
-            request.extensions["timeout"] = self._times(until, silence=self._timeout).as_dict()
-            return _read_answer(self._http.send(request), retried)
+            request.extensions["timeout"] = self._timeouts(deadline, silence=self._timeout).as_dict()
+            return _read_answer(self._http.send(request), retry_on)
 
-        return self._retry(send, until)
+        return self._retry(send, deadline)
 
-    def _times(self, until: float, *, silence: float) -> httpx2.Timeout:
-        """Timeouts for an exchange that must end by `until`; `silence` is the longest wait for a byte, in seconds."""
-        left = max(SHORTEST_SECONDS, until - time.monotonic())
+    def _timeouts(self, deadline: float, *, silence: float) -> httpx2.Timeout:
+        """The timeouts of a request that starts now. `silence` is the longest wait for data, in seconds."""
+        left = max(SHORTEST_TIMEOUT_SECONDS, deadline - time.monotonic())
         return httpx2.Timeout(min(self._timeout, left), read=min(silence, left))
 
-    def _retry(self, attempt: Callable[[], T], until: float = math.inf) -> T:
+    def _retry(self, attempt: Callable[[], T], deadline: float = math.inf) -> T:
         """Repeats `attempt`, with growing pauses, while the server is unavailable."""
         patience = self._patience if self._was_reached else min(self._patience, FIRST_PATIENCE_SECONDS)
-        until = min(until, time.monotonic() + patience)
+        deadline = min(deadline, time.monotonic() + patience)
         for pause in _pauses():
             try:
                 return attempt()
-            except _TryAgain as again:
-                error, pause = again.error, max(pause, again.seconds)  # noqa: PLW2901 - the server may ask for a longer one
+            except _RetryLater as later:
+                error = later.error
+                pause = max(pause, later.retry_after)  # noqa: PLW2901 - the server may ask for a longer one
             except httpx2.RequestError as failure:
                 error = ServerUnreachable(
-                    f"The server {self.base_url} does not answer: {_spell(failure)}. Check its address, and whether it runs."
+                    f"The server {self.base_url} does not answer: {_describe(failure)}. Check its address, and whether it runs."
                 )
-            if time.monotonic() + pause > until:
+            if time.monotonic() + pause > deadline:
                 raise error
             time.sleep(pause)
         raise AssertionError("pauses have no end")
@@ -225,48 +222,51 @@ class Client:
 
     # Streams
 
-    def _hear(self, video: RemoteVideo, until: float) -> Generator[RemoteVideo, None, None]:
-        """Yields the video's states from server-sent events, until they end or break. Errors are ignored: `wait` polls too."""
-        times = self._times(until, silence=SILENCE_SECONDS)
+    def _stream_updates(self, video: RemoteVideo, deadline: float) -> Generator[RemoteVideo, None, None]:
+        """Yields the video's new states from server-sent events. A broken stream just ends, because `wait` polls as well.
+
+        Raises NotDoneInTime.
+        """
+        timeouts = self._timeouts(deadline, silence=SILENCE_SECONDS)
         with (
             suppress(httpx2.RequestError),
-            self._http.stream("GET", f"{_path_of(video)}/events", timeout=times) as answer,
+            self._http.stream("GET", f"{_path_of(video)}/events", timeout=timeouts) as answer,
         ):
             if not answer.is_success:
                 return
             for event in httpx2.EventSource(answer):
-                told = _read_event(event)
-                if event.event == "end" or told.get("status") in FINAL_STATUSES:
+                changes = _read_event(event)
+                if event.event == "end" or changes.get("status") in FINAL_STATUSES:
                     return
-                video = read_video({**video.answer, **told})
+                video = read_video({**video.answer, **changes})
                 yield video
-                _check_time(video, until)
+                _check_deadline(video, deadline)
 
-    def _stream(self, path: str, file: Path) -> None:
+    def _download_to(self, file: Path, path: str) -> None:
         with self._http.stream("GET", path) as answer:
             if not answer.is_success:
                 answer.read()
-                _read_answer(answer, _AWAY | _BUSY)
+                _read_answer(answer, _RETRIED)
             with file.open("wb") as output:
                 for chunk in answer.iter_bytes():
                     output.write(chunk)
 
 
-class _TryAgain(Exception):
-    """The server is unavailable or busy now; `error` is what to raise if it stays so."""
+class _RetryLater(Exception):
+    """The server cannot answer now. A retry may help after `retry_after` seconds; if none does, `error` is raised."""
 
-    def __init__(self, error: PromptreelError, seconds: float) -> None:
+    def __init__(self, error: PromptreelError, retry_after: float) -> None:
         super().__init__(error.message)
         self.error = error
-        self.seconds = seconds
+        self.retry_after = retry_after
 
 
 def _check_address(given: str) -> str:
     """The address without a trailing slash or /v1. Raises InvalidParams."""
     try:
         url = httpx2.URL(given)
-        whole = url.scheme in {"http", "https"} and bool(url.host) and (url.port or 1) <= 65535
-        usable = whole and not url.query and not url.fragment and " " not in given
+        has_host = url.scheme in {"http", "https"} and bool(url.host) and (url.port or 1) <= 65535
+        usable = has_host and not url.query and not url.fragment and " " not in given
     except (httpx2.InvalidURL, ValueError):
         usable = False
     if not usable:
@@ -275,7 +275,7 @@ def _check_address(given: str) -> str:
 
 
 def _authorization(api_key: str | None) -> dict[str, str]:
-    """The header for a key. Raises InvalidParams, whose message does not contain the key."""
+    """The Authorization header. Raises InvalidParams for a bad key; the message does not repeat the key."""
     key = (api_key or "").strip()
     if not (key.isascii() and key.isprintable()):
         raise InvalidParams({"api_key": ["The API key contains invalid characters: copy it again."]})
@@ -286,7 +286,7 @@ def _is_loopback(base_url: str) -> bool:
     host = httpx2.URL(base_url).host
     try:
         return ip_address(host).is_loopback
-    except ValueError:  # a name
+    except ValueError:  # a host name
         return host == "localhost" or host.endswith(".localhost")
 
 
@@ -295,12 +295,17 @@ def _path_of(video: str | RemoteVideo) -> str:
 
 
 def _to_body(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON, or a multipart form if there is a file to send. Raises InvalidParams if the file cannot be read."""
+    """The body as JSON, or as a multipart form if it contains a file.
+
+    Raises InvalidParams for values that cannot be sent, and for a file that cannot be read.
+    """
     given = {name: value for name, value in fields.items() if value is not None}
     reference = given.get("input_reference")
     if not isinstance(reference, Path | bytes):
+        _check_encodable(given)
         return {"json": given}
     del given["input_reference"]
+    _check_encodable(given)
     try:
         data = reference if isinstance(reference, bytes) else reference.read_bytes()
     except OSError as error:
@@ -309,59 +314,72 @@ def _to_body(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {"data": given, "files": {"input_reference": ("input_reference", data)}}
 
 
-def _read_answer(answer: httpx2.Response, retried: frozenset[int]) -> dict[str, Any]:
-    """The answer's JSON object. Raises _TryAgain for the statuses `retried`, else the answer's error."""
+def _check_encodable(fields: Mapping[str, Any]) -> None:
+    """Raises InvalidParams for values that JSON or UTF-8 cannot express: NaN, infinity and lone surrogates."""
+    bad: dict[str, list[str]] = {}
+    for name, value in fields.items():
+        try:
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        except ValueError as error:
+            bad[name] = [f"The {name} cannot be written as UTF-8 and JSON: {error}."]
+    if bad:
+        raise InvalidParams(bad)
+
+
+def _read_answer(answer: httpx2.Response, retry_on: frozenset[int]) -> dict[str, Any]:
+    """The answer's JSON object. Raises _RetryLater for a status in `retry_on`, and the answer's error for any other."""
     try:
-        told = answer.json()
+        body = answer.json()
     except ValueError:
-        told = None
-    if answer.is_success and isinstance(told, dict):
-        return told
-    seconds = _retry_after(answer)
-    error = to_refusal(answer.status_code, told, retry_after=seconds)
-    if answer.status_code in retried:
-        raise _TryAgain(error, seconds or 0)
+        body = None
+    if answer.is_success and isinstance(body, dict):
+        return body
+    retry_after = _retry_after(answer)
+    error = to_refusal(answer.status_code, body, retry_after=retry_after)
+    if answer.status_code in retry_on:
+        raise _RetryLater(error, retry_after or 0)
     raise error
 
 
 def _retry_after(answer: httpx2.Response) -> float | None:
-    """The header's seconds; None if it is missing or a date."""
-    sent = answer.headers.get("Retry-After", "")
-    return float(sent) if sent.isascii() and sent.isdigit() else None
+    """Retry-After in seconds. None if the header is missing or holds a date."""
+    value = answer.headers.get("Retry-After", "")
+    return float(value) if value.isascii() and value.isdigit() else None
 
 
 def _read_event(event: httpx2.ServerSentEvent) -> dict[str, Any]:
-    """The fields that have changed; empty for an unknown event."""
+    """The changed fields of the video; empty for an event of an unknown type."""
     try:
-        told = json.loads(event.data) if event.event in {"stage", "progress"} else {}
+        changes = json.loads(event.data) if event.event in {"stage", "progress"} else {}
     except ValueError:
         return {}
-    return told if isinstance(told, dict) else {}
+    return changes if isinstance(changes, dict) else {}
 
 
-def _tell_changes(on_progress: OnVideo | None) -> OnVideo:
-    """Wraps `on_progress` to skip states that equal the last one."""
-    told: list[RemoteVideo] = []
+def _skip_repeated(on_progress: OnVideo | None) -> OnVideo:
+    """Wraps `on_progress` so that it is not called twice in a row with the same state."""
+    last: RemoteVideo | None = None
 
-    def tell(video: RemoteVideo) -> None:
-        if on_progress is not None and told != [video]:
-            told[:] = [video]
+    def report(video: RemoteVideo) -> None:
+        nonlocal last
+        if on_progress is not None and video != last:
+            last = video
             on_progress(video)
 
-    return tell
+    return report
 
 
-def _check_time(video: RemoteVideo, until: float) -> None:
+def _check_deadline(video: RemoteVideo, deadline: float) -> None:
     """Raises NotDoneInTime."""
-    if time.monotonic() >= until:
+    if time.monotonic() >= deadline:
         state = f"{video.stage or video.status}, {video.progress} %"
         raise NotDoneInTime(f"{video.id} is not done yet ({state}). It goes on: wait for it again, or cancel it.")
 
 
-def _pause(video: RemoteVideo, until: float) -> None:
+def _sleep_until_next_poll(video: RemoteVideo, deadline: float) -> None:
     """Raises NotDoneInTime."""
-    _check_time(video, until)
-    time.sleep(max(0.0, min(POLL_SECONDS, until - time.monotonic())))
+    _check_deadline(video, deadline)
+    time.sleep(max(0.0, min(POLL_SECONDS, deadline - time.monotonic())))
 
 
 def _pauses() -> Iterator[float]:
@@ -371,6 +389,6 @@ def _pauses() -> Iterator[float]:
         pause = min(pause * 1.6, LONGEST_PAUSE_SECONDS)
 
 
-def _spell(failure: httpx2.RequestError) -> str:
+def _describe(failure: httpx2.RequestError) -> str:
     """The failure's message, or its type if it has none."""
     return str(failure) or type(failure).__name__

@@ -56,7 +56,7 @@ class DemoFailed(Exception):
 
 @dataclass(frozen=True)
 class Playable:
-    """The properties of a file that plays."""
+    """The properties of a video file that can be decoded."""
 
     frames: int
     width: int
@@ -64,7 +64,7 @@ class Playable:
     fps: float
 
 
-def main() -> int:
+def main(asked: dict[str, Any] = REQUEST) -> int:
     """Returns the exit code."""
     video = FOLDER / VIDEO_NAME
     try:
@@ -73,13 +73,19 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="promptreel-demo-") as data_dir:
             _say("starting the service ...")
             with running_service(Path(data_dir), FOLDER / "service.log") as url:
-                _say(f"it is ready on {url}; asking for: {REQUEST['prompt']}")
+                _say(f"it is ready on {url}; asking for: {asked['prompt']}")
                 started = time.monotonic()
-                success = make_video(url)
+                success = make_video(url, asked)
                 seconds = time.monotonic() - started
                 download(success["output"][0], video)
         seen = decode(video)
-    except (DemoFailed, BadConfiguration, OSError, ValueError, HTTPException) as error:  # the last three: of urllib and json
+    except (
+        DemoFailed,
+        BadConfiguration,
+        OSError,
+        ValueError,
+        HTTPException,
+    ) as error:  # the last three: from urllib and json
         print(f"The demo failed: {error}", file=sys.stderr)  # noqa: T201
         return 1
     _say(
@@ -91,7 +97,7 @@ def main() -> int:
 
 @contextmanager
 def running_service(data_dir: Path, log: Path, **settings: object) -> Iterator[str]:
-    """Runs a service on a free port during the block; yields its URL once it is ready. Raises DemoFailed."""
+    """Runs a service on a free port during the block. Yields its URL once it is ready. Raises DemoFailed."""
     service = start_service(data_dir, log, **settings)
     try:
         yield wait_until_ready(service, log)
@@ -100,15 +106,15 @@ def running_service(data_dir: Path, log: Path, **settings: object) -> Iterator[s
 
 
 def start_service(data_dir: Path, log: Path, **settings: object) -> subprocess.Popen[bytes]:
-    """Starts `promptreel serve` with these settings, by default on a free port; its output goes to `log`.
+    """Starts `promptreel serve` with these settings, by default on a free port. Its output goes to `log`.
 
-    PROMPTREEL_ variables of this process are ignored, except PROMPTREEL_THREADS, so that the demo is the same everywhere.
+    Ignores this process's PROMPTREEL_ variables except PROMPTREEL_THREADS, so that the demo is the same everywhere.
     """
-    outside = {name: value for name, value in os.environ.items() if not name.startswith("PROMPTREEL_")}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PROMPTREEL_")}
     settings = {"host": "127.0.0.1", "port": 0, "data_dir": data_dir} | settings
     if threads := os.environ.get("PROMPTREEL_THREADS"):
         settings.setdefault("threads", threads)
-    environment = outside | {f"PROMPTREEL_{name.upper()}": str(value) for name, value in settings.items()}
+    environment = inherited | {f"PROMPTREEL_{name.upper()}": str(value) for name, value in settings.items()}
     command = [sys.executable, "-m", "promptreel.cli", "serve"]
     with log.open("wb") as output:
         return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)  # noqa: S603 - our own
@@ -118,7 +124,7 @@ def wait_until_ready(service: subprocess.Popen[bytes], log: Path, *, seconds: fl
     """The URL from the ready line. Raises DemoFailed, with the end of the log, if it does not appear in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        ended = service.poll() is not None  # checked before the log is read, so that the log is complete
+        ended = service.poll() is not None  # read before the log: then the log is complete
         if ready := READY.search(_read(log)):
             return ready[1]
         if ended:
@@ -128,7 +134,7 @@ def wait_until_ready(service: subprocess.Popen[bytes], log: Path, *, seconds: fl
 
 
 def stop_service(service: subprocess.Popen[bytes]) -> int:
-    """Sends SIGTERM, and SIGKILL if that does not help; returns the exit code."""
+    """Sends SIGTERM, and SIGKILL if that does not help. Returns the exit code."""
     service.terminate()
     try:
         return service.wait(STOP_SECONDS)
@@ -137,9 +143,9 @@ def stop_service(service: subprocess.Popen[bytes]) -> int:
         return service.wait()
 
 
-def make_video(url: str) -> dict[str, Any]:
-    """Posts the documented request and polls until it succeeds; returns the answer with `output`. Raises DemoFailed."""
-    answer = post(f"{url}/api/v4/dreambooth/text2video", REQUEST)
+def make_video(url: str, asked: dict[str, Any] = REQUEST) -> dict[str, Any]:
+    """Posts the request, and polls until the job succeeds. Returns the answer with `output`. Raises DemoFailed."""
+    answer = post(f"{url}/api/v4/dreambooth/text2video", asked)
     deadline = time.monotonic() + MAKE_SECONDS
     fetch_result = answer.get("fetch_result", "")
     shown = None
@@ -163,7 +169,7 @@ def download(url: str, path: Path) -> None:
 
 def decode(path: Path) -> Playable:
     """Decodes the whole file. Raises DemoFailed if that fails."""
-    import av  # noqa: PLC0415 - of the extra `worker`, which the demo checks first
+    import av  # noqa: PLC0415 - `main` first checks for the extra `worker`
 
     try:
         with av.open(str(path)) as container:
@@ -175,7 +181,7 @@ def decode(path: Path) -> Playable:
 
 
 def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Posts a JSON body; returns the JSON answer."""
+    """Posts a JSON body. Returns the JSON answer."""
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310
     with open_url(request) as answer:
         fields: dict[str, Any] = json.load(answer)
@@ -183,7 +189,7 @@ def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def open_url(request: urllib.request.Request) -> Any:
-    """Opens a URL, ignoring the environment's proxies: the service is on this machine."""
+    """Opens a URL without the environment's proxies, because the service is on this machine."""
     return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=ANSWER_SECONDS)
 
 

@@ -1,39 +1,41 @@
-"""Everything that can go wrong, as one tree.
+"""The errors that Promptreel reports to users, as one tree. The api's own are defined in api/.
 
     PromptreelError
-    ├── InvalidParams         invalid_params        `fields` maps each bad field to what is wrong with it
+    ├── InvalidParams         invalid_params        `fields` has the messages of each bad field
     ├── ModelNotFound         model_not_found
     ├── ModelInUse            model_in_use          jobs or other models need it, so it is not removed
     ├── JobNotFound           job_not_found
     ├── DeliveryNotFound      delivery_not_found
     ├── InvalidApiKey         invalid_api_key       missing, unknown or revoked
-    ├── ForeignPage           foreign_page          a web page of another site asked, without a key
-    ├── RateLimitExceeded     rate_limit_exceeded   a key's limits are used up; `retry_after` is set
+    ├── ForeignPage           foreign_page          another site's web page sent a request without a key
+    ├── RateLimitExceeded     rate_limit_exceeded   an API key has reached a limit; retry later
     ├── IdempotencyConflict   idempotency_conflict  the Idempotency-Key belongs to another request
     ├── LinkUnusable          link_unusable         a file link has expired, or its signature is wrong
     ├── ApiKeyNotFound        api_key_not_found     command line: no key matches, or several do
-    ├── UrlUnusable           url_unusable          a URL in a request; the message says why
+    ├── UrlUnusable           url_unusable          a URL in a request is forbidden or cannot be fetched
     ├── DatabaseBusy          database_busy         retry later
-    ├── DecoderBusy           decoder_busy          too many pictures and videos wait to be checked; retry later
-    ├── NotAvailable          not_available         a function of the hosted service that Promptreel lacks
-    ├── BadConfiguration      bad_configuration     settings or machine; stops the start
-    ├── RemoteFailed          remote_failed         raised by promptreel.Client
+    ├── DecoderBusy           decoder_busy          too many pictures and videos await their check; retry later
+    ├── NotAvailable          not_available         the hosted service has this function, Promptreel has not
+    ├── BadConfiguration      bad_configuration     the settings or the machine prevent a start
+    ├── RemoteFailed          remote_failed         raised only by promptreel.Client
     │   ├── ServerUnreachable     server_unreachable
-    │   ├── RequestRefused        request_refused       or the server's own code
+    │   ├── RequestRefused        request_refused       `code` is the server's, if it sent one
     │   └── NotDoneInTime         not_done_in_time
-    └── JobFailed             job_failed            why a job failed; code and message are kept with the job
+    └── JobFailed             job_failed            a job failed; its row keeps code and message
         ├── CheckpointUnusable    checkpoint_unusable
         ├── OutOfMemory           out_of_memory
         ├── GenerationFailed      generation_failed
         ├── InitUnusable          init_unusable
         ├── EncodingFailed        encoding_failed
         ├── StorageFailed         storage_failed
-        │   └── DiskFull              disk_full             requests meet it too; retry later
-        ├── DeviceLost            device_lost           ends `generate`; a worker restarts and its jobs are retried
+        │   └── DiskFull              disk_full             retry later
+        ├── DeviceLost            device_lost           the worker restarts, and its jobs are retried
         └── WorkerLost            worker_lost
 
-Programs may compare `code`, which never changes; messages may change. Foreign exceptions are translated where they enter.
-This module knows no HTTP: `api/problems.py` maps the tree to answers.
+Requests can meet the errors under JobFailed, too: for instance StorageFailed, when an upload cannot be stored.
+
+Codes never change, so programs may compare them. Messages may change. Errors of libraries are translated where they occur.
+This module knows nothing of HTTP: `api/problems.py` turns errors into answers.
 """
 
 from __future__ import annotations
@@ -43,9 +45,9 @@ from collections.abc import Mapping
 
 
 class PromptreelError(Exception):
-    """Base of all errors that Promptreel raises on purpose. The message says what to do.
+    """Base of the errors that users see. The message says what is wrong, and what to do if anything helps.
 
-    `retry_after`: seconds after which a retry may succeed; None if retrying does not help.
+    `retry_after`: seconds after which a retry may succeed; None if unknown.
     """
 
     code: str = "error"
@@ -57,7 +59,7 @@ class PromptreelError(Exception):
 
 
 class InvalidParams(PromptreelError):
-    """Some fields of a request are invalid; `fields` maps each name to what is wrong with it."""
+    """Some fields of a request are invalid. `fields` maps the name of each to its messages."""
 
     code = "invalid_params"
 
@@ -79,7 +81,7 @@ class ModelInUse(PromptreelError):
 
 
 class JobNotFound(PromptreelError):
-    """No job has this id, or another key owns it: deliberately indistinguishable."""
+    """No job has this id, or another API key owns it. The caller must not learn which."""
 
     code = "job_not_found"
 
@@ -91,19 +93,19 @@ class DeliveryNotFound(PromptreelError):
 
 
 class InvalidApiKey(PromptreelError):
-    """The key is missing, unknown or revoked: deliberately indistinguishable."""
+    """The key is missing, unknown or revoked. The caller must not learn which."""
 
     code = "invalid_api_key"
 
 
 class ForeignPage(PromptreelError):
-    """A service without keys got a request from another site's web page, through a browser on this machine."""
+    """Another site's web page, open in a browser on this machine, sent a request to a service without API keys."""
 
     code = "foreign_page"
 
 
 class RateLimitExceeded(PromptreelError):
-    """A key has used up its limits."""
+    """An API key has reached one of its limits."""
 
     code = "rate_limit_exceeded"
 
@@ -144,14 +146,14 @@ class DatabaseBusy(PromptreelError):
 
 
 class DecoderBusy(PromptreelError):
-    """Too many pictures and videos wait to be checked, one after the other."""
+    """Too many pictures and videos await their check. One is checked at a time."""
 
     code = "decoder_busy"
     retry_after = 5
 
 
 class NotAvailable(PromptreelError):
-    """The hosted service did this and Promptreel does not. The message names an alternative."""
+    """The hosted service has this function and Promptreel has not. The message names an alternative."""
 
     code = "not_available"
 
@@ -163,7 +165,7 @@ class BadConfiguration(PromptreelError):
 
 
 class RemoteFailed(PromptreelError):
-    """Base of the errors that `promptreel.Client` raises by itself."""
+    """Base of the errors that only `promptreel.Client` raises."""
 
     code = "remote_failed"
 
@@ -175,7 +177,10 @@ class ServerUnreachable(RemoteFailed):
 
 
 class RequestRefused(RemoteFailed):
-    """The server answered with an error that has no class here; `code` and `retry_after` are the server's, if it sent them."""
+    """The server refused a request, or its answer is not one of Promptreel's. For errors that no other class here can express.
+
+    `code` and `retry_after` are the server's, if it sent them.
+    """
 
     code = "request_refused"
 
@@ -216,7 +221,7 @@ class GenerationFailed(JobFailed):
 
 
 class InitUnusable(JobFailed):
-    """The init image or video cannot be decoded, or decoding it takes too much."""
+    """The init image or video cannot be decoded, or not within the limits on time and memory."""
 
     code = "init_unusable"
 
@@ -228,46 +233,46 @@ class EncodingFailed(JobFailed):
 
 
 class StorageFailed(JobFailed):
-    """A file could not be stored, or a stored file is gone."""
+    """A file could not be written or deleted, or a stored file is gone or damaged."""
 
     code = "storage_failed"
 
 
 class DiskFull(StorageFailed):
-    """The disk has no room for a file or for the job table. A job that meets this is retried for 19 hours."""
+    """The disk has no room for a file or for the database. A job that fails for this reason is retried for 19 hours."""
 
     code = "disk_full"
     retry_after = 30
 
 
 class DeviceLost(JobFailed):
-    """The device will not work again in this process. A worker ends and restarts; its jobs are retried."""
+    """The device has failed and needs a new process. The worker is restarted, and its jobs are retried."""
 
     code = "device_lost"
 
 
 class WorkerLost(JobFailed):
-    """The worker died with this job too many times."""
+    """Too many workers died while they ran this job."""
 
     code = "worker_lost"
 
 
-def is_full(error: Exception) -> bool:
-    """Whether a system error means that the disk is full or a quota is used up."""
+def is_disk_full(error: Exception) -> bool:
+    """Whether the system reports a full disk or a quota that is used up."""
     return getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT}
 
 
-PASSING = (DatabaseBusy, DiskFull)
-"""Temporary errors: retry after `retry_after` seconds."""
+TEMPORARY = (DatabaseBusy, DiskFull)
+"""Errors after which a process keeps running and tries again."""
 
 
 class JobCancelled(Exception):
-    """Raised inside a running job when it has been cancelled."""
+    """Ends a running job that was cancelled."""
 
 
 class JobLost(Exception):
-    """Raised inside a running job that another worker has taken over, or that must return to the queue."""
+    """A worker may no longer write a job: another worker has taken it over, or its lease may run out. Ends the running job."""
 
 
 class DeliveryLost(Exception):
-    """Raised when a courier records an attempt at a delivery that another courier has taken over or that was deleted."""
+    """A courier may no longer write a delivery: another courier has taken it over, or it was deleted."""

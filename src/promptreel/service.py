@@ -1,4 +1,4 @@
-"""`promptreel serve`: the service's processes, and when it is ready."""
+"""`promptreel serve`: describes the service's processes for the supervisor, and says when the service is ready."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from promptreel.bootstrap import (
     make_data_dir,
     new_owner,
 )
-from promptreel.errors import PASSING, BadConfiguration
+from promptreel.errors import TEMPORARY, BadConfiguration
 from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.store import JobStore
-from promptreel.settings import Settings, name_links
+from promptreel.settings import Settings, list_kubernetes_variables
 from promptreel.supervisor import ChildSpec, Stop, Supervisor
 
 log = logging.getLogger(__name__)
@@ -35,15 +35,15 @@ LOCK_NAME = "serve.lock"
 START_SECONDS = 600.0
 """A worker gets at least this long to become ready."""
 
-PATIENCE_SECONDS = 10.0
+REPORT_SECONDS = 10.0
 """How often the log says that workers are not ready yet."""
 
-# For processes that compute nothing: one thread per numerical library is enough.
+# For processes that compute little. Numerical libraries would start a thread per core.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
-# Return a large request's memory to the system at once. By default, glibc raises these thresholds as it goes, keeps freed
-# blocks, and gives each thread an arena of its own.
-_GIVES_BACK = {
+# Return a large request's memory to the system at once. By default, glibc keeps freed blocks, raises these thresholds while the
+# process runs, and gives each thread its own arena.
+_RETURNS_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(1024 * 1024),
     "MALLOC_TRIM_THRESHOLD_": str(8 * 1024 * 1024),
     "MALLOC_ARENA_MAX": "2",
@@ -53,14 +53,14 @@ _GIVES_BACK = {
 def run_service(settings: Settings, *, stop: Stop) -> None:
     """Runs until `stop` is set. Prints the service's URL to stdout once it can make a video."""
     if settings.workers:
-        check_worker_extra(instead="A service without workers of its own needs none of it: promptreel serve --workers 0.")
-    with _sole_service(settings):
+        check_worker_extra(instead="A service without its own workers needs none of this: promptreel serve --workers 0.")
+    with _lock_data_dir(settings):
         _run_alone(settings, stop=stop)
 
 
 def _run_alone(settings: Settings, *, stop: Stop) -> None:
-    if links := name_links():
-        log.info("these variables are set by Kubernetes and ignored as settings: %s", ", ".join(links))
+    if names := list_kubernetes_variables():
+        log.info("ignored variables that Kubernetes set, because they are not settings: %s", ", ".join(names))
     database = build_database_of_service(settings)
     jobs, deliveries = build_jobs(settings, database), build_deliveries(settings, database)
     listener = _listen(settings.host, settings.port)
@@ -70,25 +70,25 @@ def _run_alone(settings: Settings, *, stop: Stop) -> None:
 
     def free_leases(owner: str) -> None:
         if freed := jobs.free_owner(owner):
-            log.warning("%d running job of a worker that ended goes back to the queue", freed)
+            log.warning("a worker has ended: running jobs returned to the queue: %d", freed)
 
     def free_deliveries(owner: str) -> None:
         if freed := deliveries.free_owner(owner):
-            log.warning("%d delivery of a courier that ended is due again", freed)
+            log.warning("a courier has ended: deliveries due again: %d", freed)
 
-    warmth = _Warmth(settings.workers)
+    readiness = _Readiness(settings.workers)
 
     def is_ready(owners: set[str]) -> bool:
         try:
-            return warmth.is_reached_by(sum(worker.id in owners for worker in jobs.live_workers()))
-        except PASSING:  # children must be kept alive even while the job table cannot be read
+            return readiness.is_reached_by(sum(worker.id in owners for worker in jobs.live_workers()))
+        except TEMPORARY:  # the supervisor must keep its children alive even while the job table cannot be read
             return False
 
     def announce() -> None:
         print(f"Promptreel is ready on {url} (documentation: {url}/docs, data: {settings.data_dir})", flush=True)  # noqa: T201
 
-    waits = "the workers load the model and measure it first, up to a minute on a slow machine"
-    log.info("listening on %s; %s", url, waits if settings.workers else "it starts no workers, as PROMPTREEL_WORKERS=0 says")
+    waits = "first, the workers load and time the model, which takes up to a minute on a slow machine"
+    log.info("listening on %s; %s", url, waits if settings.workers else "it starts no workers, because PROMPTREEL_WORKERS is 0")
     specs = [
         _api(settings, listener),
         _courier(settings, free_deliveries),
@@ -101,7 +101,7 @@ def _run_alone(settings: Settings, *, stop: Stop) -> None:
 
 
 def _is_live(jobs: JobStore, owner: str) -> bool:
-    """Whether the worker's heartbeat is recent. Raises DatabaseBusy and DiskFull if no worker can write one."""
+    """Whether the worker was seen recently. Raises DatabaseBusy or DiskFull if no worker can write to the database now."""
     if any(worker.id == owner for worker in jobs.live_workers()):
         return True
     jobs.check_writable()
@@ -111,31 +111,31 @@ def _is_live(jobs: JobStore, owner: str) -> bool:
 def _refuse_without_key(url: str, keys: KeyStore) -> None:
     if not keys.any_active():
         raise BadConfiguration(
-            f"{url} can be reached by other machines, and there is no API key: anyone who reaches it could use it. "
-            "Make a key with `promptreel keys create NAME`, or listen on 127.0.0.1."
+            f"{url} can be reached by other machines, and there is no API key: anyone could use it. "
+            "Create a key with `promptreel keys create NAME`, or listen on 127.0.0.1."
         )
 
 
-class _Warmth:
-    """Tells when all workers are ready; until then, logs the number of ready workers now and then."""
+class _Readiness:
+    """Tells whether all workers are ready. Until then, logs how many are, now and then."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
-        self._started = self._told = time.monotonic()
+        self._started = self._reported_at = time.monotonic()
 
     def is_reached_by(self, ready: int) -> bool:
         now = time.monotonic()
-        if ready < self._workers and now - self._told > PATIENCE_SECONDS:
-            self._told = now
+        if ready < self._workers and now - self._reported_at > REPORT_SECONDS:
+            self._reported_at = now
             log.info("%d of %d workers are ready after %.0f s", ready, self._workers, now - self._started)
         return ready == self._workers
 
 
 @contextmanager
-def _sole_service(settings: Settings) -> Iterator[None]:
-    """Holds the data directory's lock; the kernel frees it when this process ends. Raises BadConfiguration if it is taken.
+def _lock_data_dir(settings: Settings) -> Iterator[None]:
+    """Holds the data directory's lock. The kernel frees it when this process ends. Raises BadConfiguration if it is taken.
 
-    Two services would share the queue unnoticed: each would count the other's workers as its own, and take its jobs.
+    Without the lock, two services could share a queue unnoticed: each would claim the other's jobs.
     """
     make_data_dir(settings)
     path = settings.data_dir / LOCK_NAME
@@ -167,7 +167,7 @@ def _api(settings: Settings, listener: socket.socket) -> ChildSpec:
     return ChildSpec(
         name="api",
         command=lambda _owner: _promptreel("api", str(fd)),
-        environment={**environment_of(settings), **_ONE_THREAD, **_GIVES_BACK},
+        environment={**environment_of(settings), **_ONE_THREAD, **_RETURNS_MEMORY},
         pass_fds=(fd,),
     )
 

@@ -1,4 +1,4 @@
-"""The settings. bootstrap and the command line read them once, from PROMPTREEL_*, and pass them on as plain values."""
+"""The settings: environment variables PROMPTREEL_*. Only bootstrap and the commands read them; others get plain values."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ PREFIX = "PROMPTREEL_"
 
 # Kubernetes sets variables for every service in every container. A service called promptreel (or promptreel-api) sets
 # PROMPTREEL_SERVICE_HOST=10.0.0.1, PROMPTREEL_PORT=tcp://10.0.0.1:8000, PROMPTREEL_PORT_8000_TCP_ADDR=10.0.0.1 and more.
-_LINK = re.compile(r"(tcp|udp|sctp)://")
+_KUBERNETES_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 _PORT_NAMES = re.compile(PREFIX + r"(\w+_)?PORT", re.IGNORECASE)
-_LINK_NAMES = re.compile(
+_KUBERNETES_NAMES = re.compile(
     PREFIX + r"(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)", re.IGNORECASE
 )
 
@@ -35,7 +35,10 @@ Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeVali
 
 def _read_host(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]+", value):
-        raise ValueError("give names alone, separated by commas, such as media.internal; addresses go to the networks")
+        raise ValueError(
+            "give host names only, separated by commas, such as media.internal; "
+            "addresses belong in PROMPTREEL_FETCH_ALLOW_NETWORKS"
+        )
     return value.lower().removesuffix(".")
 
 
@@ -46,7 +49,7 @@ def _read_origin(value: str) -> str:
         or not parts.hostname
         or value.lower() != f"{parts.scheme}://{parts.netloc}".lower()
     ):
-        raise ValueError("give scheme and host of each site, separated by commas, such as https://app.example.com")
+        raise ValueError("give the scheme and host of each site, separated by commas, such as https://app.example.com")
     return value.lower()
 
 
@@ -67,7 +70,7 @@ Generations = Annotated[tuple[Literal["v3", "v4", "v5", "v6", "enterprise"], ...
 
 
 class Settings(BaseSettings):
-    """All settings; each is the environment variable PROMPTREEL_<NAME>. A test compares docs/settings.md with this list."""
+    """All settings. Each is read from the variable PROMPTREEL_<NAME>. A test compares docs/settings.md with this class."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, env_ignore_empty=True, extra="forbid", validate_default=True
@@ -78,7 +81,8 @@ class Settings(BaseSettings):
         description="Directory with the queue, the videos and your own models. It must be on a local disk.",
     )
     host: str = Field(
-        default="127.0.0.1", description="The address to listen on. 0.0.0.0 lets other machines in, which requires an API key."
+        default="127.0.0.1",
+        description="The address to listen on. With 0.0.0.0, other machines can connect; this requires an API key.",
     )
     port: int = Field(default=8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one.")
     workers: int = Field(
@@ -90,12 +94,13 @@ class Settings(BaseSettings):
     database_url: str | None = Field(
         default=None,
         repr=False,
-        description="The queue's database, as an SQLAlchemy URL. Default: an SQLite file in the data directory.",
+        description="The queue's SQLite file, as a URL such as sqlite:////var/lib/promptreel/promptreel.db. Default: "
+        "promptreel.db in the data directory.",
     )
     public_url: str | None = Field(
         default=None,
-        description="How clients reach the service, such as https://video.example.com. Links in answers begin with it. "
-        "Default: the scheme and host of each request.",
+        description="The URL by which clients reach the service, such as https://video.example.com. Links in answers begin "
+        "with it. Default: the scheme and host of each request.",
     )
     trusted_proxies: Networks = Field(
         default=(),
@@ -109,25 +114,25 @@ class Settings(BaseSettings):
     )
     real_status_codes: Generations = Field(
         default=(),
-        description="Generations of the hosted API whose errors answer with real statuses (400, 404, ...) instead of the 200 "
-        "that their clients expect: any of v3, v4, v5, v6, enterprise, separated by commas.",
+        description="Generations of the hosted API that send errors with their real statuses (400, 404, ...). By default, "
+        "they send 200, as their clients expect. Any of v3, v4, v5, v6, enterprise, separated by commas.",
     )
     model_aliases: Aliases = Field(
         default=(),
-        description="Other names for models, as NAME=MODEL, separated by commas, for clients that send another service's "
-        "names: sora-2=cutout,sora-2-pro=cutout. A model's own id wins over an alias.",
+        description="Other names for models, such as sora-2=cutout,sora-2-pro=cutout: NAME=MODEL, separated by commas. They "
+        "serve clients that send another service's model names. A name that is also a model's id means that model.",
     )
     file_link_seconds: int | None = Field(
         default=None,
         ge=1,
         le=366 * 86400,
-        description="How long links to files work, in seconds; they are then signed. Default: unsigned links that never "
+        description="Signs links to files, which then expire after this many seconds. Default: unsigned links that never "
         "expire.",
     )
     track_id_is_idempotent: bool = Field(
         default=False,
-        description="Treat a request's track_id like an Idempotency-Key: a repeated one, with the same API key, is answered "
-        "with the first job.",
+        description="Use a request's track_id as its Idempotency-Key: a second request with the same track_id and API key "
+        "is answered with the first one's job.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The lowest level to log: debug, info, warning or error."
@@ -145,8 +150,8 @@ class Settings(BaseSettings):
         default=1800.0,
         ge=1,
         le=7 * 86400,
-        description="Seconds without progress after which a job's worker ends and the job is retried; or ten times the "
-        "longest pause between two steps that this worker has seen, if that is more.",
+        description="How long a job may make no progress, in seconds. After that, its worker ends and the job is "
+        "retried. The limit grows to ten times the longest pause between two steps that the worker has seen.",
     )
     jobs_at_once: int = Field(
         default=8,
@@ -157,9 +162,16 @@ class Settings(BaseSettings):
     memory_per_worker: int | None = Field(
         default=None,
         ge=1,
-        description="Megabytes that a worker's jobs may take together, by estimate, in addition to the model. A job alone "
-        "always runs. Default: a quarter of the memory of the machine or container, divided by the number of "
+        description="The estimated megabytes that all jobs of a worker may take together, without the model. A job that "
+        "needs more runs alone. Default: a quarter of the memory of the machine or container, divided by the number of "
         "workers.",
+    )
+    model_memory_per_worker: int | None = Field(
+        default=None,
+        ge=1,
+        description="Megabytes that the loaded models of a worker may take together. The least recently used one leaves first. "
+        "A model that is larger is loaded alone. Default: 60 % of the GPU's memory; on a CPU, a quarter of the memory of the "
+        "machine or container, divided by the number of workers.",
     )
     threads: int | None = Field(
         default=None,
@@ -170,14 +182,14 @@ class Settings(BaseSettings):
 
     fetch_allow_hosts: Hosts = Field(
         default=(),
-        description="Host names that URLs in requests may reach although they are not public, separated by commas.",
+        description="Host names outside the public internet that URLs in requests may use, separated by commas.",
     )
     fetch_allow_networks: Networks = Field(
         default=(),
-        description="Addresses or networks that URLs in requests may reach although they are not public, separated by commas.",
+        description="Addresses or networks outside the public internet that URLs in requests may use, separated by commas.",
     )
     fetch_allow_ports: Ports = Field(
-        default=(), description="Ports that URLs in requests may use besides 80 and 443, separated by commas."
+        default=(), description="Ports that URLs in requests may use, in addition to 80 and 443, separated by commas."
     )
 
     imports: Literal["on", "off"] = Field(
@@ -218,8 +230,8 @@ class Settings(BaseSettings):
 
     @field_validator("port", mode="before")
     @classmethod
-    def _pass_over_link(cls, value: object) -> object:
-        return cls.model_fields["port"].default if isinstance(value, str) and _LINK.match(value) else value
+    def _ignore_kubernetes(cls, value: object) -> object:
+        return cls.model_fields["port"].default if isinstance(value, str) and _KUBERNETES_ADDRESS.match(value) else value
 
     @property
     def models_by_alias(self) -> dict[str, str]:
@@ -236,54 +248,55 @@ class Settings(BaseSettings):
 
 
 def load_settings(**given: Any) -> Settings:
-    """Reads the environment. Values given here win over it, unless they are None.
+    """Reads the settings from the environment. An argument that is not None overrides its variable.
 
-    Raises BadConfiguration, which lists every bad value and every unknown PROMPTREEL_ variable.
+    Raises BadConfiguration. It lists every bad value and every unknown PROMPTREEL_ variable.
     """
-    bad = _name_unknown()
+    bad = _describe_unknown_names()
     try:
         settings = Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        bad = [*_name_bad(error), *bad]
+        bad = [*_describe_bad_values(error), *bad]
     if bad:
         raise BadConfiguration("\n  ".join(["These settings cannot be used:", *bad]))
     return settings
 
 
 def list_bad_settings() -> list[str]:
-    """What load_settings would complain of, without the values: one may be a secret that was given to the wrong setting."""
+    """The complaints of load_settings, without the values: a secret may have been put into the wrong variable."""
     try:
         Settings()
     except ValidationError as error:
-        return [*_name_bad(error, with_values=False), *_name_unknown()]
-    return _name_unknown()
+        return [*_describe_bad_values(error, with_values=False), *_describe_unknown_names()]
+    return _describe_unknown_names()
 
 
-def name_links() -> list[str]:
-    """The PROMPTREEL_ variables that Kubernetes set; they are no settings."""
+def list_kubernetes_variables() -> list[str]:
+    """The names of the PROMPTREEL_ variables that Kubernetes has set. They are not settings."""
     return [
         name
         for name, value in sorted(os.environ.items())
-        if _LINK_NAMES.fullmatch(name) or (_PORT_NAMES.fullmatch(name) and _LINK.match(value))
+        if _KUBERNETES_NAMES.fullmatch(name) or (_PORT_NAMES.fullmatch(name) and _KUBERNETES_ADDRESS.match(value))
     ]
 
 
-def _name_bad(error: ValidationError, *, with_values: bool = True) -> list[str]:
-    """One line for each bad setting. Secret values are not repeated: a database URL may hold a password."""
+def _describe_bad_values(error: ValidationError, *, with_values: bool = True) -> list[str]:
+    """One line for each bad setting. The value of a setting with `repr=False` is not shown: it may hold a secret."""
     lines: dict[str, str] = {}
     for problem in error.errors(include_url=False):
         name = str(problem["loc"][0])
-        value = "" if not with_values or name in {"database_url", "api_key"} else f"={problem['input']}"
+        is_secret = name in Settings.model_fields and not Settings.model_fields[name].repr
+        value = "" if is_secret or not with_values else f"={problem['input']}"
         lines.setdefault(name, f"{PREFIX}{name.upper()}{value}: {problem['msg'].removeprefix('Value error, ')}")
     return list(lines.values())
 
 
-def _name_unknown() -> list[str]:
-    """One line for each unknown PROMPTREEL_ variable: a misspelled setting would otherwise be ignored silently."""
-    known, links = [PREFIX + name.upper() for name in Settings.model_fields], name_links()
+def _describe_unknown_names() -> list[str]:
+    """One line for each unknown PROMPTREEL_ variable: a misspelled setting must not be ignored silently."""
+    known, foreign = [PREFIX + name.upper() for name in Settings.model_fields], list_kubernetes_variables()
     lines = []
     for name in sorted(os.environ):
-        if name.upper().startswith(PREFIX) and name.upper() not in known and name not in links:
+        if name.upper().startswith(PREFIX) and name.upper() not in known and name not in foreign:
             close = difflib.get_close_matches(name.upper(), known, n=1)
             lines.append(f"{name}: there is no such setting" + (f"; do you mean {close[0]}?" if close else "."))
     return lines

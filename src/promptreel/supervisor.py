@@ -1,6 +1,6 @@
 """The supervisor: starts the service's processes, restarts those that die, and stops them all in order.
 
-Each child's stdin is a pipe from the supervisor. When it closes, the supervisor is gone, and the child ends too (child.py).
+Each child's stdin is a pipe from the supervisor. It closes when the supervisor ends; then the child ends, too (child.py).
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from promptreel.errors import PASSING
+from promptreel.errors import TEMPORARY
 from promptreel.logs import Seldom
 
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 30.0
-"""A child that has not ended this long after SIGTERM is killed, by the supervisor or, if that is gone, by itself."""
+"""How long a child may take to end after SIGTERM. Then the supervisor kills it; without a supervisor, it kills itself."""
 
 CHECK_SECONDS = 0.1
 STEADY_SECONDS = 60.0
 LONGEST_PAUSE_SECONDS = 30.0
 LISTEN_SECONDS = 5.0
-"""How often heartbeats are checked. After a pause of the supervisor itself, at most twice this counts as silence."""
+"""How often heartbeats are checked. If the supervisor itself was paused, at most twice this counts as a child's silence."""
 
 
 class Stop(threading.Event):
-    """Set to end a process in order. Keeps the `reason` for the log, since a signal handler must not log."""
+    """Set to end a process in order. Keeps the `reason` for the log, because a signal handler must not log."""
 
     reason = "it was asked to"
 
     def __init__(self) -> None:
         super().__init__()
-        self._cond = threading.Condition(threading.RLock())  # reentrant: a signal handler may run in the thread that waits
+        self._cond = threading.Condition(threading.RLock())  # reentrant: the thread that waits may run the signal handler
 
     def because(self, reason: str) -> None:
         self.reason = reason
@@ -44,9 +44,9 @@ class Stop(threading.Event):
 
 @dataclass(frozen=True)
 class ChildSpec:
-    """One process to keep alive. `command` gets a new owner name at each start; `on_death` gets that of the dead process.
+    """One process to keep alive. Each start has a new owner name: `command`, `on_death` and `is_heard` get it.
 
-    A process for which `is_heard` is False for `patience_seconds` hangs, and is killed.
+    If `is_heard` returns False for `patience_seconds`, the process counts as hung and is killed.
     """
 
     name: str
@@ -70,7 +70,7 @@ class _Child:
 
 
 class Supervisor:
-    """Keeps children alive until `stop` is set. After each quick death, the pause before a restart doubles, up to 30 s."""
+    """Keeps children alive until `stop` is set. The pause before a restart doubles with each early death, up to 30 s."""
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ class Supervisor:
         listen_seconds: float = LISTEN_SECONDS,
     ) -> None:
         self._children = [_Child(spec) for spec in specs]
-        self._untold: list[tuple[ChildSpec, str]] = []
+        self._unreported: list[tuple[ChildSpec, str]] = []
         self._new_owner = new_owner
         self._seldom = Seldom(log)
         self._stop = stop
@@ -89,21 +89,21 @@ class Supervisor:
         self._listened_at = time.monotonic()
 
     def run(self, *, is_ready: Callable[[set[str]], bool], on_ready: Callable[[], None]) -> None:
-        """Starts all children; returns when all have stopped. Calls `on_ready` once, when `is_ready(owners)` is first True."""
+        """Starts all children. Returns when all have stopped. Calls `on_ready` once, when `is_ready(owners)` is first True."""
         announced = False
         try:
             while not self._stop.is_set():
                 for child in self._children:
                     self._keep_alive(child)
-                self._tell_deaths()
+                self._report_deaths()
                 self._end_silent()
                 if not announced and is_ready({child.owner for child in self._children}):
                     announced = True
                     on_ready()
                 self._stop.wait(CHECK_SECONDS)
-            log.info("the service stops: %s", self._stop.reason)
+            log.info("the service is stopping: %s", self._stop.reason)
         except Exception as error:
-            log.error("the service stops because of an error: %r", error)  # noqa: TRY400 - re-raised with its traceback
+            log.error("the service is stopping because of an error: %r", error)  # noqa: TRY400 - re-raised with its traceback
             raise
         finally:
             self._stop_all()
@@ -114,7 +114,7 @@ class Supervisor:
             if time.monotonic() >= child.start_at:
                 self._start(child)
         elif (code := child.process.poll()) is not None:
-            self._bury(child, code)
+            self._handle_death(child, code)
 
     def _start(self, child: _Child) -> None:
         child.owner = self._new_owner()
@@ -125,37 +125,37 @@ class Supervisor:
             stdin=subprocess.PIPE,
             env={**os.environ, **child.spec.environment},
             pass_fds=child.spec.pass_fds,
-            # Ctrl-C in a terminal reaches the whole process group; only the supervisor should get it.
+            # Ctrl-C in a terminal reaches a whole process group. Only the supervisor should get it.
             start_new_session=True,
         )
         log.info("%s started, process %d", child.spec.name, child.process.pid)
 
-    def _bury(self, child: _Child, code: int) -> None:
-        """Schedules the restart of a dead child, and the freeing of what it held."""
+    def _handle_death(self, child: _Child, code: int) -> None:
+        """Schedules a dead child's restart, and its `on_death`, which frees what it had claimed."""
         steady = time.monotonic() - child.started_at > STEADY_SECONDS
         child.deaths_in_a_row = 0 if steady else child.deaths_in_a_row + 1
         pause = min(LONGEST_PAUSE_SECONDS, 0.1 * 2**child.deaths_in_a_row)
-        log.warning("%s ended with code %d and is started again in %.1f s", child.spec.name, code, pause)
+        log.warning("%s ended with code %d and restarts in %.1f s", child.spec.name, code, pause)
         child.process = None
         child.start_at = time.monotonic() + pause
-        self._untold.append((child.spec, child.owner))
+        self._unreported.append((child.spec, child.owner))
 
-    def _tell_deaths(self) -> None:
-        """Calls `on_death` for the dead children. Tries again in the next round if the job table is unusable."""
-        while self._untold:
-            spec, owner = self._untold[0]
+    def _report_deaths(self) -> None:
+        """Calls `on_death` for dead children. If the job table cannot be used now, the next round tries again."""
+        while self._unreported:
+            spec, owner = self._unreported[0]
             try:
                 if spec.on_death is not None:
                     spec.on_death(owner)
-            except PASSING as passing:  # the others would fail too
-                self._seldom.warning("what %s held cannot be freed yet: %s", spec.name, passing)
+            except TEMPORARY as temporary:  # the other calls would fail, too
+                self._seldom.warning("the claims of %s cannot be freed yet: %s", spec.name, temporary)
                 return
-            except Exception:  # the service must survive it; the leases expire by themselves
-                log.exception("what %s held could not be freed", spec.name)
-            self._untold.pop(0)
+            except Exception:  # the service must go on; the leases will expire
+                log.exception("the claims of %s could not be freed", spec.name)
+            self._unreported.pop(0)
 
     def _end_silent(self) -> None:
-        """Kills children that hang and cannot end themselves: a worker that never gets ready, or whose pulse has stopped."""
+        """Kills children that hang: a worker that does not get ready, or whose pulse has stopped."""
         passed = time.monotonic() - self._listened_at
         if passed < self._listen_seconds:
             return
@@ -168,13 +168,13 @@ class Supervisor:
                 continue
             child.silent_seconds += min(passed, 2 * self._listen_seconds)
             if child.silent_seconds > child.spec.patience_seconds:
-                log.error("%s has not been heard of for %.0f s and is killed", child.spec.name, child.silent_seconds)
+                log.error("%s gave no sign of life for %.0f s and is killed", child.spec.name, child.silent_seconds)
                 child.process.kill()  # the next round handles its death
 
     def _is_heard(self, child: _Child) -> bool:
         try:
             return child.spec.is_heard(child.owner)
-        except PASSING:  # no heartbeat can be written or read now
+        except TEMPORARY:  # no heartbeat can be written or read now
             return True
 
     def _stop_all(self) -> None:
@@ -192,5 +192,5 @@ class Supervisor:
                 log.warning("%s did not stop in %.0f s and is killed", child.spec.name, STOP_SECONDS)
                 child.process.kill()
                 child.process.wait()
-            self._untold.append((child.spec, child.owner))
-        self._tell_deaths()
+            self._unreported.append((child.spec, child.owner))
+        self._report_deaths()

@@ -7,15 +7,9 @@ from typing import Any
 
 import pytest
 from fastapi import APIRouter
-from fastapi.testclient import TestClient
 
 from promptreel.api.field_reader import Limits
 from promptreel.api.openapi_document import describe_answers
-
-
-@pytest.fixture
-def document(client: TestClient) -> dict[str, Any]:
-    return client.get("/openapi.json").json()
 
 
 def references(value: object) -> set[str]:

@@ -10,7 +10,6 @@ import pytest
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine
 
 from promptreel.api.app import AppParts, create_app
 from promptreel.api.authentication import Authenticator
@@ -20,6 +19,7 @@ from promptreel.api.legacy.paths import FETCH_BY_FIELD_PATHS
 from promptreel.api.problems import body_of, status_to_send
 from promptreel.api.router import build_router
 from promptreel.errors import InvalidApiKey
+from promptreel.jobs.database import Database
 from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.kinds import KINDS, Kinds
 from promptreel.jobs.store import JobStore
@@ -159,15 +159,15 @@ def test_job_of_another_key_is_answered_like_an_unknown_id(client: TestClient, c
 
 @pytest.mark.parametrize("kinds", [KINDS, KINDS_WITH_COUNT], ids=["unknown to this version", "known"])
 def test_job_of_another_kind_is_answered_like_an_unknown_id(
-    services: AppParts, company: Company, keys: KeyStore, engine: Engine, kinds: Kinds
+    services: AppParts, company: Company, keys: KeyStore, database: Database, kinds: Kinds
 ) -> None:
     """By every endpoint about videos. Lists, counts and estimates work beside it."""
     owner = keys.find(company.owner["key"])
     assert owner is not None
-    newer = JobStore(engine, kinds=KINDS_WITH_COUNT)
+    newer = JobStore(database, kinds=KINDS_WITH_COUNT)
     count = newer.submit(make_count(api_key_id=owner.id))
     before = newer.list()
-    with TestClient(create_app(replace(services, jobs=JobStore(engine, kinds=kinds)))) as client:
+    with TestClient(create_app(replace(services, jobs=JobStore(database, kinds=kinds)))) as client:
         for method, path in requests_for_a_job():
             unknown = ask(client, method, path, UNKNOWN_ID, company.owner)
             assert ask(client, method, path, count.id, company.owner) == unknown, path

@@ -10,13 +10,12 @@ from typing import Any
 import anyio
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine
 
 from promptreel.api.app import AppParts, create_app
 from promptreel.api.bodies import MAX_BODY_BYTES, MAX_INIT_BODY_BYTES
 from promptreel.api.problems import GENERATIONS, STATUSES, status_of
 from promptreel.errors import JobLost, PromptreelError, RemoteFailed
-from promptreel.jobs.database import open_database, write_transaction
+from promptreel.jobs.database import Database, open_database, write_transaction
 from promptreel.jobs.store import JobStore
 from tests.api.conftest import SUBMIT
 from tests.jobs.factories import full_database, make_new_job
@@ -156,10 +155,10 @@ def test_unknown_error_shows_no_details_and_is_logged_with_the_request_id(
     assert event.exc_info is not None
 
 
-def test_locked_database_is_answered_with_retry_after(services: AppParts, engine: Engine) -> None:
-    impatient = open_database(engine.url.render_as_string(), busy_seconds=0.02)
+def test_locked_database_is_answered_with_retry_after(services: AppParts, database: Database) -> None:
+    impatient = open_database(database.url.render_as_string(), busy_seconds=0.02)
     client = TestClient(create_app(replace(services, jobs=JobStore(impatient))))
-    with write_transaction(engine):
+    with write_transaction(database):
         hosted = client.post(SUBMIT, json={"prompt": "a"})
         standard = client.post("/v1/videos", json={"prompt": "a"})
     impatient.dispose()
@@ -171,9 +170,9 @@ def test_locked_database_is_answered_with_retry_after(services: AppParts, engine
     assert client.post("/v1/videos", json={"prompt": "a"}).status_code == 200
 
 
-def test_full_disk_is_answered_with_retry_after(services: AppParts, engine: Engine, jobs: JobStore) -> None:
+def test_full_disk_is_answered_with_retry_after(services: AppParts, database: Database, jobs: JobStore) -> None:
     waiting = jobs.submit(make_new_job())
-    full = full_database(engine.url.render_as_string())
+    full = full_database(database.url.render_as_string())
     client = TestClient(create_app(replace(services, jobs=JobStore(full))))
     asked = {"prompt": "a" * 2000}  # a page of the file has 4096 bytes
     wait_for(lambda: client.post("/v1/videos", json=asked).status_code != 200)

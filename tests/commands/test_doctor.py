@@ -22,7 +22,6 @@ from promptreel.commands.doctor import (
     look_at_python,
     look_at_sqlite,
 )
-from promptreel.generation.devices import TorchBuild
 from promptreel.settings import Settings
 from promptreel.version import installed_version
 from tests.command_line import run_promptreel
@@ -50,6 +49,7 @@ def test_whole_machine_has_nothing_wrong_and_nothing_is_made(tmp_path: Path) -> 
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.slow
 def test_bad_settings_are_named_without_their_values() -> None:
     ran = run(prot="8000", host_key="pr_secret", workers="pr_other_secret", database_url="sqlite:////x?password=hidden")
 
@@ -62,6 +62,7 @@ def test_bad_settings_are_named_without_their_values() -> None:
     assert "hidden" not in ran.stdout
 
 
+@pytest.mark.slow
 def test_good_settings_are_named_without_their_values(tmp_path: Path) -> None:
     ran = run(data_dir=str(tmp_path), api_key="pr_secret")
 
@@ -69,12 +70,13 @@ def test_good_settings_are_named_without_their_values(tmp_path: Path) -> None:
     assert "secret" not in ran.stdout
 
 
+@pytest.mark.slow
 def test_port_that_another_program_has_is_wrong() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         found = look_at_port(Settings(port=other.getsockname()[1]))
         other.close()
-        assert (found.state, found.mend) == ("WRONG", "promptreel serve --port 0")
-        assert "Address already in use" in found.words
+        assert (found.state, found.command) == ("WRONG", "promptreel serve --port 0")
+        assert "Address already in use" in found.text
 
     assert look_at_port(Settings(port=other_port())).state == "ok"
 
@@ -105,7 +107,7 @@ def test_port_where_promptreel_answers_is_all_right() -> None:
 
     server.shutdown()
     server.server_close()
-    assert (found.state, found.words) == ("ok", f"{server.server_port}: Promptreel 9.9 is running there")
+    assert (found.state, found.text) == ("ok", f"{server.server_port}: Promptreel 9.9 is running there")
 
 
 def test_data_directory(tmp_path: Path) -> None:
@@ -117,7 +119,7 @@ def test_data_directory(tmp_path: Path) -> None:
 
     assert look_at_data(closed) == Finding("data", "ok", f"{closed}, writable, mode 700")
     assert look_at_data(closed / "a" / "b") == Finding("data", "ok", f"{closed / 'a' / 'b'} will be created at the first start")
-    assert look_at_data(open_to_others).mend == f"chmod 700 {open_to_others}"
+    assert look_at_data(open_to_others).command == f"chmod 700 {open_to_others}"
     assert look_at_data(file / "data") == Finding("data", "WRONG", f"{file} is not a folder", f"mv {file} {file}.old")
 
 
@@ -140,25 +142,28 @@ def test_untested_python_is_reported() -> None:
     assert [look_at_python(version).state for version in ((3, 11), (3, 14), (3, 15))] == ["ok", "ok", "-"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("build", "driver", "state", "mend"),
+    ("version", "platform", "finds_gpu", "driver", "state", "command"),
     [
-        (TorchBuild("2.13.0+cpu", "CPU", finds_gpu=False), None, "ok", None),
-        (TorchBuild("2.13.0", "CUDA 13.0", finds_gpu=True), "590.1", "ok", None),
-        (TorchBuild("2.13.0", "CUDA 13.0", finds_gpu=False), None, "ok", None),
-        (TorchBuild("2.13.0+rocm7.1", "ROCm 7.1", finds_gpu=True), None, "ok", None),
-        (TorchBuild("2.13.0+cpu", "CPU", finds_gpu=False), "590.1", "WRONG", "pip install --force-reinstall torch==2.13.0"),
-        (TorchBuild("2.13.0", "CUDA 13.0", finds_gpu=False), "470.1", "WRONG", "nvidia-smi"),
-        (TorchBuild("2.12.0", "CPU", finds_gpu=False), None, "WRONG", "pip install 'promptreel[worker]'"),
+        ("2.13.0+cpu", "CPU", False, None, "ok", None),
+        ("2.13.0", "CUDA 13.0", True, "590.1", "ok", None),
+        ("2.13.0", "CUDA 13.0", False, None, "ok", None),
+        ("2.13.0+rocm7.1", "ROCm 7.1", True, None, "ok", None),
+        ("2.13.0+cpu", "CPU", False, "590.1", "WRONG", "pip install --force-reinstall torch==2.13.0"),
+        ("2.13.0", "CUDA 13.0", False, "470.1", "WRONG", "nvidia-smi"),
+        ("2.12.0", "CPU", False, None, "WRONG", "pip install 'promptreel[worker]'"),
     ],
 )
 def test_torch_must_be_the_pinned_one_and_use_the_gpu_that_is_there(
-    build: TorchBuild, driver: str | None, state: str, mend: str | None
+    version: str, platform: str, finds_gpu: bool, driver: str | None, state: str, command: str | None
 ) -> None:
-    found = judge_torch(build, pinned="2.13.0", driver=driver)
+    from promptreel.generation.devices import TorchBuild  # noqa: PLC0415 - imports torch, which takes a second
 
-    assert (found.state, found.mend) == (state, mend)
-    assert found.words.startswith(build.version)
+    found = judge_torch(TorchBuild(version, platform, finds_gpu=finds_gpu), pinned="2.13.0", driver=driver)
+
+    assert (found.state, found.command) == (state, command)
+    assert found.text.startswith(version)
 
 
 def test_long_words_are_folded_and_commands_are_not() -> None:

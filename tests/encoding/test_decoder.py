@@ -74,8 +74,16 @@ def test_what_takes_too_long_is_refused() -> None:
     noise = np.random.default_rng(0).integers(0, 255, (1, 576, 768, 3), np.uint8)
     slow = Init("video", "mp4", repeat_frames(encode_h264(noise, crf=1), [0] * 1800))
 
-    with pytest.raises(InitUnusable, match="takes more than 1 s to decode: send a smaller or shorter one"):
+    with pytest.raises(InitUnusable, match="takes more than 1 s of CPU time to decode: send a smaller or shorter one"):
         Decoder(check_seconds=1).check(slow)
+
+
+def test_hanging_decoder_is_killed_at_the_wall_clock_limit() -> None:
+    """With no time at all, the limit is reached before the process can answer."""
+    hanging = Decoder(hang_seconds=0)
+
+    with pytest.raises(InitUnusable, match="was not decoded within 0 s: send a smaller or shorter one, or try again later"):
+        hanging.check(PICTURE)
 
 
 def test_killed_decoder_is_restarted_and_its_task_repeated(fresh: tuple[Decoder, psutil.Process]) -> None:

@@ -118,7 +118,7 @@ def test_redirects_are_followed_three_times_at_most(fetch: Fetch, site: Site) ->
         ("/unending", 100_000, "too large"),
         ("/compressed", 10_000, "compressed"),
         ("/missing", 1000, "status 404"),
-        ("/rubbish", 1000, "proper HTTP"),
+        ("/rubbish", 1000, "valid HTTP"),
     ],
 )
 def test_answer_that_cannot_be_used_is_refused_and_not_repeated(fetch: Fetch, page: str, max_bytes: int, message: str) -> None:
@@ -193,7 +193,7 @@ def test_slow_hosts_block_neither_other_hosts_nor_other_callers(site: Site) -> N
         return ["127.0.0.1"]
 
     fetcher = SafeFetcher(allow_networks=[ip_network("127.0.0.1")], allow_ports=[site.port], resolve=resolve, seconds=60)
-    greedy, other = fetcher.of(1), fetcher.of(2)
+    greedy, other = fetcher.for_key(1), fetcher.for_key(2)
     urls = [f"http://slow{number}.test:{site.port}/picture" for number in range(16)]
     with hanging_fetches(greedy, urls) as slow:
         for _ in slow:
@@ -215,7 +215,7 @@ def test_caller_beyond_its_share_is_refused_and_others_are_not(site: Site) -> No
 
     allowed = {"allow_networks": [ip_network("127.0.0.1")], "allow_ports": [site.port], "seconds": 60}
     fetcher = SafeFetcher(**allowed, resolve=resolve, at_once=4)
-    greedy, other = Fetch(fetcher.of(1), site), Fetch(fetcher.of(2), site)
+    greedy, other = Fetch(fetcher.for_key(1), site), Fetch(fetcher.for_key(2), site)
     urls = [f"http://slow{number}.test:{site.port}/picture" for number in range(2)]
     with hanging_fetches(greedy.fetcher, urls) as slow:
         for _ in slow:
@@ -237,14 +237,14 @@ def test_each_caller_has_few_places_per_host(site: Site) -> None:
 
     allowed = {"allow_networks": [ip_network("127.0.0.1")], "allow_ports": [site.port], "seconds": 60}
     fetcher = SafeFetcher(**allowed, resolve=resolve, at_once=16)
-    with hanging_fetches(fetcher.of(1), [f"http://slow.test:{site.port}/picture"] * 2) as slow:
+    with hanging_fetches(fetcher.for_key(1), [f"http://slow.test:{site.port}/picture"] * 2) as slow:
         for _ in slow:
             assert hung.acquire(timeout=60)
         with pytest.raises(UrlUnusable, match=r"Too many URLs of slow\.test:\d+ are being fetched"):
-            Fetch(fetcher.of(1), site)("/picture", host="slow.test")
-        assert Fetch(fetcher.of(1), site)("/picture", host="good.test").content == PICTURE
+            Fetch(fetcher.for_key(1), site)("/picture", host="slow.test")
+        assert Fetch(fetcher.for_key(1), site)("/picture", host="good.test").content == PICTURE
         over.set()
-        assert Fetch(fetcher.of(2), site)("/picture", host="slow.test").content == PICTURE
+        assert Fetch(fetcher.for_key(2), site)("/picture", host="slow.test").content == PICTURE
 
 
 def test_large_files_of_one_caller_leave_memory_to_others(site: Site) -> None:
@@ -263,7 +263,7 @@ def test_unknown_host_and_closed_port_say_so(fetch: Fetch, fetcher: SafeFetcher)
         silent.bind(("127.0.0.1", 0))
         port = silent.getsockname()[1]
         closed = SafeFetcher(allow_networks=[ip_network("127.0.0.0/8")], allow_ports=[port])
-        with pytest.raises(UrlUnusable, match="could not be connected to"):
+        with pytest.raises(UrlUnusable, match="could not be reached"):
             closed.get(f"http://127.0.0.1:{port}/", max_bytes=10, accept=PICTURES)
 
 
@@ -314,7 +314,7 @@ def test_certificate_is_checked_against_the_name_and_not_the_address(tmp_path: P
     try:
         assert fetch("secure.test", trusting).content == PICTURE
         for host, trusted in (("other.test", trusting), ("secure.test", None)):
-            with pytest.raises(UrlUnusable, match="check its certificate"):
+            with pytest.raises(UrlUnusable, match="Check its certificate"):
                 fetch(host, trusted)
     finally:
         site.shutdown()

@@ -83,7 +83,7 @@ def test_name_of_a_private_address_is_refused_when_called(host: str) -> None:
     url = f"http://{host}/hook"
 
     fetcher.check(url)
-    with pytest.raises(UrlUnusable, match="is not on the public internet, and is not connected to"):
+    with pytest.raises(UrlUnusable, match="is not on the public internet, so the service does not connect to it"):
         post(fetcher, url)
     assert network.connected == []
 
@@ -107,7 +107,7 @@ def test_what_is_allowed_passes_the_check() -> None:
         fetcher.check(url)
 
 
-@pytest.mark.parametrize(("page", "seconds", "message"), [("/drip", 0.3, "took too long"), ("/rubbish", 60, "proper HTTP")])
+@pytest.mark.parametrize(("page", "seconds", "message"), [("/drip", 0.3, "took too long"), ("/rubbish", 60, "valid HTTP")])
 def test_host_without_an_answer_hits_the_deadline(
     site: Site, seconds_taken: Callable[[], float], page: str, seconds: float, message: str
 ) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -15,17 +13,12 @@ from tests.notify.receiver import Receiver, receiving
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """For all tests that leave the service as it is. Its log holds what OpenMP read, beside a busy process."""
+    """For all tests that leave the service as it is. Its log holds what OpenMP read."""
     service = Service(tmp_path_factory.mktemp("service"), environment={"OMP_DISPLAY_ENV": "verbose"})
     with pytest.MonkeyPatch.context() as ours:
         for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
             ours.delenv(name, raising=False)
-        busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-        try:
-            service.start()
-        finally:
-            busy.kill()
-            busy.wait()
+        service.start()
     yield service
     service.stop()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from promptreel.jobs.job import JobStatus
 from tests.api.test_inits import GIF
+from tests.command_line import run_promptreel
 from tests.flows.service import Service
 from tests.waiting import wait_for
 
@@ -40,13 +41,14 @@ def test_server_makes_the_same_bytes_as_this_machine(service: Service, tmp_path:
         "fog",
     ]
 
-    ran = [start(*asked, "-o", here), start(*asked, "-o", there, "--server", service.url)]
-    told = [process.communicate(timeout=240) for process in ran]
+    on_server = start(*asked, "-o", there, "--server", service.url)
+    ran_here = run_promptreel("generate", *asked, "-o", here, threads="1")
+    output, errors = on_server.communicate(timeout=240)
 
-    assert [process.returncode for process in ran] == [0, 0], told
-    assert ['promptreel: the model "cutout" does not know: zyzzyva\n' in errors for _, errors in told] == [True, True]
-    assert told[1][0] == f"{there}  (seed 7)\n"
-    assert "100 %" in told[1][1]
+    assert (ran_here.returncode, on_server.returncode) == (0, 0), ran_here.stderr + errors
+    assert all('promptreel: the model "cutout" does not know: zyzzyva\n' in told for told in (ran_here.stderr, errors))
+    assert output == f"{there}  (seed 7)\n"
+    assert "100 %" in errors
     assert hashlib.sha256(here.read_bytes()).hexdigest() == hashlib.sha256(there.read_bytes()).hexdigest()
     assert list(there.parent.iterdir()) == [there]
     result = service.jobs.list(limit=1)[0].result

@@ -28,9 +28,9 @@ def test_log_tells_what_happens_before_the_service_is_ready(service: Service) ->
 
     stages = (
         "listening on http",
-        "loads PyTorch",
-        "loads cutout on",
-        "loaded it in",
+        "is loading PyTorch",
+        "is loading cutout on",
+        "loaded the model in",
         "is warm after",
         "is ready on",
         "Promptreel is ready",
@@ -39,7 +39,7 @@ def test_log_tells_what_happens_before_the_service_is_ready(service: Service) ->
     assert places == sorted(places)
 
 
-def test_worker_beside_a_busy_process_spins_for_a_moment_only(service: Service) -> None:
+def test_worker_spins_for_a_moment_only(service: Service) -> None:
     """What OpenMP itself has read, in the only process that loads it (ADR 9)."""
     assert re.findall(r"GOMP_SPINCOUNT = '(\d+)'", service.log.read_text()) == ["3000"]
 
@@ -53,7 +53,7 @@ def test_service_that_is_stopped_while_it_starts_ends_at_once_and_says_why(tmp_p
         service.send_signal(number)
         assert service.wait(LONGEST_SECONDS) == (-number if number is signal.SIGKILL else 0)
         if number is not signal.SIGKILL:
-            assert f"the service stops: it got {number.name}" in log.read_text()
+            assert f"the service is stopping: it got {number.name}" in log.read_text()
             assert "killed" not in log.read_text()
 
 
@@ -74,7 +74,7 @@ def test_service_without_workers_is_ready_and_takes_jobs_for_those_elsewhere(tmp
     service = Service(tmp_path, workers=0)
     service.start()
     try:
-        assert "it starts no workers, as PROMPTREEL_WORKERS=0 says" in service.log.read_text()
+        assert "it starts no workers, because PROMPTREEL_WORKERS is 0" in service.log.read_text()
         assert service.client.get(f"{service.url}/health").json()["workers"] == 0
         assert service.client.get(f"{service.url}/health/ready").status_code == 503
         assert service.ask(**SHORT)["status"] == "processing"

@@ -61,9 +61,9 @@ def watch_previews(service: Service, answer: dict[str, Any]) -> list[bytes]:
         preview = service.client.get(answer["preview"])
         if preview.status_code == 200:
             seen.append(preview.content)
-        return service.fetch(answer)["status"] != "processing"
+        return service.job(answer).is_final
 
-    wait_for(has_ended, every=0.05)
+    wait_for(has_ended, every=0.2)
     return seen
 
 

@@ -102,8 +102,7 @@ def test_latents_are_those_of_diffusers_pipeline(
     params = replace(PARAMS, scheduler=scheduler, **changed)
     checkpoint = engine.load(params.model_id)
     with engine.batcher.seat() as seat:
-        start, text = engine._start(checkpoint, params, None), engine._encode_texts(checkpoint, params)
-        ours = engine._denoise(checkpoint, params, start, text, seat, go_on, no_previews(checkpoint))
+        ours = engine._denoise(checkpoint, params, checkpoint.prepare(params), seat, go_on, no_previews(checkpoint))
     theirs = run_pipeline(pipeline, params, output_type="latent")
 
     assert ours.shape == theirs.shape == (1, 4, 6, 12, 16)

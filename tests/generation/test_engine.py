@@ -108,7 +108,7 @@ def test_clip_has_the_models_native_size(engine: Engine) -> None:
 
 def test_card_that_claims_more_frames_than_the_motion_modules_carry_fails_by_name(engine: Engine) -> None:
     with pytest.raises(
-        CheckpointUnusable, match=f"says {MAX_FRAMES + 1} max_frames, and the motion adapter carries {MAX_FRAMES}"
+        CheckpointUnusable, match=f"says {MAX_FRAMES + 1} max_frames, but the motion adapter supports {MAX_FRAMES}"
     ):
         engine.generate(replace(PARAMS, model_id="tiny-wrong", num_frames=MAX_FRAMES + 1), go_on)
 

@@ -13,7 +13,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from promptreel.bootstrap import BUILT_IN_MODELS
 from promptreel.generation.compute import ComputeThreads
 from promptreel.generation.engine import Engine
-from promptreel.generation.families.animatediff import load_animatediff
+from promptreel.generation.families.animatediff import check_animatediff
 from promptreel.generation.latent_previews import MOST_PREVIEWS, Previews, fit_colors, to_pixels
 from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.samplers.sampler import Call
@@ -103,7 +103,7 @@ def test_colors_of_a_linear_encoder_are_found_exactly() -> None:
 
 def test_colors_of_the_built_in_model_fit_its_world() -> None:
     registry = ModelRegistry(built_in=BUILT_IN_MODELS, models_dir=Path("none"))
-    checkpoint = load_animatediff(registry.get("cutout"), CPU, ComputeThreads())
+    checkpoint = check_animatediff(registry.get("cutout"), CPU, ComputeThreads()).load()
     rng = random.Random(3)
     drawn = np.stack([draw_frame(pick_scene(rng), 0, 1) for _ in range(24)])
     frames = torch.from_numpy(scaled(drawn, checkpoint.card.native_width or SIZE))

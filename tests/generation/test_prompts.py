@@ -21,7 +21,9 @@ from promptreel.bootstrap import BUILT_IN_MODELS
 from promptreel.errors import GenerationFailed
 from promptreel.generation.engine import Engine
 from promptreel.generation.families.animatediff import LoadedCheckpoint
+from promptreel.generation.families.family import Rows
 from promptreel.generation.prompts import CACHED_CHUNKS, PromptEncoder, find_chunk_ends
+from promptreel.jobs.params import VideoParams
 from promptreel.models.registry import ModelRegistry
 from tests.generation.conftest import CPU
 from tests.generation.test_animatediff import PARAMS, go_on
@@ -196,10 +198,9 @@ def test_chunks_hold_every_token_once_and_later_words_move_no_border(tokens: lis
 
 def denoise_pair(checkpoint: LoadedCheckpoint, negative: str, prompt: str) -> torch.Tensor:
     """One guided call of the network."""
-    chunks = max(map(checkpoint.count_chunks, (negative, prompt)))
-    text = torch.cat([checkpoint.encode_text(part, chunks=chunks) for part in (negative, prompt)])
+    conditioning = checkpoint.prepare(VideoParams(model_id="tiny", prompt=prompt, negative_prompt=negative)).conditioning
     latents = torch.ones(checkpoint.latent_shape(2, 32, 32)).expand(2, -1, -1, -1, -1)
-    return checkpoint.denoise(latents, torch.full((2,), 500), text)
+    return checkpoint.forward(Rows(checkpoint, latents, torch.full((2,), 500.0), conditioning, remaining=1))
 
 
 @pytest.mark.parametrize("negative", ["", "y" * 200])

@@ -15,11 +15,12 @@ from torch import Tensor
 
 import promptreel
 from promptreel.errors import JobCancelled
-from promptreel.generation.batching import Rows, StepBatcher
+from promptreel.generation.batching import StepBatcher
 from promptreel.generation.devices import pick_device
 from promptreel.generation.engine import Engine
+from promptreel.generation.families.family import Conditioning, Rows
+from promptreel.generation.families.windows import draw_noise, plan_windows, predict_in_windows
 from promptreel.generation.row_plan import RowPlan
-from promptreel.generation.windows import draw_noise, plan_windows, predict
 from promptreel.jobs.job import JobStage
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.window_counts import SPREAD_SHARE, frames_computed
@@ -35,7 +36,11 @@ LONG = 40  # frames: two and a half times what the tiny model carries
 
 def make_rows(engine: Engine, latents: Tensor, timestep: float) -> Rows:
     return Rows(
-        engine.load("tiny"), latents, torch.full((len(latents),), timestep), torch.zeros(len(latents), 77, 16), remaining=3
+        engine.load("tiny"),
+        latents,
+        torch.full((len(latents),), timestep),
+        Conditioning({"text": torch.zeros(len(latents), 77, 16)}),
+        remaining=3,
     )
 
 
@@ -94,7 +99,7 @@ def test_much_noise_is_seen_through_the_whole_clip_and_little_through_runs(engin
 
     for timestep in (999.0, 100.0):
         rows = make_rows(engine, number_frames(LONG), timestep)
-        assert torch.allclose(predict(rows, forward, lambda _share: None), rows.latents, atol=1e-4)
+        assert torch.allclose(predict_in_windows(rows, forward, lambda _share: None), rows.latents, atol=1e-4)
 
     assert [frames[-1] - frames[0] for frames in seen] == [37] * 3 + [MAX_FRAMES - 1] * 4
 
@@ -113,7 +118,7 @@ def test_forwards_that_are_left_and_windows_that_are_done_are_told(engine: Engin
 
     rows = make_rows(engine, number_frames(LONG), 100.0)
     with pytest.raises(JobCancelled):
-        predict(rows, forward, stop_at_third)
+        predict_in_windows(rows, forward, stop_at_third)
     assert (left, shares) == ([12, 11], [0.0, 0.25, 0.5])
 
 

@@ -225,7 +225,7 @@ CASES = [
         "card with a long negative prompt", "default_negative_prompt", fields(CARD, default_negative_prompt="x, " * 60_000)
     ),
     refused("card with very many wrong fields", "more", fields(CARD, **{f"wrong{number}": 0 for number in range(10_000)})),
-    refused("card that claims more frames", "the motion adapter carries 40", fields(CARD, max_frames=80)),
+    refused("card that claims more frames", "the motion adapter supports 40", fields(CARD, max_frames=80)),
     refused("header of a gigabyte", "header has a wrong length", sparse(UNET, 2 << 30, struct.pack("<Q", 1 << 30))),
     refused("header of empty lists", "is damaged: Error while deserializing header", write(UNET, header(MAPPED))),
     refused("header that speaks of more than there is", "is damaged", sparse(VAE, 1 << 40, header(ONE))),

@@ -5,9 +5,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
 
-from promptreel.jobs.database import migrate, open_database
+from promptreel.jobs.database import Database, migrate, open_database
 from promptreel.jobs.store import JobStore
 from tests.jobs.factories import Clock
 
@@ -15,9 +14,9 @@ from tests.jobs.factories import Clock
 @pytest.fixture(scope="session")
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("database") / "migrated.db"
-    engine = open_database(f"sqlite:///{path}")
-    migrate(engine)
-    engine.dispose()
+    database = open_database(f"sqlite:///{path}")
+    migrate(database)
+    database.dispose()
     return path
 
 
@@ -29,10 +28,10 @@ def database_url(migrated_file: Path, tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def engine(database_url: str) -> Iterator[Engine]:
-    engine = open_database(database_url)
-    yield engine
-    engine.dispose()
+def database(database_url: str) -> Iterator[Database]:
+    database = open_database(database_url)
+    yield database
+    database.dispose()
 
 
 @pytest.fixture
@@ -41,5 +40,5 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(engine: Engine, clock: Callable[[], object]) -> JobStore:
-    return JobStore(engine, lease_seconds=30, max_attempts=3, now=clock)
+def store(database: Database, clock: Callable[[], object]) -> JobStore:
+    return JobStore(database, lease_seconds=30, max_attempts=3, now=clock)

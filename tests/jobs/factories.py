@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Engine, event
+from sqlalchemy import event
 
-from promptreel.jobs.database import open_database
+from promptreel.jobs.database import Database, open_database
 from promptreel.jobs.eta import work_units
 from promptreel.jobs.job import NewJob, Result
 from promptreel.jobs.params import VideoParams
@@ -45,9 +45,9 @@ def make_result(key: str = "videos/1.mp4") -> Result:
     return Result(key=key, size_bytes=1234, sha256="ab" * 32, facts={"seconds": {"denoising": 1.5}})
 
 
-def full_database(url: str) -> Engine:
+def full_database(url: str) -> Database:
     """The database as on a full disk: SQLite's own limit on the file's size makes the same error."""
-    engine = open_database(url)
-    event.listen(engine, "connect", lambda connection, _record: connection.execute("PRAGMA max_page_count = 1"))
-    engine.pool.dispose()  # it must not be used by the connection that was opened without
-    return engine
+    database = open_database(url)
+    event.listen(database, "connect", lambda connection, _record: connection.execute("PRAGMA max_page_count = 1"))
+    database.pool.dispose()  # it must not be used by the connection that was opened without
+    return database

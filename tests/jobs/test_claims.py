@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import Engine, select, text, update
+from sqlalchemy import select, text, update
 from sqlalchemy.dialects import sqlite
 
 from promptreel.errors import JobLost
 from promptreel.jobs.claims import first_in_line
-from promptreel.jobs.database import read_transaction, write_transaction
+from promptreel.jobs.database import Database, read_transaction, write_transaction
 from promptreel.jobs.job import Claim, Job, JobStage, JobStatus
 from promptreel.jobs.store import JobStore, WorkerRecord
 from promptreel.jobs.tables import attempts, jobs
@@ -38,8 +38,8 @@ def claim_next(store: JobStore, owner: str = "w") -> tuple[Claim, Job]:
     return store.claim(owner) or pytest.fail("nothing to claim")
 
 
-def outcomes(engine: Engine) -> list[tuple[int, str, str | None]]:
-    with read_transaction(engine) as connection:
+def outcomes(database: Database) -> list[tuple[int, str, str | None]]:
+    with read_transaction(database) as connection:
         query = select(attempts.c.attempt, attempts.c.worker, attempts.c.outcome).order_by(attempts.c.attempt)
         return [tuple(row) for row in connection.execute(query)]
 
@@ -68,9 +68,9 @@ def test_empty_queue_has_nothing_to_claim(store: JobStore) -> None:
     assert store.claim("w") is None
 
 
-def test_claims_follow_priority_then_virtual_time_then_id(store: JobStore, engine: Engine) -> None:
+def test_claims_follow_priority_then_virtual_time_then_id(store: JobStore, database: Database) -> None:
     ids = [store.submit(make_new_job()).id for _ in range(5)]
-    with write_transaction(engine) as connection:
+    with write_transaction(database) as connection:
         connection.execute(update(jobs).where(jobs.c.id == ids[0]).values(priority=1))
         connection.execute(update(jobs).where(jobs.c.id == ids[1]).values(vt=2.5))
         connection.execute(update(jobs).where(jobs.c.id == ids[4]).values(priority=-1, vt=7))
@@ -80,9 +80,9 @@ def test_claims_follow_priority_then_virtual_time_then_id(store: JobStore, engin
     assert served == [ids[4], ids[2], ids[3], ids[1], ids[0]]
 
 
-def test_job_is_not_claimed_before_its_run_at(store: JobStore, engine: Engine, clock: Clock) -> None:
+def test_job_is_not_claimed_before_its_run_at(store: JobStore, database: Database, clock: Clock) -> None:
     store.submit(make_new_job())
-    with write_transaction(engine) as connection:
+    with write_transaction(database) as connection:
         connection.execute(update(jobs).values(run_at=START.replace(hour=13)))
 
     assert store.claim("w") is None
@@ -90,9 +90,9 @@ def test_job_is_not_claimed_before_its_run_at(store: JobStore, engine: Engine, c
     assert store.claim("w") is not None
 
 
-def test_claim_reads_an_index_and_does_not_sort(engine: Engine) -> None:
+def test_claim_reads_an_index_and_does_not_sort(database: Database) -> None:
     statement = first_in_line(["video"], START).compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
-    with read_transaction(engine) as connection:
+    with read_transaction(database) as connection:
         plan = " ".join(row.detail for row in connection.execute(text(f"EXPLAIN QUERY PLAN {statement}")))
 
     assert "USING COVERING INDEX jobs_queued " in plan
@@ -147,7 +147,7 @@ def test_progress_outside_0_to_1_is_refused(store: JobStore, progress: float) ->
         store.report(claim, stage=JobStage.DENOISING, progress=progress)
 
 
-def test_finished_job_keeps_its_result(store: JobStore, engine: Engine, clock: Clock) -> None:
+def test_finished_job_keeps_its_result(store: JobStore, database: Database, clock: Clock) -> None:
     job = store.submit(make_new_job())
     claim, _ = claim_next(store)
     store.report(claim, stage=JobStage.STORING, progress=0.9)
@@ -158,10 +158,10 @@ def test_finished_job_keeps_its_result(store: JobStore, engine: Engine, clock: C
     done = store.get(job.id)
     assert (done.status, done.progress, done.stage, done.owner) == (JobStatus.SUCCEEDED, 1.0, None, None)
     assert (done.result, done.finished_at) == (make_result(), clock())
-    assert outcomes(engine) == [(1, "w", "succeeded")]
+    assert outcomes(database) == [(1, "w", "succeeded")]
 
 
-def test_failed_job_keeps_code_and_message(store: JobStore, engine: Engine) -> None:
+def test_failed_job_keeps_code_and_message(store: JobStore, database: Database) -> None:
     job = store.submit(make_new_job())
     claim, _ = claim_next(store)
 
@@ -173,10 +173,10 @@ def test_failed_job_keeps_code_and_message(store: JobStore, engine: Engine) -> N
         "out_of_memory",
         "Ask for fewer frames.",
     )
-    assert outcomes(engine) == [(1, "w", "failed")]
+    assert outcomes(database) == [(1, "w", "failed")]
 
 
-def test_acknowledged_cancel_ends_the_job(store: JobStore, engine: Engine, clock: Clock) -> None:
+def test_acknowledged_cancel_ends_the_job(store: JobStore, database: Database, clock: Clock) -> None:
     job = store.submit(make_new_job())
     claim, _ = claim_next(store)
     store.cancel(job.id)
@@ -184,7 +184,7 @@ def test_acknowledged_cancel_ends_the_job(store: JobStore, engine: Engine, clock
     store.acknowledge_cancel(claim)
 
     assert (store.get(job.id).status, store.get(job.id).finished_at) == (JobStatus.CANCELLED, clock())
-    assert outcomes(engine) == [(1, "w", "cancelled")]
+    assert outcomes(database) == [(1, "w", "cancelled")]
 
 
 def test_job_that_finished_before_its_worker_saw_the_cancel_keeps_its_video(store: JobStore) -> None:
@@ -197,7 +197,7 @@ def test_job_that_finished_before_its_worker_saw_the_cancel_keeps_its_video(stor
     assert store.get(job.id).status == JobStatus.SUCCEEDED
 
 
-def test_given_back_job_keeps_its_place_in_the_queue(store: JobStore, engine: Engine) -> None:
+def test_given_back_job_keeps_its_place_in_the_queue(store: JobStore, database: Database) -> None:
     first, _ = store.submit(make_new_job()), store.submit(make_new_job())
     claim, _ = claim_next(store)
     store.report(claim, stage=JobStage.DENOISING, progress=0.5)
@@ -208,16 +208,16 @@ def test_given_back_job_keeps_its_place_in_the_queue(store: JobStore, engine: En
     assert (waiting.status, waiting.owner, waiting.stage, waiting.progress) == (JobStatus.QUEUED, None, None, 0.0)
     assert waiting.started_at is None
     assert claim_next(store, "other")[0] == Claim(first.id, 2, "other")
-    assert outcomes(engine) == [(1, "w", "given_back"), (2, "other", None)]
+    assert outcomes(database) == [(1, "w", "given_back"), (2, "other", None)]
 
 
-def test_giving_back_is_not_a_crash(store: JobStore, engine: Engine) -> None:
+def test_giving_back_is_not_a_crash(store: JobStore, database: Database) -> None:
     job = store.submit(make_new_job())
     for _ in range(10):
         store.give_back(claim_next(store)[0])
 
     assert store.get(job.id).status == JobStatus.QUEUED
-    with read_transaction(engine) as connection:
+    with read_transaction(database) as connection:
         assert connection.execute(select(jobs.c.crashes)).scalar_one() == 0
 
 
@@ -231,7 +231,7 @@ def test_giving_back_a_job_that_is_to_be_cancelled_ends_it(store: JobStore, cloc
     assert (store.get(job.id).status, store.get(job.id).finished_at) == (JobStatus.CANCELLED, clock())
 
 
-def test_expired_lease_returns_job_to_queue(store: JobStore, engine: Engine, clock: Clock) -> None:
+def test_expired_lease_returns_job_to_queue(store: JobStore, database: Database, clock: Clock) -> None:
     job = store.submit(make_new_job())
     claim, _ = claim_next(store)
     store.report(claim, stage=JobStage.DENOISING, progress=0.5)
@@ -241,7 +241,7 @@ def test_expired_lease_returns_job_to_queue(store: JobStore, engine: Engine, clo
 
     waiting = store.get(job.id)
     assert (waiting.status, waiting.owner, waiting.stage, waiting.progress) == (JobStatus.QUEUED, None, None, 0.0)
-    assert outcomes(engine) == [(1, "w", "lost")]
+    assert outcomes(database) == [(1, "w", "lost")]
 
 
 def test_lease_is_valid_until_its_last_moment(store: JobStore, clock: Clock) -> None:
@@ -272,7 +272,7 @@ def test_free_owner_requeues_only_the_dead_workers_jobs(store: JobStore) -> None
     assert store.free_owner("dead") == 0
 
 
-def test_job_that_killed_too_many_workers_fails(store: JobStore, engine: Engine, clock: Clock) -> None:
+def test_job_that_killed_too_many_workers_fails(store: JobStore, database: Database, clock: Clock) -> None:
     job = store.submit(make_new_job())
     store.give_back(claim_next(store)[0])
     claim_next(store)
@@ -288,7 +288,7 @@ def test_job_that_killed_too_many_workers_fails(store: JobStore, engine: Engine,
     failed = store.get(job.id)
     assert (failed.status, failed.error_code, failed.finished_at) == (JobStatus.FAILED, "worker_lost", clock())
     assert "3 times" in (failed.error_message or "")
-    assert [outcome for *_, outcome in outcomes(engine)] == ["given_back", "lost", "lost", "lost"]
+    assert [outcome for *_, outcome in outcomes(database)] == ["given_back", "lost", "lost", "lost"]
     assert store.claim("w") is None
 
 
@@ -344,10 +344,10 @@ def test_job_that_ended_never_changes(store: JobStore, clock: Clock, ending: str
     assert ended.status == ending
 
 
-def test_fence_also_looks_at_the_status(store: JobStore, engine: Engine) -> None:
+def test_fence_also_looks_at_the_status(store: JobStore, database: Database) -> None:
     store.submit(make_new_job())
     claim, _ = claim_next(store)
-    with write_transaction(engine) as connection:
+    with write_transaction(database) as connection:
         connection.execute(update(jobs).values(status=JobStatus.CANCELLED))  # with the owner left in the row
 
     assert_all_writes_are_rejected(store, claim)

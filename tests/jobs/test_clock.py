@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine, insert, select, update
+from sqlalchemy import insert, select, update
 
 from promptreel.jobs.clock import SteadyClock, read_boot_id
-from promptreel.jobs.database import open_database, read_transaction, write_transaction
+from promptreel.jobs.database import Database, open_database, read_transaction, write_transaction
 from promptreel.jobs.deliveries import DeliveryStore, Outcome
 from promptreel.jobs.job import JobStatus
 from promptreel.jobs.store import JobStore, WorkerRecord
@@ -32,13 +32,13 @@ class Machine:
         self.seconds_up = 3.0
         self.starts += 1
 
-    def steady_clock(self, engine: Engine) -> SteadyClock:
+    def steady_clock(self, database: Database) -> SteadyClock:
         return SteadyClock(
-            engine, read_boot_id=lambda: f"start-{self.starts}", monotonic=lambda: self.seconds_up, now=lambda: self.wall
+            database, read_boot_id=lambda: f"start-{self.starts}", monotonic=lambda: self.seconds_up, now=lambda: self.wall
         )
 
-    def begin(self, engine: Engine) -> SteadyClock:
-        clock = self.steady_clock(engine)
+    def begin(self, database: Database) -> SteadyClock:
+        clock = self.steady_clock(database)
         clock.begin()
         return clock
 
@@ -49,33 +49,33 @@ def machine() -> Machine:
 
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
-def test_all_processes_read_the_same_steady_time_despite_jumps(engine: Engine, machine: Machine, jump: timedelta) -> None:
-    first = machine.begin(engine)
+def test_all_processes_read_the_same_steady_time_despite_jumps(database: Database, machine: Machine, jump: timedelta) -> None:
+    first = machine.begin(database)
     assert first() == START
     machine.wall += jump
-    second, reader = machine.begin(engine), machine.steady_clock(engine)
+    second, reader = machine.begin(database), machine.steady_clock(database)
     machine.pass_time(5)
 
     assert first() == second() == reader() == START + timedelta(seconds=5)
 
 
-def test_reading_the_clock_writes_nothing(engine: Engine, machine: Machine) -> None:
-    assert machine.steady_clock(engine)() == START
+def test_reading_the_clock_writes_nothing(database: Database, machine: Machine) -> None:
+    assert machine.steady_clock(database)() == START
 
-    with read_transaction(engine) as connection:
+    with read_transaction(database) as connection:
         assert connection.execute(select(facts.c.name)).scalars().all() == ["made_by"]  # the migration's
 
 
-def test_known_clock_begins_while_another_process_writes(engine: Engine, database_url: str, machine: Machine) -> None:
-    machine.begin(engine)
+def test_known_clock_begins_while_another_process_writes(database: Database, database_url: str, machine: Machine) -> None:
+    machine.begin(database)
     impatient = open_database(database_url, busy_seconds=0)
-    with write_transaction(engine):
+    with write_transaction(database):
         assert machine.begin(impatient)() == START
     impatient.dispose()
 
 
-def test_wall_clock_is_used_without_a_boot_id(engine: Engine, machine: Machine) -> None:
-    clock = SteadyClock(engine, read_boot_id=lambda: None, now=lambda: machine.wall)
+def test_wall_clock_is_used_without_a_boot_id(database: Database, machine: Machine) -> None:
+    clock = SteadyClock(database, read_boot_id=lambda: None, now=lambda: machine.wall)
     clock.begin()
     machine.wall += HOUR
 
@@ -87,8 +87,8 @@ def test_this_machine_has_a_boot_id() -> None:
 
 
 @pytest.mark.parametrize("wall", [START - HOUR, START, START + HOUR])
-def test_reboot_ends_all_waits(engine: Engine, machine: Machine, wall: datetime) -> None:
-    store, deliveries = stores_of(engine, machine)
+def test_reboot_ends_all_waits(database: Database, machine: Machine, wall: datetime) -> None:
+    store, deliveries = stores_of(database, machine)
     told = store.cancel(store.submit(make_new_job(webhook_url=WEBHOOK)).id).id
     claim, _ = deliveries.claim("courier")
     deliveries.record_failed(claim, Outcome(seconds=1.0, status=503), next_at=START + HOUR)
@@ -100,7 +100,7 @@ def test_reboot_ends_all_waits(engine: Engine, machine: Machine, wall: datetime)
 
     machine.restart()
     machine.wall = wall
-    store, deliveries = stores_of(engine, machine)
+    store, deliveries = stores_of(database, machine)
 
     assert store.live_workers() == []
     assert [store.claim("w")[1].id for _ in range(2)] == [put_off, running]
@@ -110,15 +110,15 @@ def test_reboot_ends_all_waits(engine: Engine, machine: Machine, wall: datetime)
     assert taken[1].tried_since <= wall
 
 
-def stores_of(engine: Engine, machine: Machine) -> tuple[JobStore, DeliveryStore]:
+def stores_of(database: Database, machine: Machine) -> tuple[JobStore, DeliveryStore]:
     """As the processes of a service have them."""
-    clocks = {"now": lambda: machine.wall, "steady": machine.begin(engine)}
-    return JobStore(engine, **clocks), DeliveryStore(engine, **clocks)
+    clocks = {"now": lambda: machine.wall, "steady": machine.begin(database)}
+    return JobStore(database, **clocks), DeliveryStore(database, **clocks)
 
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
-def test_queue_does_not_notice_that_the_wall_clock_jumps(engine: Engine, machine: Machine, jump: timedelta) -> None:
-    store, deliveries = stores_of(engine, machine)
+def test_queue_does_not_notice_that_the_wall_clock_jumps(database: Database, machine: Machine, jump: timedelta) -> None:
+    store, deliveries = stores_of(database, machine)
     held, waiting = (store.submit(make_new_job(webhook_url=WEBHOOK)).id for _ in range(2))
     claim, _ = store.claim("w")
     store.record_worker(WorkerRecord(id="w", device="cpu", seconds_per_unit=None))
@@ -148,11 +148,11 @@ def test_queue_does_not_notice_that_the_wall_clock_jumps(engine: Engine, machine
 
 
 @pytest.mark.parametrize("jump", [HOUR, -HOUR])
-def test_newest_successes_are_found_despite_clock_jumps(engine: Engine, machine: Machine, jump: timedelta) -> None:
-    store, _ = stores_of(engine, machine)
+def test_newest_successes_are_found_despite_clock_jumps(database: Database, machine: Machine, jump: timedelta) -> None:
+    store, _ = stores_of(database, machine)
     for number in range(3):
         store.submit(make_new_job())
-        with write_transaction(engine) as connection:
+        with write_transaction(database) as connection:
             ended = {
                 "status": JobStatus.SUCCEEDED,
                 "finished_at": machine.wall,

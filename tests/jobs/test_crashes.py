@@ -14,9 +14,8 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
 
-from promptreel.jobs.database import open_database
+from promptreel.jobs.database import Database, open_database
 from promptreel.jobs.job import JobStatus
 from promptreel.jobs.store import JobStore
 from tests.jobs.factories import make_new_job
@@ -64,9 +63,9 @@ from promptreel.jobs.store import JobStore
 from promptreel.jobs.tables import attempts, jobs
 from tests.jobs.factories import make_new_job
 
-engine = open_database(sys.argv[1])
-print("submitted", JobStore(engine).submit(make_new_job()).id, flush=True)
-with write_transaction(engine) as connection:
+database = open_database(sys.argv[1])
+print("submitted", JobStore(database).submit(make_new_job()).id, flush=True)
+with write_transaction(database) as connection:
     connection.execute(update(jobs).values(status="succeeded"))
     connection.execute(delete(attempts))
     print("changed", 0, flush=True)
@@ -103,8 +102,8 @@ def kill(process: subprocess.Popen[str]) -> list[tuple[str, int]]:
     return [(line.split()[0], int(line.split()[1])) for line in rest.splitlines() if len(line.split()) == 2]
 
 
-def test_kill_in_mid_transaction_loses_nothing_and_leaves_no_lock(database_url: str, engine: Engine) -> None:
-    store = JobStore(engine)
+def test_kill_in_mid_transaction_loses_nothing_and_leaves_no_lock(database_url: str, database: Database) -> None:
+    store = JobStore(database)
     mine = store.submit(make_new_job())
     with running(STOP_IN_MID_TRANSACTION, database_url) as process:
         said = read_until(process, "changed", 0)
@@ -117,8 +116,8 @@ def test_kill_in_mid_transaction_loses_nothing_and_leaves_no_lock(database_url: 
     assert claimed[1].id == mine.id
 
 
-def test_kill_at_any_moment_loses_nothing_that_was_acknowledged(database_url: str, engine: Engine) -> None:
-    store = JobStore(engine)
+def test_kill_at_any_moment_loses_nothing_that_was_acknowledged(database_url: str, database: Database) -> None:
+    store = JobStore(database)
     with running(WORK_UNTIL_KILLED, database_url) as process:
         said = read_until(process, "submitted", 30)
         said += kill(process)
@@ -136,14 +135,14 @@ def test_kill_at_any_moment_loses_nothing_that_was_acknowledged(database_url: st
     assert {store.get(job_id).status for job_id in lost} == {JobStatus.QUEUED}
 
 
-def test_kill_among_many_submits_loses_none_that_returned(database_url: str, engine: Engine) -> None:
+def test_kill_among_many_submits_loses_none_that_returned(database_url: str, database: Database) -> None:
     with running(SUBMIT_TOGETHER_UNTIL_KILLED, database_url) as process:
         said = read_until(process, "submitted", 300)
         said += kill(process)
 
     acknowledged = [job_id for _, job_id in said]
     assert len(acknowledged) == len(set(acknowledged)) >= 250  # ids are printed after their commits, in any order
-    assert set(acknowledged) <= {job.id for job in JobStore(engine).list(limit=100_000)}
+    assert set(acknowledged) <= {job.id for job in JobStore(database).list(limit=100_000)}
 
 
 def claim_in_step(url: str, owner: str, start: Barrier, taken: SimpleQueue[tuple[str, list[int]]]) -> None:
@@ -158,8 +157,8 @@ def claim_in_step(url: str, owner: str, start: Barrier, taken: SimpleQueue[tuple
 
 
 @pytest.mark.slow
-def test_processes_never_claim_the_same_job(database_url: str, engine: Engine) -> None:
-    store = JobStore(engine)
+def test_processes_never_claim_the_same_job(database_url: str, database: Database) -> None:
+    store = JobStore(database)
     submitted = [store.submit(make_new_job()).id for _ in range(200)]
     spawn = multiprocessing.get_context("spawn")
     start, taken = spawn.Barrier(2), spawn.SimpleQueue()

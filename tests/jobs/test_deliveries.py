@@ -8,11 +8,10 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Engine
 
 from promptreel.errors import DeliveryLost, DeliveryNotFound
-from promptreel.jobs.database import open_database
-from promptreel.jobs.deliveries import LOST, Delivery, DeliveryState, DeliveryStore, Full, Outcome
+from promptreel.jobs.database import Database, open_database
+from promptreel.jobs.deliveries import LOST, Delivery, DeliveryState, DeliveryStore, Exclusions, Outcome
 from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.store import JobStore
 from promptreel.jobs.webhook_secrets import WebhookSecrets
@@ -23,8 +22,8 @@ DELIVERED = Outcome(seconds=0.1, status=204)
 
 
 @pytest.fixture
-def deliveries(engine: Engine, clock: Clock) -> DeliveryStore:
-    return DeliveryStore(engine, lease_seconds=60, now=clock)
+def deliveries(database: Database, clock: Clock) -> DeliveryStore:
+    return DeliveryStore(database, lease_seconds=60, now=clock)
 
 
 @pytest.fixture
@@ -58,26 +57,26 @@ def test_due_deliveries_are_claimed_once_and_oldest_first(
 def test_busy_receiver_is_skipped(deliveries: DeliveryStore, end_job: Callable[[str], int]) -> None:
     end_job("http://slow.test/a")
     other = end_job("http://quick.test/a")
-    busy = Full(receivers=[(None, "slow.test"), (7, "quick.test")])
+    busy = Exclusions(receivers=[(None, "slow.test"), (7, "quick.test")])
 
-    taken = deliveries.claim("c", passing_over=busy)
+    taken = deliveries.claim("c", excluded=busy)
 
     assert taken is not None
     assert taken[1].job_id == other
-    assert deliveries.claim("c", passing_over=busy) is None
+    assert deliveries.claim("c", excluded=busy) is None
     assert deliveries.claim("c") is not None
 
 
 def test_key_at_its_limit_is_skipped(
-    store: JobStore, engine: Engine, deliveries: DeliveryStore, end_job: Callable[[str], int]
+    store: JobStore, database: Database, deliveries: DeliveryStore, end_job: Callable[[str], int]
 ) -> None:
     end_job("http://a.test/")
-    key, _ = KeyStore(engine).create("shop")
+    key, _ = KeyStore(database).create("shop")
     keys_job = store.submit(replace(make_new_job(webhook_url="http://a.test/"), api_key_id=key.id))
     store.cancel(keys_job.id)
 
-    assert deliveries.claim("c", passing_over=Full(keys=[None, key.id])) is None
-    taken = deliveries.claim("c", passing_over=Full(keys=[None]))
+    assert deliveries.claim("c", excluded=Exclusions(keys=[None, key.id])) is None
+    taken = deliveries.claim("c", excluded=Exclusions(keys=[None]))
     assert taken is not None
     assert (taken[1].job_id, taken[1].api_key_id) == (keys_job.id, key.id)
 
@@ -91,12 +90,12 @@ def test_only_first_attempts_are_claimed_for_a_key_at_its_limit_of_retries(
     clock.advance(1)
     first = end_job("http://b.test/")
 
-    enough = Full(retries_of=[None])
-    taken = deliveries.claim("c", passing_over=enough)
+    enough = Exclusions(retries_of=[None])
+    taken = deliveries.claim("c", excluded=enough)
     assert taken is not None
     assert taken[1].job_id == first
-    assert deliveries.claim("c", passing_over=enough) is None
-    assert deliveries.claim("c", passing_over=Full(retries_of=[7])) is not None
+    assert deliveries.claim("c", excluded=enough) is None
+    assert deliveries.claim("c", excluded=Exclusions(retries_of=[7])) is not None
 
 
 def test_failed_attempt_is_recorded_and_the_next_is_due_at_next_at(
@@ -238,8 +237,8 @@ def test_concurrent_callers_get_one_installation_secret(database_url: str) -> No
     assert len(secret) == len("whsec_") + 44  # 32 bytes in base64
 
 
-def test_api_key_has_a_secret_of_its_own(engine: Engine) -> None:
-    keys, secrets = KeyStore(engine), WebhookSecrets(engine)
+def test_api_key_has_a_secret_of_its_own(database: Database) -> None:
+    keys, secrets = KeyStore(database), WebhookSecrets(database)
     shop, other = (keys.create(name)[0] for name in ("shop", "other"))
     keys.revoke(str(shop.id))  # its jobs go on
 

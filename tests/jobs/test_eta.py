@@ -9,8 +9,8 @@ import pytest
 from promptreel.jobs.eta import (
     Ahead,
     Rate,
-    Shape,
     Timing,
+    VideoShape,
     Work,
     estimate_queue_seconds,
     estimate_seconds,
@@ -23,7 +23,7 @@ from promptreel.jobs.params import VideoParams
 from tests.jobs.factories import START
 
 RATES = {"cutout": Rate(0.1), "big": Rate(1.0), "slow to end": Rate(0.1, fixed_seconds=40)}
-SHAPE = Shape(10, 512, 512)
+SHAPE = VideoShape(10, 512, 512)
 
 
 def make_job(
@@ -177,14 +177,14 @@ def test_fixed_seconds_are_spent_after_the_calls() -> None:
 
 
 def make_timing(
-    shape: Shape = SHAPE, *, calls: int = 20, fixed: float = 4.0, a_call: float = 0.5, device: str = "cpu"
+    shape: VideoShape = SHAPE, *, calls: int = 20, fixed: float = 4.0, a_call: float = 0.5, device: str = "cpu"
 ) -> Timing:
     """The timing of a job with `fixed` seconds outside of its calls and `a_call` seconds per call."""
     units = shape.num_frames * calls
     return Timing(shape=shape, device=device, units=units, busy_seconds=fixed + calls * a_call, call_seconds=calls * a_call)
 
 
-def seconds_for(rate: Rate | None, calls: int, shape: Shape = SHAPE) -> float:
+def seconds_for(rate: Rate | None, calls: int, shape: VideoShape = SHAPE) -> float:
     assert rate is not None
     return rate.fixed_seconds + shape.num_frames * calls * rate.seconds_per_unit
 
@@ -202,7 +202,7 @@ def test_one_slow_start_does_not_spoil_the_rate() -> None:
 
 
 def test_rate_comes_from_the_same_shape_else_size_else_model() -> None:
-    longer, larger = Shape(20, 512, 512), Shape(10, 1024, 1024)
+    longer, larger = VideoShape(20, 512, 512), VideoShape(10, 1024, 1024)
     timings = [make_timing(larger, fixed=12, a_call=2), make_timing(longer, fixed=10, a_call=3), make_timing()]
 
     assert seconds_for(learn_rate(timings, SHAPE), 20) == pytest.approx(4 + 20 * 0.5)
@@ -227,7 +227,7 @@ def test_rate_follows_a_change_of_speed_after_two_jobs() -> None:
 
     assert seconds_for(learn_rate([*quick, *slow[:17]], SHAPE), 20) == pytest.approx(2.5)
     assert seconds_for(learn_rate([*slow[:2], *quick * 8], SHAPE), 20) == pytest.approx(50)
-    other_shape = [replace(timing, shape=Shape(10, 1024, 1024)) for timing in slow[:17]]
+    other_shape = [replace(timing, shape=VideoShape(10, 1024, 1024)) for timing in slow[:17]]
     assert seconds_for(learn_rate([*other_shape, *quick], SHAPE), 20) == pytest.approx(2.5)
 
 

@@ -6,18 +6,18 @@ import re
 from base64 import b64decode
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import select
 
 from promptreel.errors import ApiKeyNotFound, InvalidParams
-from promptreel.jobs.database import read_transaction
+from promptreel.jobs.database import Database, read_transaction
 from promptreel.jobs.keys import KeyLimits, KeyStore
 from promptreel.jobs.tables import api_keys
 from tests.jobs.factories import START, Clock
 
 
 @pytest.fixture
-def keys(engine: Engine, clock: Clock) -> KeyStore:
-    return KeyStore(engine, now=clock)
+def keys(database: Database, clock: Clock) -> KeyStore:
+    return KeyStore(database, now=clock)
 
 
 def test_key_is_random_and_found_by_its_text_alone(keys: KeyStore) -> None:
@@ -29,10 +29,10 @@ def test_key_is_random_and_found_by_its_text_alone(keys: KeyStore) -> None:
     assert [keys.find(wrong) for wrong in ("", key[:-1], key + "x", key.upper(), key[:11], "\ud800")] == [None] * 6
 
 
-def test_nothing_in_the_database_is_the_key(keys: KeyStore, engine: Engine) -> None:
+def test_nothing_in_the_database_is_the_key(keys: KeyStore, database: Database) -> None:
     _, key = keys.create("shop")
 
-    with read_transaction(engine) as connection:
+    with read_transaction(database) as connection:
         kept = str(connection.execute(select(api_keys)).one())
 
     assert key[:11] in kept

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import func, select
 
 from promptreel.errors import JobLost
-from promptreel.jobs.database import read_transaction, write_transaction
+from promptreel.jobs.database import Database, read_transaction, write_transaction
 from promptreel.jobs.deliveries import DeliveryState, DeliveryStore
 from promptreel.jobs.job import Claim, JobStatus
 from promptreel.jobs.outbox import host_of
@@ -96,14 +96,14 @@ WAYS: dict[Way, JobStatus] = {
 }
 
 
-def count(engine: Engine) -> int:
-    with read_transaction(engine) as connection:
+def count(database: Database) -> int:
+    with read_transaction(database) as connection:
         return connection.execute(select(func.count()).select_from(deliveries)).scalar_one()
 
 
 @pytest.mark.parametrize(("end", "status"), WAYS.items(), ids=[way.__name__ for way in WAYS])
 def test_every_way_to_an_end_writes_one_delivery(
-    store: JobStore, engine: Engine, clock: Clock, end: Way, status: JobStatus
+    store: JobStore, database: Database, clock: Clock, end: Way, status: JobStatus
 ) -> None:
     quiet = store.submit(make_new_job("without a webhook"))
     end(store, clock, quiet.id)
@@ -112,15 +112,15 @@ def test_every_way_to_an_end_writes_one_delivery(
     end(store, clock, job.id)
 
     assert store.get(job.id).status is status
-    ((delivery, attempts),) = DeliveryStore(engine).list(job.id)
-    assert count(engine) == 1
+    ((delivery, attempts),) = DeliveryStore(database).list(job.id)
+    assert count(database) == 1
     assert delivery.id.startswith("msg_")
     assert (delivery.url, delivery.host, delivery.state) == (WEBHOOK, "shop.example.com", DeliveryState.PENDING)
     assert delivery.next_at == delivery.created_at == store.get(job.id).finished_at
     assert (delivery.attempt, attempts) == (0, [])
 
 
-def test_what_does_not_end_a_job_writes_none(store: JobStore, engine: Engine, clock: Clock) -> None:
+def test_what_does_not_end_a_job_writes_none(store: JobStore, database: Database, clock: Clock) -> None:
     job = store.submit(make_new_job(webhook_url=WEBHOOK))
     first = claim(store)
     store.heartbeat(first)
@@ -131,7 +131,7 @@ def test_what_does_not_end_a_job_writes_none(store: JobStore, engine: Engine, cl
     with pytest.raises(JobLost):
         store.finish(first, make_result())
 
-    assert count(engine) == 0
+    assert count(database) == 0
     store.acknowledge_cancel(second)
     for end in (store.acknowledge_cancel, store.give_back, lambda claim: store.finish(claim, make_result())):
         with pytest.raises(JobLost):
@@ -139,41 +139,41 @@ def test_what_does_not_end_a_job_writes_none(store: JobStore, engine: Engine, cl
     store.cancel(job.id)
     clock.advance(100)
     store.requeue_expired()
-    assert count(engine) == 1
+    assert count(database) == 1
 
 
-def test_end_that_is_rolled_back_leaves_no_delivery(store: JobStore, engine: Engine) -> None:
+def test_end_that_is_rolled_back_leaves_no_delivery(store: JobStore, database: Database) -> None:
     """One transaction: neither without the other."""
     job = store.submit(make_new_job(webhook_url=WEBHOOK))
     held = claim(store)
-    with write_transaction(engine) as connection:
+    with write_transaction(database) as connection:
         connection.exec_driver_sql("CREATE TRIGGER full BEFORE INSERT ON deliveries BEGIN SELECT RAISE(ABORT, 'full'); END")
     with pytest.raises(Exception, match="full"):
         store.finish(held, make_result())
 
     assert store.get(job.id).status is JobStatus.RUNNING
-    with write_transaction(engine) as connection:
+    with write_transaction(database) as connection:
         connection.exec_driver_sql("DROP TRIGGER full")
     store.finish(held, make_result())
-    assert count(engine) == 1
+    assert count(database) == 1
 
 
-def test_deleted_job_takes_its_deliveries_along(store: JobStore, engine: Engine) -> None:
+def test_deleted_job_takes_its_deliveries_along(store: JobStore, database: Database) -> None:
     job = store.submit(make_new_job(webhook_url=WEBHOOK))
     store.cancel(job.id)
-    assert count(engine) == 1
+    assert count(database) == 1
     store.delete(job.id)
 
-    assert count(engine) == 0
+    assert count(database) == 0
 
 
 @pytest.mark.parametrize("url", ["http://[", "nonsense", "", "http://" + "a" * 300])
-def test_invalid_url_does_not_keep_a_job_from_ending(store: JobStore, engine: Engine, url: str) -> None:
+def test_invalid_url_does_not_keep_a_job_from_ending(store: JobStore, database: Database, url: str) -> None:
     job = store.submit(make_new_job(webhook_url=url))
     store.cancel(job.id)
 
-    ((delivery, _),) = DeliveryStore(engine).list(job.id)
+    ((delivery, _),) = DeliveryStore(database).list(job.id)
     assert (delivery.url, delivery.created_at) == (url, START)
     assert len(host_of(url)) <= 255
-    with read_transaction(engine) as connection:
+    with read_transaction(database) as connection:
         assert connection.execute(select(jobs.c.status)).scalar() == JobStatus.CANCELLED

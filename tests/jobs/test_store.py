@@ -7,12 +7,12 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine, delete, event, select, update
+from sqlalchemy import delete, event, select, update
 from sqlalchemy.exc import StatementError
 
 from promptreel.errors import DatabaseBusy, JobLost, JobNotFound
-from promptreel.jobs.database import open_database, read_transaction, write_transaction
-from promptreel.jobs.eta import Ahead, Shape, Timing, Work
+from promptreel.jobs.database import Database, open_database, read_transaction, write_transaction
+from promptreel.jobs.eta import Ahead, Timing, VideoShape, Work
 from promptreel.jobs.job import JobStage, JobStatus
 from promptreel.jobs.keys import KeyLimits, KeyStore
 from promptreel.jobs.store import JobStore, WorkerRecord
@@ -33,9 +33,9 @@ def test_submitted_job_reads_back_whole(store: JobStore) -> None:
     assert not job.is_final
 
 
-def test_ids_count_up_and_are_not_reused(store: JobStore, engine: Engine) -> None:
+def test_ids_count_up_and_are_not_reused(store: JobStore, database: Database) -> None:
     first, second = store.submit(make_new_job()), store.submit(make_new_job())
-    with write_transaction(engine) as connection:
+    with write_transaction(database) as connection:
         connection.execute(delete(jobs).where(jobs.c.id == second.id))
 
     third = store.submit(make_new_job())
@@ -59,8 +59,8 @@ def test_times_are_exact_to_the_microsecond_and_in_utc(store: JobStore, clock: C
     assert job.created_at.utcoffset() == timedelta(0)
 
 
-def test_time_without_zone_is_refused(engine: Engine) -> None:
-    naive = JobStore(engine, now=lambda: datetime(2026, 1, 1))  # noqa: DTZ001 - that is the mistake
+def test_time_without_zone_is_refused(database: Database) -> None:
+    naive = JobStore(database, now=lambda: datetime(2026, 1, 1))  # noqa: DTZ001 - that is the mistake
 
     with pytest.raises(StatementError, match="time zone"):
         naive.submit(make_new_job())
@@ -158,7 +158,7 @@ def test_cancelling_a_final_job_changes_nothing(store: JobStore, ending: str) ->
     assert ended.is_final
 
 
-def test_jobs_are_counted_by_an_index_of_their_state(store: JobStore, engine: Engine) -> None:
+def test_jobs_are_counted_by_an_index_of_their_state(store: JobStore, database: Database) -> None:
     for _ in range(4):
         store.submit(make_new_job())
     claim, _ = store.claim("w") or pytest.fail("nothing to claim")
@@ -166,13 +166,13 @@ def test_jobs_are_counted_by_an_index_of_their_state(store: JobStore, engine: En
     store.claim("w")
     store.cancel(4)
     statements: list[str] = []
-    event.listen(engine, "before_cursor_execute", lambda *args: statements.append(str(args[2])))
+    event.listen(database, "before_cursor_execute", lambda *args: statements.append(str(args[2])))
 
     counts = [store.count(status) for status in (JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.SUCCEEDED, JobStatus.CANCELLED)]
 
     assert counts == [1, 1, 1, 1]
     for statement in statements[:3]:
-        with read_transaction(engine) as connection:
+        with read_transaction(database) as connection:
             (plan,) = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}").all()
         assert plan.detail.startswith("SCAN jobs USING COVERING INDEX")
 
@@ -195,9 +195,9 @@ def test_queue_ahead_is_the_running_jobs_and_those_in_front(store: JobStore) -> 
     assert (lengths_ahead(store, ids[2]), store.queue_ahead(store.get(ids[2])).waiting) == ([1], 0)
 
 
-def test_queue_ahead_follows_priority_then_virtual_time(store: JobStore, engine: Engine) -> None:
+def test_queue_ahead_follows_priority_then_virtual_time(store: JobStore, database: Database) -> None:
     ids = submit_of_lengths(store, 1, 2, 3, 4)
-    with write_transaction(engine) as connection:
+    with write_transaction(database) as connection:
         connection.execute(update(jobs).where(jobs.c.id == ids[0]).values(priority=1))
         connection.execute(update(jobs).where(jobs.c.id == ids[1]).values(vt=9.5))
 
@@ -234,7 +234,7 @@ def test_work_ahead_is_summed_up_by_model_and_shape(store: JobStore) -> None:
     last = store.submit(make_new_job())
     claim, _ = store.claim("w") or pytest.fail("nothing to claim")
     store.report(claim, stage=JobStage.DENOISING, progress=0.25)
-    shape = Shape(10, 64, 96)
+    shape = VideoShape(10, 64, 96)
 
     ahead = store.queue_ahead(last)
 
@@ -266,27 +266,27 @@ OF_THE_KEY = ["SEARCH jobs USING COVERING INDEX jobs_queued_by_api_key (api_key_
 
 @pytest.mark.parametrize(("max_running", "expected"), [(None, [OF_ALL]), (1, [OF_ALL, OF_THE_KEY])])
 def test_long_queue_is_summed_up_from_an_index_alone(
-    store: JobStore, engine: Engine, max_running: int | None, expected: list[list[str]]
+    store: JobStore, database: Database, max_running: int | None, expected: list[list[str]]
 ) -> None:
-    key, _ = KeyStore(engine).create("k", KeyLimits(max_running=max_running))
+    key, _ = KeyStore(database).create("k", KeyLimits(max_running=max_running))
     statements: list[tuple[str, object]] = []
 
     def remember(_connection: object, _cursor: object, statement: str, parameters: object, *_: object) -> None:
         statements.append((statement, parameters))
 
     job = store.submit(replace(make_new_job(), api_key_id=key.id))
-    event.listen(engine, "before_cursor_execute", remember)
+    event.listen(database, "before_cursor_execute", remember)
     store.queue_ahead(job)
 
     summed = [each for each in statements if "sum(" in each[0]]
-    with read_transaction(engine) as connection:
+    with read_transaction(database) as connection:
         plans = [connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", parameters).all() for sql, parameters in summed]
     assert [[step[-1] for step in plan] for plan in plans] == expected
 
 
-def test_queue_ahead_of_an_unknown_job_is_not_found(store: JobStore, engine: Engine) -> None:
+def test_queue_ahead_of_an_unknown_job_is_not_found(store: JobStore, database: Database) -> None:
     job = store.submit(make_new_job())
-    with write_transaction(engine) as connection:
+    with write_transaction(database) as connection:
         connection.execute(delete(jobs))
 
     with pytest.raises(JobNotFound):
@@ -312,14 +312,14 @@ def test_worker_that_was_not_seen_lately_is_not_live(store: JobStore, clock: Clo
     assert store.live_workers() == []
 
 
-def test_worker_that_was_not_seen_for_minutes_is_forgotten(store: JobStore, engine: Engine, clock: Clock) -> None:
+def test_worker_that_was_not_seen_for_minutes_is_forgotten(store: JobStore, database: Database, clock: Clock) -> None:
     for name in ("dead", "alive"):
         store.record_worker(WorkerRecord(id=name, device="cpu", seconds_per_unit=None))
     clock.advance(301)
     store.record_worker(WorkerRecord(id="alive", device="cpu", seconds_per_unit=None))
     store.requeue_expired()
 
-    with read_transaction(engine) as connection:
+    with read_transaction(database) as connection:
         assert connection.execute(select(workers.c.id)).scalars().all() == ["alive"]
 
 
@@ -341,13 +341,13 @@ def test_recent_timings_are_of_the_models_latest_successes(store: JobStore, cloc
     store.fail(claim, code="out_of_memory", message="no")
 
     newest, oldest = store.recent_timings("cutout")
-    assert newest == Timing(shape=Shape(16, 512, 512), device="cpu (float32)", units=160, busy_seconds=24, call_seconds=10)
-    assert oldest == Timing(shape=Shape(8, 64, 96), device="cpu (float32)", units=160, busy_seconds=10, call_seconds=2.5)
+    assert newest == Timing(shape=VideoShape(16, 512, 512), device="cpu (float32)", units=160, busy_seconds=24, call_seconds=10)
+    assert oldest == Timing(shape=VideoShape(8, 64, 96), device="cpu (float32)", units=160, busy_seconds=10, call_seconds=2.5)
     assert list(store.recent_timings("unknown")) == []
 
 
-def test_recent_timings_are_no_more_than_are_remembered(engine: Engine, clock: Clock) -> None:
-    store = JobStore(engine, now=clock, timings_remembered=2)
+def test_recent_timings_are_no_more_than_are_remembered(database: Database, clock: Clock) -> None:
+    store = JobStore(database, now=clock, timings_remembered=2)
     for seconds in (8, 12, 16):
         run_one(store, clock, seconds=seconds)
 
@@ -355,14 +355,14 @@ def test_recent_timings_are_no_more_than_are_remembered(engine: Engine, clock: C
 
 
 def test_recent_timings_are_read_again_when_another_job_has_succeeded_and_only_then(
-    store: JobStore, engine: Engine, clock: Clock
+    store: JobStore, database: Database, clock: Clock
 ) -> None:
     run_one(store, clock, seconds=8)
     before = store.recent_timings("cutout")
     run_one(store, clock, seconds=9, model_id="other")
     assert store.recent_timings("cutout") is before
 
-    run_one(JobStore(engine, now=clock), clock, seconds=12)  # as a worker does, in another process
+    run_one(JobStore(database, now=clock), clock, seconds=12)  # as a worker does, in another process
     assert [timing.call_seconds for timing in store.recent_timings("cutout")] == [3, 2]
     store.delete(3)
     assert [timing.call_seconds for timing in store.recent_timings("cutout")] == [2]
@@ -388,14 +388,14 @@ def test_job_without_device_seconds_is_left_out_of_timings(store: JobStore) -> N
     assert list(store.recent_timings("cutout")) == []
 
 
-def test_timings_are_found_by_the_index_of_successes(store: JobStore, engine: Engine, clock: Clock) -> None:
+def test_timings_are_found_by_the_index_of_successes(store: JobStore, database: Database, clock: Clock) -> None:
     run_one(store, clock, seconds=8)
     statements: list[str] = []
-    event.listen(engine, "before_cursor_execute", lambda *args: statements.append(str(args[2])))
+    event.listen(database, "before_cursor_execute", lambda *args: statements.append(str(args[2])))
     store.recent_timings("cutout")
     newest, timings = [each for each in statements if "FROM jobs" in each]
     for statement, kind in ((newest, "COVERING INDEX"), (timings, "INDEX")):
-        with read_transaction(engine) as connection:
+        with read_transaction(database) as connection:
             plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", ("x",) * statement.count("?")).all()
 
         assert [row.detail.split(" (")[0] for row in plan if "jobs" in row.detail] == [
@@ -404,10 +404,10 @@ def test_timings_are_found_by_the_index_of_successes(store: JobStore, engine: En
         assert not any("TEMP B-TREE" in row.detail for row in plan)
 
 
-def test_check_writable_raises_for_a_table_that_can_only_be_read(store: JobStore, engine: Engine) -> None:
-    impatient = JobStore(open_database(str(engine.url), busy_seconds=0.02))
+def test_check_writable_raises_for_a_table_that_can_only_be_read(store: JobStore, database: Database) -> None:
+    impatient = JobStore(open_database(str(database.url), busy_seconds=0.02))
     impatient.check_writable()
-    with write_transaction(engine), pytest.raises(DatabaseBusy):
+    with write_transaction(database), pytest.raises(DatabaseBusy):
         impatient.check_writable()
     assert impatient.live_workers() == []
     impatient.check_writable()

@@ -41,9 +41,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         path = Path(self.folder.name) / "queue.db"
         shutil.copy(self.migrated_file, path)
-        self.engine = open_database(f"sqlite:///{path}")
+        self.database = open_database(f"sqlite:///{path}")
         self.clock = Clock()
-        self.store = JobStore(self.engine, lease_seconds=LEASE_SECONDS, max_attempts=3, now=self.clock)
+        self.store = JobStore(self.database, lease_seconds=LEASE_SECONDS, max_attempts=3, now=self.clock)
         self.accepted: set[int] = set()
         self.ended: dict[int, Job] = {}
         self.live: dict[int, tuple[Claim, float]] = {}
@@ -51,7 +51,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.drain()
-        self.engine.dispose()
+        self.database.dispose()
         self.folder.cleanup()
 
     @rule(webhook_url=st.sampled_from([None, WEBHOOK]))
@@ -144,7 +144,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.check_that_no_job_is_lost_and_what_ended_stays(found)
         running = {job.id: (job.attempt, job.owner) for job in found if job.status == JobStatus.RUNNING}
         assert running == {job_id: (claim.attempt, claim.owner) for job_id, (claim, _) in self.live.items()}
-        with read_transaction(self.engine) as connection:
+        with read_transaction(self.database) as connection:
             open_attempts = connection.execute(select(attempts.c.job_id).where(attempts.c.ended_at.is_(None))).scalars().all()
             to_deliver = connection.execute(select(deliveries.c.job_id)).scalars().all()
         assert sorted(open_attempts) == sorted(running)

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 
 from promptreel.errors import IdempotencyConflict, InvalidApiKey, RateLimitExceeded
-from promptreel.jobs.database import read_transaction, write_transaction
+from promptreel.jobs.database import Database, read_transaction, write_transaction
 from promptreel.jobs.eta import Work
 from promptreel.jobs.job import Claim, Job, JobStatus
 from promptreel.jobs.keys import KeyLimits, KeyStore
@@ -24,8 +24,8 @@ Submit = Callable[..., Job]
 
 
 @pytest.fixture
-def make_key(engine: Engine) -> Callable[..., int]:
-    keys = KeyStore(engine)
+def make_key(database: Database) -> Callable[..., int]:
+    keys = KeyStore(database)
     return lambda **limits: keys.create("k", KeyLimits(**limits))[0].id
 
 
@@ -168,9 +168,9 @@ def test_queued_jobs_are_limited_per_key(store: JobStore, submit: Submit, make_k
     assert len(store.list()) == 4
 
 
-def test_revoked_key_submits_nothing(store: JobStore, engine: Engine, submit: Submit, make_key: Callable[..., int]) -> None:
+def test_revoked_key_submits_nothing(store: JobStore, database: Database, submit: Submit, make_key: Callable[..., int]) -> None:
     key = make_key()
-    KeyStore(engine).revoke(str(key))
+    KeyStore(database).revoke(str(key))
 
     with pytest.raises(InvalidApiKey):
         submit(key)
@@ -214,11 +214,11 @@ def test_threads_that_repeat_a_request_at_once_make_one_job(
 
 @pytest.mark.parametrize("with_key", [True, False])
 def test_database_refuses_a_second_job_by_itself(
-    engine: Engine, submit: Submit, make_key: Callable[..., int], with_key: bool
+    database: Database, submit: Submit, make_key: Callable[..., int], with_key: bool
 ) -> None:
     submit(make_key() if with_key else None, "once", "hash")
-    with read_transaction(engine) as connection:
+    with read_transaction(database) as connection:
         row = dict(connection.execute(select(jobs)).one()._mapping) | {"id": 2, "file_prefix": "another"}
 
-    with pytest.raises(IntegrityError, match="UNIQUE"), write_transaction(engine) as connection:
+    with pytest.raises(IntegrityError, match="UNIQUE"), write_transaction(database) as connection:
         connection.execute(insert(jobs).values(row))

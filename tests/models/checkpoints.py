@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from promptreel.models.configs import ImageUNet, MotionAdapter, TextEncoder, VaeKL, give_motion
+from promptreel.models.configs import ImageUNet, MotionAdapter, TextEncoder, VaeKL, add_motion
 from promptreel.models.layouts import MOTION, lay_out
 from promptreel.models.registry import ModelCard, ModelRegistry
 
@@ -126,7 +126,7 @@ def make_checkpoint(folder: Path, **index: object) -> Path:
 
 
 def _make_tensors() -> dict[str, dict[str, np.ndarray]]:
-    unet = give_motion(ImageUNet(**_read("unet")), MotionAdapter(**_read("motion_adapter")))
+    unet = add_motion(ImageUNet(**_read("unet")), MotionAdapter(**_read("motion_adapter")))
     both = lay_out(unet)
     layouts = {
         "unet": {name: shape for name, shape in both.items() if MOTION not in name},

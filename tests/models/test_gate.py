@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from promptreel.errors import CheckpointUnusable
-from promptreel.models.configs import ImageUNet, MotionAdapter, TextEncoder, VaeKL, give_motion
+from promptreel.models.configs import ImageUNet, MotionAdapter, TextEncoder, VaeKL, add_motion
 from promptreel.models.gate import check_checkpoint, check_weights, hash_checkpoint
 from promptreel.models.layouts import MOTION, lay_out
 from tests.models.checkpoints import (
@@ -350,13 +350,13 @@ def test_weight_that_is_not_finite_is_refused_by_name(checkpoint):
 
 
 @pytest.mark.parametrize(("max_frames", "passes"), [(MAX_FRAMES, True), (MAX_FRAMES + 1, False)])
-def test_card_may_not_claim_more_frames_than_the_motion_adapter_carries(checkpoint, max_frames, passes):
+def test_card_may_not_claim_more_frames_than_the_motion_adapter_supports(checkpoint, max_frames, passes):
     make_card(checkpoint, max_frames=max_frames)
 
     if passes:
         assert check(checkpoint)
     else:
-        refuse(checkpoint, r"^promptreel\.json says 17 max_frames, and the motion adapter carries 16\. Write 16 there")
+        refuse(checkpoint, r"^promptreel\.json says 17 max_frames, but the motion adapter supports 16\. Write 16 there")
 
 
 def test_unknown_family_is_refused(checkpoint):
@@ -486,7 +486,7 @@ def test_configs_of_stable_diffusion_and_of_animatediff_ask_for_their_tensors():
         kind.model_validate_json(json.dumps(config))
         for kind, config in ((ImageUNet, unet), (MotionAdapter, adapter), (VaeKL, vae), (TextEncoder, text))
     ]
-    both = lay_out(give_motion(read[0], read[1]))
+    both = lay_out(add_motion(read[0], read[1]))
 
     assert len([name for name in both if MOTION not in name]) == 686
     assert sum(math.prod(shape) for name, shape in both.items() if MOTION not in name) == 859_520_964

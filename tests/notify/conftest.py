@@ -7,11 +7,10 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
 
 from promptreel.api.webhook_bodies import to_webhook
 from promptreel.fetching.fetcher import SafeFetcher
-from promptreel.jobs.database import migrate, open_database
+from promptreel.jobs.database import Database, migrate, open_database
 from promptreel.jobs.deliveries import DeliveryStore
 from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.store import JobStore
@@ -24,17 +23,17 @@ from tests.notify.receiver import Receiver, receiving
 @pytest.fixture(scope="session")
 def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("database") / "migrated.db"
-    engine = open_database(f"sqlite:///{path}")
-    migrate(engine)
-    engine.dispose()
+    database = open_database(f"sqlite:///{path}")
+    migrate(database)
+    database.dispose()
     return path
 
 
 @pytest.fixture
-def engine(migrated_file: Path, tmp_path: Path) -> Iterator[Engine]:
-    engine = open_database(f"sqlite:///{shutil.copy(migrated_file, tmp_path / 'promptreel.db')}")
-    yield engine
-    engine.dispose()
+def database(migrated_file: Path, tmp_path: Path) -> Iterator[Database]:
+    database = open_database(f"sqlite:///{shutil.copy(migrated_file, tmp_path / 'promptreel.db')}")
+    yield database
+    database.dispose()
 
 
 @pytest.fixture
@@ -43,18 +42,18 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def jobs(engine: Engine, clock: Clock) -> JobStore:
-    return JobStore(engine, lease_seconds=30, max_attempts=1, now=clock)
+def jobs(database: Database, clock: Clock) -> JobStore:
+    return JobStore(database, lease_seconds=30, max_attempts=1, now=clock)
 
 
 @pytest.fixture
-def deliveries(engine: Engine, clock: Clock) -> DeliveryStore:
-    return DeliveryStore(engine, now=clock)
+def deliveries(database: Database, clock: Clock) -> DeliveryStore:
+    return DeliveryStore(database, now=clock)
 
 
 @pytest.fixture
-def secret(engine: Engine) -> str:
-    return WebhookSecrets(engine).of_installation()
+def secret(database: Database) -> str:
+    return WebhookSecrets(database).of_installation()
 
 
 @pytest.fixture
@@ -64,13 +63,13 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def courier(engine: Engine, jobs: JobStore, deliveries: DeliveryStore, receiver: Receiver) -> Courier:
+def courier(database: Database, jobs: JobStore, deliveries: DeliveryStore, receiver: Receiver) -> Courier:
     """May call the receiver, and waits long for its answers."""
     return Courier(
         owner="courier-1",
         jobs=jobs,
         deliveries=deliveries,
-        secrets=WebhookSecrets(engine),
+        secrets=WebhookSecrets(database),
         fetcher=SafeFetcher(allow_networks=[ip_network("127.0.0.0/8")], allow_ports=[receiver.port], seconds=60),
         to_body=lambda job, delivery_id: to_webhook(job, delivery_id, LinkMaker(secret=b"not told")),
         stop=threading.Event(),

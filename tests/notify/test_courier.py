@@ -12,12 +12,11 @@ from ipaddress import ip_network
 
 import pytest
 from httpcore2 import NetworkStream, SyncBackend
-from sqlalchemy import Engine
 from standardwebhooks import Webhook
 
 from promptreel.fetching.fetcher import SafeFetcher
-from promptreel.jobs.database import open_database, write_transaction
-from promptreel.jobs.deliveries import Attempt, Delivery, DeliveryState, DeliveryStore
+from promptreel.jobs.database import Database, open_database, write_transaction
+from promptreel.jobs.deliveries import Delivery, DeliveryAttempt, DeliveryState, DeliveryStore
 from promptreel.jobs.job import JobStatus
 from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.store import JobStore
@@ -35,7 +34,7 @@ def deliver_due(courier: Courier) -> None:
         courier.deliver(*taken)
 
 
-def log_of(courier: Courier, job_id: int) -> tuple[Delivery, list[Attempt]]:
+def log_of(courier: Courier, job_id: int) -> tuple[Delivery, list[DeliveryAttempt]]:
     ((delivery, attempts),) = courier.deliveries.list(job_id)
     return delivery, list(attempts)
 
@@ -136,7 +135,7 @@ def test_receiver_that_was_down_gets_its_delivery_when_it_is_back(courier: Couri
     deliver_due(courier)
     delivery, (attempt,) = log_of(courier, job_id)
     assert (attempt.status, attempt.error) == (
-        None, "127.0.0.1 could not be connected to, or broke off. Try again, or use another host."
+        None, "127.0.0.1 could not be reached, or closed the connection. Try again, or use another host."
     )  # fmt: skip
 
     with receiving(down) as receiver:
@@ -203,7 +202,7 @@ def test_address_that_is_not_public_at_delivery_is_not_called(
     delivery, (attempt,) = log_of(courier, job_id)
     assert delivery.state is DeliveryState.PENDING
     assert attempt.error is not None
-    assert attempt.error.startswith("hooks.test is not on the public internet, and is not connected to.")
+    assert attempt.error.startswith("hooks.test is not on the public internet, so the service does not connect to it.")
     assert receiver.received == []
 
 
@@ -245,10 +244,10 @@ def test_many_hanging_hosts_do_not_block_another(courier: Courier, end_job: EndJ
 
 
 def test_receivers_of_one_key_that_hang_leave_places_to_the_other_keys(
-    courier: Courier, jobs: JobStore, end_job: EndJob, engine: Engine, receiver: Receiver
+    courier: Courier, jobs: JobStore, end_job: EndJob, database: Database, receiver: Receiver
 ) -> None:
     courier.at_once = 4
-    key, _ = KeyStore(engine).create("shop")
+    key, _ = KeyStore(database).create("shop")
     hanging = hang_on_many_hosts(courier, receiver, end_job, hosts=4)
     waiting = end_job(receiver.url(host="good.test"))
     keys_job = jobs.submit(replace(make_new_job(webhook_url=receiver.url(host="good.test")), api_key_id=key.id))
@@ -263,14 +262,14 @@ def test_receivers_of_one_key_that_hang_leave_places_to_the_other_keys(
 
 
 def test_receiver_hears_of_a_job_once_though_the_job_table_was_locked_when_it_answered(
-    courier: Courier, end_job: EndJob, receiver: Receiver, engine: Engine, clock: Clock, secret: str,
+    courier: Courier, end_job: EndJob, receiver: Receiver, database: Database, clock: Clock, secret: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     job_id = end_job(receiver.url())
     claim, delivery = courier.deliveries.claim(courier.owner)
-    impatient = open_database(engine.url.render_as_string(), busy_seconds=0.02)
+    impatient = open_database(database.url.render_as_string(), busy_seconds=0.02)
     courier.deliveries = DeliveryStore(impatient, now=clock)
-    with write_transaction(engine):
+    with write_transaction(database):
         delivering = threading.Thread(target=courier.deliver, args=[claim, delivery])
         delivering.start()
         wait_for(lambda: "cannot be recorded yet" in caplog.text)
@@ -282,10 +281,10 @@ def test_receiver_hears_of_a_job_once_though_the_job_table_was_locked_when_it_an
 
 
 def test_two_couriers_tell_each_end_once(
-    courier: Courier, engine: Engine, end_job: EndJob, receiver: Receiver, clock: Clock
+    courier: Courier, database: Database, end_job: EndJob, receiver: Receiver, clock: Clock
 ) -> None:
     other = Courier(
-        owner="courier-2", jobs=courier.jobs, deliveries=DeliveryStore(engine, now=clock), secrets=courier.secrets,
+        owner="courier-2", jobs=courier.jobs, deliveries=DeliveryStore(database, now=clock), secrets=courier.secrets,
         fetcher=courier.fetcher, to_body=courier.to_body, stop=threading.Event(),
     )  # fmt: skip
     ended = [end_job(receiver.url()) for _ in range(20)]
@@ -338,7 +337,7 @@ def test_bug_in_the_body_does_not_end_the_delivery(courier: Courier, end_job: En
     job_id = end_job(receiver.url())
     deliver_due(courier)
     delivery, (attempt,) = log_of(courier, job_id)
-    assert attempt.error == "Something went wrong inside the courier; its log says what."
+    assert attempt.error == "Something went wrong inside the courier. Its log has the details."
 
     courier.to_body = to_body
     clock.time = delivery.next_at
@@ -347,9 +346,9 @@ def test_bug_in_the_body_does_not_end_the_delivery(courier: Courier, end_job: En
 
 
 def test_job_of_an_api_key_is_signed_with_the_keys_own_secret(
-    courier: Courier, jobs: JobStore, engine: Engine, receiver: Receiver
+    courier: Courier, jobs: JobStore, database: Database, receiver: Receiver
 ) -> None:
-    keys = KeyStore(engine)
+    keys = KeyStore(database)
     key, _ = keys.create("shop")
     job = jobs.submit(replace(make_new_job(webhook_url=receiver.url()), api_key_id=key.id))
     keys.revoke(str(key.id))

@@ -1,4 +1,4 @@
-"""What the later stages learn from is drawn and encoded once, by the VAE that will decode it."""
+"""Data sets are drawn and encoded once for each VAE."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def new_vae(seed: int) -> AutoencoderDC:
 
 
 class Pages:
-    """Frames of 16x16 whose grey is their number; counts which were drawn, and can be stopped at one of them."""
+    """A source of 16x16 frames, each filled with its number. Records what it draws, and is stopped at `stop_at`."""
 
     def __init__(self, *, stop_at: int = 1000) -> None:
         self.drawn: list[int] = []
@@ -37,7 +37,7 @@ class Pages:
         return latents_of(Source("page", 1, self.draw), vae, folder, count, CPU)
 
 
-def test_drawing_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_stopped_drawing_continues_where_it_stopped(tmp_path: Path) -> None:
     vae = new_vae(0)
     whole = Pages().latents(tmp_path / "whole", vae)
     stopped, second = Pages(stop_at=60), Pages()
@@ -51,7 +51,7 @@ def test_drawing_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
     assert whole.values.shape == (120, 1, 16, 1, 1)
 
 
-def test_what_is_drawn_is_not_drawn_again_for_the_same_vae(tmp_path: Path) -> None:
+def test_frames_are_not_drawn_again_for_same_vae(tmp_path: Path) -> None:
     first, again = Pages(), Pages()
     one = first.latents(tmp_path, new_vae(0), 5)
     other = again.latents(tmp_path, new_vae(0), 5)
@@ -60,7 +60,7 @@ def test_what_is_drawn_is_not_drawn_again_for_the_same_vae(tmp_path: Path) -> No
     assert torch.equal(one.values, other.values)
 
 
-def test_latents_of_another_vae_are_not_taken(tmp_path: Path) -> None:
+def test_latents_of_another_vae_are_not_reused(tmp_path: Path) -> None:
     one = Pages().latents(tmp_path, new_vae(0), 5)
     other = Pages().latents(tmp_path, new_vae(1), 5)
 

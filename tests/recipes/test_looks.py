@@ -1,4 +1,4 @@
-"""What spoils a clip worsens the measure that is meant for it, and no other by as much."""
+"""Each way to spoil a clip worsens the measure that it is meant for."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def blurred(clip: np.ndarray, radius: float) -> np.ndarray:
 
 
 def dirtied(clip: np.ndarray, levels: float, *, patterns: int = 1) -> np.ndarray:
-    """With soft blotches of some levels: the same in all frames, or another pattern for each."""
+    """Adds soft blotches: the same in all frames, or one pattern for each frame."""
     random_numbers = np.random.default_rng(0)
     small = random_numbers.normal(0, levels, (patterns, 24, 24, 3))
     blotches = np.stack(
@@ -43,7 +43,7 @@ def dirtied(clip: np.ndarray, levels: float, *, patterns: int = 1) -> np.ndarray
     return np.clip(clip + blotches, 0, 255).round().astype(np.uint8)
 
 
-def test_the_softer_a_clip_the_less_sharp(clips: list[np.ndarray]) -> None:
+def test_blur_lowers_sharpness(clips: list[np.ndarray]) -> None:
     sharpness = [looks_of(clips).sharpness] + [looks_of(clips, lambda c, r=r: blurred(c, r)).sharpness for r in (0.7, 1.5, 3)]
 
     assert sharpness == sorted(sharpness, reverse=True)
@@ -51,11 +51,11 @@ def test_the_softer_a_clip_the_less_sharp(clips: list[np.ndarray]) -> None:
     assert sharpness[-1] < 0.2
 
 
-def test_a_clip_of_half_the_size_is_less_sharp(clips: list[np.ndarray]) -> None:
+def test_clip_of_half_size_is_less_sharp(clips: list[np.ndarray]) -> None:
     assert looks_of(clips, lambda clip: scaled(clip, SIZE // 2)).sharpness < 0.6 * looks_of(clips).sharpness
 
 
-def test_the_more_blotches_the_dirtier_and_no_less_sharp(clips: list[np.ndarray]) -> None:
+def test_still_blotches_raise_only_dirt(clips: list[np.ndarray]) -> None:
     drawn = looks_of(clips)
     dirty = [looks_of(clips, lambda c, levels=levels: dirtied(c, levels)) for levels in (2, 4, 8)]
 
@@ -65,7 +65,7 @@ def test_the_more_blotches_the_dirtier_and_no_less_sharp(clips: list[np.ndarray]
     assert all(looks.sharpness > 0.9 * drawn.sharpness and looks.flicker < drawn.flicker + 0.1 for looks in dirty)
 
 
-def test_only_what_changes_from_frame_to_frame_flickers(clips: list[np.ndarray]) -> None:
+def test_changing_blotches_raise_flicker(clips: list[np.ndarray]) -> None:
     drawn = looks_of(clips)
     flicker = [looks_of(clips, lambda c, levels=levels: dirtied(c, levels, patterns=6)).flicker for levels in (1, 2, 4)]
 

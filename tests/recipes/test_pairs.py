@@ -9,7 +9,7 @@ from recipes.cutout.probes import FRAMES, judge, load_probe
 from recipes.cutout.world import HELD_OUT, draw_clip
 
 
-def test_the_probe_sees_each_of_two_drawn_things(tmp_path: Path) -> None:
+def test_probe_recognizes_both_things_of_drawn_clips(tmp_path: Path) -> None:
     probe = load_probe(tmp_path)
     right = 0
     for number in range(8):
@@ -20,7 +20,7 @@ def test_the_probe_sees_each_of_two_drawn_things(tmp_path: Path) -> None:
     assert right >= 7
 
 
-def test_halves_are_square_and_show_what_is_in_them_only() -> None:
+def test_halves_are_square_and_show_nothing_of_each_other() -> None:
     frames = np.zeros((2, 192, 192, 3), np.uint8)
     frames[:, :, 96:] = 255
 
@@ -31,7 +31,7 @@ def test_halves_are_square_and_show_what_is_in_them_only() -> None:
     assert right.min() == 255
 
 
-def test_a_pairs_prompt_names_the_left_one_first() -> None:
+def test_prompt_of_pair_names_left_thing_first() -> None:
     scene = pair_scene("one")
     left, right = scene.actors
 

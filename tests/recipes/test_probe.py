@@ -11,7 +11,7 @@ from recipes.cutout.world import draw_clip, pick_scene
 
 
 @pytest.mark.slow
-def test_kept_probe_is_right_on_drawn_clips(tmp_path: Path) -> None:
+def test_packaged_probe_recognizes_drawn_clips(tmp_path: Path) -> None:
     rng = random.Random("a test of the probe")
     scenes = [pick_scene(rng) for _ in range(40)]
 

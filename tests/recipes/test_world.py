@@ -20,8 +20,8 @@ def scenes(count: int, *, pairs: int = 0, held_out: bool = False) -> list[Scene]
     return [pick_scene(rng, pairs=pairs, held_out=held_out) for _ in range(count)]
 
 
-def centres_of_red(clip: np.ndarray) -> np.ndarray:
-    """Where the red of each frame lies, x and y in pixels."""
+def centers_of_red(clip: np.ndarray) -> np.ndarray:
+    """The center of each frame's red pixels, as x and y."""
     is_red = clip[..., 0].astype(int) - clip[..., 1] > 60
     return np.array([np.argwhere(frame).mean(0)[::-1] for frame in is_red])
 
@@ -47,19 +47,19 @@ def test_all_motions_places_and_supports_are_drawn() -> None:
     assert {scene.support for scene in found} == {None, *SUPPORTS}
 
 
-def test_a_scene_is_always_drawn_alike() -> None:
+def test_scene_is_always_drawn_alike() -> None:
     scene = scenes(1)[0]
 
     assert np.array_equal(draw_clip(scene, 5), draw_clip(scene, 5))
 
 
 @pytest.mark.parametrize(("motion", "axis", "sign"), [("left", 0, -1), ("right", 0, 1), ("rising", 1, -1), ("falling", 1, 1)])
-def test_a_thing_that_moves_goes_where_its_motion_says(motion: str, axis: int, sign: int) -> None:
+def test_thing_moves_where_its_motion_says(motion: str, axis: int, sign: int) -> None:
     scene = next(scene for scene in scenes(100) if scene.support is None)
     actor = replace(scene.actors[0], motion=motion, thing="ball", colour="red")
     clip = draw_clip(replace(scene, actors=(actor,), place="plain"), 40)
 
-    where = centres_of_red(clip)[:, axis]
+    where = centers_of_red(clip)[:, axis]
     assert sign * (where[-5:].mean() - where[:5].mean()) > 60
 
 
@@ -70,7 +70,7 @@ def test_every_word_of_the_world_is_one_token() -> None:
     assert broken == []
 
 
-def test_captions_fit_into_the_text_encoder_and_name_their_thing() -> None:
+def test_captions_fit_into_text_encoder_and_have_only_known_words() -> None:
     tokenizer = build_tokenizer()
     rng = random.Random(2)
     words = set(vocabulary())
@@ -80,7 +80,7 @@ def test_captions_fit_into_the_text_encoder_and_name_their_thing() -> None:
         assert {word.strip(",").lower() for word in text.split()} <= words, text
 
 
-def test_training_hears_unknown_words_and_fits_into_the_text_encoder_all_the_same() -> None:
+def test_training_captions_have_some_unknown_words_and_fit_into_text_encoder() -> None:
     tokenizer = build_tokenizer()
     rng = random.Random(3)
     words = set(vocabulary())
@@ -92,5 +92,5 @@ def test_training_hears_unknown_words_and_fits_into_the_text_encoder_all_the_sam
 
 
 @pytest.mark.parametrize("word", ["driving", "swimming", "sailing", "flying", "above", "road", "jumps", "slowly"])
-def test_everyday_words_of_the_world_are_known(word: str) -> None:
+def test_everyday_words_are_known(word: str) -> None:
     assert word in vocabulary()

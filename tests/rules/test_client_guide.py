@@ -13,7 +13,7 @@ import pytest
 
 from promptreel.jobs.job import JobStatus
 from promptreel.jobs.store import JobStore
-from tests.api.conftest import empty_database, engine, finish_next, jobs, keys, services, storage  # noqa: F401
+from tests.api.conftest import database, empty_database, finish_next, jobs, keys, services, storage  # noqa: F401
 from tests.rules.documents import code_blocks, read
 from tests.rules.test_examples import ADDRESS
 from tests.test_client import Server, server  # noqa: F401

@@ -26,17 +26,17 @@ LEASE_SECONDS = 3600  # no job is lost because the machine stalls
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
     url = f"sqlite:///{tmp_path / 'promptreel.db'}"
-    engine = open_database(url)
-    migrate(engine)
-    engine.dispose()
+    database = open_database(url)
+    migrate(database)
+    database.dispose()
     return url
 
 
 @pytest.fixture
 def jobs(database_url: str) -> Iterator[JobStore]:
-    engine = open_database(database_url)
-    yield JobStore(engine, lease_seconds=LEASE_SECONDS)
-    engine.dispose()
+    database = open_database(database_url)
+    yield JobStore(database, lease_seconds=LEASE_SECONDS)
+    database.dispose()
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, text
+from sqlalchemy import text
 
 from promptreel.fetching.fetcher import SafeFetcher
-from promptreel.jobs.database import open_database, write_transaction
+from promptreel.jobs.database import Database, open_database, write_transaction
 from promptreel.jobs.deliveries import DeliveryState, DeliveryStore
 from promptreel.jobs.job import AnyJob, JobStatus
 from promptreel.jobs.kinds import UnknownParams
@@ -28,14 +28,14 @@ from tests.worker.conftest import LEASE_SECONDS, at_work
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Engine]:
+def database(database_url: str) -> Iterator[Database]:
     database = open_database(database_url)
     yield database
     database.dispose()
 
 
 @pytest.fixture
-def jobs(database: Engine) -> JobStore:
+def jobs(database: Database) -> JobStore:
     return JobStore(database, lease_seconds=LEASE_SECONDS, kinds=KINDS_WITH_COUNT)
 
 
@@ -51,7 +51,7 @@ def wait_until(jobs: JobStore, job_id: int, status: JobStatus) -> AnyJob:
 
 
 def test_job_of_another_kind_is_claimed_done_stored_and_delivered(
-    worker: Worker, counting: CountRecipe, jobs: JobStore, database: Engine
+    worker: Worker, counting: CountRecipe, jobs: JobStore, database: Database
 ) -> None:
     def tell(job: AnyJob, delivery_id: str) -> dict[str, Any]:
         assert isinstance(job.params, CountParams)
@@ -159,13 +159,13 @@ def test_worker_leaves_kinds_without_a_recipe_to_others(worker: Worker, jobs: Jo
     video = jobs.submit(make_new_job())
     worker.jobs = jobs
 
-    taken = worker._take_next() or pytest.fail("nothing to claim")
+    taken = worker._claim_next() or pytest.fail("nothing to claim")
 
     assert taken[1].id == video.id
     assert jobs.claim("worker-2") is not None
 
 
-def test_version_that_does_not_know_a_kind_leaves_its_jobs_alone(jobs: JobStore, database: Engine) -> None:
+def test_version_that_does_not_know_a_kind_leaves_its_jobs_alone(jobs: JobStore, database: Database) -> None:
     """As after a downgrade to an older version."""
     older = JobStore(database, lease_seconds=LEASE_SECONDS)
     waiting, running, ended = (jobs.submit(make_count(webhook_url="https://shop.example.com/")).id for _ in range(3))

@@ -28,9 +28,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 def jobs(database_url: str, clock: Clock) -> Iterator[JobStore]:
-    engine = open_database(database_url)
-    yield JobStore(engine, lease_seconds=30, now=clock)
-    engine.dispose()
+    database = open_database(database_url)
+    yield JobStore(database, lease_seconds=30, now=clock)
+    database.dispose()
 
 
 @pytest.fixture

@@ -93,7 +93,8 @@ def test_worker_logs_its_start_and_may_be_killed_until_it_is_warm(
     worker.run(on_warm=on_warm)
 
     assert re.fullmatch(
-        r"worker worker-1 loads cutout on cpu \(float32\)\nworker worker-1 loaded it in [\d.]+ s, and measures it\n"
+        r"worker worker-1 is loading cutout on cpu \(float32\)\n"
+        r"worker worker-1 loaded the model in [\d.]+ s, and is timing a call\n"
         r"worker worker-1 is warm after [\d.]+ s",
         "\n".join(told),
     )
@@ -148,7 +149,7 @@ def test_unexpected_error_fails_the_job_without_its_insides(
     next_one = wait_until_ended(jobs, submit(jobs))
 
     assert (failed.status, failed.error_code) == (JobStatus.FAILED, "generation_failed")
-    assert failed.error_message == "Something went wrong inside the worker; its log says what."
+    assert failed.error_message == "Something went wrong inside the worker. Its log has the details."
     assert "KeyError: 'NoSuchScheduler'" in caplog.text
     assert next_one.status is JobStatus.SUCCEEDED
 
@@ -192,7 +193,7 @@ def test_claim_and_end_of_a_job_wait_for_a_locked_job_table(
     wait_until(jobs, job_id, JobStatus.RUNNING)
     with write_transaction(locking):
         storage.gate.set()
-        wait_for(lambda: f"job {job_id} has ended, and the job table cannot be told yet" in caplog.text)
+        wait_for(lambda: f"the end of job {job_id} cannot be written to the job table yet" in caplog.text)
 
     job = wait_until_ended(jobs, job_id)
     stop.set()
@@ -370,7 +371,7 @@ def test_worker_waits_for_a_locked_job_table(worker: Worker, stop: threading.Eve
     worker.jobs = worker.pulse._jobs = JobStore(impatient, lease_seconds=LEASE_SECONDS)
     with write_transaction(holder):
         worker.startup()
-        assert worker._take_next() is None
+        assert worker._claim_next() is None
     thread = threading.Thread(target=worker.main_loop)
     thread.start()
     assert wait_until_ended(jobs, job_id).status is JobStatus.SUCCEEDED
@@ -445,4 +446,4 @@ def test_stalled_process_ends_even_if_the_job_table_is_unavailable(
         database.dispose()
 
     assert ended == [STALLED_CODE]
-    assert "the job table could not be told" in caplog.text
+    assert "the end of this worker could not be written to the job table" in caplog.text

@@ -1,8 +1,8 @@
 """Receives the bodies of requests in bounded memory and time.
 
-A body above SHORT_BYTES needs a place in memory (body_memory.py). A body above MAX_BODY_BYTES needs a valid API key before it
-is parsed. Clients of the hosted service send the key in the body: if neither the query nor a header has a valid key, the
-received body is searched for one.
+A body longer than SHORT_BYTES needs a place in memory (body_memory.py). A body longer than MAX_BODY_BYTES is parsed only with a
+valid API key. Clients of the hosted service send the key in the body. So if neither the query nor a header has a valid key, the
+unparsed body is searched for one.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from promptreel.errors import InvalidApiKey, PromptreelError
 MAX_BODY_BYTES = 256 * 1024
 # An image of 5 MB and a video of 20 MB in base64, percent-encoded in a form.
 MAX_INIT_BODY_BYTES = 36 * MEGABYTE
-# A client that is cut off while sending may never read the error. So this much more is read and discarded.
+# A client whose connection is closed while it sends may never read the error. So this much more is read and discarded.
 _MAX_DISCARDED_BYTES = 16 * MEGABYTE
 SHORT_BYTES = 16 * 1024
-"""A body up to this length needs no place, and is parsed on the event loop. A longer one would hold up other requests there."""
+"""A body up to this length needs no place, and is parsed on the event loop. Parsing a longer one there would delay others."""
 
 SLOWEST_BYTES_A_SECOND = 64 * 1024
-"""Half a megabit a second. A body that takes longer than its bytes need at this rate, plus some grace, is given up."""
+"""Half a megabit per second. A body that arrives more slowly than this, after some grace, is refused."""
 
 _KEYS = {
     b'"key"': re.compile(rb'"key"(?:\s*:\s*"|\r\n(?:[^\r\n]{1,200}\r\n){0,4}\r\n)([^"\r\n]{1,200})'),
     b"name=key": re.compile(rb"name=key\r\n(?:[^\r\n]{1,200}\r\n){0,4}\r\n([^\r\n]{1,200})"),
     b"key=": re.compile(rb"(?:^|(?<=&))key=([^&\s]{1,200})"),
 }
-"""Where a key stands in JSON, a multipart form and a form. Base64 never contains these marks, so there are few matches."""
+"""How to find a key in JSON, a multipart form and a form. Base64 cannot contain these marks, so there are few matches."""
 _MAX_MARKS = 1000
 _MAX_KEYS = 4
 
@@ -66,12 +66,12 @@ async def read_fields_with_init(request: Request) -> dict[str, Any]:
 
 
 async def read_fields_with_files(request: Request) -> dict[str, Any]:
-    """`read_fields_with_init`; files of a multipart form are fields too, as bytes."""
+    """`read_fields_with_init`, in which the files of a multipart form are fields, too, as bytes."""
     return await _read_fields(request, MAX_INIT_BODY_BYTES, with_files=True)
 
 
 async def read_any_fields(request: Request) -> dict[str, Any]:
-    """The fields that the endpoint has read; else those of `read_fields`, without a body that is malformed or too large."""
+    """The fields that were already read, or else those of `read_fields`. Ignores a body that is malformed or too large."""
     try:
         return await read_fields(request)
     except (MalformedRequest, BodyTooLarge):
@@ -115,7 +115,7 @@ class _Receipt:
                 body = await self._receive(limit)
         except TimeoutError as error:
             raise BodyTooSlow(
-                "The body of the request came too slowly, or other requests waited for its memory. Send it again, with the API "
+                "The body of the request came too slowly, or other requests waited for its memory. Send it again with the API "
                 "key in a header, which arrives before the body."
             ) from error
         finally:
@@ -147,7 +147,7 @@ class _Receipt:
         return body
 
     async def _enter(self, received: int, limit: asyncio.Timeout) -> float:
-        """Takes a place for the whole body; access.py releases it with the answer. Returns the seconds that this took."""
+        """Takes a place for the whole body, and returns the seconds spent waiting. access.py releases it with the answer."""
         loop = asyncio.get_running_loop()
         asked_at = loop.time()
         limit.reschedule(None)
@@ -164,7 +164,7 @@ class _Receipt:
         return loop.time() - asked_at
 
     async def _refuse_unknown(self, body: bytearray) -> None:
-        """Refuses a long body without a valid key. Called before parsing. Raises InvalidApiKey."""
+        """Raises InvalidApiKey for a long body without a valid key. Called before parsing."""
         if self._is_known or len(body) <= MAX_BODY_BYTES:
             return
         keys = await asyncio.get_running_loop().run_in_executor(self._parts.body_memory.reader, _find_keys, body)
@@ -173,7 +173,7 @@ class _Receipt:
 
 
 async def _is_known(request: Request) -> bool:
-    """Whether the caller needs no key or sent a valid one outside the body. Raises ForeignPage."""
+    """Whether the caller needs no key, or sent a valid one outside the body. Raises ForeignPage."""
     parts = parts_of(request)
     if await parts.authenticator.know_everyone():
         refuse_foreign_pages(request, parts)
@@ -190,7 +190,7 @@ def keys_beside_body(request: Request) -> list[str]:
 
 
 def _find_keys(body: bytearray) -> list[str]:
-    """Candidates for a key in an unparsed body: the first few, in no order."""
+    """The first few texts in an unparsed body that may be API keys, in no order."""
     found: set[bytes] = set()
     for mark, pattern in _KEYS.items():
         at = body.find(mark)

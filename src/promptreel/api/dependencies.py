@@ -33,7 +33,7 @@ Authenticated = Annotated[Caller, Depends(find_caller)]
 async def get_services(request: Request, caller: Authenticated) -> Services:
     parts = parts_of(request)
     idempotency = await _read_idempotency(request, parts)
-    own = {**_shared(parts), "fetcher": parts.fetcher.of(caller.api_key_id), "models": parts.models.seen_by(caller)}
+    own = {**_shared(parts), "fetcher": parts.fetcher.for_key(caller.api_key_id), "models": parts.models.seen_by(caller)}
     jobs, imports = OwnJobs(parts.jobs, caller, idempotency), OwnImports(parts.jobs, caller, idempotency)
     return Services(**own, jobs=jobs, imports=imports, caller=caller)
 

@@ -13,8 +13,8 @@ from promptreel.errors import CheckpointUnusable, ModelNotFound
 from promptreel.jobs.eta import (
     FIRST_GUESS_SECONDS_PER_UNIT,
     Rate,
-    Shape,
     Timing,
+    VideoShape,
     Work,
     estimate_queue_seconds,
     estimate_seconds,
@@ -67,7 +67,7 @@ def _rates(services: Services, workers: Sequence[WorkerRecord]) -> Callable[[Wor
         return services.jobs.recent_timings(model_id)
 
     @cache
-    def rate_of(model_id: str, shape: Shape, owner: str | None) -> Rate:
+    def rate_of(model_id: str, shape: VideoShape, owner: str | None) -> Rate:
         able = [worker for worker in workers if worker.id == owner] or workers
         learned = learn_rate(timings(model_id), shape, {worker.device for worker in able})
         return learned or Rate(_measured_once(services, able, model_id))

@@ -1,4 +1,4 @@
-"""A lenient reader of fields: numbers as strings, yes and no, null for "the default". It checks one field at a time."""
+"""A lenient reader of fields: numbers may be strings, booleans may be yes or no, null means the default."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ D = TypeVar("D")
 
 @dataclass(frozen=True)
 class Limits:
-    """The range of a number, both ends included. A number outside is refused, or moved to the nearer end if the range `clamps`.
+    """The range of a number, both ends included. A number outside is refused. If `clamps`, it becomes the nearer end instead.
 
-    `unset` is a number outside the range that means "not given": clients send length 0 for the default and seed -1 for any.
+    `unset` is a number outside the range that means "not given": clients send the length 0, or the seed -1.
     """
 
     minimum: float
@@ -47,10 +47,10 @@ class Limits:
 
 
 class FieldReader:
-    """Reads fields one by one and collects their errors, so that the client hears of all at once.
+    """Reads fields one by one and collects their errors, so that one answer names them all.
 
-    A wrong field reads as its default; `raise_errors` reports it at the end. Messages are worded like Laravel's, because
-    clients of the hosted service search for them. `clamped` holds the numbers that were moved into their range.
+    A wrong field reads as its default. `raise_errors` reports it at the end. Messages are worded like Laravel's, because
+    clients of the hosted service search for such words. `clamped` has the numbers that were moved into their range.
     """
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
@@ -76,9 +76,9 @@ class FieldReader:
         return self._fields.get(name)
 
     def name_ignored(self, *, but: Collection[str] = ()) -> list[str]:
-        """The first few fields that were sent but never read, each with a similar known name if there is one.
+        """The first few fields that were sent but not read, each with a similar known name if there is one.
 
-        Reading `field` covers `field[part]`, too. `but` names fields that are read elsewhere.
+        If `field` was read, `field[part]` counts as read, too. `but`: the fields that are read elsewhere.
         """
         known = self._asked | set(but)
         sent = [name for name, value in self._fields.items() if value is not None]
@@ -91,12 +91,12 @@ class FieldReader:
         return told if len(ignored) <= len(told) else [*told, f"{len(ignored) - len(told)} more"]
 
     def given(self, name: str) -> Any:
-        """The field as it was sent; None for null, "", and words for null such as "none" and "undefined"."""
+        """The field as it was sent. None for null, "", and words such as "none" and "undefined"."""
         value = self._get(name)
         return None if isinstance(value, str) and _word(value) in _NULL else value
 
     def text(self, name: str, *, maximum: int) -> str | None:
-        """The text, unchanged. None if it is null or wrong; "" stays "", because it may be intended."""
+        """The text, unchanged. None if it is null or wrong. "" stays "", because it may be intended."""
         value = self._get(name)
         if value is None:
             return None
@@ -177,7 +177,7 @@ class FieldReader:
 
 
 def count_frames(reader: FieldReader, seconds: int, fps: int) -> int:
-    """The number of frames in `seconds`. Rejects the field if they are more than MAX_FRAMES."""
+    """The number of frames in `seconds`. Rejects the field `seconds` if there are more than MAX_FRAMES."""
     if seconds * fps > MAX_FRAMES:
         longest = MAX_FRAMES // fps
         why = f"a video has at most {MAX_FRAMES} frames, which are {longest} seconds at {fps} fps."
@@ -186,7 +186,7 @@ def count_frames(reader: FieldReader, seconds: int, fps: int) -> int:
 
 
 def _word(text: str) -> str:
-    """The start of a text in lower case, to compare with short words. All of a huge text would take many times its memory."""
+    """The start of a text in lower case, to compare with short words. Lowering all of a huge text would take much memory."""
     return text.strip()[:16].lower()
 
 

@@ -1,4 +1,4 @@
-"""The answers of each endpoint, for /openapi.json. A test compares every answer with it."""
+"""The answers of each endpoint, for /openapi.json. A test compares the service's answers with this document."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Answers = dict[int | str, dict[str, Any]]
 
 _JOB = ("Processing", "Success", "Failed")
 
-# The answers of each endpoint on success. Endpoints that send files declare theirs with their routes.
-_WELL: dict[Callable[..., Any], tuple[str | type[Answer], ...]] = {
+# Endpoints that send files are missing here: they declare their answers with their routes.
+_SUCCESS_ANSWERS: dict[Callable[..., Any], tuple[str | type[Answer], ...]] = {
     legacy_routes.text2video: _JOB,
     legacy_routes.fetch: _JOB,
     legacy_routes.fetch_by_field: _JOB,
@@ -63,12 +63,11 @@ _WELL: dict[Callable[..., Any], tuple[str | type[Answer], ...]] = {
     v1_model_routes.cancel_import: (v1.ModelImport,),
 }
 
-_MODELS = [each for answers in (*_WELL.values(), (v1.OpenAIError,)) for each in answers if not isinstance(each, str)]
+_MODELS = [each for answers in (*_SUCCESS_ANSWERS.values(), (v1.OpenAIError,)) for each in answers if not isinstance(each, str)]
 _SCHEMAS = {**HOSTED_SCHEMAS, **schemas_of(dict.fromkeys(_MODELS))}
 _ERROR = "An error."
 
-# These need no key.
-_OPEN = {health.health, health.ready, files.send_file, files.send_preview, base64_uploads.send_upload}
+_WITHOUT_KEY = {health.health, health.ready, files.send_file, files.send_preview, base64_uploads.send_upload}
 _SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": "key", "description": "`key` may be a field of the request too."},
@@ -80,18 +79,18 @@ _SECURITY: list[dict[str, list[str]]] = [{"bearer": []}, {"key": []}, {}]
 class DescribedApp(FastAPI):
     """An application whose OpenAPI document has the components that `describe_answers` refers to.
 
-    It is encoded as JSON only once, because encoding is slow: a client that asks repeatedly would hold up all others.
+    Encodes the document only once. Encoding is slow, and repeated requests would block other clients.
     """
 
-    _written: bytes | None = None
+    _document: bytes | None = None
 
     def setup(self) -> None:
         self.add_route("/openapi.json", self._send_document, include_in_schema=False)  # before FastAPI's own
         super().setup()
 
     async def _send_document(self, _request: Request) -> Response:
-        self._written = self._written or bytes(JSONResponse(self.openapi()).body)
-        return Response(self._written, media_type="application/json")
+        self._document = self._document or bytes(JSONResponse(self.openapi()).body)
+        return Response(self._document, media_type="application/json")
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -103,26 +102,26 @@ class DescribedApp(FastAPI):
 
 
 def describe_answers(router: APIRouter) -> None:
-    """Adds to every route its answers and whether it takes a key. Raises KeyError for a route without declared answers."""
+    """Adds to each route its answers, and whether it takes an API key. Raises KeyError for a route that declares no answers."""
     for route in router.routes:
         if isinstance(route, APIRoute) and route.include_in_schema:
             route.responses = _answers_of(route)
-            if route.endpoint not in _OPEN:
+            if route.endpoint not in _WITHOUT_KEY:
                 route.openapi_extra = {**(route.openapi_extra or {}), "security": _SECURITY}
 
 
 def _answers_of(route: APIRoute) -> Answers:
-    """The answers on success, and `default` for errors in the shape of the route's API.
+    """The answers on success, and as `default` the errors of the route's API.
 
-    Generations whose clients give up on other statuses answer 200 for errors, too.
+    Some generations send errors with the status 200, because their clients expect it.
     """
     error: str | type[Answer] = v1.OpenAIError if speaks_openai(route.path) else "Error"
     answers: Answers = {"default": _json(_ERROR, error)}
     for status, described in route.responses.items():
         answers[status] = described if "content" in described else _json(described["description"], error)
     if 200 not in answers:
-        says_errors_with_200 = status_to_send(route.path, 400, ()) == 200
-        names = [*_WELL[route.endpoint], *(["Error"] if says_errors_with_200 else [])]
+        sends_errors_with_200 = status_to_send(route.path, 400, ()) == 200
+        names = [*_SUCCESS_ANSWERS[route.endpoint], *(["Error"] if sends_errors_with_200 else [])]
         answers[200] = _json("The answer.", *names)
     return answers
 

@@ -1,4 +1,4 @@
-"""`promptreel generate`: makes one video, on this machine with a worker's engine and recipe, or on a server."""
+"""`promptreel generate`: makes one video, either on this machine, with a worker's engine and recipe, or on a server."""
 
 from __future__ import annotations
 
@@ -61,19 +61,19 @@ class Wanted:
         if self.output_type not in OUTPUT_TYPES:
             wrong["output"] = [f"The name {self.output.name!r} must end in one of .{', .'.join(OUTPUT_TYPES)}."]
         elif not self.output.parent.is_dir():
-            wrong["output"] = [f"There is no folder {str(self.output.parent)!r}: make it first, or give another --output."]
+            wrong["output"] = [f"There is no folder {str(self.output.parent)!r}: create it, or give another --output."]
         elif self.output.is_dir():
-            wrong["output"] = [f"{str(self.output)!r} is a folder: give the name of a file."]
+            wrong["output"] = [f"{str(self.output)!r} is a folder: give a file name."]
         elif not os.access(self.output.parent, os.W_OK):
             wrong["output"] = [f"The folder {str(self.output.parent)!r} cannot be written to: give another --output."]
         if not self.prompt.strip():
-            wrong["prompt"] = ["The prompt is empty: say what the video shows."]
+            wrong["prompt"] = ["The prompt is empty: describe the video."]
         if self.scheduler not in {None, *SCHEDULERS}:
-            wrong["scheduler"] = [f"There is no scheduler {self.scheduler!r}; take one of {', '.join(SCHEDULERS)}."]
+            wrong["scheduler"] = [f"There is no scheduler {self.scheduler!r}; choose one of {', '.join(SCHEDULERS)}."]
         if wrong:
             raise InvalidParams(wrong)
 
-    def tell_size(self) -> str | None:
+    def size_note(self) -> str | None:
         """A note on the video's size, if it differs from the requested one."""
         width, height = self.width // 8 * 8, self.height // 8 * 8
         if (width, height) == (self.width, self.height):
@@ -81,8 +81,8 @@ class Wanted:
         return f"the video is {width}x{height}, not {self.width}x{self.height}: sides are multiples of 8"
 
 
-def tell_unknown_words(prompt: str, card: ModelCard) -> str | None:
-    """A note on unknown words, if there are any. The api gives the same tip."""
+def unknown_words_note(prompt: str, card: ModelCard) -> str | None:
+    """A note on the prompt's words that the model does not know, if there are any. The api's answers have the same as a tip."""
     unknown = find_unknown_words(prompt, card.words)
     return f'the model "{card.model_id}" does not know: {", ".join(unknown)}' if unknown else None
 
@@ -132,9 +132,9 @@ def to_options(wanted: Wanted, model: RemoteModel) -> VideoOptions:
 
 
 def read_init(path: Path, decoder: Decoder) -> Init:
-    """Reads the picture or video to start from; a gif counts as a video. Raises InvalidParams and InitUnusable.
+    """Reads the picture or video to start from. A gif counts as a video. Raises InvalidParams and InitUnusable.
 
-    Without the extra `media` it is not decoded: then a server makes the video, and checks the file.
+    Without the extra `media`, only a server can make the video. Then the server checks the file, not this function.
     """
     try:
         data = path.read_bytes()
@@ -156,22 +156,22 @@ def write_video(
     init: Init | None = None,
 ) -> None:
     """Makes the video and writes it to `output`. Replaces an existing file only once the new one is complete."""
-    from promptreel.worker.recipes.video import Makers, make_video  # noqa: PLC0415 - torch loads slowly; wrong parameters fail before
+    from promptreel.worker.recipes.video import Makers, make_video  # noqa: PLC0415 - torch loads slowly; bad options fail first
 
-    beside = output.with_name(f".{output.name}.{os.getpid()}")
+    partial = output.with_name(f".{output.name}.{os.getpid()}")
     try:
         makers = Makers(engine, decoder, threading.Semaphore(1))
-        make_video(params, beside, makers=makers, on_progress=on_progress, init=init)
-        beside.replace(output)
+        make_video(params, partial, makers=makers, on_progress=on_progress, init=init)
+        partial.replace(output)
     finally:
-        beside.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 def make_on_server(wanted: Wanted, client: Client, on_progress: Callable[[RemoteVideo], None]) -> RemoteVideo:
     """Has a server make the video, and downloads it to `wanted.output`. Ctrl-C cancels it on the server."""
     model = client.model(wanted.model)
     video = client.create(wanted.prompt, **to_options(wanted, model))
-    tell(video.answer.get("tip"))
+    print_notes(video.answer.get("tip"))
     try:
         done = client.wait(video, on_progress=on_progress)
     except KeyboardInterrupt:
@@ -181,20 +181,20 @@ def make_on_server(wanted: Wanted, client: Client, on_progress: Callable[[Remote
     return done
 
 
-def tell(*notes: str | None) -> None:
+def print_notes(*notes: str | None) -> None:
     """Prints notes for the user to stderr; skips None."""
     for note in filter(None, notes):
-        _say(note)
+        _print_note(note)
 
 
 def _cancel(video: RemoteVideo, client: Client) -> None:
     try:
         client.cancel(video)
     except PromptreelError as error:
-        _say(f"{video.id} could not be cancelled and goes on: {error}")
+        _print_note(f"{video.id} could not be cancelled and goes on: {error}")
     else:
-        _say(f"{video.id} was cancelled on {client.base_url}")
+        _print_note(f"{video.id} was cancelled on {client.base_url}")
 
 
-def _say(text: str) -> None:
+def _print_note(text: str) -> None:
     print(f"promptreel: {text}", file=sys.stderr)  # noqa: T201

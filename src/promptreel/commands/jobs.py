@@ -18,7 +18,7 @@ from promptreel.bootstrap import (
     find_database,
 )
 from promptreel.commands.terminal import AsJson, DataDir, print_facts, print_json, print_table, spell
-from promptreel.jobs.deliveries import Attempt, Delivery, DeliveryState
+from promptreel.jobs.deliveries import Delivery, DeliveryAttempt, DeliveryState
 from promptreel.jobs.job import AnyJob, JobStatus
 from promptreel.jobs.keys import Caller, KeyStore
 from promptreel.jobs.params import VideoParams
@@ -175,7 +175,7 @@ def _name_key(job: AnyJob, keys: KeyStore) -> str:
     return next((f"{key.id} ({key.name})" for key in keys.list() if key.id == job.api_key_id), str(job.api_key_id))
 
 
-def _print_delivery(delivery: Delivery, attempts: Sequence[Attempt]) -> None:
+def _print_delivery(delivery: Delivery, attempts: Sequence[DeliveryAttempt]) -> None:
     is_open = delivery.state is DeliveryState.PENDING
     next_at = spell(delivery.next_at) if is_open else "-"
     print_table(("DELIVERY", "STATE", "NEXT ATTEMPT (UTC)", "URL"), [(delivery.id, delivery.state, next_at, delivery.url)])

@@ -14,7 +14,7 @@ from promptreel.commands.add_model import add_model
 from promptreel.commands.terminal import AsJson, DataDir, print_facts, print_json, print_table, printable
 from promptreel.errors import BadConfiguration
 from promptreel.extras import install_command, is_installed
-from promptreel.models.families import FAMILIES
+from promptreel.models.recommendations import RECOMMENDED
 from promptreel.models.registry import ModelCard
 from promptreel.models.verification import verify, why_unusable
 from promptreel.settings import Settings, load_settings
@@ -143,9 +143,9 @@ def verify_model(model_id: ModelId, data_dir: DataDir = None) -> None:
 def list_families(as_json: AsJson = False) -> None:
     """List what kinds of models can be run, and the memory, steps and guidance that they need."""
     if as_json:
-        print_json([asdict(family) for family in FAMILIES])
+        print_json([asdict(family) for family in RECOMMENDED])
         return
-    rows = [(each.name, each.base, each.memory, each.scheduler, each.steps, each.guidance, each.models) for each in FAMILIES]
+    rows = [(each.name, each.base, each.memory, each.scheduler, each.steps, each.guidance, each.models) for each in RECOMMENDED]
     print_table(("FAMILY", "BASE", "MEMORY", "SCHEDULER", "STEPS", "GUIDANCE", "MODELS"), rows)
 
 

@@ -1,4 +1,4 @@
-"""Decodes foreign pictures and videos in a separate process, with bounded memory and time."""
+"""Decodes clients' pictures and videos in a separate process, with limits on memory and time."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from promptreel.media import Clip, Init
 log = logging.getLogger(__name__)
 
 CHECK_SECONDS = 8
-"""CPU seconds. A check decodes the whole file, so an accepted file can be decoded later."""
-SLACK = 5
-"""`decode` gets this many times the CPU seconds of a check: a busy CPU is slower, and frames are scaled too."""
-STANDSTILL_SECONDS = 300.0
-"""Wall-clock limit of one task, in case a decoder blocks."""
+"""CPU seconds. A check decodes the whole file, so that an accepted file can also be decoded later."""
+DECODE_FACTOR = 5
+"""`decode` may take this many times the CPU seconds of a check: it also scales frames, and may run on a busier CPU."""
+HANG_SECONDS = 300.0
+"""Wall-clock limit of one task, in case the decoder hangs."""
 MOST_WAITING = 48
 PATIENCE_SECONDS = 30.0
-"""For the api: how many requests may wait for its decoder, and how long. Each of them blocks a thread."""
+"""The api's limits: how many requests may use or await the decoder, and how long each waits. Each one blocks a thread."""
 LONGEST_LINE = 4096
 BY_SIGNAL = 128
-"""An exit code of this plus a number means that signal ended the child, as in a shell."""
+"""Added to a signal's number, the exit code for a child that this signal ended, as in a shell."""
 # One thread per library and one malloc arena save memory; freed large blocks go straight back to the system.
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -44,11 +44,12 @@ T = TypeVar("T")
 
 
 class Decoder:
-    """Runs one decoding task at a time; the threads of this process take turns.
+    """Runs one decoding task at a time. Threads of this process take turns.
 
-    At most `most_waiting` threads use it at once, and each waits up to `patience_seconds` for its turn; the rest get
-    DecoderBusy. None means no limit. `check_seconds` are CPU seconds. The decoder's process starts with the first task and
-    ends with this process, even if this one is killed.
+    At most `most_waiting` threads may use or await it, and each waits up to `patience_seconds`; None means no limit. A thread
+    over a limit gets DecoderBusy. A check may take `check_seconds` of CPU time, and any task `hang_seconds` of wall-clock time.
+
+    The first task starts the decoder's process. It ends with this process, even if this process is killed.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class Decoder:
         most_waiting: int | None = None,
         patience_seconds: float | None = None,
         check_seconds: int = CHECK_SECONDS,
+        hang_seconds: float = HANG_SECONDS,
     ) -> None:
         self._check_seconds = check_seconds
+        self._hang_seconds = hang_seconds
         self._most_waiting = most_waiting
         self._patience = -1 if patience_seconds is None else patience_seconds
         self._waiting = 0
@@ -74,23 +77,23 @@ class Decoder:
                 self._process = None
 
     def check(self, init: Init) -> None:
-        """Decodes the whole file. Raises InitUnusable if it is damaged or exceeds a limit, and DecoderBusy."""
-        self._do("check", init, self._check_seconds, lambda answer: answer.read_line())
+        """Decodes the whole file. Raises InitUnusable if the file is damaged or exceeds a limit. Raises DecoderBusy."""
+        self._run("check", init, self._check_seconds, lambda answer: answer.read_line())
 
     def crop(self, init: Init) -> Init:
-        """The largest centered square of a picture, upright, as in encoding/inits.py.
+        """The largest centered square of a picture, turned upright, as encoding/inits.py makes it.
 
         Raises InitUnusable and DecoderBusy.
         """
 
         def read_square(answer: _Process) -> Init:
-            told = answer.read_line()
-            return Init(init.kind, told["ending"], answer.read(told["size"]))
+            square = answer.read_line()
+            return Init(init.kind, square["ending"], answer.read(square["size"]))
 
-        return self._do("crop", init, self._check_seconds, read_square)
+        return self._run("crop", init, self._check_seconds, read_square)
 
     def decode(self, init: Init, *, num_frames: int, fps: int, width: int, height: int) -> Clip:
-        """The init as a clip of this length and size (pixels), as in encoding/inits.py.
+        """The init as a clip of `num_frames` frames at this size in pixels, as encoding/inits.py makes it.
 
         Raises InitUnusable and DecoderBusy.
         """
@@ -107,27 +110,33 @@ class Decoder:
                 filled += times
 
         wanted = {"num_frames": num_frames, "fps": fps, "width": width, "height": height}
-        self._do("decode", init, SLACK * self._check_seconds, read_frames, wanted=wanted)
+        self._run("decode", init, DECODE_FACTOR * self._check_seconds, read_frames, wanted=wanted)
         return Clip(frames, fps)
 
-    def _do(self, task: str, init: Init, cpu_seconds: int, read: Callable[[_Process], T], **more: Any) -> T:
-        """Runs a task, and repeats it once if its process was killed from outside: that says nothing about the file."""
-        about = {"kind": init.kind, "ending": init.ending, "size": len(init.data)}
-        request = {"task": task, "cpu_seconds": cpu_seconds, **about, **more}
+    def _run(self, task: str, init: Init, cpu_seconds: int, read: Callable[[_Process], T], **arguments: Any) -> T:
+        """Runs a task. If its process is killed from outside, the file may be fine: runs the task once more."""
+        request = {
+            "task": task,
+            "cpu_seconds": cpu_seconds,
+            "kind": init.kind,
+            "ending": init.ending,
+            "size": len(init.data),
+            **arguments,
+        }
         with self._in_turn():
             try:
-                return self._ask(request, init, read)
+                return self._send(request, init, read)
             except _Killed:
                 log.warning("a decoder was killed while it decoded an init %s; trying once more", init.kind)
             try:
-                return self._ask(request, init, read)
+                return self._send(request, init, read)
             except _Killed as killed:
                 raise InitUnusable(
                     f"The init {init.kind} could not be decoded: its decoder was killed twice, usually because the server is "
                     "short of memory. Send a smaller one, or try again later."
                 ) from killed
 
-    def _ask(self, request: dict[str, Any], init: Init, read: Callable[[_Process], T]) -> T:
+    def _send(self, request: dict[str, Any], init: Init, read: Callable[[_Process], T]) -> T:
         """Sends one request and reads its answer. Raises InitUnusable and _Killed."""
         if not is_installed("media"):
             raise InitUnusable(
@@ -137,15 +146,21 @@ class Decoder:
             self._process = _Process()
         process = self._process
         try:
-            with process.bounded(STANDSTILL_SECONDS):
+            with process.bounded(self._hang_seconds):
                 process.send(request, init.data)
                 return read(process)
         except _Refused as refused:
             raise InitUnusable(str(refused)) from None
         except OSError as error:  # the process has ended or is about to
             self._process = None
-            raise _explain_end(process.wait_and_end(), init, request["cpu_seconds"]) from error
-        except BaseException:  # a malformed answer, or Ctrl-C in the middle of one: the pipe is out of sync
+            exit_code = process.wait_and_end()
+            if process.timed_out:
+                raise InitUnusable(
+                    f"The init {init.kind} was not decoded within {self._hang_seconds:g} s: send a smaller or shorter one, "
+                    "or try again later."
+                ) from error
+            raise _explain_exit(exit_code, init, request["cpu_seconds"]) from error
+        except BaseException:  # after a malformed answer, or Ctrl-C amid an answer, the rest of the pipe is unusable
             self._process = None
             process.end()
             raise
@@ -178,10 +193,10 @@ class _Killed(Exception):
 
 
 class _Process:
-    """A decoder process and its pipes. Reading and writing raise OSError once it has ended."""
+    """A decoder process and its pipes. Inside `bounded`, reading and writing raise OSError once the process has ended."""
 
     def __init__(self) -> None:
-        # -W ignore: Pillow warns about every bad tag, and a file must not flood the log.
+        # -W ignore: Pillow warns about every bad tag, so one file could flood the log.
         command = [sys.executable, "-W", "ignore", "-m", "promptreel.encoding.decoder_process"]
         self._process = subprocess.Popen(  # noqa: S603 - the command is our own
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | _ENVIRONMENT, start_new_session=True
@@ -190,7 +205,7 @@ class _Process:
         assert self._process.stdout is not None
         self._requests: IO[bytes] = self._process.stdin
         self._answers: IO[bytes] = self._process.stdout
-        self._timed_out = False
+        self.timed_out = False
         self._end = weakref.finalize(self, _end, self._process)  # runs at interpreter exit too
 
     def has_ended(self) -> bool:
@@ -202,14 +217,14 @@ class _Process:
         self._requests.flush()
 
     def read_line(self) -> dict[str, Any]:
-        """The next line of the answer, parsed. Raises _Refused when it says that the file is unusable."""
+        """The next line of the answer, parsed. Raises _Refused if the decoder refuses the file."""
         line = self._answers.readline(LONGEST_LINE)
         if not line.endswith(b"\n"):
             raise EOFError
-        told: dict[str, Any] = json.loads(line)
-        if "refused" in told:
-            raise _Refused(told["refused"])
-        return told
+        parsed: dict[str, Any] = json.loads(line)
+        if "refused" in parsed:
+            raise _Refused(parsed["refused"])
+        return parsed
 
     def read(self, size: int) -> bytes:
         data = self._answers.read(size)
@@ -226,10 +241,10 @@ class _Process:
 
     @contextmanager
     def bounded(self, seconds: float) -> Iterator[None]:
-        """Kills the process when the block takes longer than `seconds`."""
+        """Kills the process and sets `timed_out` if the block takes longer than `seconds`."""
 
         def kill() -> None:
-            self._timed_out = True
+            self.timed_out = True
             _kill(self._process)
 
         timer = threading.Timer(seconds, kill)
@@ -246,30 +261,32 @@ class _Process:
         self._end()
 
     def wait_and_end(self) -> int:
-        """The exit code of a process that is about to end, since its pipe is closed; SIGXCPU's if `bounded` killed it."""
+        """Waits for a process that has closed its pipe, and returns its exit code. Kills a process that stays."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
         self.end()
-        return BY_SIGNAL + signal.SIGXCPU if self._timed_out else self._process.returncode
+        return self._process.returncode
 
 
-def _explain_end(code: int, init: Init, cpu_seconds: int) -> Exception:
+def _explain_exit(code: int, init: Init, cpu_seconds: int) -> Exception:
     """The error for a decoder that exited with `code` during a task."""
     if code == BY_SIGNAL + signal.SIGXCPU:
-        return InitUnusable(f"The init {init.kind} takes more than {cpu_seconds} s to decode: send a smaller or shorter one.")
+        return InitUnusable(
+            f"The init {init.kind} takes more than {cpu_seconds} s of CPU time to decode: send a smaller or shorter one."
+        )
     if code in {BY_SIGNAL + signal.SIGKILL, -signal.SIGKILL}:
         return _Killed()
-    log.warning("a decoder ended with code %d over an init %s", code, init.kind)
+    log.warning("a decoder exited with code %d while it decoded an init %s", code, init.kind)
     return InitUnusable(f"The init {init.kind} cannot be decoded: check the file, or save it again.")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kills the process and its fork, and leaves no zombie."""
+    """Kills the process and its child. Then waits for it, so that no zombie remains."""
     _kill(process)
     process.wait()
     for pipe in (process.stdin, process.stdout):
         assert pipe is not None
-        with suppress(OSError):  # closing flushes, which fails if data is left
+        with suppress(OSError):  # closing flushes, which fails if the process has not read everything
             pipe.close()
 
 

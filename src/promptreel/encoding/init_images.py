@@ -23,13 +23,13 @@ from promptreel.errors import InitUnusable
 MAX_PIXELS = 36_000_000
 MAX_SIDE = 16_384
 MAX_BYTES = 250_000_000
-"""Peak memory while decoding. For formats that take more memory a pixel, this is stricter than MAX_PIXELS."""
+"""Limits the memory for decoding. Stricter than MAX_PIXELS for formats that take much memory per pixel."""
 MAX_SCANS = 64
-"""Of a progressive JPEG: decoding goes over the whole picture once per scan. Programs write about ten."""
+"""Limits the scans of a progressive JPEG: each takes as long as decoding the whole picture. Programs write about ten."""
 MAX_CROP_PIXELS = 16_000_000
 CHECK_SIZE = (64, 64)
-_WEBP_BYTES_A_PIXEL = 17  # Pillow's animation decoder: two canvases and a copy
-_AVIF_BYTES_A_PIXEL = 20  # four 16-bit planes, and three RGB copies
+_WEBP_BYTES_PER_PIXEL = 17  # Pillow's animation decoder: two canvases and a copy
+_AVIF_BYTES_PER_PIXEL = 20  # four 16-bit planes, and three RGB copies
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,7 +57,7 @@ def check_image(data: bytes, ending: str) -> None:
 
 
 def decode_image(data: bytes, ending: str, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """The picture, upright, at `size` (width, height): uint8 [H, W, 3]. Transparent parts become white.
+    """The picture at `size` (width, height), uint8 [H, W, 3], turned upright. Transparent parts become white.
 
     Raises InitUnusable.
     """
@@ -71,15 +71,15 @@ def decode_image(data: bytes, ending: str, size: tuple[int, int]) -> NDArray[np.
 
 
 def crop_square(data: bytes, ending: str) -> tuple[str, bytes]:
-    """The largest centered square, upright, as a file: its ending and its bytes.
+    """The largest centered square, turned upright, as a file: its ending and its bytes.
 
-    AVIF and HEIC become JPEG, or PNG if transparent; GIF becomes PNG. Color tags are applied: the square is then sRGB. A
-    profile is kept. Raises InitUnusable, also for more than MAX_CROP_PIXELS.
+    AVIF and HEIC become JPEG, or PNG if transparent. GIF becomes PNG. Pictures with color tags become sRGB. Profiles are kept.
+    Raises InitUnusable for a damaged picture, and for more than MAX_CROP_PIXELS.
     """
     with _open(data, ending, for_copy=4) as picture:
         if picture.width * picture.height > MAX_CROP_PIXELS:
             raise InitUnusable(
-                f"The image must not be greater than {MAX_CROP_PIXELS // 1_000_000} million pixels to be cropped."
+                f"To be cropped, the image must not have more than {MAX_CROP_PIXELS // 1_000_000} million pixels."
             )
         side = min(picture.size)
         left, top = (picture.width - side) // 2, (picture.height - side) // 2
@@ -96,7 +96,7 @@ def crop_square(data: bytes, ending: str) -> tuple[str, bytes]:
 
 
 def flatten(picture: Image.Image) -> Image.Image:
-    """Puts an RGBA picture on white; RGB stays as it is."""
+    """Puts an RGBA picture on white. Returns an RGB picture unchanged."""
     if picture.mode == "RGB":
         return picture
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
@@ -104,13 +104,13 @@ def flatten(picture: Image.Image) -> Image.Image:
 
 @contextmanager
 def _open(data: bytes, ending: str, *, for_copy: int = 0) -> Iterator[Image.Image]:
-    """Opens the picture without decoding its pixels; Pillow's errors inside the block become InitUnusable.
+    """Opens the picture without decoding its pixels. Turns Pillow's errors inside the block into InitUnusable.
 
-    `for_copy`: how many more bytes per pixel the block needs.
+    `for_copy`: the bytes per pixel that the block needs in addition.
     """
     try:
-        if ending == "webp":  # Pillow allocates its canvas before it reports the size
-            _check_size(_size_of_webp(data), _WEBP_BYTES_A_PIXEL + for_copy)
+        if ending == "webp":  # checked before Pillow opens it, because that allocates the canvas
+            _check_size(_size_of_webp(data), _WEBP_BYTES_PER_PIXEL + for_copy)
         if ending == "png":
             data = strip(data)
         if ending == "heic":
@@ -126,7 +126,7 @@ def _open(data: bytes, ending: str, *, for_copy: int = 0) -> Iterator[Image.Imag
         raise InitUnusable(_too_large(MAX_PIXELS)) from error
     except (InitUnusable, MemoryError):
         raise
-    except Exception as error:  # made-up bytes make Pillow's plugins raise nearly anything
+    except Exception as error:  # for damaged files, Pillow's plugins raise nearly any exception
         raise InitUnusable("The init image cannot be decoded: check the file, or save it again.") from error
 
 
@@ -153,9 +153,9 @@ def _bytes_a_pixel(picture: Image.Image) -> int:
     """Peak memory per pixel, from decoding to the scaled picture."""
     match picture:
         case WebPImageFile():
-            return _WEBP_BYTES_A_PIXEL
+            return _WEBP_BYTES_PER_PIXEL
         case AvifImageFile():
-            return _AVIF_BYTES_A_PIXEL
+            return _AVIF_BYTES_PER_PIXEL
         case JpegImageFile() if picture.info.get("progressive"):
             return 4 + 2 * len(picture.getbands())  # the coefficients of all scans
         case _ if picture.format == "HEIF":
@@ -166,7 +166,7 @@ def _bytes_a_pixel(picture: Image.Image) -> int:
 
 
 def _read_table(data: bytes, ending: str) -> ImageFilter.Color3DLUT | None:
-    """The lookup table to sRGB that a picture's color tags call for; None without tags. For pictures without a profile."""
+    """The lookup table from a picture's color tags to sRGB. None without tags. For pictures without a profile."""
     tags = read_color_tags(data) if ending in _IN_BOXES else None
     return make_table(tags.transfer, tags.primaries) if tags else None
 
@@ -186,7 +186,7 @@ def _too_large(most: int) -> str:
 
 
 def _to_scalable(picture: Image.Image) -> Image.Image:
-    """Converts what Pillow cannot scale: palettes, and pictures with one transparent color. Others are converted later."""
+    """Converts palettes and pictures with one transparent color, which Pillow cannot scale. Others are converted later."""
     picture.load()  # a palette's transparency may follow its header
     if picture.mode.startswith("I"):
         return _to_8_bits(picture)
@@ -196,7 +196,7 @@ def _to_scalable(picture: Image.Image) -> Image.Image:
 
 
 def _straighten_alpha(picture: Image.Image) -> Image.Image:
-    """Undoes premultiplied alpha. Other pictures are returned as they are: to convert one would copy it."""
+    """Undoes premultiplied alpha. Returns other pictures unchanged and uncopied."""
     straight = {"RGBa": "RGBA", "La": "LA"}.get(picture.mode)
     return picture.convert(straight) if straight else picture
 
@@ -212,10 +212,10 @@ def _to_8_bits(picture: Image.Image) -> Image.Image:
 
 
 def _orientation(picture: Image.Image) -> int:
-    """The EXIF orientation. Unreadable EXIF counts as 1, upright: it is no reason to refuse the picture."""
+    """The EXIF orientation. If it cannot be read, 1 (upright): the picture is usable all the same."""
     try:
         return int(picture.getexif().get(_ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - made-up bytes make Pillow raise nearly anything
+    except Exception:  # noqa: BLE001 - for damaged files, Pillow raises nearly any exception
         return 1
 
 

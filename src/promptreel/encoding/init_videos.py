@@ -1,4 +1,4 @@
-"""Decodes init videos (mp4, mov, webm and gif) to the length and size that is generated."""
+"""Decodes init videos (mp4, mov, webm and gif) to the length and size of the video to generate."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from promptreel.errors import InitUnusable
 MAX_FRAMES = 1_800  # a minute at 30 fps
 MAX_FRAME_PIXELS = 4096 * 2304
 MAX_PIXELS = MAX_FRAMES * 1280 * 720
-"""Of all frames together: a few seconds of CPU time."""
+"""Limits the pixels of all frames together. Decoding that many takes a few seconds of CPU time."""
 MAX_ASPECT = 16
-"""Limit of the pixel aspect ratio, and of its inverse."""
+"""Limits the pixel aspect ratio, and its inverse."""
 CHECK_SIZE = (64, 64)
 # What browsers and phones write. Fewer decoders mean a smaller attack surface.
 CODECS = frozenset({"h264", "hevc", "mpeg4", "vp8", "vp9", "av1", "gif"})
-# libavformat decodes a little when it opens a file, so it gets the limits too. libdav1d decodes av1. With no protocol
-# allowed, a file cannot make libavformat open another file or an address.
+# libavformat gets these, too: it decodes a little when it opens a file. libdav1d decodes av1. No protocol is allowed, so a file
+# cannot make libavformat open another file or a URL.
 LIMITS = {
     "codec_whitelist": ",".join(sorted({*CODECS, "libdav1d"})),
     "max_pixels": str(MAX_FRAME_PIXELS),
@@ -45,14 +45,14 @@ F = TypeVar("F")
 
 
 def check_video(data: bytes, ending: str) -> None:
-    """Counts the frames, then decodes them all. Raises InitUnusable for no, too many, too large or damaged frames."""
+    """Counts the frames, then decodes them. Raises InitUnusable for no, too many, too large or damaged frames."""
     with _open(data, ending) as (container, stream):
         frames = sum(packet.size > 0 for packet, _ in zip(container.demux(stream), range(MAX_FRAMES + 2), strict=False))
         pixels = frames * stream.width * stream.height
     if frames > MAX_FRAMES:
         raise InitUnusable(f"The init video must not be longer than {MAX_FRAMES} frames: send a shorter one.")
     if frames == 0:
-        raise InitUnusable("The init video holds no frame: check the file, or save it again.")
+        raise InitUnusable("The init video has no frame: check the file, or save it again.")
     _check_pixels(pixels)
     _decode_all(data, ending)
 
@@ -68,15 +68,15 @@ def _decode_all(data: bytes, ending: str) -> None:
                 _show(frame, reformatter, _aspect_of(stream), CHECK_SIZE)
             forms.add(form)
     if not forms:
-        raise InitUnusable("The init video holds no frame that can be decoded: check the file, or save it again.")
+        raise InitUnusable("The init video has no frame that can be decoded: check the file, or save it again.")
 
 
 def decode_video(
     data: bytes, ending: str, *, num_frames: int, fps: int, size: tuple[int, int]
 ) -> Iterator[tuple[NDArray[np.uint8], int]]:
-    """Frames, uint8 [H, W, 3] at `size` (width, height), each with its repeat count; `num_frames` in all.
+    """Frames, uint8 [H, W, 3] at `size` (width, height), each with its repeat count. The counts add up to `num_frames`.
 
-    Each is the one nearest in time. Raises InitUnusable.
+    Each frame is the nearest one in time. Raises InitUnusable.
     """
     found = False
     reformatter = VideoReformatter()
@@ -85,13 +85,13 @@ def decode_video(
             found = True
             yield _show(frame, reformatter, _aspect_of(stream), size), times
     if not found:
-        raise InitUnusable("The init video holds no frame that can be decoded: check the file, or save it again.")
+        raise InitUnusable("The init video has no frame that can be decoded: check the file, or save it again.")
 
 
 def pick_nearest(frames: Iterable[tuple[Fraction, F]], *, num_frames: int, fps: int) -> Iterator[tuple[F, int]]:
     """The frames nearest to 0, 1 / fps, 2 / fps ... seconds after the first one, each with its repeat count.
 
-    `frames` are (seconds, frame) pairs in rising order. Ties go to the earlier frame; the last frame is held.
+    `frames` are (seconds, frame) pairs in rising order. Of two equally near frames, the earlier is taken. The last is repeated.
     """
     taken = 0
     before: tuple[Fraction, F] | None = None
@@ -114,12 +114,12 @@ def pick_nearest(frames: Iterable[tuple[Fraction, F]], *, num_frames: int, fps: 
 
 @contextmanager
 def _open(data: bytes, ending: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Opens the container and its first video stream; PyAV's errors inside the block become InitUnusable."""
+    """Opens the container and its first video stream. Turns PyAV's errors inside the block into InitUnusable."""
     try:
         with av.open(io.BytesIO(data), "r", format=ending, options=LIMITS, metadata_errors="ignore") as container:
             stream = _find_stream(container)
             stream.codec_context.options = {"max_pixels": LIMITS["max_pixels"]}
-            stream.codec_context.thread_count = 1  # so that damaged frames are concealed the same way each time
+            stream.codec_context.thread_count = 1  # with one thread, damaged frames look the same each time
             yield container, stream
     except MemoryError:
         raise
@@ -136,20 +136,20 @@ def _find_stream(container: InputContainer) -> VideoStream:
     if codec not in CODECS:
         raise InitUnusable(f"The init video must be in one of {', '.join(sorted(CODECS))}: save it as one of these.")
     if not 0 < stream.width * stream.height <= MAX_FRAME_PIXELS:
-        raise InitUnusable("The init video must not be greater than 4096x2304 pixels, or that many in another shape.")
+        raise InitUnusable("A frame of the init video must not have more than 4096x2304 pixels: send a smaller one.")
     return stream
 
 
 def _check_pixels(of_all_frames: int) -> None:
     if of_all_frames > MAX_PIXELS:
         raise InitUnusable(
-            f"The init video must not have more than {MAX_PIXELS // 1_000_000} million pixels in all its frames together, "
+            f"The init video must not have more than {MAX_PIXELS // 1_000_000} million pixels in all frames together, "
             f"which is {MAX_FRAMES} frames of 1280x720: send a shorter or smaller one."
         )
 
 
 def _timed_frames(container: InputContainer, stream: VideoStream) -> Iterator[tuple[Fraction, av.VideoFrame]]:
-    """The frames that have a timestamp, with it in seconds; MAX_FRAMES at most. Their size may change."""
+    """Pairs of a timestamp in seconds and a frame, at most MAX_FRAMES. Skips frames without timestamps. Sizes may differ."""
     pixels = 0
     for frame, _ in zip(container.decode(stream), range(MAX_FRAMES), strict=False):
         _check_pixels(pixels := pixels + frame.width * frame.height)
@@ -161,15 +161,15 @@ def _timed_frames(container: InputContainer, stream: VideoStream) -> Iterator[tu
 
 
 def _aspect_of(stream: VideoStream) -> Fraction:
-    """The width of a pixel divided by its height; 1 if the file gives none or nonsense."""
+    """The width of a pixel divided by its height. 1 if the file has no value, or an absurd one."""
     aspect = stream.sample_aspect_ratio
     return aspect if aspect and 1 / MAX_ASPECT <= aspect <= MAX_ASPECT else Fraction(1)
 
 
 def _show(frame: av.VideoFrame, reformatter: VideoReformatter, aspect: Fraction, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """A frame as players show it: upright, with pixels of this aspect ratio, in sRGB; uint8 [H, W, 3].
+    """The frame as players show it, uint8 [H, W, 3]: upright, with square pixels, in sRGB.
 
-    It is scaled to cover `size` (width, height), then cropped around its center.
+    `aspect` is the pixels' aspect ratio. The frame is scaled to cover `size` (width, height), then cropped around its center.
     """
     across, down, transposed = _read_matrix(frame)
     pixels = _to_rgb(frame, reformatter, size[::-1] if transposed else size)
@@ -183,9 +183,9 @@ def _show(frame: av.VideoFrame, reformatter: VideoReformatter, aspect: Fraction,
 
 
 def _read_matrix(frame: av.VideoFrame) -> tuple[int, int, bool]:
-    """The display matrix, to the nearest right angle: transpose first (the bool), then take these steps across and down."""
+    """The display matrix, rounded to right angles: steps across and down (1 or -1), and whether to transpose before that."""
     turned = {90: (0, -1, 1, 0), 180: (-1, 0, 0, -1), 270: (0, 1, -1, 0)}
-    a, b, c, d = turned.get(frame.rotation % 360, (1, 0, 0, 1))  # a fallback, for side data that PyAV cannot read
+    a, b, c, d = turned.get(frame.rotation % 360, (1, 0, 0, 1))  # used if PyAV cannot read the matrix below
     with suppress(KeyError, ValueError):
         side_data = cast("SideDataContainer", frame.side_data)  # PyAV's own stub names another type
         matrix = np.frombuffer(bytes(side_data[SideDataType.DISPLAYMATRIX]), "<i4")
@@ -198,7 +198,7 @@ def _read_matrix(frame: av.VideoFrame) -> tuple[int, int, bool]:
 def _to_rgb(frame: av.VideoFrame, reformatter: VideoReformatter, size: tuple[int, int]) -> NDArray[np.uint8]:
     """uint8 [H, W, 3], or [H, W, 4] if the format has alpha.
 
-    A frame far larger than `size` (width, height) is first scaled down near to it, which takes a third of the time.
+    A frame much larger than `size` (width, height) is first scaled down to about twice that, which takes a third of the time.
     """
     share = max(1, min(frame.width // size[0], frame.height // size[1]) // 2)
     wanted = {"width": frame.width // share, "height": frame.height // share}

@@ -13,7 +13,7 @@ import av
 from promptreel.encoding.gif import write_gif
 from promptreel.encoding.mp4 import write_mp4
 from promptreel.encoding.webm import write_webm
-from promptreel.errors import DiskFull, EncodingFailed, is_full
+from promptreel.errors import DiskFull, EncodingFailed, is_disk_full
 from promptreel.media import MEDIA_TYPES, Footage, Video
 
 WRITERS: Mapping[str, Callable[[Footage, Path, str], None]] = {"mp4": write_mp4, "webm": write_webm, "gif": write_gif}
@@ -33,7 +33,7 @@ def encode(clip: Footage, path: Path, *, output_type: str, metadata: Mapping[str
         return describe(path, MEDIA_TYPES[output_type])
     except (av.error.FFmpegError, OSError) as error:
         _remove(path)
-        if is_full(error):
+        if is_disk_full(error):
             raise DiskFull("The video could not be written: the disk is full. Make room on it.") from error
         raise EncodingFailed(
             f"The video could not be written: {error.strerror}. Check the permissions of the data directory."

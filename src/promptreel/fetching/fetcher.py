@@ -1,4 +1,4 @@
-"""The HTTP client for URLs in requests. It guards against SSRF: a URL may point to what only this machine can reach."""
+"""The HTTP client for URLs that clients send. It prevents SSRF: such a URL must not reach private networks through us."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from promptreel.fetching.shares import Shares
 from promptreel.fetching.urls import DEFAULT_PORTS, Target, follow_redirect, read_url
 
 AT_ONCE = 64
-BYTES_A_FETCH = 4 * 1024 * 1024
-"""Memory budget per concurrent fetch, on average: most files are small, and large ones are soon done."""
+BYTES_PER_FETCH = 4 * 1024 * 1024
+"""Memory budget per concurrent fetch, on average. It may be below the size limit, because few files are large."""
 
-MOST_PARTS = 30_000
-"""Most chunks of an answer's body, since each costs time. 20 MB take fewer, even in chunks of one network packet."""
+MAX_CHUNKS = 30_000
+"""Limits the chunks of an answer's body, because each costs time. A 20 MB file needs fewer, even at one packet per chunk."""
 
 MAX_REDIRECTS = 3
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
-TIMEOUTS = {"connect": 5.0, "read": 10.0, "write": 10.0}  # seconds, for each wait
+TIMEOUTS = {"connect": 5.0, "read": 10.0, "write": 10.0}  # seconds, for each connect, read or write
 MAX_IGNORED_BYTES = 8192
-"""How much of an ignored answer is drained, so that most receivers see no broken connection."""
+"""How much of a webhook's answer is read, though it is ignored: then most receivers see no broken connection."""
 
 _log = logging.getLogger(__name__)
 
@@ -54,12 +54,15 @@ class Answer:
 
 
 class SafeFetcher:
-    """Sends GET and POST to URLs on the public internet, and to the hosts, networks and ports that are also allowed.
+    """Sends GET and POST to URLs on the public internet. `allow_hosts`, `allow_networks` and `allow_ports` permit more.
 
-    `seconds` limits one request in all, including redirects and name lookups. At most `at_once` fetches run at a time, each in
-    its caller's thread, and as many name lookups. API keys (`of`) share these places and the memory, and each key gets a few
-    places per host, so one key's slow hosts do not block other keys (shares.py). `resolve` returns the addresses of a name,
-    `network` opens connections, `ssl_context` holds the trusted certificates.
+    `seconds` limits a whole request, including redirects and name lookups. At most `at_once` fetches run at a time, each in
+    its caller's thread. At most `at_once` names are looked up at a time.
+
+    No API key can take all places or all memory: shares.py divides them. A key also gets only a few places per host, so a
+    slow host blocks only part of the key's share. `for_key` says whose share a fetch counts against.
+
+    `resolve` looks up the addresses of a name, `network` opens connections, `ssl_context` holds the trusted certificates.
     """
 
     def __init__(
@@ -78,34 +81,34 @@ class SafeFetcher:
         self._networks = tuple(allow_networks)
         self._ports = frozenset({*DEFAULT_PORTS.values(), *allow_ports})
         self._seconds = seconds
-        self._for_whom: Hashable = None
-        self._places = Shares(at_once)
+        self._api_key_id: int | None = None
+        self._fetch_places = Shares(at_once)
         self._host_places = Shares(2 * at_once, at_most=max(1, at_once // 8))
-        self._bytes = Shares(at_once * BYTES_A_FETCH)
-        self._names = Shares(at_once)
+        self._memory = Shares(at_once * BYTES_PER_FETCH)
+        self._lookup_places = Shares(at_once)
         self._resolve = resolve
         self._resolvers = ThreadPoolExecutor(at_once, thread_name_prefix="resolve")
         self._network = network or httpcore2.SyncBackend()
-        self._trusted = _Trusted(ssl_context)
+        self._certificates = _Certificates(ssl_context)
 
-    def of(self, for_whom: Hashable) -> SafeFetcher:
-        """The same fetcher, with its fetches counted for `for_whom`: the id of an API key."""
-        theirs = copy.copy(self)
-        theirs._for_whom = for_whom
-        return theirs
+    def for_key(self, api_key_id: int | None) -> SafeFetcher:
+        """This fetcher, with its fetches counted against the share of an API key."""
+        fetcher = copy.copy(self)
+        fetcher._api_key_id = api_key_id
+        return fetcher
 
     def get(self, url: str, *, max_bytes: int, accept: Collection[str]) -> Fetched:
         """Fetches the URL's file, up to `max_bytes`. `accept` goes into the Accept header; the answer's type is not checked.
 
-        Blocks, so call it from a thread, not an event loop. Raises UrlUnusable. Its message is for the sender of the URL: it
-        never reveals the addresses of a name, and only the status of an answer.
+        Blocks, so call it from a thread, not from an event loop. Raises UrlUnusable. Its message goes to the sender of the URL,
+        so it reveals no address of a name, and nothing of an answer but the status.
         """
-        with _taken(self._places, self._for_whom, "URLs"):
+        with _holding(self._fetch_places, self._api_key_id, "URLs"):
             deadline = Deadline(self._seconds)
             target = read_url(url, ports=self._ports)
             for _ in range(1 + MAX_REDIRECTS):
                 with (
-                    _taken(self._host_places, (self._for_whom, target.authority), f"URLs of {target.authority}"),
+                    _holding(self._host_places, (self._api_key_id, target.authority), f"URLs of {target.authority}"),
                     _translated_errors(target.host),
                 ):
                     addresses = self._find_addresses(target, deadline)
@@ -122,12 +125,12 @@ class SafeFetcher:
         `seconds` limits the whole, in place of the fetcher's own limit. Errors that the block meets while it reads the answer
         become UrlUnusable, as in `get`.
         """
-        with _taken(self._places, self._for_whom, "URLs"):
+        with _holding(self._fetch_places, self._api_key_id, "URLs"):
             deadline = Deadline(seconds)
             target = read_url(url, ports=self._ports)
             for _ in range(1 + MAX_REDIRECTS):
                 with (
-                    _taken(self._host_places, (self._for_whom, target.authority), f"URLs of {target.authority}"),
+                    _holding(self._host_places, (self._api_key_id, target.authority), f"URLs of {target.authority}"),
                     _translated_errors(target.host),
                 ):
                     backend = PinnedBackend(self._find_addresses(target, deadline), deadline, self._network)
@@ -140,10 +143,10 @@ class SafeFetcher:
             raise _redirects_too_often()
 
     def post(self, url: str, body: bytes, *, headers: Mapping[str, str]) -> int:
-        """Sends the body and returns the answer's status, whatever it is. The answer's body is discarded.
+        """Sends the body and returns the status of the answer, whatever it is. Discards the answer's body.
 
-        Redirects are not followed, since the sender of the URL named this address only. Blocks; the number of concurrent
-        calls is not limited. Raises UrlUnusable, as `get` does, when there is no answer.
+        Follows no redirect: the body is meant for this URL only. Blocks. Does not limit concurrent calls. Raises UrlUnusable
+        if no answer comes.
         """
         deadline = Deadline(self._seconds)
         target = read_url(url, ports=self._ports)
@@ -156,13 +159,13 @@ class SafeFetcher:
                 return response.status
 
     def check(self, url: str) -> None:
-        """Raises UrlUnusable for a bad URL or a forbidden address. Resolves no name and connects nowhere."""
+        """Raises UrlUnusable for a bad URL or a forbidden address. Sends nothing: not even the name is looked up."""
         target = read_url(url, ports=self._ports)
         if _is_address(target.host):
-            self._refuse(target, [target.host])
+            self._check_addresses(target, [target.host])
 
     def _find_addresses(self, target: Target, deadline: Deadline) -> Sequence[str]:
-        """All addresses of the host. Raises UrlUnusable unless all are allowed, and TimeoutError."""
+        """All addresses of the host. Raises UrlUnusable if any is forbidden or the host is unknown, and TimeoutError."""
         if _is_address(target.host):
             addresses: Sequence[str] = [target.host]
         else:
@@ -172,25 +175,28 @@ class SafeFetcher:
                 raise
             except OSError as error:
                 raise UrlUnusable(f"The host {target.host} was not found. Check the URL's spelling.") from error
-        self._refuse(target, addresses)
+        self._check_addresses(target, addresses)
         return addresses
 
     def _look_up(self, target: Target) -> Future[Sequence[str]]:
-        """Resolves the host in a thread, as the system's resolver has no timeout. It keeps its place until it is done."""
-        for_whom = self._for_whom
-        if not self._names.take(for_whom):
+        """Looks the host up in a thread, because the system's resolver has no timeout.
+
+        The lookup holds its place until the resolver returns, even if nobody waits for the result any more.
+        """
+        api_key_id = self._api_key_id
+        if not self._lookup_places.take(api_key_id):
             raise UrlUnusable(_too_many("names"))
         addresses = self._resolvers.submit(self._resolve, target.host, target.port)
-        addresses.add_done_callback(lambda _: self._names.give_back(for_whom))
+        addresses.add_done_callback(lambda _: self._lookup_places.give_back(api_key_id))
         return addresses
 
-    def _refuse(self, target: Target, addresses: Sequence[str]) -> None:
-        """Raises UrlUnusable unless all addresses of the target are allowed."""
-        refused = [] if target.host in self._hosts else refused_addresses(addresses, self._networks)
-        if refused:
-            _log.warning("refused to connect to %s: %s is neither public nor allowed", target.authority, ", ".join(refused))
+    def _check_addresses(self, target: Target, addresses: Sequence[str]) -> None:
+        """Raises UrlUnusable if any address of the target is forbidden."""
+        forbidden = [] if target.host in self._hosts else refused_addresses(addresses, self._networks)
+        if forbidden:
+            _log.warning("refused to connect to %s: %s is neither public nor allowed", target.authority, ", ".join(forbidden))
             raise UrlUnusable(
-                f"{target.host} is not on the public internet, and is not connected to. The service's operator can allow "
+                f"{target.host} is not on the public internet, so the service does not connect to it. Its operator can allow "
                 "it with PROMPTREEL_FETCH_ALLOW_HOSTS or PROMPTREEL_FETCH_ALLOW_NETWORKS."
             )
 
@@ -212,14 +218,14 @@ class SafeFetcher:
             for number, chunk in enumerate(response.iter_stream()):
                 if len(content) + len(chunk) > max_bytes:
                     raise too_large
-                if number >= MOST_PARTS:
-                    raise UrlUnusable("The URL's file comes in too many small parts. Use another host.")
-                if not self._bytes.take(self._for_whom, len(chunk)):
+                if number >= MAX_CHUNKS:
+                    raise UrlUnusable("The URL's host sends the file in too many small chunks. Use another host.")
+                if not self._memory.take(self._api_key_id, len(chunk)):
                     raise UrlUnusable(_too_many("large files"))
                 content += chunk
             return bytes(content)
         finally:
-            self._bytes.give_back(self._for_whom, len(content))
+            self._memory.give_back(self._api_key_id, len(content))
 
     @contextmanager
     def _open(
@@ -229,18 +235,18 @@ class SafeFetcher:
         url = httpcore2.URL(
             scheme=target.scheme.encode(), host=target.host.encode(), port=target.port, target=target.path.encode()
         )
-        trusted = self._trusted.context if target.scheme == "https" else None
+        ssl_context = self._certificates.context if target.scheme == "https" else None
         ours = {"Host": target.authority, "User-Agent": "promptreel", "Accept-Encoding": "identity"}
         sent = list({**ours, **headers}.items())
         with (
-            httpcore2.HTTPConnection(url.origin, ssl_context=trusted, network_backend=backend) as connection,
+            httpcore2.HTTPConnection(url.origin, ssl_context=ssl_context, network_backend=backend) as connection,
             connection.stream(method, url, headers=sent, content=body, extensions={"timeout": TIMEOUTS}) as response,
         ):
             yield response
 
 
-class _Trusted:
-    """The trusted certificates: as given, or the system's, which are slow to load and so are loaded at the first https URL."""
+class _Certificates:
+    """The trusted certificates. The system's are slow to load, so the first https URL loads them."""
 
     def __init__(self, given: ssl.SSLContext | None) -> None:
         self._given = given
@@ -251,18 +257,18 @@ class _Trusted:
 
 
 @contextmanager
-def _taken(places: Shares, holder: Hashable, of_what: str) -> Iterator[None]:
-    """Holds a place for the block. Raises UrlUnusable when there is none for this holder."""
+def _holding(places: Shares, holder: Hashable, what: str) -> Iterator[None]:
+    """Holds a place during the block. Raises UrlUnusable if this holder's share is used up."""
     if not places.take(holder):
-        raise UrlUnusable(_too_many(of_what))
+        raise UrlUnusable(_too_many(what))
     try:
         yield
     finally:
         places.give_back(holder)
 
 
-def _too_many(of_what: str) -> str:
-    return f"Too many {of_what} are being fetched at the moment. Try again in a few seconds."
+def _too_many(what: str) -> str:
+    return f"Too many {what} are being fetched at the moment. Try again in a few seconds."
 
 
 def _redirects_too_often() -> UrlUnusable:
@@ -282,15 +288,15 @@ def _is_address(host: str) -> bool:
 
 
 def check_answer(host: str, status: int, headers: Mapping[str, str]) -> None:
-    """Raises UrlUnusable unless it is an uncompressed 200. Content-Type is ignored: the file's own bytes tell its type."""
+    """Raises UrlUnusable unless the status is 200 and the body is uncompressed. Content-Type is ignored: the file shows it."""
     if status != 200:
         raise UrlUnusable(f"{host} answered with status {status}. Check that the URL can be opened by anyone.")
     if headers.get("content-encoding", "identity").lower() != "identity":
-        raise UrlUnusable(f"{host} sent a compressed answer, which is not read. Use a URL that answers with the file itself.")
+        raise UrlUnusable(f"{host} compressed its answer, which is not supported. Use a URL that answers with the file itself.")
 
 
 def _drain_a_little(response: httpcore2.Response) -> None:
-    """Reads up to MAX_IGNORED_BYTES and ignores errors: the status is already known."""
+    """Reads up to MAX_IGNORED_BYTES. Ignores errors, because the status is already known."""
     received = 0
     try:
         for chunk in response.iter_stream():
@@ -309,7 +315,7 @@ def _translated_errors(host: str) -> Iterator[None]:
         raise UrlUnusable(f"{host} took too long to answer. Try again, or use another host.") from error
     except httpcore2.NetworkError as error:
         if isinstance(error.__cause__, ssl.SSLError):
-            raise UrlUnusable(f"No secure connection to {host} could be made: check its certificate.") from error
-        raise UrlUnusable(f"{host} could not be connected to, or broke off. Try again, or use another host.") from error
+            raise UrlUnusable(f"No secure connection to {host} is possible. Check its certificate.") from error
+        raise UrlUnusable(f"{host} could not be reached, or closed the connection. Try again, or use another host.") from error
     except httpcore2.ProtocolError as error:
-        raise UrlUnusable(f"{host} did not answer in proper HTTP. Use another host.") from error
+        raise UrlUnusable(f"{host} did not answer in valid HTTP. Use another host.") from error

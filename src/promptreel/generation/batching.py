@@ -1,4 +1,4 @@
-"""Step-level batching: between any two forwards of the network, requests join and leave.
+"""Step-level batching: between any two forwards of the model, requests join and leave.
 
 Each request runs its sampler in its own thread, and asks here for one call at a time. Other threads, one for each row thread
 (compute.py), run the forwards. Each request gets the bits that it would get alone: on a CPU because each row is always a
@@ -12,13 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from promptreel.generation.compute import serial_arithmetic
+from promptreel.generation.families.family import GroupKey, Rows, join
 from promptreel.generation.row_plan import ROW_COUNTS, Forward, RowPlan
-from promptreel.generation.seat import OnWait, Part, Rows, Seat, Shape, keep_waiting
+from promptreel.generation.seat import OnWait, Part, Seat, keep_waiting
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class StepBatcher:
         self._changed = threading.Condition()
         self._seats: list[Seat] = []
         self._threads = 0
-        self._plans: dict[Shape, RowPlan] = {}
+        self._plans: dict[GroupKey, RowPlan] = {}
         self._running: list[Sequence[Part]] = []
         self._counted_until = 0.0
 
@@ -65,12 +67,12 @@ class StepBatcher:
                 self._changed.notify_all()
 
     def plan(self, rows: Rows) -> RowPlan | None:
-        """How many rows of this shape may share a forward, measured on first use. None: they may not share."""
-        if self._plan_rows is not None and rows.shape not in self._plans:
-            self._plans[rows.shape] = self._plan_rows(_probe(rows))
+        """How many rows of this group may share a forward, measured on first use. None: they may not share."""
+        if self._plan_rows is not None and rows.group_key not in self._plans:
+            self._plans[rows.group_key] = self._plan_rows(_probe(rows))
             size = "x".join(map(str, rows.latents.shape[2:]))
-            log.info("%s at %s latents: %s", rows.checkpoint.card.model_id, size, self._plans[rows.shape])
-        return self._plans.get(rows.shape)
+            log.info("%s at %s latents: %s", rows.model.card.model_id, size, self._plans[rows.group_key])
+        return self._plans.get(rows.group_key)
 
     def _start_threads(self) -> None:
         with self._changed:
@@ -79,7 +81,7 @@ class StepBatcher:
                 self._threads += 1
 
     def _run(self) -> None:
-        with serial_arithmetic():  # the networks run in the row threads
+        with serial_arithmetic():  # the model runs in the row threads
             while (first := self._next()) is not None:
                 group = [first]
                 try:
@@ -116,9 +118,9 @@ class StepBatcher:
 
     def _may_share(self, seat: Seat, first: Seat) -> bool:
         """Whether the next calls of the two might share a forward."""
-        if self._plan_rows is None or first.shape is None or seat.shape not in {None, first.shape}:
+        if self._plan_rows is None or first.group_key is None or seat.group_key not in {None, first.group_key}:
             return False
-        plan = self._plans.get(first.shape)
+        plan = self._plans.get(first.group_key)
         return plan is None or plan.most > len(first.left[0].rows.latents)
 
     def _fill(self, group: list[Part]) -> None:
@@ -140,7 +142,7 @@ class StepBatcher:
     def _find_alike(self, rows: Rows) -> list[Seat]:
         """The requests that ask for rows of the same shape, most urgent first."""
         with self._changed:
-            alike = [seat for seat in self._seats if seat.left and seat.shape == rows.shape]
+            alike = [seat for seat in self._seats if seat.left and seat.group_key == rows.group_key]
         return sorted(alike, key=lambda seat: seat.urgency)
 
     def _count_watchers(self, group: Sequence[Part]) -> None:
@@ -194,13 +196,16 @@ class StepBatcher:
         """One forward over all rows of the group, padded to an allowed row count with copies of the first row."""
         counts = [len(rows.latents) for rows in group]
         total = sum(counts)
-        plan = self._plans.get(group[0].shape, RowPlan())
+        plan = self._plans.get(group[0].group_key, RowPlan())
         extra = plan.row_count_for(total) - total
-        latents, timesteps, text = (
-            torch.cat([*parts, *[parts[0][:1]] * extra])
-            for parts in zip(*((rows.latents, rows.timesteps, rows.text) for rows in group), strict=True)
+        padded = [*group, *[group[0].split()[0]] * extra]
+        together = replace(
+            group[0],
+            latents=torch.cat([rows.latents for rows in padded]),
+            timesteps=torch.cat([rows.timesteps for rows in padded]),
+            conditioning=join([rows.conditioning for rows in padded]),
         )
-        output = group[0].checkpoint.denoise(latents, timesteps, text)
+        output = together.model.forward(together)
         return list(output[:total].split(counts))
 
 
@@ -209,10 +214,12 @@ def _probe(rows: Rows) -> Forward:
     count = ROW_COUNTS[-1]
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn((count, *rows.latents.shape[1:]), generator=generator)
-    text = torch.randn((count, *rows.text.shape[1:]), generator=generator)
-    timesteps = torch.linspace(1, 900, count)
+    conditioning = rows.conditioning.draw_like(count, generator)
+    timesteps = torch.stack([torch.full(rows.timesteps.shape[1:], float(at)) for at in torch.linspace(1, 900, count)])
 
     def forward(chosen: list[int]) -> Tensor:
-        return rows.checkpoint.denoise(latents[chosen], timesteps[chosen], text[chosen])
+        return rows.model.forward(
+            replace(rows, latents=latents[chosen], timesteps=timesteps[chosen], conditioning=conditioning.select(chosen))
+        )
 
     return forward

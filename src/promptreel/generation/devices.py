@@ -62,6 +62,11 @@ def _try(name: str) -> str | None:
     return None
 
 
+def device_memory(device: Device) -> int | None:
+    """Bytes of the GPU's own memory; None on a CPU."""
+    return torch.cuda.get_device_properties(device.name).total_memory if device.name.startswith("cuda") else None
+
+
 def choose_cuda_format(capability: tuple[int, int], *, is_amd: bool) -> torch.dtype:
     """bf16 from Ampere on (compute capability 8.0), else fp16. Earlier cards only emulate bf16, though torch reports it."""
     return torch.bfloat16 if is_amd or capability >= (8, 0) else torch.float16

@@ -6,17 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from promptreel.generation.families.animatediff import LoadedCheckpoint
+from promptreel.generation.families.family import GroupKey, Rows
 
 WAIT_SECONDS = 0.2
 """How often a waiting job checks whether it was cancelled."""
-
-Shape = tuple[object, ...]
 
 OnWait = Callable[[], None]
 """Called from time to time while a request waits for others that make progress. It may raise, to stop the request."""
@@ -35,31 +33,6 @@ def in_turn(places: threading.Semaphore, on_wait: OnWait) -> Iterator[None]:
         yield
     finally:
         places.release()
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What one request needs computed next.
-
-    `latents` [B, C, T, h, w], `timesteps` [B], `text` [B, tokens, width]; B is 2 for a guided call, 1 for an unguided one.
-    `remaining` is the number of calls that the request has yet to make, with this one.
-    """
-
-    checkpoint: LoadedCheckpoint
-    latents: Tensor
-    timesteps: Tensor
-    text: Tensor
-    remaining: int
-
-    @property
-    def shape(self) -> Shape:
-        """What must be equal for two requests to share a forward."""
-        return (self.checkpoint.model_hash, self.latents.shape[1:], self.text.shape[1:])
-
-    def split(self) -> list[Rows]:
-        """Each row by itself."""
-        rows = zip(self.latents.split(1), self.timesteps.split(1), self.text.split(1), strict=True)
-        return [replace(self, latents=latents, timesteps=timesteps, text=text) for latents, timesteps, text in rows]
 
 
 @dataclass(eq=False)
@@ -87,21 +60,21 @@ class Seat:
         self._under_way = 0
         self.has_begun = False
         self.left: list[Part] = []
-        self.shape: Shape | None = None
+        self.group_key: GroupKey | None = None
         self.remaining = 0
         self.waited = 0
         self.device_seconds = 0.0
         self.expected_until = 0.0
 
     def forward(self, rows: Rows) -> Tensor:
-        """Waits for its turn, and returns the network's output for the rows, of the shape of `rows.latents`.
+        """Waits for its turn, and returns the model's output for the rows, of the shape of `rows.latents`.
 
-        Raises what the network or `on_wait` raises.
+        Raises what the model or `on_wait` raises.
         """
         split = rows.split() if self._apart else [rows]
         parts = [Part(self, part, begins_call=part is split[0]) for part in split]
         with self._changed:
-            self.shape, self.remaining, self.has_begun = rows.shape, rows.remaining, False
+            self.group_key, self.remaining, self.has_begun = rows.group_key, rows.remaining, False
             self.left = list(parts)
             seen = self.waited
             self._changed.notify_all()
@@ -165,4 +138,4 @@ class Seat:
     @property
     def next_urgency(self) -> float:
         """The urgency of its next call. A request that has just been seated may have any, so the lowest is assumed."""
-        return float("-inf") if self.shape is None else self.urgency - 1
+        return float("-inf") if self.group_key is None else self.urgency - 1

@@ -31,11 +31,11 @@ LIVE = timedelta(seconds=30)
 """A worker seen within this time counts as alive."""
 
 LEFT_TO_THE_IDLE = timedelta(seconds=1)
-"""How long a job is left to idle workers, which poll twenty times a second."""
+"""How long busy workers leave a new job to idle ones, which poll twenty times a second."""
 
 PUT_OFF = "put_off"
 FIRST_WAIT, LONGEST_WAIT, MOST_WAITS = timedelta(minutes=1), timedelta(hours=1), 24
-"""The waits between tries of a job that was put off. They double up to the longest; together they take 19 hours."""
+"""The waits of a job that is put off. Each is twice the one before, up to the longest. All together take 19 hours."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Taker:
 
 
 def first_in_line(kinds: Collection[str], now: datetime) -> Select[tuple[int]]:
-    """The id of the next job of these kinds. A job that was given back keeps its place, and so comes first.
+    """The id of the next job of these kinds. A job that was given back keeps its old place.
 
     Skips jobs whose API key has reached its limit of running jobs.
     """
@@ -74,10 +74,10 @@ def may_run() -> ColumnElement[bool]:
 
 
 def next_to_take(taker: Taker, now: datetime) -> ColumnElement[bool]:
-    """Condition: the job is first in line, and may run beside the worker's others. On the device, those must have the same kind
-    and models. A job that has crashed a worker runs alone.
+    """Condition: the job is first in line, and may run beside the worker's running jobs.
 
-    A busy worker first leaves the job to an idle one, but only for LEFT_TO_THE_IDLE, because the idle one may be stuck.
+    Beside others on the device, it must have their kind and models. Beside any, it must have crashed no worker. A busy worker
+    leaves the job to an idle one, but only for LEFT_TO_THE_IDLE, because the idle one may be stuck.
     """
     first = and_(jobs.c.id == first_in_line(taker.kinds, now).scalar_subquery(), has_status(JobStatus.QUEUED))
     if taker.is_busy:
@@ -86,12 +86,12 @@ def next_to_take(taker: Taker, now: datetime) -> ColumnElement[bool]:
         return first
     models = taker.beside.batch_key.partition("|")[0] + "|"
     is_alike = and_(jobs.c.kind == taker.beside.kind, func.substr(jobs.c.batch_key, 1, len(models)) == models)
-    is_left_over = or_(jobs.c.run_at <= now - LEFT_TO_THE_IDLE, ~another_is_idle(taker.owner, now))
-    return and_(first, or_(is_alike, jobs.c.kind.in_(taker.aside)), is_left_over)
+    idle_had_their_chance = or_(jobs.c.run_at <= now - LEFT_TO_THE_IDLE, ~another_is_idle(taker.owner, now))
+    return and_(first, or_(is_alike, jobs.c.kind.in_(taker.aside)), idle_had_their_chance)
 
 
 def next_fits(connection: Connection, which: ColumnElement[bool], *, kinds: Kinds, fits: Callable[[Params], bool]) -> bool:
-    """Whether the worker has room for the job that matches `which`; True if none matches."""
+    """Whether the job that matches `which` passes `fits`. True if no job matches."""
     row = connection.execute(select(jobs.c.kind, jobs.c.params).where(which)).one_or_none()
     return row is None or fits(kinds[row.kind](row.params))
 
@@ -169,7 +169,7 @@ def give_back(connection: Connection, claim: Claim, *, now: Moment) -> None:
 
 
 def put_off(connection: Connection, claim: Claim, *, code: str, message: str, now: Moment) -> None:
-    """running -> queued, to be retried after a wait that doubles each time; -> failed after MOST_WAITS of them."""
+    """running -> queued, for a retry after a wait that doubles each time; -> failed after MOST_WAITS waits."""
     times = select(func.count()).where(attempts.c.job_id == claim.job_id, attempts.c.outcome == PUT_OFF)
     waits_so_far = connection.execute(times).scalar_one()
     if waits_so_far >= MOST_WAITS:
@@ -208,8 +208,8 @@ def _after_crash(row: Row[Any], now: Moment) -> Mapping[str, Any]:
     if row.crashes + 1 < row.max_attempts:
         return {**BACK_IN_QUEUE, "run_at": now.steady}
     message = (
-        f"The worker died {row.crashes + 1} times with this job, so it is not tried again. "
-        "Ask for fewer frames or a smaller size, or look into the worker's log."
+        f"Workers died {row.crashes + 1} times while they ran this job, so it is not retried. "
+        "Ask for fewer frames or a smaller size, or read the worker's log."
     )
     ended = {"status": JobStatus.FAILED, "finished_at": now.wall, "error_code": WorkerLost.code, "error_message": message}
     return {**NOT_CLAIMED, **ended}

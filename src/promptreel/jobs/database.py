@@ -1,7 +1,7 @@
 """Opens the database and migrates its schema. All connections are made here.
 
-A durable queue needs from SQLite: a library without the WAL-reset bug, the write-ahead log, a flush at every commit, and
-write transactions that take their lock at the start.
+A durable queue needs an SQLite without the WAL-reset bug, a write-ahead log, a flush at every commit, and write transactions
+that take the write lock when they begin.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BUSY_SECONDS = 10.0
 """How long a transaction waits for another process's write lock before it raises DatabaseBusy."""
 
 RETRY_SECONDS = (0.0005, 0.003)
-"""Bounds of the random sleep between tries. SQLite's busy handler sleeps up to 100 ms; under load, these halve the wait."""
+"""Bounds of the random sleep between tries. SQLite's own busy handler sleeps up to 100 ms, which doubles waits under load."""
 
 FIXED_IN = (3, 51, 3)
 FIXED_BACKPORTS = frozenset({(3, 44, 6), (3, 50, 7)})
@@ -47,21 +47,21 @@ EXAMPLE_URL = "sqlite:////var/lib/promptreel/promptreel.db"
 
 _BEGIN_MODE = "promptreel_begin_mode"
 
-_LOCKED = frozenset({sqlite.SQLITE_BUSY, sqlite.SQLITE_LOCKED, sqlite.SQLITE_PROTOCOL})
-_OF_THE_DISK = frozenset({sqlite.SQLITE_IOERR, sqlite.SQLITE_CANTOPEN, sqlite.SQLITE_READONLY})
+_LOCK_ERRORS = frozenset({sqlite.SQLITE_BUSY, sqlite.SQLITE_LOCKED, sqlite.SQLITE_PROTOCOL})
+_DISK_ERRORS = frozenset({sqlite.SQLITE_IOERR, sqlite.SQLITE_CANTOPEN, sqlite.SQLITE_READONLY})
 
-_OWNER_ALONE = 0o600
+_OWNER_ONLY = 0o600
 """Mode of the database's files, which hold prompts and the secrets of links and webhooks."""
 
 _MADE_BY = "made_by"
-"""Name of the fact that holds the version which last migrated the tables, for the error message of older versions."""
+"""Name of the fact that holds the version that last migrated the tables. An older version names it in its error message."""
 
 
 def open_database(where: str | Path, *, busy_seconds: float = BUSY_SECONDS, create: bool = True) -> Database:
     """Opens a file, given as a path or as `sqlite:////absolute/path.db`. Creates a missing file, but not its folder.
 
-    Raises BadConfiguration when the address, the file or the SQLite library cannot be used, or when the file is missing and
-    `create` is False. Raises DatabaseBusy when another process keeps the file locked, and DiskFull; so may every later use.
+    Raises BadConfiguration if the address, the file or the SQLite library cannot be used, or if the file is missing and
+    `create` is False. Opening and every later use may raise DatabaseBusy and DiskFull.
     """
     # A path may hold characters that are special in a URL, such as % and ?.
     address = URL.create("sqlite", database=str(where)) if isinstance(where, Path) else _parse_url(where)
@@ -75,7 +75,7 @@ def open_database(where: str | Path, *, busy_seconds: float = BUSY_SECONDS, crea
         connect_args={"timeout": busy_seconds},
         poolclass=QueuePool,
         hide_parameters=True,  # an error in a log must not repeat a prompt
-        pool_size=0,  # no limit: threads never wait for a connection, and the pool keeps all, because opening one is slow
+        pool_size=0,  # no limit: threads never wait for a connection. The pool keeps all: opening one is slow
         pool_use_lifo=True,  # the connection used last has the warmest cache
     )
     event.listen(database, "connect", lambda connection, _record: _configure(connection, busy_seconds))
@@ -83,22 +83,21 @@ def open_database(where: str | Path, *, busy_seconds: float = BUSY_SECONDS, crea
     try:
         database.connect().close()
     except DBAPIError as error:
-        # At the start, a file that cannot be opened or written most likely means a wrong setting.
-        raise _passing(error.orig, except_for={sqlite.SQLITE_CANTOPEN, sqlite.SQLITE_READONLY}) or BadConfiguration(
+        # At the start, the likely reason is a wrong setting. Later, the same error is temporary.
+        raise _temporary_error(error.orig, except_for={sqlite.SQLITE_CANTOPEN, sqlite.SQLITE_READONLY}) or BadConfiguration(
             f"The database {address.database} cannot be opened: {error.orig}. "
             "Check that its folder exists and is writable, and that the file is a SQLite database."
         ) from error
     event.listen(database, "handle_error", _translate)
     if file is not None:
-        _close_to_others(file)
+        _restrict_to_owner(file)
     return database
 
 
 def migrate(database: Database) -> None:
     """Brings the schema to the newest revision. Safe when two processes start at once.
 
-    Takes the write lock only if a migration is needed, so that readers wait for no writer. Raises BadConfiguration for a
-    database made by a newer version.
+    Takes the write lock only if a migration is needed. Raises BadConfiguration for a database of a newer version.
     """
     config = Config()
     config.set_main_option("script_location", "promptreel.jobs:migrations")
@@ -106,7 +105,7 @@ def migrate(database: Database) -> None:
     with read_transaction(database) as connection:
         revisions = set(MigrationContext.configure(connection).get_current_heads())
         if not revisions <= {known.revision for known in script.walk_revisions()}:
-            raise BadConfiguration(_name_needed_version(connection))
+            raise BadConfiguration(_explain_newer_database(connection))
     if revisions == set(script.get_heads()):
         return
     with write_transaction(database) as connection:
@@ -154,7 +153,7 @@ def refuse_affected_sqlite(version: tuple[int, int, int]) -> None:
     )
 
 
-def _name_needed_version(connection: Connection) -> str:
+def _explain_newer_database(connection: Connection) -> str:
     try:
         made_by = connection.execute(select(facts.c.value).where(facts.c.name == _MADE_BY)).scalar()
     except DBAPIError:  # a newer version may keep it elsewhere
@@ -167,29 +166,29 @@ def _name_needed_version(connection: Connection) -> str:
 
 
 def _file_of(address: URL) -> Path | None:
-    """The database's path; None if it is no plain file, which `_configure` refuses."""
+    """The database's path. None if it is not a plain file; then `_configure` refuses it."""
     named = address.database
     return None if not named or named == ":memory:" or address.query else Path(named)
 
 
 def _make_file(file: Path, *, create: bool) -> None:
-    """Creates the file readable by its owner only; SQLite would use the umask."""
+    """Creates the file with access for its owner only. SQLite would use the umask."""
     if not create and not file.exists():
         raise BadConfiguration(f"There is no database {file}: nothing was ever queued there. Give the --data-dir of a service.")
     try:
         # O_EXCL: closing a file that SQLite also has open in this process would release SQLite's locks on it.
-        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _OWNER_ALONE))
-    except OSError:  # it exists, or SQLite's own error will say more
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _OWNER_ONLY))
+    except OSError:  # it exists already, or SQLite will raise a clearer error
         return
 
 
-def _close_to_others(file: Path) -> None:
-    """Removes access that older versions left to other users. SQLite gives new log files the mode of the database."""
+def _restrict_to_owner(file: Path) -> None:
+    """Removes the access that older versions gave to other users. SQLite's log files get the mode of the database's file."""
     for each in (file, *(file.with_name(file.name + ending) for ending in ("-wal", "-shm"))):
         try:
             if each.stat().st_mode & 0o077:
-                each.chmod(_OWNER_ALONE)
-                log.warning("%s could be read by other users of this machine; now only its owner can", each)
+                each.chmod(_OWNER_ONLY)
+                log.warning("%s could be read by other users of this machine. Now only its owner can read it.", each)
         except FileNotFoundError:
             continue
         except OSError as error:
@@ -208,12 +207,12 @@ def _parse_url(url: str) -> URL:
 
 def _configure(connection: Any, busy_seconds: float) -> None:
     connection.isolation_level = None  # the driver must not begin or commit on its own
-    # If two processes turn the log on at the same moment, one gets "locked" at once, whatever the timeout.
+    # If two processes turn the log on at the same moment, one is told "locked" at once, despite the timeout.
     _retry_while_locked(lambda: connection.execute("PRAGMA journal_mode = WAL"), busy_seconds)
     (journal_mode,) = connection.execute("PRAGMA journal_mode").fetchone()
     if journal_mode != "wal":
         raise BadConfiguration(
-            f"The database must be a file on a local disk, where SQLite can keep a write-ahead log; for example {EXAMPLE_URL}."
+            f"The database must be a file on a local disk, where SQLite can keep a write-ahead log, such as {EXAMPLE_URL}."
         )
     connection.execute("PRAGMA synchronous = FULL")  # NORMAL may roll back committed jobs after a power cut
     connection.execute("PRAGMA foreign_keys = ON")
@@ -231,7 +230,7 @@ def _begin(connection: Connection, busy_seconds: float) -> None:
     try:
         _retry_while_locked(lambda: driver.execute(f"BEGIN {mode}"), busy_seconds)
     except sqlite.Error as error:
-        if ours := _passing(error):
+        if ours := _temporary_error(error):
             raise ours from error
         raise
     finally:
@@ -256,26 +255,26 @@ def _retry_while_locked(statement: Callable[[], object], busy_seconds: float) ->
 
 
 def _translate(context: ExceptionContext) -> PromptreelError | None:
-    """SQLAlchemy calls this with every database error, and raises the returned error instead.
+    """SQLAlchemy calls this with every database error, and raises the returned error instead, if there is one.
 
-    A write in a read transaction is our own bug, so its error is left as it is.
+    Leaves the error of a write in a read transaction as it is: that is a bug of ours, not a temporary error.
     """
     reads = context.connection is not None and context.connection.get_execution_options().get(_BEGIN_MODE) is None
-    return _passing(context.original_exception, except_for={sqlite.SQLITE_READONLY} if reads else ())
+    return _temporary_error(context.original_exception, except_for={sqlite.SQLITE_READONLY} if reads else ())
 
 
-def _passing(error: BaseException | None, *, except_for: Collection[int] = ()) -> PromptreelError | None:
-    """Our error for a temporary error of SQLite's; None for any other."""
+def _temporary_error(error: BaseException | None, *, except_for: Collection[int] = ()) -> PromptreelError | None:
+    """Our error for one of SQLite's that is temporary, with the codes `except_for` left out. None for all others."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary result code
     if code in except_for:
         return None
     if code == sqlite.SQLITE_FULL:
         return DiskFull("The disk of the database is full. Make room on it, or try again later.")
-    if code in _LOCKED:
+    if code in _LOCK_ERRORS:
         return DatabaseBusy("Another process has locked the database. Nothing was changed: try again.")
-    if code in _OF_THE_DISK:
+    if code in _DISK_ERRORS:
         return DatabaseBusy(
-            f"The database cannot be used now: {error}. Try again later; if it stays so, check the space, the rights and the "
-            "health of its disk."
+            f"The database cannot be used now: {error}. Try again later. If this persists, check the disk's free space, "
+            "permissions and health."
         )
     return None

@@ -5,8 +5,8 @@
         |   failed, lost            |
         +  <------ redeliver -------+
 
-The transaction that ends a job writes the row (outbox.py). Claims, leases and the fence work as for jobs: delivery is at least
-once, always with the same id, and a courier that lost its claim changes nothing.
+The transaction that ends a job writes its deliveries (outbox.py). Claims, leases and the fence work as for jobs: a courier that
+lost its claim changes nothing. A receiver may get a message more than once, always with the same id.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class DeliveryState(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attempt:
-    """One POST. `status` is the receiver's HTTP status; `error` says why there was none, or why the attempt failed."""
+class DeliveryAttempt:
+    """The record of one POST. `status` is the receiver's HTTP status. `error` says why the POST failed or got no status."""
 
     number: int
     started_at: datetime
@@ -63,8 +63,8 @@ class Attempt:
 class Delivery:
     """The message that tells a webhook of a job's end. `id` is the same in every attempt.
 
-    `attempt` counts claims, and is the fence. `tried_since` is the time of the first attempt, or of the first since a
-    redelivery was requested. It is the only steady-clock time here (clock.py); `next_at` is converted to the wall clock.
+    `attempt` counts claims, and is the fence. `tried_since` is the time of the first attempt, or of the first one after a
+    redelivery was requested. It is a time of the steady clock (clock.py); all other times are of the wall clock.
     """
 
     id: str
@@ -82,8 +82,12 @@ class Delivery:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Full:
-    """Limits that are reached: `claim` skips these pairs of API key and host, these API keys, and retries of these API keys."""
+class Exclusions:
+    """Deliveries that `claim` must skip, because a limit is reached.
+
+    `receivers`: all deliveries of these pairs of API key and host. `keys`: all deliveries of these API keys. `retries_of`: the
+    retries of these API keys, but not their first attempts.
+    """
 
     receivers: Collection[tuple[int | None, str]] = ()
     keys: Collection[int | None] = ()
@@ -109,8 +113,8 @@ class Outcome:
 class DeliveryStore:
     """Safe to use from several threads and processes at once.
 
-    `lease_seconds` must be longer than an attempt can take. `kinds`: the job kinds whose deliveries are made; others wait for a
-    version that knows them. `now` is the wall clock, `steady` the steady clock (clock.py).
+    `lease_seconds` must be longer than an attempt can take. `kinds`: deliveries of other job kinds are left to a version that
+    knows them. `now` is the wall clock, `steady` the steady clock (clock.py).
     """
 
     def __init__(
@@ -129,28 +133,28 @@ class DeliveryStore:
 
     # What a courier does
 
-    def claim(self, owner: str, *, passing_over: Full = Full()) -> tuple[DeliveryClaim, Delivery] | None:
+    def claim(self, owner: str, *, excluded: Exclusions = Exclusions()) -> tuple[DeliveryClaim, Delivery] | None:
         """Claims the delivery that has been due longest, or returns None. Deliveries with expired leases are due again.
 
-        Idle couriers call this twice a second, so it first checks without the write lock.
+        Idle couriers call this twice a second. So it takes the write lock only if there is something to claim.
         """
         with read_transaction(self._database) as connection:
             steady = self.now().steady
-            if connection.execute(_next_due(steady, passing_over, self._kinds)).first() is None and not _has_expired(
+            if connection.execute(_next_due(steady, excluded, self._kinds)).first() is None and not _has_expired(
                 connection, steady
             ):
                 return None
         with write_transaction(self._database) as connection:
             now = self.now()  # read under the lock: the wait for it must not shorten the lease
             _free(connection, deliveries.c.lease_until <= now.steady, now=now)
-            taken = self._take(connection, owner, passing_over, now)
+            taken = self._take(connection, owner, excluded, now)
         return None if taken is None else (DeliveryClaim(taken.id, taken.attempt, owner), taken)
 
-    def _take(self, connection: Connection, owner: str, passing_over: Full, now: Moment) -> Delivery | None:
+    def _take(self, connection: Connection, owner: str, excluded: Exclusions, now: Moment) -> Delivery | None:
         """pending -> sending."""
         row = connection.execute(
             update(deliveries)
-            .where(deliveries.c.id == _next_due(now.steady, passing_over, self._kinds).scalar_subquery())
+            .where(deliveries.c.id == _next_due(now.steady, excluded, self._kinds).scalar_subquery())
             .values(
                 state=DeliveryState.SENDING,
                 attempt=deliveries.c.attempt + 1,
@@ -172,7 +176,7 @@ class DeliveryStore:
         self._record(claim, outcome, state=DeliveryState.DELIVERED, ended_at=self.now().wall)
 
     def record_failed(self, claim: DeliveryClaim, outcome: Outcome, *, next_at: datetime | None) -> None:
-        """sending -> pending, to be retried at `next_at` (steady clock); -> dead if that is None. Raises DeliveryLost."""
+        """sending -> pending, for a retry at `next_at` (steady clock); -> dead if `next_at` is None. Raises DeliveryLost."""
         if next_at is None:
             self._record(claim, outcome, state=DeliveryState.DEAD, ended_at=self.now().wall)
         else:
@@ -194,13 +198,13 @@ class DeliveryStore:
             connection.execute(update(delivery_attempts).where(this_one).values(recorded))
 
     def free_owner(self, owner: str) -> int:
-        """Ends all claims of a courier known to be dead, without waiting for its leases. Returns how many."""
+        """Ends all claims of a dead courier, without waiting for its leases. Returns how many."""
         with write_transaction(self._database) as connection:
             return _free(connection, deliveries.c.owner == owner, now=self.now())
 
     # What people do
 
-    def list(self, job_id: int) -> builtins.list[tuple[Delivery, Sequence[Attempt]]]:
+    def list(self, job_id: int) -> builtins.list[tuple[Delivery, Sequence[DeliveryAttempt]]]:
         """A job's deliveries, oldest first, each with its attempts."""
         with read_transaction(self._database) as connection:
             of_job = select(deliveries, jobs.c.api_key_id).join(jobs, jobs.c.id == deliveries.c.job_id)
@@ -209,9 +213,9 @@ class DeliveryStore:
             return [(_to_delivery(row, row.api_key_id, now), _list_attempts(connection, row.id)) for row in rows]
 
     def redeliver(self, job_id: int) -> None:
-        """Makes a job's deliveries due now, whatever their state, with another 24 hours of retries.
+        """Makes a job's deliveries due now, and allows another 24 hours of retries.
 
-        A delivery that is being sent right now is left alone. Raises DeliveryNotFound.
+        Does not change a delivery that is being sent. Raises DeliveryNotFound.
         """
         of_job = deliveries.c.job_id == job_id
         again = {"state": DeliveryState.PENDING, "tried_since": None, "next_at": self.now().steady, "ended_at": None}
@@ -227,16 +231,16 @@ def _is(state: DeliveryState) -> ColumnElement[bool]:
     return deliveries.c.state == state
 
 
-def _next_due(now: datetime, passing_over: Full, kinds: Collection[str]) -> Any:
+def _next_due(now: datetime, excluded: Exclusions, kinds: Collection[str]) -> Any:
     due = select(deliveries.c.id).where(_is(DeliveryState.PENDING), deliveries.c.next_at <= now, _KIND.in_(kinds))
-    if passing_over.receivers:
-        receivers = [(key or _NO_KEY, host) for key, host in passing_over.receivers]
+    if excluded.receivers:
+        receivers = [(key or _NO_KEY, host) for key, host in excluded.receivers]
         due = due.where(tuple_(_KEY, deliveries.c.host).not_in(receivers))
-    if passing_over.keys:
-        due = due.where(_KEY.not_in([key or _NO_KEY for key in passing_over.keys]))
-    if passing_over.retries_of:
+    if excluded.keys:
+        due = due.where(_KEY.not_in([key or _NO_KEY for key in excluded.keys]))
+    if excluded.retries_of:
         is_first = deliveries.c.attempt == 0
-        due = due.where(or_(is_first, _KEY.not_in([key or _NO_KEY for key in passing_over.retries_of])))
+        due = due.where(or_(is_first, _KEY.not_in([key or _NO_KEY for key in excluded.retries_of])))
     return due.order_by(deliveries.c.next_at).limit(1)
 
 
@@ -246,7 +250,7 @@ def _has_expired(connection: Connection, now: datetime) -> bool:
 
 
 def _free(connection: Connection, which: ColumnElement[bool], *, now: Moment) -> int:
-    """sending -> pending and due at once, for a courier that is gone. The receiver may already have got the message."""
+    """sending -> pending and due at once, because the courier is gone. The receiver may already have the message."""
     lost = connection.execute(
         update(deliveries)
         .where(_is(DeliveryState.SENDING), which)
@@ -262,12 +266,12 @@ def _attempt_of(delivery_id: str, attempt: int) -> ColumnElement[bool]:
     return and_(delivery_attempts.c.delivery_id == delivery_id, delivery_attempts.c.attempt == attempt)
 
 
-def _list_attempts(connection: Connection, delivery_id: str) -> Sequence[Attempt]:
+def _list_attempts(connection: Connection, delivery_id: str) -> Sequence[DeliveryAttempt]:
     rows = connection.execute(
         select(delivery_attempts).where(delivery_attempts.c.delivery_id == delivery_id).order_by(delivery_attempts.c.attempt)
     ).all()
     return [
-        Attempt(number=row.attempt, started_at=row.started_at, seconds=row.seconds, status=row.status, error=row.error)
+        DeliveryAttempt(number=row.attempt, started_at=row.started_at, seconds=row.seconds, status=row.status, error=row.error)
         for row in rows
     ]
 

@@ -29,7 +29,7 @@ _FIXED_LEFT = {JobStage.DECODING: 1.0, JobStage.ENCODING: 0.5, JobStage.STORING:
 
 
 @dataclass(frozen=True)
-class Shape:
+class VideoShape:
     """The finished video's frame count, width and height."""
 
     num_frames: int
@@ -45,7 +45,7 @@ class Shape:
 class Timing:
     """How long a job took. `busy_seconds`: its share of its worker's time. `call_seconds`: the part spent on its `units`."""
 
-    shape: Shape
+    shape: VideoShape
     device: str
     units: float
     busy_seconds: float
@@ -68,7 +68,7 @@ class Work:
     """
 
     model_id: str
-    shape: Shape
+    shape: VideoShape
     owner: str | None
     units: float
     fixed_times: float
@@ -102,7 +102,7 @@ def work_units(params: VideoParams, max_frames: int) -> float:
     return frames_computed(params.num_frames, max_frames) * count_calls(params.scheduler, steps) * rows
 
 
-def learn_rate(timings: Sequence[Timing], shape: Shape, devices: Collection[str] = ()) -> Rate | None:
+def learn_rate(timings: Sequence[Timing], shape: VideoShape, devices: Collection[str] = ()) -> Rate | None:
     """The rate for a shape, learned from timings of the same model, newest first. None if none are on `devices` (empty: any).
 
     Uses jobs of the same shape, else of the same width and height, else all. Takes medians of the LATEST of them, so that one
@@ -123,7 +123,7 @@ def learn_rate(timings: Sequence[Timing], shape: Shape, devices: Collection[str]
 
 def work_left(
     model_id: str,
-    shape: Shape,
+    shape: VideoShape,
     *,
     owner: str | None,
     stage: JobStage | None,
@@ -164,7 +164,7 @@ def estimate_seconds(job: VideoJob, *, ahead: Ahead, live_workers: int, rate: Ca
         return 0
     own = work_left(
         job.params.model_id,
-        Shape.of(job.params),
+        VideoShape.of(job.params),
         owner=job.owner,
         stage=job.stage,
         progress=job.progress,

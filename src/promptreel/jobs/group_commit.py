@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from sqlalchemy import Connection
 
-from promptreel.errors import PASSING
+from promptreel.errors import TEMPORARY
 from promptreel.jobs.database import Database, write_transaction
 
 LARGEST_GROUP = 500
@@ -84,12 +84,12 @@ class _Write(Generic[T]):
         self.woken = threading.Event()
 
     def run(self, connection: Connection) -> None:
-        """Runs the write in its own savepoint. Raises PASSING errors: on a full disk, SQLite rolls back the whole group."""
+        """Runs the write in its own savepoint. Raises TEMPORARY errors: on a full disk, SQLite rolls back the whole group."""
         savepoint = connection.begin_nested()
         try:
             self._value = self._write(connection)
             savepoint.commit()
-        except PASSING:
+        except TEMPORARY:
             raise
         except Exception as error:  # noqa: BLE001 - raised again for this caller only
             savepoint.rollback()

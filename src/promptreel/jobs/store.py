@@ -39,13 +39,13 @@ _ONE_OF_KEY = _ONE.where(jobs.c.api_key_id == bindparam("api_key_id"))
 _ONE_WITHOUT_KEY = _ONE.where(jobs.c.api_key_id.is_(None))
 _LIVE_WORKERS = select(workers).where(workers.c.last_seen >= bindparam("since")).order_by(workers.c.id)
 
-FORGOTTEN = timedelta(minutes=5)
-"""A worker not seen for this long is removed from the table. If it comes back, it registers again."""
+FORGET_AFTER = timedelta(minutes=5)
+"""A worker not seen for this long is removed from its table. If it comes back, it registers again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerRecord:
-    """What a worker regularly reports about itself. `seconds_per_unit` is measured when it warms up; None before that."""
+    """What a worker reports about itself. It measures `seconds_per_unit` when it warms up; None before that."""
 
     id: str
     device: str
@@ -60,7 +60,7 @@ class JobStore:
 
     `lease_seconds`: how long a claim lasts without a heartbeat. `max_attempts`: a job fails after this many crashes.
     `timings_remembered`: how many of a model's latest successes estimates learn from. `kinds`: the job kinds that this version
-    knows; it claims no others, and leaves them unchanged. `now` is the wall clock, `steady` the steady clock (clock.py).
+    knows. It never claims or changes jobs of other kinds. `now` is the wall clock, `steady` the steady clock (clock.py).
     """
 
     def __init__(
@@ -96,9 +96,9 @@ class JobStore:
         return self._to_job(self._group.run(insert_now))
 
     def find_first(self, idem_key: str | None, request_hash: str | None, *, of: Caller) -> AnyJob | None:
-        """The job that this caller's same request created earlier; None if `submit` would queue a new one.
+        """The job that the same request of this caller created earlier. None if `submit` would queue a new job.
 
-        Raises what `submit` raises. This is only a preview: other submissions may come before `submit` decides.
+        Raises what `submit` raises. Only `submit` decides: other requests may come before it.
         """
         if idem_key is None and of.api_key_id is None:
             return None
@@ -177,9 +177,10 @@ class JobStore:
             return connection.execute(those).scalar_one()
 
     def queue_ahead(self, job: AnyJob) -> Ahead:
-        """What will be done before this job: the running jobs and the queued jobs in front of it.
+        """The work to be done before this job.
 
-        For a running job: the jobs of its worker with less work left. For an ended job: nothing. Raises JobNotFound.
+        For a queued job: all running jobs, and the queued jobs in front of it. For a running job: its worker's jobs with less
+        work left. For an ended job: none. Raises JobNotFound.
         """
         with read_transaction(self._database) as connection:
             ahead = workload.ahead_of(connection, job.id, now=self._now().steady)
@@ -206,13 +207,14 @@ class JobStore:
     ) -> tuple[Claim, AnyJob] | None:
         """Claims the next job, or returns None. First requeues jobs with expired leases, in the same transaction.
 
-        `kinds`: the kinds that the worker has recipes for; None means all that this version knows. `beside`: the params of a
-        job that the worker runs on its device. Then the next job is claimed only if it has the same kind and model or is of a
-        kind in `aside`, which uses no device, and if it `fits`; for its first second it is left to idle workers. A worker that
-        `is_busy` with any job claims none that has crashed a worker. A job that cannot be claimed yet keeps its place: the
-        worker claims no later job instead.
+        `kinds`: the kinds that the worker has recipes for; None means all that this version knows.
 
-        Idle workers call this many times a second, so it first checks without the write lock.
+        `beside`: the params of a job that the worker is already running on its device. The next job must then use the same
+        models, or be of a kind in `aside`, which uses no device; it must have waited a second for an idle worker, and must
+        pass `fits`. A worker that `is_busy` with any job claims none that has crashed a worker. If the next job fails one of
+        these, the worker claims nothing: later jobs must not overtake it.
+
+        Idle workers call this many times a second. So it takes the write lock only if there is something to claim.
         """
         known = self._kinds.keys() if kinds is None else self._kinds.keys() & kinds
         taker = claims.Taker(owner, known, beside, aside, is_busy or beside is not None)
@@ -274,12 +276,12 @@ class JobStore:
             claims.end(connection, claim, JobStatus.CANCELLED, now=self._now())
 
     def give_back(self, claim: Claim) -> None:
-        """running -> queued, in its old place and not counted as a crash; -> cancelled if requested. Raises JobLost."""
+        """running -> queued, in its old place and without a crash; -> cancelled if that was requested. Raises JobLost."""
         with write_transaction(self._database) as connection:
             claims.give_back(connection, claim, now=self._now())
 
     def put_off(self, claim: Claim, *, code: str, message: str) -> None:
-        """running -> queued, to be retried later, after a temporary error; -> failed after 19 hours. Raises JobLost."""
+        """After a temporary error: running -> queued, for a later retry; -> failed after 19 hours. Raises JobLost."""
         with write_transaction(self._database) as connection:
             claims.put_off(connection, claim, code=code, message=message, now=self._now())
 
@@ -300,9 +302,9 @@ class JobStore:
         return _get(connection, job_id, of, kind)
 
     def delete(self, job_id: int, *, of: Caller | None = None, kind: str | None = None) -> AnyJob:
-        """Deletes the job's row and returns its last state, so that its files can be deleted. Raises JobNotFound.
+        """Deletes the job's row. Returns the job, so that the caller can delete its files. Raises JobNotFound.
 
-        The worker of a running job gets JobLost: it stops at its next call to the model, and deletes its file.
+        If the job is running, its worker gets JobLost, stops before its next call to the model, and deletes its file.
         """
         with write_transaction(self._database) as connection:
             job = self._to_job(_get(connection, job_id, of, kind))
@@ -310,13 +312,13 @@ class JobStore:
         return job
 
     def requeue_expired(self) -> int:
-        """Ends the claims whose lease ran out: the jobs are requeued, failed or cancelled. Returns how many.
+        """Ends the claims whose lease has run out: requeues, fails or cancels their jobs. Returns how many.
 
-        Also removes workers that were not seen for `FORGOTTEN`.
+        Also removes workers that were not seen for `FORGET_AFTER`.
         """
         with write_transaction(self._database) as connection:
             now = self._now()
-            connection.execute(delete(workers).where(workers.c.last_seen < now.steady - FORGOTTEN))
+            connection.execute(delete(workers).where(workers.c.last_seen < now.steady - FORGET_AFTER))
             return claims.take_from_workers(connection, jobs.c.lease_until <= now.steady, now=now)
 
     def free_owner(self, owner: str) -> int:
@@ -329,7 +331,7 @@ class JobStore:
             return claims.take_from_workers(connection, jobs.c.owner == owner, now=self._now())
 
     def end_stalled(self, stalled: Claim) -> None:
-        """Counts the stalled job as a crash, gives its worker's other jobs back without one, and removes the worker."""
+        """Ends all claims of a worker with a stalled job, and removes the worker. Only the stalled job counts a crash."""
         with write_transaction(self._database) as connection:
             now = self._now()
             connection.execute(delete(workers).where(workers.c.id == stalled.owner))
@@ -349,7 +351,7 @@ class JobStore:
     # What estimates need
 
     def record_worker(self, worker: WorkerRecord) -> None:
-        """Replaces the worker's record, and notes that it was seen now."""
+        """Replaces the worker's record, and marks it as seen now."""
         values = {**asdict(worker), "last_seen": self._now().steady}
         with write_transaction(self._database) as connection:
             known = connection.execute(update(workers).where(workers.c.id == worker.id).values(values))

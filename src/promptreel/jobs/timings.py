@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, select
 
-from promptreel.jobs.eta import Shape, Timing
+from promptreel.jobs.eta import Timing, VideoShape
 from promptreel.jobs.job import JobStatus
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.tables import attempts, has_status, jobs
@@ -62,7 +62,7 @@ class RecentTimings:
 
 def _to_timing(row: Any) -> Timing:
     return Timing(
-        shape=Shape(row.num_frames, row.width, row.height),
+        shape=VideoShape(row.num_frames, row.width, row.height),
         device=row.device,
         units=row.units,
         busy_seconds=row.busy_seconds,

@@ -1,6 +1,6 @@
 """How many windows a clip takes if it is longer than the model's `max_frames`. Pure, so that estimates can use it.
 
-generation/windows.py explains what windows are for, and which frames they contain.
+generation/families/windows.py explains what windows are for, and which frames they contain.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, func, select, tuple_
 
-from promptreel.jobs.eta import Ahead, Shape, Work, work_left
+from promptreel.jobs.eta import Ahead, VideoShape, Work, work_left
 from promptreel.jobs.job import JobStage, JobStatus
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.tables import api_keys, has_status, jobs
@@ -108,9 +108,9 @@ def _queued(rows: Iterable[Row[Any]]) -> Iterator[Work]:
         yield Work(model_id=model_id, shape=shape, owner=None, units=row.cost, fixed_times=row.waiting)
 
 
-def _read_batch_key(key: str) -> tuple[str, Shape]:
+def _read_batch_key(key: str) -> tuple[str, VideoShape]:
     """Reads what `VideoParams.batch_key` wrote. The motion adapter does not matter: all take about as long."""
     models, size, num_frames = key.rsplit("|", 2)
     model_id = models.partition("+")[0]
     width, height = size.split("x")
-    return model_id, Shape(int(num_frames), int(width), int(height))
+    return model_id, VideoShape(int(num_frames), int(width), int(height))

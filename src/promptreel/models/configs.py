@@ -1,7 +1,7 @@
 """What a network's config.json may contain: the arguments of its class, each within bounds.
 
-Only the keys listed here reach a constructor. Keys that would change the network in ways that Promptreel does not build must
-have their defaults. Keys that make a loader fetch or run something must be null. All others are ignored.
+Only the keys listed here reach a constructor. A key for a feature that Promptreel does not support must have its default. A key
+that makes a loader fetch or run something must be null. All other keys are ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LayersOrNone = Annotated[int, Field(ge=0, le=8)]
 Transformers = Annotated[int, Field(ge=0, le=16)]
 Heads = Annotated[int, Field(ge=1, le=512)]
 PER_BLOCK = Field(min_length=1, max_length=8)
-"""One value for each block."""
+"""For a tuple with one value per block."""
 ChannelsEach = Annotated[tuple[Channels, ...], PER_BLOCK]
 LayersEach = Annotated[tuple[Layers, ...], PER_BLOCK]
 LayersOrNoneEach = Annotated[tuple[LayersOrNone, ...], PER_BLOCK]
@@ -38,7 +38,7 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True, allow_inf_nan=False)
 
-    # These make a loader fetch code, or convert the weights.
+    # These would make a loader fetch code or convert the weights.
     auto_map: None = Field(default=None, exclude=True)
     quantization_config: None = Field(default=None, exclude=True)
 
@@ -47,13 +47,13 @@ class Config(BaseModel):
         return self.model_dump()
 
 
-def need(condition: bool, problem: str) -> None:
+def require(condition: bool, problem: str) -> None:
     if not condition:
         raise ValueError(problem)
 
 
-def spread(value: int | tuple[int, ...], blocks: int) -> tuple[int, ...]:
-    """Expands one number for all blocks to one for each block."""
+def per_block(value: int | tuple[int, ...], blocks: int) -> tuple[int, ...]:
+    """One value per block. A single number applies to all blocks."""
     return (value,) * blocks if isinstance(value, int) else value
 
 
@@ -111,22 +111,22 @@ class MotionUNet(Config):
             "motion_num_attention_heads",
         ):
             value = getattr(self, name)
-            need(isinstance(value, int) or len(value) == len(channels), f"{name} must have one value for each block")
-        need(self.in_channels == self.out_channels, "in_channels and out_channels must be equal")
-        need(not any(count % 2 for count in channels), "block_out_channels must be even")
-        need_multiples(channels, spread(self.norm_num_groups, len(channels)), "norm_num_groups")
-        need_multiples(channels, spread(self.num_attention_heads, len(channels)), "num_attention_heads")
-        need_multiples(channels, spread(self.motion_num_attention_heads, len(channels)), "motion_num_attention_heads")
+            require(isinstance(value, int) or len(value) == len(channels), f"{name} must have one value for each block")
+        require(self.in_channels == self.out_channels, "in_channels and out_channels must be equal")
+        require(not any(count % 2 for count in channels), "block_out_channels must be even")
+        require_multiples(channels, per_block(self.norm_num_groups, len(channels)), "norm_num_groups")
+        require_multiples(channels, per_block(self.num_attention_heads, len(channels)), "num_attention_heads")
+        require_multiples(channels, per_block(self.motion_num_attention_heads, len(channels)), "motion_num_attention_heads")
         return self
 
 
-def need_multiples(channels: Sequence[int], parts: Sequence[int], name: str) -> None:
+def require_multiples(channels: Sequence[int], parts: Sequence[int], name: str) -> None:
     fits = not any(count % part for count, part in zip(channels, parts, strict=True))
-    need(fits, f"the channels of each block must be a multiple of {name}")
+    require(fits, f"the channels of each block must be a multiple of {name}")
 
 
 class ImageUNet(Config):
-    """UNet2DConditionModel, restricted to what UNetMotionModel supports."""
+    """UNet2DConditionModel, limited to what UNetMotionModel supports, too."""
 
     in_channels: LatentChannels = 4
     out_channels: LatentChannels = 4
@@ -180,7 +180,7 @@ class ImageUNet(Config):
 
 
 class MotionAdapter(Config):
-    """MotionAdapter: a UNet's motion modules alone."""
+    """MotionAdapter: motion modules without their UNet."""
 
     block_out_channels: ChannelsEach = (320, 640, 1280, 1280)
     motion_layers_per_block: Layers | LayersEach = 2
@@ -191,10 +191,10 @@ class MotionAdapter(Config):
     motion_norm_num_groups: Channels = 32
     motion_max_seq_length: Frames = 32
     use_motion_mid_block: bool = True
-    conv_in_channels: None = None  # PIA's, whose UNet sees a picture too
+    conv_in_channels: None = None  # PIA has it: its UNet also reads a picture
 
 
-# UNetMotionModel's arguments that come from the image UNet and from the motion adapter, by their names there.
+# UNetMotionModel's arguments by origin. A mapping gives each the name that it has in the motion adapter.
 _FROM_IMAGE_UNET = (
     "in_channels",
     "out_channels",
@@ -219,18 +219,21 @@ _FROM_ADAPTER = {
 }
 
 
-def give_motion(unet: ImageUNet, adapter: MotionAdapter) -> MotionUNet:
+def add_motion(unet: ImageUNet, adapter: MotionAdapter) -> MotionUNet:
     """The config that UNetMotionModel.from_unet2d would make. Raises ValueError if the two do not fit together."""
     blocks = len(unet.block_out_channels)
-    need(unet.block_out_channels == adapter.block_out_channels, "block_out_channels differ")
-    layers, motion_layers = spread(unet.layers_per_block, blocks), spread(adapter.motion_layers_per_block, blocks)
-    need(layers == motion_layers, "layers_per_block and motion_layers_per_block differ")
-    both: dict[str, Any] = {name: getattr(unet, name) for name in _FROM_IMAGE_UNET}
-    both |= {name: getattr(adapter, theirs) for name, theirs in _FROM_ADAPTER.items()}
-    both |= {"num_attention_heads": unet.attention_head_dim}
+    require(unet.block_out_channels == adapter.block_out_channels, "block_out_channels differ")
+    layers, motion_layers = (
+        per_block(unet.layers_per_block, blocks),
+        per_block(adapter.motion_layers_per_block, blocks),
+    )
+    require(layers == motion_layers, "layers_per_block and motion_layers_per_block differ")
+    merged: dict[str, Any] = {name: getattr(unet, name) for name in _FROM_IMAGE_UNET}
+    merged |= {name: getattr(adapter, theirs) for name, theirs in _FROM_ADAPTER.items()}
+    merged |= {"num_attention_heads": unet.attention_head_dim}
     for name in ("down_block_types", "up_block_types"):
-        both[name] = tuple(kind.replace("2D", "Motion") for kind in getattr(unet, name))
-    return MotionUNet(**both)
+        merged[name] = tuple(kind.replace("2D", "Motion") for kind in getattr(unet, name))
+    return MotionUNet(**merged)
 
 
 class VaeKL(Config):
@@ -257,8 +260,8 @@ class VaeKL(Config):
     def _parts_fit(self) -> Self:
         channels = self.block_out_channels
         fits = len(self.down_block_types) == len(self.up_block_types) == len(channels)
-        need(fits, "down_block_types, up_block_types and block_out_channels must have equally many values")
-        need_multiples(channels, spread(self.norm_num_groups, len(channels)), "norm_num_groups")
+        require(fits, "down_block_types, up_block_types and block_out_channels must have equally many values")
+        require_multiples(channels, per_block(self.norm_num_groups, len(channels)), "norm_num_groups")
         return self
 
 
@@ -284,7 +287,7 @@ class VaeDC(Config):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Must be empty for each block: residual blocks have no scales."""
+        """Adds the attention's scales. They are empty, because residual blocks have no attention."""
         scales = {f"{half}_qkv_multiscales": ((),) * len(self.encoder_block_out_channels) for half in ("encoder", "decoder")}
         return super().arguments | scales
 
@@ -293,14 +296,16 @@ class VaeDC(Config):
         blocks = len(self.encoder_block_out_channels)
         for half in ("encoder", "decoder"):
             channels, layers = getattr(self, f"{half}_block_out_channels"), getattr(self, f"{half}_layers_per_block")
-            need(len(channels) == len(layers) == blocks >= 2, "encoder and decoder must have equally many blocks, 2 at least")
-            need(all(layers[1:]), f"{half}_layers_per_block: only the first block may have no layers")
+            require(
+                len(channels) == len(layers) == blocks >= 2, "encoder and decoder must have equally many blocks, at least 2"
+            )
+            require(all(layers[1:]), f"{half}_layers_per_block: only the first block may have no layers")
             kinds = getattr(self, f"{half}_block_types")
-            need(isinstance(kinds, str) or len(kinds) == blocks, f"{half}_block_types must have one value for each block")
-            need(channels[-1] % self.latent_channels == 0, "the last block's channels must be a multiple of latent_channels")
+            require(isinstance(kinds, str) or len(kinds) == blocks, f"{half}_block_types must have one value for each block")
+            require(channels[-1] % self.latent_channels == 0, "the last block's channels must be a multiple of latent_channels")
             pairs = list(pairwise(channels))[0 if layers[0] else 1 :]
             fits = not any(many % 4 or 4 * few % many for few, many in pairs) and channels[1] % 4 == 0
-            need(fits, f"{half}_block_out_channels must be multiples of 4, and each divide 4 times the one before")
+            require(fits, f"{half}_block_out_channels must be multiples of 4, and each a divisor of 4 times the one before")
         return self
 
 
@@ -325,10 +330,10 @@ class VaeTiny(Config):
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
         channels = (*self.encoder_block_out_channels, *self.decoder_block_out_channels)
-        need(len(set(channels)) == 1, "all blocks must have equally many channels")
+        require(len(set(channels)) == 1, "all blocks must have equally many channels")
         counts = {len(self.encoder_block_out_channels), len(self.decoder_block_out_channels)}
         counts |= {len(self.num_encoder_blocks), len(self.num_decoder_blocks)}
-        need(len(counts) == 1, "encoder and decoder must have equally many blocks")
+        require(len(counts) == 1, "encoder and decoder must have equally many blocks")
         return self
 
 
@@ -352,7 +357,7 @@ class TextEncoder(Config):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
-        need(self.hidden_size % self.num_attention_heads == 0, "hidden_size must be a multiple of num_attention_heads")
+        require(self.hidden_size % self.num_attention_heads == 0, "hidden_size must be a multiple of num_attention_heads")
         return self
 
 

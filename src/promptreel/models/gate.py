@@ -1,7 +1,7 @@
 """The gate in front of every loader: it checks a checkpoint's folder, and a loader opens only what it returns.
 
-A checkpoint that passes has known classes with arguments within bounds, files with exactly the tensors that these need, and no
-code. The gate imports no torch, so the api can report what a worker would find.
+A checkpoint passes if its classes are known, their arguments are within bounds, its files hold exactly the tensors that these
+need, and nothing in it is code. The gate does not import torch, so the api can use it, too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from promptreel.errors import CheckpointUnusable
-from promptreel.models.configs import NETWORKS, Config, ImageUNet, MotionAdapter, MotionUNet, TextEncoder, give_motion
+from promptreel.models.configs import NETWORKS, Config, ImageUNet, MotionAdapter, MotionUNet, TextEncoder, add_motion
 from promptreel.models.json_files import explain, read_model, read_object, shorten
 from promptreel.models.layouts import MOTION, Layout, lay_out
 from promptreel.models.noise_table import NAME as NOISE_NAME
@@ -45,13 +45,13 @@ UNUSED = {
 """Components of public Stable Diffusion checkpoints that are never loaded."""
 STEM = "diffusion_pytorch_model"
 STEMS = {"text_encoder": "model"}
-"""The names of weight files, without suffix, by component."""
+"""The names of weight files by component, without suffix. STEM is the name for all others."""
 MAX_PARAMETERS = 3_000_000_000
-"""Parameters of all networks together. Stable Diffusion 1.5 with motion modules has 1.5 billion."""
+"""The most parameters of all networks together. Stable Diffusion 1.5 with motion modules has 1.5 billion."""
 
 INDEX_NAME = "model_index.json"
 
-# Old and new names of the parts of a VAE's attention in diffusers.
+# diffusers renamed the parts of a VAE's attention.
 _OLD_ATTENTION = re.compile(r"(\.mid_block\.attentions\.0\.)(query|key|value|proj_attn)(?=\.)")
 _NEW_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -67,7 +67,7 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Everything that is loaded from a checkpoint. The UNet includes the motion modules, even if they are stored apart."""
+    """Everything that is loaded from a checkpoint. `unet` includes the motion modules, even if another file holds them."""
 
     card: ModelCard
     root: Path
@@ -80,7 +80,7 @@ class Checkpoint:
 
 
 class _Named(BaseModel):
-    """The required key of a diffusers config.json; transformers has another one."""
+    """The key that each config.json of diffusers has. Those of transformers lack it."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
@@ -88,7 +88,7 @@ class _Named(BaseModel):
 
 
 def check_checkpoint(card: ModelCard) -> Checkpoint:
-    """Checks names, configs and the weights' headers. Raises CheckpointUnusable with the reason."""
+    """Checks names, configs and the headers of weight files. Raises CheckpointUnusable with the reason."""
     if card.family != FAMILY:
         raise CheckpointUnusable(f"model {card.model_id!r} is of family {card.family!r}; only {FAMILY!r} can be run")
     root = check_folder(card.path)
@@ -124,12 +124,12 @@ def check_weights(checkpoint: Checkpoint) -> None:
 
 
 def hash_checkpoint(checkpoint: Checkpoint) -> str:
-    """SHA-256 of the names and contents of what is loaded. The card does not change it."""
+    """SHA-256 of the names and contents of all loaded files. The card is not one of them."""
     return hash_files(checkpoint.root, checkpoint.files)
 
 
 def _read_index(root: Path) -> dict[str, str]:
-    """The class of each network. model_index.json and the network's own config must agree, and name nothing else."""
+    """The class of each network, from model_index.json. Raises CheckpointUnusable for classes that Promptreel does not load."""
     if not (root / INDEX_NAME).is_file():
         raise CheckpointUnusable(f"The checkpoint has no {INDEX_NAME}. Save it again in diffusers' layout, see docs/models.md.")
     index = read_object(root / INDEX_NAME, INDEX_NAME)
@@ -170,23 +170,23 @@ def _missing(component: str) -> str:
 
 def _read_config(root: Path, component: str, class_name: str) -> Config:
     file, name = root / component / "config.json", f"{component}/config.json"
-    if component != "text_encoder":  # transformers' has no _class_name; its model_type is checked with the rest
+    if component != "text_encoder":  # its config has no _class_name; TextEncoder checks its model_type
         own = read_model(file, name, _Named).class_name
         if own != class_name:
             raise CheckpointUnusable(
-                f"{name} is of the class {shorten(repr(own))}, and {INDEX_NAME} says {class_name!r}. Make the two agree."
+                f"{name} is of the class {shorten(repr(own))}, but {INDEX_NAME} says {class_name!r}. Make the two agree."
             )
     return read_model(file, name, NETWORKS[component][class_name])
 
 
 def _read_tensors(root: Path, component: str, files: Iterable[Path]) -> dict[str, StoredTensor]:
-    """Tensors under their current names, without those that files of this kind may contain in addition."""
+    """Tensors by their current names, without position ids, which only older files contain."""
     stored = read_tensors(files, root)
     tensors = {_new_name(component, name): tensor for name, tensor in stored.items()}
     if len(tensors) != len(stored):
         raise CheckpointUnusable(f"{component}/ holds a tensor twice, under its old and its new name. {AGAIN}")
     if component == "text_encoder":
-        tensors.pop("embeddings.position_ids", None)  # 0, 1, 2...: stored in older files only
+        tensors.pop("embeddings.position_ids", None)  # just 0, 1, 2, ...
     check_dtypes(tensors, component)
     return tensors
 
@@ -202,7 +202,7 @@ def _new_name(component: str, name: str) -> str:
 def _join(unet: Config, adapter: Config | None) -> MotionUNet:
     if isinstance(unet, ImageUNet) and isinstance(adapter, MotionAdapter):
         try:
-            return give_motion(unet, adapter)
+            return add_motion(unet, adapter)
         except ValidationError as error:
             reason = explain(error)
         except ValueError as error:
@@ -256,17 +256,17 @@ def _check_fit(card: ModelCard, unet: MotionUNet, configs: Mapping[str, Config],
     assert isinstance(text, TextEncoder)
     if card.max_frames > unet.motion_max_seq_length:
         raise CheckpointUnusable(
-            f"{CARD_NAME} says {card.max_frames} max_frames, and the motion adapter carries {unet.motion_max_seq_length}. "
-            f"Write {unet.motion_max_seq_length} there; longer clips are made through windows of so many."
+            f"{CARD_NAME} says {card.max_frames} max_frames, but the motion adapter supports {unet.motion_max_seq_length}. "
+            f"Write {unet.motion_max_seq_length} there: longer clips are made in windows of that many frames."
         )
     if unet.in_channels != latents:
-        raise CheckpointUnusable(f"The UNet wants latents of {unet.in_channels} channels, and the VAE's have {latents}.")
+        raise CheckpointUnusable(f"The UNet takes latents of {unet.in_channels} channels, but the VAE's have {latents}.")
     if unet.cross_attention_dim != text.hidden_size:
         raise CheckpointUnusable(
-            f"The UNet reads text of {unet.cross_attention_dim} channels, and the text encoder's has {text.hidden_size}."
+            f"The UNet takes text of {unet.cross_attention_dim} channels, but the text encoder's has {text.hidden_size}."
         )
     if max(tokenizer.vocab.values()) >= text.vocab_size:
-        raise CheckpointUnusable(f"The tokenizer has tokens that the text encoder does not know: it knows {text.vocab_size}.")
+        raise CheckpointUnusable(f"The tokenizer has ids that the text encoder lacks: it has only {text.vocab_size} tokens.")
 
 
 def _to_network(class_name: str, config: Config, tensors: Mapping[str, StoredTensor]) -> Network:

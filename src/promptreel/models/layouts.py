@@ -1,22 +1,22 @@
 """Names and shapes of a network's tensors, computed from its config as diffusers 0.42 and transformers 5.23 build it.
 
-So a checkpoint's files are compared with its configs before anything is built, even in the api, which has no torch. Tests
-compare this module with the classes; the loader compares again.
+With them, the gate compares a checkpoint's files with its configs before anything is built, even in the api, which has no
+torch. Tests compare this module with the libraries' classes. The loader compares files and network once more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from promptreel.models.configs import Config, MotionUNet, TextEncoder, VaeDC, VaeKL, VaeTiny, spread
+from promptreel.models.configs import Config, MotionUNet, TextEncoder, VaeDC, VaeKL, VaeTiny, per_block
 
-Shape = tuple[int, ...]
+TensorShape = tuple[int, ...]
 MOTION = ".motion_modules."
-"""Part of the names of all motion module tensors, and of no others."""
+"""The names of motion modules' tensors contain this. No other names do."""
 
 
-class Layout(dict[str, Shape]):
-    """Shapes by name, filled layer by layer."""
+class Layout(dict[str, TensorShape]):
+    """The shape of each tensor by name. Each method adds the tensors of one layer or block."""
 
     def conv(self, name: str, inputs: int, outputs: int, kernel: int = 3, *, bias: bool = True) -> None:
         self[f"{name}.weight"] = (outputs, inputs, kernel, kernel)
@@ -48,7 +48,7 @@ class Layout(dict[str, Shape]):
         self.linear(f"{name}.to_out.0", channels, channels)
 
     def transformer(self, name: str, channels: int, context: int) -> None:
-        """One block: attention to itself, attention to the context, two layers."""
+        """A block of self-attention, attention to the context, and two linear layers."""
         for number, other in enumerate((channels, context), 1):
             self.norm(f"{name}.norm{number}", channels)
             self.attention(f"{name}.attn{number}", channels, other)
@@ -71,19 +71,19 @@ def lay_out(config: Config) -> Layout:
         case TextEncoder():
             return _lay_out_text_encoder(config)
         case _:
-            raise TypeError(f"{type(config).__name__} is no network that is built")
+            raise TypeError(f"{type(config).__name__} is not the config of a network")
 
 
 class _UNet:
-    """UNetMotionModel: blocks from fine to coarse and back, with skip connections from the way down to the way up."""
+    """UNetMotionModel: down blocks, a middle block and up blocks, with skip connections from down blocks to up blocks."""
 
     def __init__(self, config: MotionUNet) -> None:
         self.config = config
         self.channels = config.block_out_channels
         self.time = 4 * self.channels[0]
-        self.layers = spread(config.layers_per_block, len(self.channels))
-        self.transformers = spread(config.transformer_layers_per_block, len(self.channels))
-        self.motions = spread(config.temporal_transformer_layers_per_block, len(self.channels))
+        self.layers = per_block(config.layers_per_block, len(self.channels))
+        self.transformers = per_block(config.transformer_layers_per_block, len(self.channels))
+        self.motions = per_block(config.temporal_transformer_layers_per_block, len(self.channels))
         self.layout = Layout()
 
     def lay_out(self) -> Layout:
@@ -93,14 +93,14 @@ class _UNet:
         layout.linear("time_embedding.linear_2", self.time, self.time)
         if config.time_cond_proj_dim is not None:
             layout.linear("time_embedding.cond_proj", config.time_cond_proj_dim, first, bias=False)
-        self._go_down()
-        self._stay()
-        self._go_up()
+        self._lay_out_down_blocks()
+        self._lay_out_mid_block()
+        self._lay_out_up_blocks()
         layout.norm("conv_norm_out", first)
         layout.conv("conv_out", first, config.out_channels)
         return layout
 
-    def _go_down(self) -> None:
+    def _lay_out_down_blocks(self) -> None:
         inputs = self.channels[0]
         last = len(self.channels) - 1
         for block, outputs in enumerate(self.channels):
@@ -112,7 +112,7 @@ class _UNet:
                 self.layout.conv(f"{name}.downsamplers.0.conv", outputs, outputs)
             inputs = outputs
 
-    def _stay(self) -> None:
+    def _lay_out_mid_block(self) -> None:
         config, channels = self.config, self.channels[-1]
         for number in range(2):
             self.layout.resnet(f"mid_block.resnets.{number}", channels, channels, self.time)
@@ -121,11 +121,11 @@ class _UNet:
         if config.use_motion_mid_block:
             self._motion_module("mid_block.motion_modules.0", channels, config.temporal_transformer_layers_per_mid_block)
 
-    def _go_up(self) -> None:
+    def _lay_out_up_blocks(self) -> None:
         before = self.channels[-1]
         last = len(self.channels) - 1
         for number in range(len(self.channels)):
-            block = last - number  # the block on the way down that it mirrors
+            block = last - number  # the down block at the same resolution
             name, outputs, skipped = f"up_blocks.{number}", self.channels[block], self.channels[max(block - 1, 0)]
             for layer in range(self.layers[block] + 1):
                 inputs = (before if layer == 0 else outputs) + (skipped if layer == self.layers[block] else outputs)
@@ -234,7 +234,7 @@ def _lay_out_dc_block(layout: Layout, name: str, channels: int) -> None:
 
 
 def _lay_out_tiny(config: VaeTiny) -> Layout:
-    """Encoder and decoder are one list of layers each; layers without weights have indexes too."""
+    """Encoder and decoder are each one list of layers. Layers without weights count in its indexes, too."""
     layout = Layout()
     channels, latents = config.encoder_block_out_channels[0], config.latent_channels
     number = 0
@@ -244,10 +244,10 @@ def _lay_out_tiny(config: VaeTiny) -> Layout:
     layout.conv(f"encoder.layers.{number}", channels, latents)
 
     layout.conv("decoder.layers.0", latents, channels)
-    number = 2  # followed by an activation
+    number = 2  # 1 is an activation
     for block, count in enumerate(config.num_decoder_blocks):
         is_last = block == len(config.num_decoder_blocks) - 1
-        number = _lay_out_tiny_blocks(layout, "decoder", number, count, channels) + (not is_last)  # a layer that scales
+        number = _lay_out_tiny_blocks(layout, "decoder", number, count, channels) + (not is_last)  # skips the upsampling layer
         layout.conv(f"decoder.layers.{number}", channels, 3 if is_last else channels, bias=is_last)
         number += 1
     return layout

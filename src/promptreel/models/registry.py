@@ -11,7 +11,7 @@ import itertools
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -45,7 +45,8 @@ class ModelCard:
     the motion modules take at once. `trigger_words` and `quality_words` are phrases for enhanced prompts (phrases.py). `words`
     is the vocabulary; empty: no vocabulary. `beta_schedule` is the motion modules' noise table; None: the scheduler's file
     has it (noise_table.py). `kind` and `base` say what it is and what it fits on. `motion_adapter` and `vae` are ids of other
-    models that it is made with; `has_motion`: whether it has motion modules of its own. `record`: an imported model's row.
+    models that it is made with; `has_motion`: whether it has motion modules of its own. `record`: an imported model's row,
+    and `content_hash` that of its files.
     `reference_seconds_per_unit` was measured on two CPU cores, for estimates before the first job.
     """
 
@@ -73,7 +74,8 @@ class ModelCard:
     default_steps: int | None = None
     default_guidance: float | None = None
     has_motion: bool = True
-    record: ModelRecord | None = None
+    content_hash: str | None = None
+    record: ModelRecord | None = field(default=None, compare=False)
 
     @property
     def created_at(self) -> datetime:
@@ -355,5 +357,6 @@ def to_card(record: ModelRecord, files: StoredFiles) -> ModelCard:
         default_steps=told.get("default_steps"),
         default_guidance=told.get("default_guidance"),
         has_motion=bool(told.get("has_motion")),
+        content_hash=record.hash,
         record=record,
     )

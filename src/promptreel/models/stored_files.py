@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from promptreel.errors import DiskFull, StorageFailed, is_full
+from promptreel.errors import DiskFull, StorageFailed, is_disk_full
 
 READ_ONLY = 0o444
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -118,7 +118,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if is_full(error):
+        if is_disk_full(error):
             raise DiskFull("There is no room for the model's files: the disk is full. Make room on it.") from error
         raise StorageFailed(
             f"A model's file cannot be read or stored: {error.strerror}. Check its rights, and those of the data directory."

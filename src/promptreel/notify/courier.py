@@ -11,9 +11,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from promptreel.errors import PASSING, DeliveryLost, JobNotFound, UrlUnusable
+from promptreel.errors import TEMPORARY, DeliveryLost, JobNotFound, UrlUnusable
 from promptreel.fetching.fetcher import SafeFetcher
-from promptreel.jobs.deliveries import Delivery, DeliveryClaim, DeliveryStore, Full, Outcome
+from promptreel.jobs.deliveries import Delivery, DeliveryClaim, DeliveryStore, Exclusions, Outcome
 from promptreel.jobs.job import AnyJob
 from promptreel.jobs.store import JobStore
 from promptreel.jobs.webhook_secrets import WebhookSecrets
@@ -73,8 +73,8 @@ class Courier:
                 try:
                     self.sweep()
                     self.send_due(threads)
-                except PASSING as passing:
-                    self.seldom.warning("the courier cannot use the job table: %s", passing)
+                except TEMPORARY as temporary:
+                    self.seldom.warning("the courier cannot use the job table: %s", temporary)
                 except Exception:  # the database may be unavailable for a while; the courier must survive that
                     log.exception("the courier could not reach the job table")
                 self.has_room.wait(POLL_SECONDS)
@@ -94,14 +94,14 @@ class Courier:
             self.live = [(delivery, future) for delivery, future in self.live if not future.done()]
             if len(self.live) == self.at_once:
                 return
-            taken = self.deliveries.claim(self.owner, passing_over=self._find_full())
+            taken = self.deliveries.claim(self.owner, excluded=self._find_exclusions())
             if taken is None:
                 return
             future = threads.submit(self.deliver, *taken)
             self.live.append((taken[1], future))
             future.add_done_callback(lambda _: self.has_room.set())
 
-    def _find_full(self) -> Full:
+    def _find_exclusions(self) -> Exclusions:
         """Which receivers and API keys must wait, so that hanging receivers do not block those of other keys.
 
         A key may start more while it has fewer attempts under way than places are free, so some always stay free
@@ -112,7 +112,7 @@ class Courier:
         receivers = Counter((delivery.api_key_id, delivery.host) for delivery in live)
         keys = Counter(delivery.api_key_id for delivery in live)
         retries = Counter(delivery.api_key_id for delivery in live if delivery.attempt > 1)
-        return Full(
+        return Exclusions(
             receivers=frozenset(receiver for receiver, count in receivers.items() if count >= AT_ONCE_A_RECEIVER),
             keys=frozenset(key for key, count in keys.items() if count >= free),
             retries_of=frozenset(key for key, count in retries.items() if count >= self.at_once // RETRIES_SHARE),
@@ -133,8 +133,8 @@ class Courier:
         while True:
             try:
                 record()
-            except PASSING as passing:
-                self.seldom.warning("an attempt at delivery %s cannot be recorded yet: %s", delivery.id, passing)
+            except TEMPORARY as temporary:
+                self.seldom.warning("an attempt at delivery %s cannot be recorded yet: %s", delivery.id, temporary)
                 if self.stop.wait(RETRY_SECONDS):
                     raise
             else:
@@ -148,18 +148,18 @@ class Courier:
             error = "Redirects are not followed." if 300 <= status < 400 else None
         except UrlUnusable as unusable:
             error = unusable.message
-        except (JobNotFound, *PASSING):
+        except (JobNotFound, *TEMPORARY):
             raise
         except Exception:  # a bug of ours: record a failure, so that the delivery is retried once the bug is fixed
-            log.exception("delivery %s of job %d failed for a reason nobody expected", delivery.id, delivery.job_id)
-            error = "Something went wrong inside the courier; its log says what."
+            log.exception("delivery %s of job %d failed unexpectedly", delivery.id, delivery.job_id)
+            error = "Something went wrong inside the courier. Its log has the details."
         return Outcome(seconds=round(time.monotonic() - started, 3), status=status, error=error)
 
     def _post(self, delivery: Delivery) -> int:
         job = self.jobs.get(delivery.job_id)
         body = json.dumps(self.to_body(job, delivery.id), ensure_ascii=False, allow_nan=False).encode()
         signed = sign(self.secrets.of(job.api_key_id), delivery.id, sent_at=self.deliveries.now().wall, body=body)
-        return self.fetcher.of(delivery.api_key_id).post(
+        return self.fetcher.for_key(delivery.api_key_id).post(
             delivery.url, body, headers={"Content-Type": "application/json", **signed}
         )
 

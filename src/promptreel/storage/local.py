@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from promptreel.errors import DiskFull, StorageFailed, is_full
+from promptreel.errors import DiskFull, StorageFailed, is_disk_full
 from promptreel.media import Video
 
 # Names of letters, digits and ._- joined by slashes. No name starts with a dot, so no key leaves the root or reaches INCOMING.
@@ -73,7 +73,7 @@ class LocalStorage:
         try:
             self._place(write, target)
         except OSError as error:
-            if is_full(error):
+            if is_disk_full(error):
                 raise DiskFull("The file could not be stored: the disk is full. Make room on it.") from error
             raise StorageFailed(
                 f"The file could not be stored: {error.strerror}. Check the permissions of the data directory."

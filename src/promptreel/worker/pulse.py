@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from promptreel.errors import PASSING, JobCancelled, JobLost
+from promptreel.errors import TEMPORARY, JobCancelled, JobLost
 from promptreel.jobs.job import Claim, JobStage
 from promptreel.jobs.store import JobStore
 from promptreel.logs import Seldom
@@ -144,8 +144,8 @@ class Pulse:
                     announced = time.monotonic()
                 for hold in self._holds:
                     self._beat(hold)
-            except PASSING as passing:
-                self._seldom.warning("the worker cannot renew its leases: %s", passing)
+            except TEMPORARY as temporary:
+                self._seldom.warning("the worker cannot renew its leases: %s", temporary)
             except Exception:  # the thread must survive a database outage
                 log.exception("the worker could not reach the job table")
 

@@ -1,4 +1,4 @@
-"""The worker: claims jobs and runs them, several at once if they can share the device. One process per device."""
+"""The worker: claims jobs and runs them. Jobs that can share the model's calls run at the same time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from promptreel.errors import PASSING, DeviceLost, DiskFull, GenerationFailed, JobCancelled, JobLost, PromptreelError
+from promptreel.errors import TEMPORARY, DeviceLost, DiskFull, GenerationFailed, JobCancelled, JobLost, PromptreelError
 from promptreel.generation.engine import Engine
 from promptreel.jobs.job import AnyJob, Claim, Result
 from promptreel.jobs.kinds import Params
@@ -29,28 +29,29 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05
 RETRY_SECONDS = 1.0
-"""The wait after the job table could not be used."""
+"""The wait before another try, after an error of the job table."""
 STALLED_CODE = 70
-"""The exit status when a job stalls (EX_SOFTWARE)."""
+"""The exit status when a job has stalled (EX_SOFTWARE)."""
 
 
 @dataclass(frozen=True)
-class InHand:
-    """A running job, and its memory as its recipe estimates it."""
+class RunningJob:
+    """A job, its memory as its recipe estimates it, and its thread's future."""
 
     job: AnyJob
     bytes: int
-    ending: Future[None]
+    done: Future[None]
 
 
 class Worker:
-    """Runs until `stop` is set. Running jobs then go back to the queue at their next call to the model.
+    """Runs jobs on one device until `stop` is set. Then running jobs return to the queue, before their next call to the model.
 
-    A device that stops responding ends the worker with DeviceLost. Jobs that hit the error stay claimed, as when a worker dies,
-    until the supervisor or their leases free them; so each loses a life.
+    Each job runs in its own thread, by the recipe of its kind. The engine batches the jobs' calls to the model.
 
-    Each job runs in its own thread, by the recipe of its kind. The engine batches their calls to the model. One job that uses
-    no device may run beside the others, whatever their model.
+    If the device fails, the worker ends with DeviceLost. A job that met the error stays claimed, as if the worker had died: the
+    supervisor or the lease frees it, and it loses a life.
+
+    One job that uses no device may run beside the others, whatever their model.
     """
 
     def __init__(  # noqa: PLR0913 - one parameter per part
@@ -66,9 +67,9 @@ class Worker:
         stop: threading.Event,
         stall_seconds: float = float("inf"),
     ) -> None:
-        """`recipes`: by job kind. Jobs of other kinds are left to other workers.
+        """`recipes` maps each job kind to its recipe. The worker claims only jobs of these kinds.
 
-        A job that makes no progress for `stall_seconds` ends the process, because a thread cannot be killed.
+        If a job makes no progress for `stall_seconds`, the whole process ends, because a thread cannot be killed.
         """
         self.owner = owner
         self.jobs = jobs
@@ -77,7 +78,7 @@ class Worker:
         self.storage = storage
         self.room = room
         self.stop = stop
-        self.live: list[InHand] = []
+        self.running: list[RunningJob] = []
         self.device_lost: DeviceLost | None = None
         self.seconds_per_unit: float | None = None
         self.time = SharedTime()
@@ -98,7 +99,7 @@ class Worker:
         return frozenset(kind for kind, recipe in self.recipes.items() if not recipe.uses_device)
 
     def run(self, *, on_warm: Callable[[], object] = lambda: None) -> None:
-        """Calls `on_warm` before the worker registers. Until then it has no jobs, so it may simply be killed."""
+        """Calls `on_warm` before the first claim. Until then the worker has no jobs, so killing it does no harm."""
         self.warm_up()
         on_warm()
         self.startup()
@@ -110,63 +111,63 @@ class Worker:
             raise self.device_lost
 
     def warm_up(self) -> None:
-        """Loads the built-in model and times one call, so that the first job runs at once and has a measured ETA."""
+        """Loads the built-in model and times one call. So the first job need not wait, and has a measured ETA."""
         started = time.perf_counter()
-        log.info("worker %s loads %s on %s", self.owner, DEFAULT_MODEL_ID, self.engine.device)
+        log.info("worker %s is loading %s on %s", self.owner, DEFAULT_MODEL_ID, self.engine.device)
         self.engine.load(DEFAULT_MODEL_ID)
-        log.info("worker %s loaded it in %.1f s, and measures it", self.owner, time.perf_counter() - started)
+        log.info("worker %s loaded the model in %.1f s, and is timing a call", self.owner, time.perf_counter() - started)
         self.seconds_per_unit = self.engine.measure(DEFAULT_MODEL_ID)
         log.info("worker %s is warm after %.1f s", self.owner, time.perf_counter() - started)
 
     def startup(self) -> None:
         try:
             self.announce()
-        except PASSING as passing:  # the pulse tries again
-            log.warning("worker %s cannot introduce itself yet: %s", self.owner, passing)
+        except TEMPORARY as temporary:  # the pulse tries again
+            log.warning("worker %s cannot register yet: %s", self.owner, temporary)
         self.pulse.start()
         log.info("worker %s is ready on %s", self.owner, self.engine.device)
 
     def main_loop(self) -> None:
         with ThreadPoolExecutor(self.room.jobs + 1, thread_name_prefix="job") as threads:
             while not self.stop.is_set():
-                self.live = [each for each in self.live if not each.ending.done()]
-                taken = self._take_next()
-                if taken is None:
+                self.running = [each for each in self.running if not each.done.done()]
+                claimed = self._claim_next()
+                if claimed is None:
                     self.stop.wait(POLL_SECONDS)
                 else:
-                    job = taken[1]
-                    self.live.append(InHand(job, self._estimate_bytes(job.params), threads.submit(self.work, *taken)))
+                    job = claimed[1]
+                    self.running.append(RunningJob(job, self._estimate_bytes(job.params), threads.submit(self.work, *claimed)))
 
-    def _take_next(self) -> tuple[Claim, AnyJob] | None:
-        """Claims a job that can run beside the live ones, if there is one.
+    def _claim_next(self) -> tuple[Claim, AnyJob] | None:
+        """Claims a job that can run beside the running ones, if there is one.
 
-        A job that has crashed a worker runs alone from then on, so that another crash costs no other job a life.
+        A job that has crashed a worker runs alone afterwards. If it crashes this worker too, no other job loses a life.
         """
-        on_device = [each.job for each in self.live if each.job.kind not in self.aside]
-        if any(each.job.crashes for each in self.live):
+        on_device = [each.job for each in self.running if each.job.kind not in self.aside]
+        if any(each.job.crashes for each in self.running):
             return None
         kinds = set(self.recipes) if len(on_device) < self.room.jobs else set(self.aside)
-        if len(on_device) < len(self.live):
+        if len(on_device) < len(self.running):
             kinds -= self.aside
         if not kinds:
             return None
         beside = on_device[0].params if on_device else None
-        is_busy = bool(self.live)
+        is_busy = bool(self.running)
         try:
             return self.jobs.claim(
                 self.owner, kinds=kinds, beside=beside, aside=self.aside, is_busy=is_busy, fits=self._has_room
             )
-        except PASSING as passing:  # the jobs in hand go on
-            self.seldom.warning("no job could be claimed: %s", passing)
+        except TEMPORARY as temporary:  # the running jobs go on
+            self.seldom.warning("no job could be claimed: %s", temporary)
             self.stop.wait(RETRY_SECONDS)
             return None
 
     def _has_room(self, params: Params) -> bool:
-        """Whether this job's memory fits beside the live jobs. A job alone on the device always fits, and one off it."""
-        on_device = [each for each in self.live if each.job.kind not in self.aside]
+        """Whether a job fits into memory beside the running ones. A job alone on the device always fits, and one off it."""
+        on_device = [each for each in self.running if each.job.kind not in self.aside]
         if not on_device or params.kind in self.aside:
             return True
-        return sum(each.bytes for each in self.live) + self._estimate_bytes(params) <= self.room.memory
+        return sum(each.bytes for each in self.running) + self._estimate_bytes(params) <= self.room.memory
 
     def _estimate_bytes(self, params: Params) -> int:
         return self.recipes[params.kind].estimate_bytes(params)
@@ -174,7 +175,7 @@ class Worker:
     def give_up(self, stalled: Hold) -> None:
         """Ends the process because a job has stalled. That job loses a life; the others lose none."""
         log.error(
-            "job %d made no progress for %.0f s (%s): this worker ends, and the job is tried again if it has lives left",
+            "job %d made no progress for %.0f s (%s): this worker ends, and the job is retried if it has lives left",
             stalled.claim.job_id,
             stalled.silent_seconds,
             stalled.stage,
@@ -183,7 +184,7 @@ class Worker:
         try:
             self.jobs.end_stalled(stalled.claim)
         except Exception:  # the supervisor frees the jobs, or their leases run out
-            log.exception("the job table could not be told that this worker ends")
+            log.exception("the end of this worker could not be written to the job table")
         finally:
             self.end_process(STALLED_CODE)
 
@@ -200,7 +201,7 @@ class Worker:
         self.jobs.record_worker(record)
 
     def work(self, claim: Claim, job: AnyJob) -> None:
-        """Runs one job to its end. Raises nothing: a job's error must not end the worker."""
+        """Runs one job, and records how it ended. Raises nothing, so no job can end the worker's main loop."""
         log.info("job %d started, attempt %d", job.id, claim.attempt)
         try:
             shares_time = self.time.divide() if self.recipes[job.kind].uses_device else nullcontext()
@@ -209,7 +210,7 @@ class Worker:
         except JobLost as lost:
             log.warning("job %d: %s", job.id, lost)
         except Exception:  # its lease runs out, and another worker claims it
-            log.exception("job %d: the job table could not be told how it ended", job.id)
+            log.exception("the end of job %d could not be written to the job table", job.id)
         finally:
             return_freed_memory()
 
@@ -229,23 +230,23 @@ class Worker:
         except DeviceLost as lost:
             log.error("job %d: %s", job.id, lost, exc_info=lost)  # noqa: TRY400 - the traceback is passed
             self.device_lost = lost
-            self.stop.set()  # the other jobs end as at any stop
+            self.stop.set()  # the other jobs return to the queue
         except DiskFull as full:
             self._put_off(claim, full.code, full.message)
-            log.warning("job %d could not be made now: %s", job.id, full)
+            log.warning("job %d is put off: %s", job.id, full)
         except PromptreelError as error:
             self._fail(claim, error.code, error.message)
             log.warning("job %d failed: %s", job.id, error)
         except JobLost:
             raise
-        except Exception:  # one job's bug must not end the worker
-            log.exception("job %d failed for a reason nobody expected", job.id)
-            self._fail(claim, GenerationFailed.code, "Something went wrong inside the worker; its log says what.")
+        except Exception:  # a bug that one job meets must not end the worker
+            log.exception("job %d failed unexpectedly", job.id)
+            self._fail(claim, GenerationFailed.code, "Something went wrong inside the worker. Its log has the details.")
         else:
             self._publish(claim, job, result)
 
     def _publish(self, claim: Claim, job: AnyJob, result: Result) -> None:
-        """Publishes the result. If another attempt has taken over, deletes this attempt's file and raises JobLost."""
+        """Marks the job as succeeded. If another attempt has taken over, deletes this attempt's file and raises JobLost."""
         try:
             self._record(claim, lambda: self.jobs.finish(claim, result, busy_seconds=result.facts["busy_seconds"]))
         except JobLost:
@@ -259,13 +260,13 @@ class Worker:
     def _put_off(self, claim: Claim, code: str, message: str) -> None:
         self._record(claim, lambda: self.jobs.put_off(claim, code=code, message=message))
 
-    def _record(self, claim: Claim, write_outcome: Callable[[], object]) -> None:
-        """Records how a job ended, retrying until the job table can be used. Raises JobLost if another worker has the job."""
+    def _record(self, claim: Claim, write: Callable[[], object]) -> None:
+        """Calls `write` until the job table accepts it. Raises JobLost if another worker has the job by then."""
         while True:
             try:
-                write_outcome()
-            except PASSING as passing:
-                self.seldom.warning("job %d has ended, and the job table cannot be told yet: %s", claim.job_id, passing)
+                write()
+            except TEMPORARY as temporary:
+                self.seldom.warning("the end of job %d cannot be written to the job table yet: %s", claim.job_id, temporary)
                 time.sleep(RETRY_SECONDS)
             else:
                 return

@@ -1,4 +1,7 @@
-"""How /docs describes the endpoints that create and fetch. The parser is more lenient; a test compares the two."""
+"""What /openapi.json says of the hosted API's requests, and of the files and previews it sends.
+
+The parser accepts more spellings than described here. Tests send the described examples, choices, ranges and defaults.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +73,7 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
     "enterprise_video": _EXAMPLE_OF_V6,
     "v7": _EXAMPLE_OF_V7,
 }
-# Listed first, in the order of the hosted service's documentation.
+# These come first, in the order of the hosted service's documentation.
 _MAIN_FIELDS = (
     "key", "model_id", "prompt", "negative_prompt", "width", "height", "scheduler", "num_inference_steps", "enhance_prompt",
     "guidance_scale", "strength", "seed", "webhook", "track_id",
@@ -83,9 +86,9 @@ def _field(kind: str | list[str], description: str, **more: Any) -> dict[str, An
 
 def _number(limits: Limits, description: str, *, default: float | None, kind: str = "integer") -> dict[str, Any]:
     if limits.unset is not None:
-        description = f"{description} {limits.unset} counts as left out."
+        description = f"{description} {limits.unset} means the same as null."
     if limits.clamps:
-        description = f"{description} Numbers outside {limits.minimum} to {limits.maximum} are moved to the nearer end."
+        description = f"{description} Numbers outside {limits.minimum} to {limits.maximum} become the nearer of the two."
         return _field([kind, "string", "null"], description, pattern=limits.pattern, default=default)
     return {
         "type": [kind, "string", "null"],
@@ -112,7 +115,9 @@ def _init(name: str, description: str) -> dict[str, Any]:
 
 _TEXT = ["string", "null"]
 _NOT_YET = "Not available yet: leave it out."
-_KEY = {"key": _field(_TEXT, "API key, if the service has any. A header `key` or a Bearer token works, too.", default=None)}
+_KEY = {
+    "key": _field(_TEXT, "The API key, if the service has keys. A header `key` or a Bearer token works, too.", default=None)
+}
 
 
 def describe_create(dialect: Dialect) -> dict[str, Any]:
@@ -123,22 +128,20 @@ def describe_create(dialect: Dialect) -> dict[str, Any]:
 
 
 def _create_fields(dialect: Dialect) -> dict[str, dict[str, Any]]:
-    unknown = " An unknown one is replaced by the default." if dialect.replaces_unknown_model else ""
+    unknown = " An unknown id is replaced by the default." if dialect.replaces_unknown_model else ""
     return {
         **_KEY,
-        "model_id": _field(
-            _TEXT, f"The model that makes the video.{unknown}", default=DEFAULT_MODEL_ID, example=DEFAULT_MODEL_ID
-        ),
+        "model_id": _field(_TEXT, f"The id of the model.{unknown}", default=DEFAULT_MODEL_ID, example=DEFAULT_MODEL_ID),
         **(_PROMPTS if dialect.needs_init is None else _PROMPTS | {"prompt": _PROMPT_OF_INIT}),
         **_numbers(dialect),
         "scheduler": _field(_TEXT, "The noise scheduler.", enum=[*SCHEDULERS, None], default=DEFAULT_SCHEDULER),
         "enhance_prompt": _switch(
-            "Adds the model's own phrases to the prompt; meta shows the result.",
+            "Adds the model's own phrases to the prompt. meta shows the result.",
             default="yes" if dialect.defaults.enhance_prompt else "no",
         ),
         **_OTHERS,
         **{name: _switch(_SWITCHES[name], default="no") for name in dialect.switches},
-        **{name: _field(["string", "number", "null"], "Ignored, and tip says so.", default=None) for name in dialect.left_out},
+        **{name: _field(["string", "number", "null"], "Ignored. Then tip says so.", default=None) for name in dialect.left_out},
         **{name: _field("null", _NOT_YET, default=None) for name in FIELDS_NOT_YET},
     }
 
@@ -148,8 +151,8 @@ def _numbers(dialect: Dialect) -> dict[str, dict[str, Any]]:
     length = "Length in frames."
     seconds: dict[str, dict[str, Any]] = {}
     if defaults.num_frames is None:
-        length = "Length in frames; overrides seconds. null: seconds x fps."
-        most = f"Length in seconds; at most {ranges.num_frames.maximum} frames in all."
+        length = "Length in frames. Overrides seconds. null: seconds x fps."
+        most = f"Length in seconds. The video has at most {ranges.num_frames.maximum} frames."
         seconds = {"seconds": _number(ranges.seconds, most, default=defaults.seconds)}
     return {
         **(_RESOLUTION if dialect.has_resolution else {}),
@@ -160,18 +163,18 @@ def _numbers(dialect: Dialect) -> dict[str, dict[str, Any]]:
         "fps": _number(ranges.fps, "Frames per second.", default=defaults.fps),
         "num_inference_steps": _number(
             ranges.num_inference_steps,
-            "Denoising steps: more are slower and finer.",
+            "Denoising steps. More take longer and give finer results.",
             default=defaults.num_inference_steps,
         ),
         "guidance_scale": _number(
             ranges.guidance_scale,
-            "How closely the video follows the prompt. 0 to 1: without guidance.",
+            "How closely the video follows the prompt. 0 to 1: no guidance.",
             default=defaults.guidance_scale,
             kind="number",
         ),
         "strength": _number(
             ranges.strength,
-            "With init_image or init_video: how much may change; 1 is everything.",
+            "How much the video may differ from init_image or init_video. 1: fully.",
             default=defaults.strength,
             kind="number",
         ),
@@ -183,30 +186,33 @@ _PROMPTS = {
     "prompt": _field(
         "string", "What the video shows.", minLength=1, maxLength=MAX_TEXT, example="a red cat sitting on a bench"
     ),
-    "negative_prompt": _field(_TEXT, "What it should not show. null: the model's own default.", maxLength=MAX_TEXT),
+    "negative_prompt": _field(_TEXT, "What the video should not show. null: the model's own default.", maxLength=MAX_TEXT),
 }
-_PROMPT_OF_INIT = _field(_TEXT, "What the video shows; optional.", maxLength=MAX_TEXT, example="a red cat sitting on a bench")
+_PROMPT_OF_INIT = _field(_TEXT, "What the video shows. Optional.", maxLength=MAX_TEXT, example="a red cat sitting on a bench")
 _RESOLUTION = {
     "resolution": _number(
-        RESOLUTION, "The shorter side in pixels; the longer is 16/9 of it. Overrides width and height.", default=None
+        RESOLUTION, "The shorter side in pixels. The longer one is 16/9 of it. Overrides width and height.", default=None
     ),
-    "portrait": _switch("Whether the video is taller than wide.", default="no"),
+    "portrait": _switch("Makes the longer side the height.", default="no"),
 }
 _OTHERS = {
-    "seed": _number(SEED, "The same seed gives the same video. null: a random seed, which meta shows.", default=None),
-    "webhook": _field(_TEXT, "A URL that gets a signed POST when the job has ended.", pattern="^https?://", default=None),
-    "track_id": _field(["string", "number", "boolean", "null"], "Your own name for the job; webhooks repeat it.", default=None),
+    "seed": _number(SEED, "The same seed gives the same video. null: a random seed. meta shows it.", default=None),
+    "webhook": _field(_TEXT, "A URL that gets a signed POST when the job ends.", pattern="^https?://", default=None),
+    "track_id": _field(["string", "number", "boolean", "null"], "Your own name for the job. Webhooks repeat it.", default=None),
     "motion_adapter": _field(_TEXT, "The motion adapter's id. null: the model's own, or the only one that fits.", default=None),
-    "output_type": _field(_TEXT, "The kind of file.", enum=[*OUTPUT_TYPES, None], default=DEFAULT_OUTPUT_TYPE),
+    "output_type": _field(_TEXT, "The file type.", enum=[*OUTPUT_TYPES, None], default=DEFAULT_OUTPUT_TYPE),
     "init_image": _init("init_image", "A picture to start from: a URL or a data: URI."),
-    "init_video": _init("init_video", "A video, likewise. A longer one is cut; a shorter one holds its last frame."),
-    "samples": _number(SAMPLES, "Only one video is made, whatever the number.", default=1),
-    "safety_checker": _switch("Not available yet: yes is ignored, and tip says so.", default="no"),
-    "base64": _switch("Has no effect on pictures that are sent. Results stay links, and tip says so.", default="no"),
-    "multi_lingual": _switch("Prompts are not translated yet: yes is ignored, and tip says so.", default="no"),
+    "init_video": _init(
+        "init_video",
+        "A video to start from: a URL or a data: URI. It is cut, or its last frame repeated.",
+    ),
+    "samples": _number(SAMPLES, "Accepted, but only one video is made.", default=1),
+    "safety_checker": _switch("Not available yet. yes is ignored, and tip says so.", default="no"),
+    "base64": _switch("Results are always links. yes is ignored, and tip says so.", default="no"),
+    "multi_lingual": _switch("Prompts are not translated yet. yes is ignored, and tip says so.", default="no"),
 }
 _SWITCHES = {
-    "instant_response": "No effect: every answer comes at once.",
+    "instant_response": "No effect: every request is answered at once.",
     "loadbalancer": "No effect: all workers share one queue.",
     "temp": "No effect: files are kept.",
 }
@@ -239,12 +245,12 @@ FILE_ANSWERS: dict[int | str, dict[str, Any]] = {
         "description": "The part that the Range header asks for.",
         "content": {media: {} for media in MEDIA_TYPES.values()},
     },
-    403: {"description": "Links are set to expire, and this one has expired or is incomplete."},
+    403: {"description": "The link has expired, or its signature is missing or wrong."},
     404: {"description": "The file does not exist yet, was deleted, or was never made."},
     416: {"description": "The file has no such part.", "content": {"text/plain": {}}},
 }
 PREVIEW_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "An animated picture, which must not be cached.", "content": {PREVIEW_MEDIA_TYPE: {}}},
-    403: {"description": "Links are set to expire, and this one has expired or is incomplete."},
-    404: {"description": "There is no preview now: the job waits, has just begun, or has ended."},
+    200: {"description": "An animated picture. Do not cache it.", "content": {PREVIEW_MEDIA_TYPE: {}}},
+    403: {"description": "The link has expired, or its signature is missing or wrong."},
+    404: {"description": "There is no preview now: the job is queued, has just started, or has ended."},
 }

@@ -22,7 +22,7 @@ from promptreel.models.registry import ModelCard
 VideoId = Annotated[str, Field(pattern="^video_[0-9]+$")]
 VideoStatus = Literal["queued", "in_progress", "completed", "failed"]
 Unset = SkipJsonSchema[None]
-"""For a field that some answers leave out, and that is never sent as null."""
+"""A field with `| Unset` is left out when it has no value. It is never sent as null."""
 
 
 class VideoError(Answer):
@@ -58,19 +58,19 @@ class Video(Answer):
     media_type: Annotated[str, one_of(MEDIA_TYPES.values())]
     enhance_prompt: bool
     stage: Annotated[str, one_of(JobStage)] | None = None
-    queue_position: Count | Unset = Field(default=None, description="1 is the next one; 0 is no longer waiting.")
-    eta: Count | Unset = Field(default=None, description="Seconds until it is done.")
+    queue_position: Count | Unset = Field(default=None, description="1 is next. 0 means that the job has left the queue.")
+    eta: Count | Unset = Field(default=None, description="Estimated seconds until the video is done.")
     tip: str | Unset = Field(
-        default=None, description="Words that the model does not know, and fields that are ignored, such as misspelled ones."
+        default=None, description="Names the prompt's words that the model does not know, and the fields that were ignored."
     )
     inference_time_s: Seconds | Unset = Field(
-        default=None, description="Seconds of the worker's time. Jobs that run together share that time."
+        default=None, description="The worker's time in seconds. Jobs that run at the same time share it."
     )
     stage_durations: dict[Annotated[str, one_of(JobStage)], Seconds] | Unset = Field(
-        default=None, description="inference_time_s by stage."
+        default=None, description="inference_time_s, divided by stage."
     )
     peak_memory_mb: Number | Unset = Field(
-        default=None, description="The worker's peak memory while it made the video, other jobs included."
+        default=None, description="The worker's peak memory while it made the video. Includes other jobs that ran then."
     )
 
 
@@ -157,7 +157,7 @@ _STATUSES: dict[JobStatus, VideoStatus] = {
 
 
 class ContentUnavailable(PromptreelError):
-    """A video's file does not exist yet, was deleted, or was never made because its job failed."""
+    """A video has no file: its job has not ended, or failed, or the file was deleted."""
 
     code = "content_unavailable"
 
@@ -167,16 +167,17 @@ def to_video_id(job_id: int) -> str:
 
 
 def to_video(job: VideoJob, outlook: Outlook | None = None) -> Video:
-    """A job as its client sees it. `stage`, `eta` (whole seconds) and `queue_position` are only there while it is not done.
+    """A job as its client sees it.
 
-    Without an outlook, as in lists, they are left out, too.
+    `stage`, `eta` and `queue_position` are present only while the job is not done, and only if `outlook` is given. Lists do
+    without it.
     """
     params = job.params
     remixed_from = job.request.get("remixed_from")
-    is_tipped = job.request.get("dialect") == DIALECT and "tip" in job.request
-    of_some: dict[str, Any] = {"tip": job.request["tip"]} if is_tipped else {}
+    has_tip = job.request.get("dialect") == DIALECT and "tip" in job.request
+    optional: dict[str, Any] = {"tip": job.request["tip"]} if has_tip else {}
     if outlook is not None and not job.is_final:
-        of_some |= {"stage": job.stage, **to_outlook(outlook)}
+        optional |= {"stage": job.stage, **to_outlook(outlook)}
     return Video(
         id=to_video_id(job.id),
         object="video",
@@ -193,13 +194,13 @@ def to_video(job: VideoJob, outlook: Outlook | None = None) -> Video:
         error=_to_job_error(job),
         **to_extensions(params),
         enhance_prompt=was_enhanced(job),
-        **of_some,
-        **_to_facts(job),
+        **optional,
+        **_to_measurements(job),
     )
 
 
 def to_webhook(job: VideoJob, delivery_id: str) -> dict[str, Any]:
-    """The webhook's event for a job that has ended, in the shape of OpenAI's events. `data` is the whole video."""
+    """The event that tells a webhook of a job's end, in the shape of OpenAI's events. `data` is the whole video."""
     succeeded = job.status is JobStatus.SUCCEEDED
     return _to_event(job, delivery_id, "video.completed" if succeeded else "video.failed", to_video(job))
 
@@ -213,12 +214,12 @@ def to_status(job: AnyJob) -> VideoStatus:
 
 
 def to_progress(job: AnyJob) -> int:
-    """0 to 100. Only what has succeeded has 100."""
+    """Percent. Only what has succeeded has 100."""
     return 100 if job.status is JobStatus.SUCCEEDED else min(99, int(job.progress * 100))
 
 
 def to_extensions(params: VideoParams) -> dict[str, Any]:
-    """The job's params, named like the request fields that extend OpenAI's, and the media type of its file."""
+    """The fields that OpenAI's answer lacks, under the names of our request fields. Also the file's media type."""
     return {
         "negative_prompt": params.negative_prompt,
         "num_frames": params.num_frames,
@@ -235,11 +236,11 @@ def to_extensions(params: VideoParams) -> dict[str, Any]:
     }
 
 
-def _to_facts(job: VideoJob) -> dict[str, Any]:
-    """The worker's figures, if it reported any: its seconds without waiting for other jobs, seconds by stage, peak memory."""
+def _to_measurements(job: VideoJob) -> dict[str, Any]:
+    """What the worker measured, if it has finished the job."""
     facts = job.result.facts if job.result else {}
-    names = {"busy_seconds": "inference_time_s", "stages": "stage_durations", "peak_memory_mb": "peak_memory_mb"}
-    return {ours: facts[name] for name, ours in names.items() if name in facts}
+    fields = {"busy_seconds": "inference_time_s", "stages": "stage_durations", "peak_memory_mb": "peak_memory_mb"}
+    return {field: facts[name] for name, field in fields.items() if name in facts}
 
 
 def _to_job_error(job: AnyJob) -> VideoError | None:
@@ -258,7 +259,7 @@ def to_deleted(job_id: int) -> DeletedVideo:
 
 
 def to_page(jobs: Sequence[VideoJob], cursor: Cursor) -> VideoPage:
-    """`jobs` has one entry more than the limit if there is another page."""
+    """A page of the list. If there is another page, `jobs` has one job more than `cursor.limit`."""
     videos = [to_video(job) for job in jobs[: cursor.limit]]
     return VideoPage(
         object="list",

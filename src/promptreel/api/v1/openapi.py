@@ -1,4 +1,7 @@
-"""How /docs describes `/v1/videos`. The parser is more lenient; a test compares the two."""
+"""What /openapi.json says of requests to `/v1/videos`.
+
+The parser accepts more spellings than described here. Tests send the described examples, choices, ranges and defaults.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ _TEXT = ["string", "null"]
 
 def _number(limits: Limits, description: str, *, default: float | None, kind: str = "integer") -> dict[str, Any]:
     if limits.unset is not None:
-        description = f"{description} {limits.unset} counts as left out."
+        description = f"{description} {limits.unset} means the same as null."
     ranges = {"minimum": limits.minimum, "maximum": limits.maximum, "pattern": limits.pattern, "default": default}
     return {"type": [kind, "string", "null"], **ranges, "description": description}
 
@@ -48,15 +51,15 @@ _REFERENCE = (
 
 CREATE_FIELDS: dict[str, dict[str, Any]] = {
     "prompt": {"type": "string", "minLength": 1, "maxLength": MAX_TEXT, "description": "What the video shows."},
-    "model": {"type": _TEXT, "default": DEFAULT_MODEL_ID, "description": "The model that makes the video: see /v1/models."},
+    "model": {"type": _TEXT, "default": DEFAULT_MODEL_ID, "description": "The id of the model, as in /v1/models."},
     "size": {
         "type": _TEXT,
         "pattern": "^[1-9][0-9]{2}x[1-9][0-9]{2}$",
         "default": DEFAULT_SIZE,
-        "description": f'"WIDTHxHEIGHT": {SIDE.minimum} to {SIDE.maximum} pixels per side, and no more in all than 1792x1024. '
-        "Rounded down to multiples of 8. Without size, the fields width and height are read.",
+        "description": f'"WIDTHxHEIGHT": {SIDE.minimum} to {SIDE.maximum} pixels per side, and at most 1792 x 1024 in all. '
+        "Both are rounded down to multiples of 8. Without size, the fields width and height are read.",
     },
-    "seconds": _number(SECONDS, f"Length in seconds; at most {FRAMES.maximum} frames in all.", default=DEFAULT_SECONDS),
+    "seconds": _number(SECONDS, f"Length in seconds. The video has at most {FRAMES.maximum} frames.", default=DEFAULT_SECONDS),
     "input_reference": {
         "type": ["string", "object", "null"],
         "pattern": "^(https?://|data:)",
@@ -66,28 +69,33 @@ CREATE_FIELDS: dict[str, dict[str, Any]] = {
     "negative_prompt": {
         "type": _TEXT,
         "maxLength": MAX_TEXT,
-        "description": "What it should not show. null: the model's own default.",
+        "description": "What the video should not show. null: the model's own default.",
     },
-    "num_inference_steps": _number(STEPS, "Denoising steps: more are slower and finer.", default=20),
+    "num_inference_steps": _number(STEPS, "Denoising steps. More take longer and give finer results.", default=20),
     "guidance_scale": _number(
-        GUIDANCE, "How closely the video follows the prompt. 0 to 1: without guidance.", default=7.5, kind="number"
+        GUIDANCE, "How closely the video follows the prompt. 0 to 1: no guidance.", default=7.5, kind="number"
     ),
-    "scheduler": {"type": _TEXT, "enum": [*SCHEDULERS, None], "default": DEFAULT_SCHEDULER, "description": "Noise scheduler."},
-    "seed": _number(SEED, "The same seed gives the same video. null: a random seed, which the answer shows.", default=None),
-    "num_frames": _number(FRAMES, "Length in frames; overrides seconds. null: seconds x fps.", default=None),
+    "scheduler": {
+        "type": _TEXT,
+        "enum": [*SCHEDULERS, None],
+        "default": DEFAULT_SCHEDULER,
+        "description": "The noise scheduler.",
+    },
+    "seed": _number(SEED, "The same seed gives the same video. null: a random seed. The answer shows it.", default=None),
+    "num_frames": _number(FRAMES, "Length in frames. Overrides seconds. null: seconds x fps.", default=None),
     "fps": _number(FPS, "Frames per second.", default=8),
-    "strength": _number(STRENGTH, "With input_reference: how much may change; 1 is everything.", default=0.55, kind="number"),
+    "strength": _number(STRENGTH, "How much the video may differ from input_reference. 1: fully.", default=0.55, kind="number"),
     "webhook": {
         "type": _TEXT,
         "pattern": "^https?://",
         "default": None,
-        "description": "A URL that gets a signed event, video.completed or video.failed, when the video has ended.",
+        "description": "A URL that gets a signed event, video.completed or video.failed, when the job ends.",
     },
     "enhance_prompt": {
         "type": ["boolean", "string", "null"],
         "enum": [True, False, "yes", "no", None],
         "default": False,
-        "description": "Whether the model's own trigger and quality phrases are added to the prompt.",
+        "description": "Adds the model's own phrases to the prompt.",
     },
     "motion_adapter": {
         "type": _TEXT,
@@ -99,7 +107,7 @@ CREATE_FIELDS: dict[str, dict[str, Any]] = {
         "type": _TEXT,
         "enum": [*OUTPUT_TYPES, None],
         "default": DEFAULT_OUTPUT_TYPE,
-        "description": "The kind of file to make.",
+        "description": "The file type.",
     },
 }
 _FORM_FIELDS = CREATE_FIELDS | {
@@ -141,7 +149,7 @@ REMIX: dict[str, Any] = {
 }
 _EDITED = {
     "type": ["object", "string"],
-    "description": 'The video to start from: {"id": "video_17"} for one that was made here, or a file in a multipart form, '
+    "description": 'The video to start from: {"id": "video_17"} for a video of this service, or a file in a multipart form, '
     "a URL or a data: URI.",
 }
 _EDIT_FIELDS = {"video": _EDITED} | {name: field for name, field in CREATE_FIELDS.items() if name != "input_reference"}
@@ -171,9 +179,9 @@ LIST: dict[str, Any] = {
                 "maximum": PAGE.maximum,
                 "default": DEFAULT_PAGE,
             },
-            "How many videos.",
+            "How many videos to list.",
         ),
-        _query("order", {"type": "string", "enum": list(ORDERS), "default": "desc"}, "By age; desc: newest first."),
+        _query("order", {"type": "string", "enum": list(ORDERS), "default": "desc"}, "desc: newest first. asc: oldest first."),
     ]
 }
 CONTENT: dict[str, Any] = {

@@ -76,7 +76,7 @@ def read_create(
     num_frames = reader.whole("num_frames", FRAMES, default=None) or count_frames(reader, seconds, draft.fps)
     webhook_url = read_webhook(reader, fetcher)
     enhance = reader.yes_no("enhance_prompt", default=False)
-    value = _reference(reader) if reference == "input_reference" else reader.given(reference)
+    value = _read_reference(reader) if reference == "input_reference" else reader.given(reference)
     init = read_any_init(reader, reference, value, fetcher=fetcher, decoder=decoder)
     made_with = read_models(reader, draft.model_id, models)
     reader.raise_errors()
@@ -93,7 +93,7 @@ def read_create(
 
 
 def read_remix(fields: Mapping[str, Any], source: VideoJob, models: ModelRegistry, fetcher: SafeFetcher) -> NewJob:
-    """The source's job with a new prompt and all other params unchanged, even the seed. Raises InvalidParams, ModelNotFound."""
+    """The source's job with a new prompt. Keeps all other params, even the seed. Raises InvalidParams and ModelNotFound."""
     reader = FieldReader(fields)
     prompt = reader.required_text("prompt", maximum=MAX_TEXT)
     webhook_url = read_webhook(reader, fetcher)
@@ -126,7 +126,7 @@ def _read_params(reader: FieldReader) -> VideoParams:
 
 
 def _read_size(reader: FieldReader) -> tuple[int, int]:
-    """Width and height: from `size`, or from `width` and `height`, which benchmarks send."""
+    """Width and height, from `size` or, without it, from `width` and `height`, which benchmarks send."""
     default = _pixels(DEFAULT_SIZE)
     size = reader.given("size")
     if size is None:
@@ -155,24 +155,24 @@ def _pixels(size: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _reference(reader: FieldReader) -> object:
-    """The init in any of its forms: an uploaded file, a text, or an object that holds a URL."""
+def _read_reference(reader: FieldReader) -> object:
+    """The init in any of its forms: a file, a text, or an object with a URL."""
     value = reader.given("input_reference")
     if isinstance(value, Mapping):
-        held = FieldReader({f"input_reference[{name}]": each for name, each in value.items()})
-        return _referred(reader, held)
-    return _referred(reader, reader) if value is None else value
+        inner = FieldReader({f"input_reference[{name}]": each for name, each in value.items()})
+        return _read_image_url(reader, inner)
+    return _read_image_url(reader, reader) if value is None else value
 
 
-def _referred(reader: FieldReader, held: FieldReader) -> object:
-    if held.given("input_reference[file_id]") is not None:
+def _read_image_url(reader: FieldReader, inner: FieldReader) -> object:
+    if inner.given("input_reference[file_id]") is not None:
         reader.reject("input_reference", "A file_id is not supported: send the file itself, its URL or a data: URI.")
         return None
-    return held.given("input_reference[image_url]")
+    return inner.given("input_reference[image_url]")
 
 
 def _remember(prompt: str, card: ModelCard, reader: FieldReader, *, enhance: bool) -> dict[str, Any]:
-    """What answers need later: the tip, with everything in the request that has no effect, and the model's native size."""
+    """What answers need later, such as the tip, which names everything in the request that has no effect."""
     tips = []
     if unknown := find_unknown_words(prompt, card.words):
         tips.append(f'the model "{card.model_id}" does not know: {", ".join(word[:40] for word in unknown[:8])}')

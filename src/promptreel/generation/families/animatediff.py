@@ -6,7 +6,7 @@ A checkpoint is a directory in diffusers' layout: unet, text_encoder, tokenizer,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,11 +21,17 @@ from torch import Tensor
 from promptreel.errors import CheckpointUnusable
 from promptreel.generation.compute import ROWS_OF_A_CALL, ComputeThreads
 from promptreel.generation.devices import Device
+from promptreel.generation.families.family import Conditioning, Forward, Loadable, OnPart, Prepared, Rows, go_on
+from promptreel.generation.families.guidance import classifier_free, is_guided
+from promptreel.generation.families.windows import draw_noise, predict_in_windows
 from promptreel.generation.finite import Stage, check_finite
 from promptreel.generation.latent_previews import fit_colors
 from promptreel.generation.loading import load_network, load_tokenizer
 from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.prompts import PromptEncoder
+from promptreel.generation.samplers.sampler import Call, Start
+from promptreel.jobs.params import VideoParams
+from promptreel.models.families import generated_size
 from promptreel.models.gate import Checkpoint, check_checkpoint, check_weights, hash_checkpoint
 from promptreel.models.registry import ModelCard
 
@@ -69,34 +75,81 @@ class LoadedCheckpoint:
         scale = _downscaling(self.vae)
         return (1, self.unet.config.in_channels, num_frames, height // scale, width // scale)
 
-    def denoise(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """One forward over rows: latents [B, C, T, h, w], timesteps [B], text [B, tokens, width]; the output like latents."""
-        return self._run(lambda: self._denoise(latents, timesteps, text))
+    def prepare(self, params: VideoParams, init: Tensor | None = None) -> Prepared:
+        """See LoadedModel. The conditioning is `text` [B, tokens, width], of the negative prompt, if there is guidance, and the
+        prompt. Each text is encoded alone, so that neither changes the other's bits."""
+        texts = [params.negative_prompt, params.prompt] if is_guided(params) else [params.prompt]
+        chunks = max(map(self.count_chunks, texts))
+        text = torch.cat([self.encode_text(each, params.clip_skip, chunks) for each in texts])
+        generator = torch.Generator().manual_seed(params.seed)
+        shape = self.latent_shape(params.num_frames, *generated_size(self.card, params))
+        start = Start(
+            draw_noise(shape, self.card.max_frames, generator),
+            params.num_inference_steps,
+            generator,
+            init,
+            strength=1.0 if init is None else params.strength,
+            guided=is_guided(params),
+        )
+        return Prepared(start, Conditioning({"text": text}))
 
-    def _denoise(self, latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+    def ask(self, call: Call, conditioning: Conditioning) -> Rows:
+        """See LoadedModel."""
+        rows = conditioning if call.guided else conditioning.select(slice(-1, None))
+        latents, timestep = self.space.to_network(call.latents, call.timestep)
+        return Rows(
+            self,
+            latents.expand(len(rows), -1, -1, -1, -1),
+            timestep.float().expand(len(rows)),
+            rows,
+            remaining=call.total - call.number,
+        )
+
+    def predict(self, rows: Rows, forward: Forward, on_part: Callable[[float], None]) -> Tensor:
+        """See LoadedModel."""
+        return predict_in_windows(rows, forward, on_part)
+
+    def combine(self, output: Tensor, call: Call, guidance_scale: float) -> Tensor:
+        """See LoadedModel."""
+        return self.space.from_network(classifier_free(output, guidance_scale), call.latents, call.timestep)
+
+    def forward(self, rows: Rows) -> Tensor:
+        """See LoadedModel."""
+        return self._run(lambda: self._forward(rows))
+
+    def _forward(self, rows: Rows) -> Tensor:
         device = self.device
+        text = rows.conditioning.tensors["text"].to(device.name, device.dtype)
         output: Tensor = self.unet(
-            latents.to(device.name, device.dtype),
-            timesteps.to(device.name),
-            encoder_hidden_states=text.to(device.name, device.dtype).repeat_interleave(latents.shape[2], 0),
+            rows.latents.to(device.name, device.dtype),
+            rows.timesteps.to(device.name),
+            encoder_hidden_states=text.repeat_interleave(rows.latents.shape[2], 0),
             return_dict=False,
         )[0]
         return output.float().cpu()
+
+    def example(self) -> Rows:
+        """See LoadedModel."""
+        card = self.card
+        shape = self.latent_shape(card.max_frames, card.native_width or 256, card.native_height or 256)
+        latents = torch.zeros(shape).expand(ROWS_OF_A_CALL, -1, -1, -1, -1)
+        text = self.encode_text("").expand(ROWS_OF_A_CALL, -1, -1)
+        return Rows(self, latents, torch.full((ROWS_OF_A_CALL,), 500.0), Conditioning({"text": text}), remaining=1)
 
     @cached_property
     def colors(self) -> Tensor:
         """What latents look like at a glance: see `fit_colors`. Fitted when it is first asked for."""
         return fit_colors(self.encode)
 
-    def decode(self, latents: Tensor, on_part: Callable[[], None] = lambda: None) -> Tensor:
-        """Latents [1, C, T, h, w] to frames, uint8 [T, H, W, 3]; between two parts of them others may compute."""
+    def decode(self, latents: Tensor, generator: torch.Generator, on_part: OnPart = go_on) -> Iterator[Tensor]:  # noqa: ARG002
+        """See LoadedModel. Between two parts others may compute. These VAEs draw no noise."""
         config = self.vae.config
         frames = latents[0].transpose(0, 1) / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
         scale = _downscaling(self.vae)
         count = self._count_parts(len(frames), frames.shape[2] * scale, frames.shape[3] * scale)
-        return self._run_parts(self._decode_some, frames.tensor_split(count), on_part)
+        yield from self._run_parts(self._decode_some, frames.tensor_split(count), on_part)
 
-    def encode(self, frames: Tensor, on_part: Callable[[], None] = lambda: None) -> Tensor:
+    def encode(self, frames: Tensor, on_part: OnPart = go_on) -> Tensor:
         """Frames, uint8 [T, H, W, 3], to latents [1, C, T, h, w], scaled as in training: what `decode` turns back.
 
         Frames that stand still are encoded once. Of a VAE that encodes to a distribution it is the mode: nothing is drawn.
@@ -104,22 +157,20 @@ class LoadedCheckpoint:
         config = self.vae.config
         distinct, places = frames.unique_consecutive(return_inverse=True, dim=0)
         parts = distinct.tensor_split(self._count_parts(*distinct.shape[:3]))
-        encoded = self._run_parts(self._encode_some, parts, on_part)
+        encoded = torch.cat(list(self._run_parts(self._encode_some, parts, on_part)))
         latents = (encoded - (getattr(config, "shift_factor", None) or 0.0)) * config.scaling_factor
         return latents[places].transpose(0, 1)[None]
 
     def _check(self, numbers: Tensor, stage: Stage) -> Tensor:
         return check_finite(numbers, stage, model_id=self.card.model_id, device=self.device)
 
-    def _run_parts(self, work: Callable[[Tensor], Tensor], parts: Sequence[Tensor], on_part: Callable[[], None]) -> Tensor:
+    def _run_parts(self, work: Callable[[Tensor], Tensor], parts: Sequence[Tensor], on_part: OnPart) -> Iterator[Tensor]:
         """Side by side, as far as there are row threads."""
-        done = []
         works = (partial(torch.inference_mode()(work), part) for part in parts)
         with closing(self.compute.run_each(works)) as outputs:
             for output in outputs:
-                done.append(output)
                 on_part()
-        return torch.cat(done)
+                yield output
 
     def _run(self, work: Callable[[], Tensor]) -> Tensor:
         return self.compute.run(torch.inference_mode()(work))
@@ -148,14 +199,20 @@ class LoadedCheckpoint:
         return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 
-def load_animatediff(card: ModelCard, device: Device, compute: ComputeThreads) -> LoadedCheckpoint:
-    """Loads what the gate found in a checkpoint's folder; raises CheckpointUnusable with what is wrong with it."""
+def check_animatediff(card: ModelCard, device: Device, compute: ComputeThreads) -> Loadable:
+    """Has the gate check a checkpoint's files, and all its weights. Raises CheckpointUnusable with what is wrong with it."""
     checkpoint = check_checkpoint(card)
     check_weights(checkpoint)
-    return compute.run(lambda: _load(checkpoint, device, compute))
+    model_hash = hash_checkpoint(checkpoint)
+    numbers = sum(
+        math.prod(tensor.shape)
+        for network in (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder)
+        for tensor in network.tensors.values()
+    )
+    return Loadable(numbers * device.dtype.itemsize, checkpoint.files, partial(_load, checkpoint, model_hash, device, compute))
 
 
-def _load(checkpoint: Checkpoint, device: Device, compute: ComputeThreads) -> LoadedCheckpoint:
+def _load(checkpoint: Checkpoint, model_hash: str, device: Device, compute: ComputeThreads) -> LoadedCheckpoint:
     try:
         space = ModelSpace(checkpoint.noise_table, distilled=checkpoint.unet.arguments["time_cond_proj_dim"] is not None)
     except ValueError as error:
@@ -164,7 +221,7 @@ def _load(checkpoint: Checkpoint, device: Device, compute: ComputeThreads) -> Lo
         ) from error
     return LoadedCheckpoint(
         card=checkpoint.card,
-        model_hash=hash_checkpoint(checkpoint),
+        model_hash=model_hash,
         device=device,
         compute=compute,
         space=space,

@@ -13,14 +13,15 @@ from typing import Any, ClassVar
 from promptreel.encoding.decoder import Decoder
 from promptreel.encoding.scaling import scale_clip
 from promptreel.encoding.video import encode
-from promptreel.errors import DiskFull, PromptreelError, StorageFailed, is_full
-from promptreel.generation.engine import Engine, generated_size
+from promptreel.errors import DiskFull, PromptreelError, StorageFailed, is_disk_full
+from promptreel.generation.engine import Engine
 from promptreel.generation.failures import named_failures
 from promptreel.generation.latent_previews import OnPreview
 from promptreel.generation.seat import OnWait, in_turn
 from promptreel.jobs.job import Claim, JobStage, OnProgress, Result, VideoJob
 from promptreel.jobs.params import VideoParams
 from promptreel.media import Clip, Init, Video, kind_of_init
+from promptreel.models.families import generated_size
 from promptreel.storage.local import LocalStorage
 from promptreel.worker.preview_file import keep_preview
 from promptreel.worker.recipes.video_footprint import estimate_bytes
@@ -53,10 +54,9 @@ class VideoRecipe:
 
     def estimate_bytes(self, params: VideoParams) -> int:
         try:
-            card = self.makers.engine.models.get(params.model_id)
+            return estimate_bytes(params, self.makers.engine.models.get(params.model_id))
         except (PromptreelError, OSError):  # the job fails at once, and says why
             return 0
-        return estimate_bytes(params, card)
 
     def run(
         self,
@@ -95,7 +95,7 @@ def _make_folder(scratch: Path) -> None:
     try:
         scratch.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        if is_full(error):
+        if is_disk_full(error):
             raise DiskFull("There is no room for the video: the disk is full. Make room on it.") from error
         raise StorageFailed(
             f"There is no folder for the video: {error.strerror}. Check the rights of the data directory."

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from promptreel.generation.engine import generated_size
 from promptreel.jobs.params import VideoParams
+from promptreel.models.families import generated_size
 from promptreel.models.registry import ModelCard
 
 # Bytes per pixel and frame while the clip is generated: the frames twice, as parts and put together, and a sampler's latents.

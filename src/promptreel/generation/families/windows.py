@@ -22,8 +22,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from promptreel.generation.families.family import Forward, Rows
 from promptreel.generation.model_space import ModelSpace
-from promptreel.generation.seat import Rows
 from promptreel.jobs.window_counts import SPREAD_SHARE, count_overlapping_windows, count_spread_windows
 
 
@@ -36,14 +36,14 @@ class Window:
     weights: Tensor
 
 
-def predict(rows: Rows, forward: Callable[[Rows], Tensor], on_window: Callable[[float], None]) -> Tensor:
-    """The network's output for rows of any length, [B, C, T, h, w] like `rows.latents`: one forward for each window.
+def predict_in_windows(rows: Rows, forward: Forward, on_window: Callable[[float], None]) -> Tensor:
+    """The UNet's output for rows of any length, [B, C, T, h, w] like `rows.latents`: one forward for each window.
 
     Before each forward, `on_window` gets the share of the windows that is done; it may raise, to stop. A clip of at most
     `max_frames` frames is one window, and just its forward.
     """
     windows = plan_windows(
-        rows.latents.shape[2], rows.checkpoint.card.max_frames, spread=_is_noisy(rows.timesteps, rows.checkpoint.space)
+        rows.latents.shape[2], rows.model.card.max_frames, spread=_is_noisy(rows.timesteps, rows.model.space)
     )
     blended = torch.zeros(rows.latents.shape)
     for number, window in enumerate(windows):

@@ -1,0 +1,159 @@
+"""Which models are loaded: several at once, as many as fit into a budget of bytes. The least recently used idle one leaves."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from promptreel.generation.families.family import Loadable, LoadedModel
+from promptreel.generation.seat import WAIT_SECONDS, OnWait, in_turn, keep_waiting
+from promptreel.models.registry import ModelCard
+
+log = logging.getLogger(__name__)
+
+KEPT_CHECKS = 100
+"""Models whose files need not be checked again while they stay the same."""
+
+
+Fingerprint = tuple[tuple[int, int, int], ...] | None
+"""Device, inode and time of change of each file; None if one is gone."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A model whose files were checked, and what the files were like then."""
+
+    loadable: Loadable
+    fingerprint: Fingerprint
+
+    @property
+    def is_current(self) -> bool:
+        return self.fingerprint is not None and self.fingerprint == _look_at(self.loadable.files)
+
+
+@dataclass(eq=False)
+class Resident:
+    """A loaded model. `users`: how many requests use it now."""
+
+    card: ModelCard
+    model: LoadedModel
+    source: Checked
+    users: int = 0
+    last_used: float = field(default_factory=time.monotonic)
+
+
+class Residency:
+    """The loaded models of a device. Safe to use from several threads.
+
+    One model is loaded at a time, beside requests that run. A model that is larger than the budget is kept alone. A model
+    whose card or files were replaced is loaded anew, also while requests still use its old weights.
+    """
+
+    def __init__(self, check: Callable[[ModelCard], Loadable], budget_bytes: int) -> None:
+        """`check` opens a model's files and raises CheckpointUnusable if they cannot be loaded."""
+        self._check = check
+        self._budget_bytes = budget_bytes
+        self._residents: list[Resident] = []
+        self._checked: OrderedDict[ModelCard, Checked] = OrderedDict()
+        self._changed = threading.Condition()
+        self._loading = threading.Semaphore(1)
+
+    @contextmanager
+    def use(self, card: ModelCard, on_wait: OnWait = keep_waiting) -> Iterator[LoadedModel]:
+        """The model, loaded while the block runs. Waits until there is room for it.
+
+        Raises CheckpointUnusable, and what loading or `on_wait` raises.
+        """
+        resident = self._enter(card) or self._load(card, on_wait)
+        try:
+            yield resident.model
+        finally:
+            with self._changed:
+                resident.users -= 1
+                resident.last_used = time.monotonic()
+                self._changed.notify_all()
+
+    def list_loaded(self) -> list[str]:
+        """The ids of the loaded models, the most recently used first."""
+        with self._changed:
+            latest = sorted(self._residents, key=lambda each: (each.users, each.last_used), reverse=True)
+            return [each.card.model_id for each in latest]
+
+    def _enter(self, card: ModelCard) -> Resident | None:
+        """Counts a user of the model, if it is loaded."""
+        with self._changed:
+            found = next((each for each in self._residents if each.card == card and each.source.is_current), None)
+            if found is not None:
+                found.users += 1
+            return found
+
+    def _load(self, card: ModelCard, on_wait: OnWait) -> Resident:
+        with in_turn(self._loading, on_wait):
+            found = self._enter(card)  # another request has loaded it meanwhile
+            if found is not None:
+                return found
+            started = time.monotonic()
+            source = self._check_once(card)
+            size_bytes = source.loadable.size_bytes
+            self._make_room(size_bytes, card, on_wait)
+            resident = Resident(card, source.loadable.load(), source, users=1)
+            with self._changed:
+                self._residents.append(resident)
+            log.info("%s was loaded in %.1f s and takes %.0f MB", card.model_id, time.monotonic() - started, size_bytes / 1e6)
+            return resident
+
+    def _check_once(self, card: ModelCard) -> Checked:
+        """Checks a model's files, which reads all of them, unless they were checked and are the same."""
+        known = self._checked.get(card)
+        if known is None or not known.is_current:
+            loadable = self._check(card)
+            known = Checked(loadable, _look_at(loadable.files))
+        self._checked[card] = known
+        self._checked.move_to_end(card)
+        while len(self._checked) > KEPT_CHECKS:
+            self._checked.popitem(last=False)
+        return known
+
+    def _make_room(self, size_bytes: int, card: ModelCard, on_wait: OnWait) -> None:
+        """Drops idle models until `size_bytes` fit, the least recently used first. Waits while those in use take too much."""
+        while True:
+            with self._changed:
+                self._drop(lambda each: each.card.model_id == card.model_id)  # an older version of it
+                while self._residents and self._used_bytes() + size_bytes > self._budget_bytes:
+                    if not self._drop_least_recent():
+                        break
+                if not self._residents or self._used_bytes() + size_bytes <= self._budget_bytes:
+                    return
+                self._changed.wait(WAIT_SECONDS)
+            on_wait()
+
+    def _used_bytes(self) -> int:
+        return sum(each.source.loadable.size_bytes for each in self._residents)
+
+    def _drop_least_recent(self) -> bool:
+        idle = [each for each in self._residents if not each.users]
+        if not idle:
+            return False
+        least = min(idle, key=lambda each: each.last_used)
+        return self._drop(lambda each: each is least)
+
+    def _drop(self, which: Callable[[Resident], bool]) -> bool:
+        """Drops the idle models that match. Returns whether there were any."""
+        kept = [each for each in self._residents if each.users or not which(each)]
+        dropped = len(kept) < len(self._residents)
+        self._residents = kept
+        return dropped
+
+
+def _look_at(files: Iterable[Path]) -> Fingerprint:
+    try:
+        stats = [file.stat() for file in files]
+    except OSError:
+        return None
+    return tuple((each.st_dev, each.st_ino, each.st_mtime_ns) for each in stats)
