@@ -337,7 +337,7 @@ def to_card(record: ModelRecord, files: StoredFiles) -> ModelCard:
         name=told.get("name") or record.id,
         description=told.get("description") or "",
         family=record.family or "",
-        path=files.root,
+        path=files.lay_out(record.hash, record.files),
         native_width=told.get("native_width"),
         native_height=told.get("native_height"),
         max_frames=told.get("max_frames") or DEFAULT_MAX_FRAMES,
