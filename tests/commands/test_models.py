@@ -69,6 +69,7 @@ class Commands:
 
 @pytest.fixture
 def models(tmp_path: Path, host: FileHost) -> Commands:
+    (tmp_path / "data").mkdir()
     return Commands(tmp_path / "data", host)
 
 
@@ -233,9 +234,10 @@ def test_hub_is_off_until_it_is_allowed(models: Commands, host: FileHost) -> Non
 def interrupted(models: Commands, source: str, has_begun: Callable[[], bool]) -> int:
     """The exit code of `promptreel models add` that gets Ctrl-C once it has begun."""
     environment = os.environ | {f"PROMPTREEL_{name.upper()}": value for name, value in models.settings.items()}
-    words = [sys.executable, "-m", "promptreel.child", "models", "add", source, "--data-dir", str(models.data_dir)]
+    program = "from promptreel.cli import main; main()"
+    words = [sys.executable, "-c", program, "models", "add", source, "--data-dir", str(models.data_dir)]
     process = subprocess.Popen(words, env=environment, stderr=subprocess.DEVNULL)
-    wait_for(has_begun)
+    wait_for(lambda: has_begun() or process.poll() is not None)
     process.send_signal(signal.SIGINT)
     return process.wait(60)
 

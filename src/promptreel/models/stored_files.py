@@ -81,10 +81,7 @@ class StoredFiles:
             return folder
         incoming = folder.with_name(f".{uuid.uuid4().hex}")
         try:
-            for each, file in files.items():
-                path = incoming / each
-                path.parent.mkdir(parents=True, exist_ok=True)
-                os.link(self.path(file), path)
+            link_files({each: self.path(file) for each, file in files.items()}, incoming)
             incoming.rename(folder)
         except OSError:  # a file is gone, which whoever opens the folder will notice; or another process was faster
             shutil.rmtree(incoming, ignore_errors=True)
@@ -112,6 +109,15 @@ class StoredFiles:
                 if folder.name not in kept:
                     shutil.rmtree(folder, ignore_errors=True)
             return freed
+
+
+def link_files(paths: Mapping[str, Path], folder: Path) -> Path:
+    """Makes a folder with these files under their authors' names, as hard links."""
+    for name, path in paths.items():
+        link = folder / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        os.link(path, link)
+    return folder
 
 
 def copy_hashed(source: Path, target: Path, *, on_bytes: Callable[[int], object]) -> StoredFile:
