@@ -87,7 +87,10 @@ class _Part:
         headers = {"Accept": "*/*"}
         if self.size and self._known.get("version"):
             headers |= {"Range": f"bytes={self.size}-", "If-Range": self._known["version"]}
-        with fetcher.stream(url, headers=headers, seconds=LONGEST_SECONDS) as answer:
+        total: int | None = None
+        with fetcher.stream(
+            url, headers=headers, seconds=LONGEST_SECONDS, on_wait=lambda: on_bytes(self.size, total)
+        ) as answer:
             total = self._begin(answer, resumes="Range" in headers)
             if total is not None and total > max_bytes:
                 raise _too_large(max_bytes)
