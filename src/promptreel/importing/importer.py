@@ -96,6 +96,7 @@ class Importer:
         with self.files.adding():
             for name, path in gathered.paths.items():
                 self.files.take(path, gathered.files[name])
+            self.files.forget_layout(record.hash)
             return self.store.add(record, replace=params.replace)
 
     def _folder_of(self, source: Source) -> Path:

@@ -87,6 +87,10 @@ class StoredFiles:
             shutil.rmtree(incoming, ignore_errors=True)
         return folder
 
+    def forget_layout(self, name: str) -> None:
+        """Removes the folder that `lay_out` made, because files in it were replaced."""
+        shutil.rmtree(self.root / _FOLDERS / name, ignore_errors=True)
+
     def sweep(self, named: Callable[[], Collection[str]]) -> int:
         """Deletes the files and folders whose hashes are not among those that `named` returns. Returns how many bytes that
         freed.
