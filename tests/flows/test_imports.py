@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import json
 from collections.abc import Iterator
 from typing import Any
 
+import av
 import httpx
 import pytest
 
@@ -26,15 +29,26 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, by
     folder = tmp_path_factory.mktemp("models")
     tiny = make_tiny_checkpoint(folder / "tiny")
     (tiny / "promptreel.json").unlink()
+    whole = {path.relative_to(tiny).as_posix(): path.read_bytes() for path in tiny.rglob("*") if path.is_file()}
+    index = json.loads(whole["model_index.json"])
+    index |= {"_class_name": "StableDiffusionPipeline"}
+    del index["motion_adapter"]
+    of_motion = {name.partition("/")[2]: content for name, content in whole.items() if name.startswith("motion_adapter/")}
+    of_vae = {name.partition("/")[2]: content for name, content in whole.items() if name.startswith("vae/")}
+    image = {name: content for name, content in whole.items() if not name.startswith("motion_adapter/")}
     return {
-        "tiny": {path.relative_to(tiny).as_posix(): path.read_bytes() for path in tiny.rglob("*") if path.is_file()},
+        "tiny": whole,
+        "image": image | {"model_index.json": json.dumps(index).encode()},
+        "motion": of_motion,
+        "soft": of_vae,
         "adapter": tiny_adapter(folder / "adapter"),
     }
 
 
 @pytest.fixture
 def host(file_host: FileHost, contents: dict[str, dict[str, bytes]]) -> Iterator[FileHost]:
-    file_host.repositories["ours/tiny"] = contents["tiny"]
+    for name in ("tiny", "image", "motion", "soft"):
+        file_host.repositories[f"ours/{name}"] = contents[name]
     file_host.files["/motion.safetensors"] = contents["adapter"]["diffusion_pytorch_model.safetensors"]
     yield file_host
     file_host.breaks, file_host.holds = [], False
@@ -61,6 +75,12 @@ def ended(service: Service, answer: dict[str, Any], **headers: str) -> dict[str,
     return wait_for(look)
 
 
+def read_comment(video: bytes) -> dict[str, Any]:
+    with av.open(io.BytesIO(video)) as container:
+        comment: dict[str, Any] = json.loads(container.metadata["comment"])
+    return comment
+
+
 def test_model_of_a_hub_is_loaded_makes_a_video_and_is_deleted(calling_service: Service, host: FileHost) -> None:
     service = calling_service
     started = post(service, "/api/v3/load_model", url="ours/tiny", model_id="tiny", model_name="Tiny", model_format="diffusers")
@@ -81,6 +101,35 @@ def test_model_of_a_hub_is_loaded_makes_a_video_and_is_deleted(calling_service: 
     assert "tiny" not in ids(service)
     assert service.ask(**SMALL, model_id="tiny")["message"] == "Model not found"
     assert list((service.data_dir / "model-files").glob("?" * 64)) == []
+
+
+def test_motion_adapter_and_vae_are_models_of_their_own(calling_service: Service, host: FileHost) -> None:
+    """A checkpoint without motion is used with the request's adapter: the frames are those of the folder that holds both."""
+    service = calling_service
+    for name, more in (("tiny", {}), ("image", {}), ("motion", {}), ("soft", {}), ("softened", {"vae": "soft"})):
+        source = "ours/image" if name == "softened" else f"ours/{name}"
+        done = ended(service, post(service, "/v1/models", source=source, id=name, **more))
+        assert done["status"] == "completed", done
+    whole = service.make(**SMALL, model_id="tiny")
+    parts = [
+        service.make(**SMALL, model_id="image", motion_adapter="motion"),
+        service.make(**SMALL, model_id="image"),  # the only adapter that fits
+        service.make(**SMALL, model_id="softened", motion_adapter="motion"),
+    ]
+    unknown = service.ask(**SMALL, model_id="image", motion_adapter="nowhere")
+    wrong = service.ask(**SMALL, motion_adapter="motion")
+    comment = read_comment(service.download(parts[0]))
+    blocked = post(service, "/api/v1/enterprise/delete_model", model_id="soft")
+    for name in ("softened", "soft", "tiny", "image", "motion"):
+        assert post(service, "/api/v1/enterprise/delete_model", model_id=name)["status"] == "success"
+
+    frames = decode(service.download(whole))[0]
+    assert [(decode(service.download(part))[0] == frames).all() for part in parts] == [True, True, True]
+    assert [part["meta"].get("motion_adapter") for part in (whole, *parts)] == [None, "motion", "motion", "motion"]
+    assert (comment["model_id"], comment["motion_adapter"]) == ("image", "motion")
+    assert "There is no motion adapter 'nowhere'" in unknown["message"]["motion_adapter"][0]
+    assert "laid out by hand" in wrong["message"] or "is for" in wrong["message"]["motion_adapter"][0]
+    assert "softened is made with 'soft'" in blocked["message"]
 
 
 def test_webhook_tells_of_an_import(calling_service: Service, host: FileHost, receiver: Receiver) -> None:

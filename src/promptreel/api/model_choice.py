@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from promptreel.api.field_reader import FieldReader
-from promptreel.errors import ModelNotFound
+from promptreel.errors import ModelNotFound, PromptreelError
 from promptreel.jobs.params import VideoParams
+from promptreel.models.assembly import assemble
 from promptreel.models.composition import ModelSet, compose
 from promptreel.models.registry import ModelRegistry
 
@@ -20,15 +21,17 @@ def read_models(reader: FieldReader, model_id: str, models: ModelRegistry, *, in
     """
     adapter = (reader.text("motion_adapter", maximum=MAX_ID) or "").strip() or None
     try:
-        return compose(models, model_id, adapter)
+        found = compose(models, model_id, adapter)
+        assemble(models, found)  # refuses what no job could load
     except ModelNotFound:
         reader.raise_errors()
         if instead is None:
             raise
         return compose(models, instead)
-    except Exception:
+    except PromptreelError:
         reader.raise_errors()
         raise
+    return found
 
 
 def fill_in(draft: VideoParams, reader: FieldReader, models: ModelSet) -> VideoParams:

@@ -33,6 +33,7 @@ from promptreel.jobs.job import JobStage, OnProgress
 from promptreel.jobs.params import VideoParams
 from promptreel.media import Clip
 from promptreel.models import families
+from promptreel.models.assembly import find_card
 from promptreel.models.families import get_family
 from promptreel.models.registry import ModelCard, ModelRegistry
 
@@ -91,7 +92,7 @@ class Engine:
         with (
             named_failures(params),
             self.memory.watch() as peak,
-            self._use(params.model_id, told.again) as model,
+            self.residency.use(self.find_card(params), told.again) as model,
             serial_arithmetic(),
         ):
             made = self._make(model, params, told, init, on_preview)
@@ -120,6 +121,10 @@ class Engine:
             on_progress(JobStage.DECODING, 0.0)
             frames = torch.cat(list(model.decode(latents, prepared.start.generator, on_progress.again)))
         return Generated(Clip(frames.numpy(), params.fps), model.model_hash, seat.device_seconds)
+
+    def find_card(self, params: VideoParams) -> ModelCard:
+        """The card of what the clip is made with. Raises ModelNotFound, InvalidParams and CheckpointUnusable."""
+        return find_card(self.models, params.model_id, params.motion_adapter)
 
     def load(self, model_id: str) -> LoadedModel:
         """The model, loaded if it is not already."""
