@@ -30,10 +30,10 @@ def nothing(*_: object) -> None:
 
 
 def test_files_are_listed_and_downloaded(host: FileHost, tmp_path: Path) -> None:
-    hub = Hub(host.url)
-    found = hub.list_files(REPO, None, on_wait=nothing)
     path = tmp_path / "file"
-    hub.download(found, "sub/diffusion_pytorch_model.safetensors", path, on_bytes=nothing)
+    with Hub(host.url).open() as hub:
+        found = hub.list_files(REPO, None, on_wait=nothing)
+        hub.download(found, "sub/diffusion_pytorch_model.safetensors", path, on_bytes=nothing)
 
     assert (found.commit, found.licence) == (COMMIT, "creativeml-openrail-m")
     assert found.files["sub/diffusion_pytorch_model.safetensors"] == HubFile(len(WEIGHTS), hash_of(WEIGHTS))
@@ -45,19 +45,18 @@ class Stopped(Exception):
 
 
 def test_stopped_download_goes_on(host: FileHost, tmp_path: Path) -> None:
-    hub = Hub(host.url)
-    found = hub.list_files(REPO, "main", on_wait=nothing)
-    host.breaks, host.holds = [15_000_000], True
-
     def stop(_received: int) -> None:
         if host.is_holding.is_set() and path.stat().st_size > 0:
             raise Stopped
 
     path = tmp_path / "file"
-
-    with pytest.raises(Stopped):
-        hub.download(found, "sub/diffusion_pytorch_model.safetensors", path, on_bytes=stop)
-    hub.download(found, "sub/diffusion_pytorch_model.safetensors", path, on_bytes=nothing)
+    with Hub(host.url).open() as hub:
+        found = hub.list_files(REPO, "main", on_wait=nothing)
+        host.breaks, host.holds = [15_000_000], True
+        with pytest.raises(Stopped):
+            hub.download(found, "sub/diffusion_pytorch_model.safetensors", path, on_bytes=stop)
+    with Hub(host.url).open() as hub:
+        hub.download(found, "sub/diffusion_pytorch_model.safetensors", path, on_bytes=nothing)
 
     assert path.read_bytes() == WEIGHTS
     assert any(each for each in host.ranges_asked()), "it began anew"
@@ -68,11 +67,10 @@ def test_stopped_download_goes_on(host: FileHost, tmp_path: Path) -> None:
     [("nobody/nothing", "x", "no repository nobody/nothing"), (REPO, "none.json", "no file none.json")],
 )
 def test_what_is_not_there_is_named(host: FileHost, tmp_path: Path, repo: str, file: str, says: str) -> None:
-    hub = Hub(host.url)
-    with pytest.raises(UrlUnusable, match=says):
+    with Hub(host.url).open() as hub, pytest.raises(UrlUnusable, match=says):
         hub.download(hub.list_files(repo, None, on_wait=nothing), file, tmp_path / "file", on_bytes=nothing)
 
 
 def test_hub_that_is_down_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UrlUnusable, match="could not be reached"):
-        Hub("http://127.0.0.1:9").list_files(REPO, None, on_wait=nothing)
+    with Hub("http://127.0.0.1:9").open() as hub, pytest.raises(UrlUnusable, match="could not be reached"):
+        hub.list_files(REPO, None, on_wait=nothing)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -56,21 +57,9 @@ class Hub:
         self._endpoint = endpoint
         self._token = token
 
-    def list_files(self, repo: str, revision: str | None, *, on_wait: Callable[[], object]) -> HubRepository:
-        """Raises UrlUnusable, and NotAvailable without the extra `hub`. `on_wait` is called often; it may raise."""
-        told = self._ask({"task": "list", "repo": repo, "revision": revision}, lambda _received: on_wait())
-        try:
-            files = {str(name): HubFile(int(each["size"]), each["sha256"]) for name, each in told["files"].items()}
-            return HubRepository(repo, str(told["commit"]), files, told["licence"])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UrlUnusable("The hub's answer cannot be read. Check PROMPTREEL_HUB_ENDPOINT.") from error
-
-    def download(self, repository: HubRepository, file: str, path: Path, *, on_bytes: Callable[[int], object]) -> None:
-        """Downloads to `path`, and goes on with what an earlier call left there. Raises what `list_files` raises."""
-        wanted = {"task": "download", "repo": repository.name, "revision": repository.commit}
-        self._ask(wanted | {"file": file, "path": str(path)}, on_bytes)
-
-    def _ask(self, request: dict[str, Any], on_bytes: Callable[[int], object]) -> dict[str, Any]:
+    @contextmanager
+    def open(self) -> Iterator[HubSession]:
+        """Starts the process that talks to the hub; it ends with the block. Raises NotAvailable without the extra `hub`."""
         if not is_installed("hub"):
             raise NotAvailable(f"The hub's library is not installed here: {install_command('hub')}.")
         process = subprocess.Popen(
@@ -85,30 +74,53 @@ class Hub:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(json.dumps({**request, "endpoint": self._endpoint, "token": self._token}) + "\n")
-            process.stdin.close()
-            return _follow(process.stdout, on_bytes)
+            yield HubSession(process.stdin, process.stdout, {"endpoint": self._endpoint, "token": self._token})
         finally:
             process.kill()
             process.wait()
+            process.stdin.close()
             process.stdout.close()
 
 
-def _follow(stdout: IO[str], on_bytes: Callable[[int], object]) -> dict[str, Any]:
-    """Reads the process's lines until its answer. Calls `on_bytes` often, with what was received so far."""
-    received, silent = 0, 0.0
-    for line in _lines(stdout):
-        told: dict[str, Any] = {} if line is None else json.loads(line)
-        silent = silent + POLL_SECONDS if line is None else 0.0
-        if "error" in told:
-            raise UrlUnusable(told["error"])
-        if told.get("is_whole") or "files" in told:
-            return told
-        received = told.get("received", received)
-        on_bytes(received)
-        if silent > _SILENT_SECONDS:
-            break
-    raise UrlUnusable("The hub's answer did not come. Try again: a download goes on where it was.")
+class HubSession:
+    """Asks the process one thing after the other. `always`: what every request holds."""
+
+    def __init__(self, requests: IO[str], answers: IO[str], always: Mapping[str, Any]) -> None:
+        self._requests = requests
+        self._lines = _lines(answers)
+        self._always = always
+
+    def list_files(self, repo: str, revision: str | None, *, on_wait: Callable[[], object]) -> HubRepository:
+        """Raises UrlUnusable. `on_wait` is called often; it may raise."""
+        told = self._ask({"task": "list", "repo": repo, "revision": revision}, lambda _received: on_wait())
+        try:
+            files = {str(name): HubFile(int(each["size"]), each["sha256"]) for name, each in told["files"].items()}
+            return HubRepository(repo, str(told["commit"]), files, told["licence"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UrlUnusable("The hub's answer cannot be read. Check PROMPTREEL_HUB_ENDPOINT.") from error
+
+    def download(self, repository: HubRepository, file: str, path: Path, *, on_bytes: Callable[[int], object]) -> None:
+        """Downloads to `path`, and goes on with what an earlier call left there. Raises UrlUnusable."""
+        wanted = {"task": "download", "repo": repository.name, "revision": repository.commit}
+        self._ask(wanted | {"file": file, "path": str(path)}, on_bytes)
+
+    def _ask(self, request: dict[str, Any], on_bytes: Callable[[int], object]) -> dict[str, Any]:
+        """Reads the process's lines until its answer. Calls `on_bytes` often, with what was received so far."""
+        self._requests.write(json.dumps({**request, **self._always}) + "\n")
+        self._requests.flush()
+        received, silent = 0, 0.0
+        for line in self._lines:
+            told: dict[str, Any] = {} if line is None else json.loads(line)
+            silent = silent + POLL_SECONDS if line is None else 0.0
+            if "error" in told:
+                raise UrlUnusable(told["error"])
+            if told.get("is_whole") or "files" in told:
+                return told
+            received = told.get("received", received)
+            on_bytes(received)
+            if silent > _SILENT_SECONDS:
+                break
+        raise UrlUnusable("The hub's answer did not come. Try again: a download goes on where it was.")
 
 
 def _lines(stdout: IO[str]) -> Iterator[str | None]:

@@ -1,7 +1,7 @@
-"""The process that talks to a model hub, with the hub's own library. `hub.py` starts it, with one request on its stdin.
+"""The process that talks to a model hub, with the hub's own library. `hub.py` starts it, and sends requests to its stdin.
 
 It is a process of its own because the library reads its settings from the environment when it is imported, and because a
-process can be ended in the middle of a download. It answers on stdout, a JSON object a line.
+process can be ended in the middle of a download. Requests and answers are JSON objects, one a line.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ LIST_SECONDS = 30.0
 
 
 def main() -> None:
-    request = json.loads(sys.stdin.readline())
-    try:
-        _list(request) if request["task"] == "list" else _download(request)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the parent must learn of it
-        _say(error=_explain(error, request))
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            _list(request) if request["task"] == "list" else _download(request)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the parent must learn of it
+            _say(error=_explain(error, request))
 
 
 def _list(request: dict[str, Any]) -> None:

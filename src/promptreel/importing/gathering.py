@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from os.path import commonpath
 from pathlib import Path
 
 from promptreel.errors import CheckpointUnusable, NotAvailable, UrlUnusable
 from promptreel.fetching.downloads import download
 from promptreel.fetching.fetcher import SafeFetcher
-from promptreel.fetching.hub import Hub
+from promptreel.fetching.hub import Hub, HubFile
 from promptreel.importing.choosing import PICKLES, choose_files
 from promptreel.importing.sources import HubSource, LocalSource, Source, UrlSource
 from promptreel.models.json_files import shorten
@@ -90,32 +91,24 @@ class Gatherer:
     def _download_from_hub(self, source: HubSource, folder: Path, on_bytes: OnBytes) -> Gathered:
         if self.hub is None:
             raise NotAvailable(HUB_OFF)
-        repository = self.hub.list_files(source.repo, source.revision, on_wait=lambda: on_bytes("asking the hub", 0, None))
-        chosen = choose_files(repository.files, source.file, of=source.repo)
-        total = sum(repository.files[name].size for name in chosen)
-        self._check_size(total)
-        paths, files, before = {}, {}, 0
-        for name in chosen:
-            told = repository.files[name]
-            paths[name] = folder / _local_name(f"{repository.commit}/{name}")
-
-            def tell(done: int, before: int = before) -> None:
-                on_bytes("downloading", before + done, total)
-
-            self.hub.download(repository, name, paths[name], on_bytes=tell)
-            before += told.size
-            files[name] = hash_file(paths[name], on_bytes=lambda _size: tell(0))
-            if files[name].size_bytes != told.size or told.sha256 not in (None, files[name].sha256):
-                paths[name].unlink()
-                raise UrlUnusable(f"{shorten(name)} is not the file that the hub says it is. Import it again.")
+        with self.hub.open() as hub:
+            repository = hub.list_files(source.repo, source.revision, on_wait=lambda: on_bytes("asking the hub", 0, None))
+            chosen = choose_files(repository.files, source.file, of=source.repo)
+            total = sum(repository.files[name].size for name in chosen)
+            self._check_size(total)
+            paths, files, before = {}, {}, 0
+            for name in chosen:
+                paths[name] = folder / _local_name(f"{repository.commit}/{name}")
+                told = partial(_tell_sum, on_bytes, before, total)
+                hub.download(repository, name, paths[name], on_bytes=told)
+                files[name] = _check_told(repository.files[name], paths[name], name, partial(told, 0))
+                before += files[name].size_bytes
         prefix = _common_folder(chosen)
-        named = f"{source.repo}@{repository.commit}" + (f":{source.file}" if source.file else "")
-        facts = {"licence": repository.licence} if repository.licence else {}
         return Gathered(
             {name.removeprefix(prefix): path for name, path in paths.items()},
             {name.removeprefix(prefix): file for name, file in files.items()},
-            named,
-            facts,
+            f"{source.repo}@{repository.commit}" + (f":{source.file}" if source.file else ""),
+            {"licence": repository.licence} if repository.licence else {},
         )
 
     def _check_size(self, total: int) -> None:
@@ -123,6 +116,19 @@ class Gatherer:
             raise CheckpointUnusable(
                 f"The model's files have {total >> 20} MB; PROMPTREEL_MODEL_MEGABYTES allows {self.max_bytes >> 20}."
             )
+
+
+def _tell_sum(on_bytes: OnBytes, before: int, total: int, received: int) -> None:
+    on_bytes("downloading", before + received, total)
+
+
+def _check_told(told: HubFile, path: Path, name: str, on_wait: Callable[[], object]) -> StoredFile:
+    """Hashes the file. Raises UrlUnusable, and deletes it, if it is not what the hub says."""
+    file = hash_file(path, on_bytes=lambda _size: on_wait())
+    if file.size_bytes != told.size or told.sha256 not in {None, file.sha256}:
+        path.unlink()
+        raise UrlUnusable(f"{shorten(name)} is not the file that the hub says it is. Import it again.")
+    return file
 
 
 def find_local(path: Path) -> dict[str, Path]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from promptreel.errors import CheckpointUnusable, InvalidParams
 from promptreel.fetching.downloads import alone_in
-from promptreel.importing.gathering import Gathered, Gatherer, OnBytes, find_local
+from promptreel.importing.gathering import Gathered, Gatherer, OnBytes
 from promptreel.importing.sources import HubSource, LocalSource, Source, UrlSource, read_remote_source
 from promptreel.jobs.import_params import ImportParams
 from promptreel.jobs.keys import Caller
@@ -50,8 +50,6 @@ class Importer:
         if (there := self._find_there(params, source)) is not None:
             return there
         self.forget_old()
-        if isinstance(source, LocalSource):  # a wrong one is refused before it is copied
-            inspect(find_local(source.path), params)
         folder = self._folder_of(source)
         folder.mkdir(parents=True, exist_ok=True)
         with alone_in(folder, lambda: on_bytes("waiting for another import of it", 0, None)):

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -274,7 +274,7 @@ class ModelRegistry:
 
     def _to_card(self, record: ModelRecord) -> ModelCard:
         assert self._files is not None
-        return to_card(record, self._files)
+        return to_card(record, self._files.lay_out(record.hash, record.files))
 
     def _folders(self) -> dict[str, Path]:
         """Folders with a card, by id. Ids are looked up here and never joined to a path, so a request cannot choose a path."""
@@ -320,6 +320,11 @@ def _why_left_out(path: Path, built_in: Path) -> str | None:
     return None
 
 
+def read_card_file(folder: Path) -> dict[str, Any]:
+    """What a folder's card says, as JSON. Raises CheckpointUnusable."""
+    return read_model(folder / CARD_NAME, CARD_NAME, _CardFile).model_dump(mode="json")
+
+
 def _read_card(folder: Path) -> ModelCard:
     card = read_model(folder / CARD_NAME, f"{folder.name}/{CARD_NAME}", _CardFile)
     return ModelCard(model_id=folder.name, path=folder, **dict(card))
@@ -329,15 +334,15 @@ DEFAULT_FPS, DEFAULT_MAX_FRAMES = 8, 16
 """Of AnimateDiff's motion adapters."""
 
 
-def to_card(record: ModelRecord, files: StoredFiles) -> ModelCard:
-    """The card of an imported model."""
+def to_card(record: ModelRecord, path: Path) -> ModelCard:
+    """The card of an imported model, whose files are in the folder `path`."""
     told = record.card
     return ModelCard(
         model_id=record.id,
         name=told.get("name") or record.id,
         description=told.get("description") or "",
         family=record.family or "",
-        path=files.root,
+        path=path,
         native_width=told.get("native_width"),
         native_height=told.get("native_height"),
         max_frames=told.get("max_frames") or DEFAULT_MAX_FRAMES,

@@ -108,8 +108,9 @@ class ModelStore:
         return _to_record(row)
 
     def hashes(self) -> set[str]:
-        """The hashes of all files of all models."""
-        return {file.sha256 for record in self.list() for file in record.files.values()}
+        """The hashes of all models, and of all their files."""
+        records = self.list()
+        return {record.hash for record in records} | {file.sha256 for record in records for file in record.files.values()}
 
 
 def _check_replaceable(row: Row[Any], record: ModelRecord, *, replace: bool) -> None:

@@ -6,7 +6,9 @@ import fcntl
 import hashlib
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+import shutil
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from promptreel.errors import DiskFull, StorageFailed, is_disk_full
 READ_ONLY = 0o444
 _HASH = re.compile(r"[0-9a-f]{64}")
 _LOCK = ".lock"
+_FOLDERS = "folders"
 _AT_ONCE = 4 << 20
 
 
@@ -71,8 +74,22 @@ class StoredFiles:
             finally:
                 os.close(folder)
 
+    def lay_out(self, name: str, files: Mapping[str, StoredFile]) -> Path:
+        """A folder with these files under their authors' names, as hard links. `name`: a hash of the names and the files."""
+        folder = self.root / _FOLDERS / name
+        if folder.is_dir():
+            return folder
+        incoming = folder.with_name(f".{uuid.uuid4().hex}")
+        try:
+            link_files({each: self.path(file) for each, file in files.items()}, incoming)
+            incoming.rename(folder)
+        except OSError:  # a file is gone, which whoever opens the folder will notice; or another process was faster
+            shutil.rmtree(incoming, ignore_errors=True)
+        return folder
+
     def sweep(self, named: Callable[[], Collection[str]]) -> int:
-        """Deletes the files whose hashes are not among those that `named` returns. Returns how many bytes that freed.
+        """Deletes the files and folders whose hashes are not among those that `named` returns. Returns how many bytes that
+        freed.
 
         Leaves them to the next sweep while another process is adding files.
         """
@@ -88,7 +105,19 @@ class StoredFiles:
                 if _HASH.fullmatch(path.name) and path.name not in kept:
                     freed += path.stat().st_size
                     path.unlink()
+            for folder in (self.root / _FOLDERS).glob("*"):
+                if folder.name not in kept:
+                    shutil.rmtree(folder, ignore_errors=True)
             return freed
+
+
+def link_files(paths: Mapping[str, Path], folder: Path) -> Path:
+    """Makes a folder with these files under their authors' names, as hard links."""
+    for name, path in paths.items():
+        link = folder / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        os.link(path, link)
+    return folder
 
 
 def copy_hashed(source: Path, target: Path, *, on_bytes: Callable[[int], object]) -> StoredFile:

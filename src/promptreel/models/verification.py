@@ -5,6 +5,7 @@ from __future__ import annotations
 from promptreel.errors import CheckpointUnusable
 from promptreel.extras import is_installed
 from promptreel.models.gate import check_checkpoint, check_weights
+from promptreel.models.kinds import ModelKind
 from promptreel.models.registry import ModelCard, ModelRegistry
 from promptreel.models.stored_files import hash_file
 
@@ -13,9 +14,10 @@ def why_unusable(card: ModelCard, models: ModelRegistry) -> str | None:
     """Why no job could load the model, or None. Looks at names, sizes, configs and headers; `verify` reads all."""
     if not is_installed("media"):
         return None
-    if card.record is not None:
-        changed = models.missing_files(card)
-        return f"{changed[0]} is gone, or was changed. Import the model again." if changed else None
+    if changed := models.missing_files(card):
+        return f"{changed[0]} is gone, or was changed. Import the model again."
+    if card.kind is not ModelKind.CHECKPOINT or not card.has_motion:
+        return None
     try:
         check_checkpoint(card)
     except CheckpointUnusable as error:
@@ -32,5 +34,6 @@ def verify(card: ModelCard, models: ModelRegistry) -> None:
                 raise CheckpointUnusable(f"{name} is gone from the data directory. Import the model again.")
             if hash_file(path) != file:
                 raise CheckpointUnusable(f"{name} is not the file that was imported: it was changed. Import the model again.")
+    if card.kind is not ModelKind.CHECKPOINT or not card.has_motion:
         return
     check_weights(check_checkpoint(card))
