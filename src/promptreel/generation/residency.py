@@ -105,7 +105,12 @@ class Residency:
             resident = Resident(models, source.loadable.load(), source, users=1)
             with self._changed:
                 self._residents.append(resident)
-            log.info("%s was loaded in %.1f s and takes %.0f MB", models.checkpoint.model_id, time.monotonic() - started, size_bytes / 1e6)
+            log.info(
+                "%s was loaded in %.1f s and takes %.0f MB",
+                models.checkpoint.model_id,
+                time.monotonic() - started,
+                size_bytes / 1e6,
+            )
             return resident
 
     def _check_once(self, models: ModelSet) -> Checked:

@@ -83,11 +83,13 @@ def check_checkpoint(card: ModelCard, adapter: ModelCard | None = None, vae: Mod
     )
 
 
-def check_image_checkpoint(card: ModelCard) -> ImageParts:
-    """Checks an image checkpoint without motion modules, for an import. Raises CheckpointUnusable."""
-    image = read_image_parts(check_folder(card.path))
+def check_image_checkpoint(root: Path) -> ImageParts:
+    """Checks a checkpoint by itself, for an import: it may lack motion modules and a VAE. Raises CheckpointUnusable."""
+    image = read_image_parts(root)
     unet = image.networks["unet"].config
-    if isinstance(unet, ImageUNet) and "motion_adapter" not in image.networks:
+    if isinstance(unet, MotionUNet) or "motion_adapter" in image.networks:
+        _check_layouts(_join(image.networks), image.networks)
+    elif isinstance(unet, ImageUNet):
         layout = lay_out(_join({**image.networks, "motion_adapter": _made_up_adapter(unet)}))
         _compare("unet", Layout({name: shape for name, shape in layout.items() if MOTION not in name}), image.networks["unet"])
     for component in ("vae", "text_encoder"):
@@ -96,9 +98,9 @@ def check_image_checkpoint(card: ModelCard) -> ImageParts:
     return image
 
 
-def check_part(card: ModelCard, component: str) -> Part:
-    """Checks a motion adapter or a VAE that is a model of its own, for an import. Raises CheckpointUnusable."""
-    part = read_part(check_folder(card.path), component)
+def check_part(root: Path, component: str) -> Part:
+    """Checks a motion adapter or a VAE by itself, for an import. Raises CheckpointUnusable."""
+    part = read_part(root, component)
     if isinstance(part.config, MotionAdapter):
         layout = lay_out(_join({"unet": _made_up_unet(part.config), "motion_adapter": part}))
         _compare(component, Layout({name: shape for name, shape in layout.items() if MOTION in name}), part)

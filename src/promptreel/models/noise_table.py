@@ -73,6 +73,12 @@ def read_noise_table(file: Path, card: ModelCard) -> dict[str, Any]:
     return table.model_dump(by_alias=True, exclude_none=True)
 
 
+def has_own_table(file: Path) -> bool:
+    """Whether a scheduler's file says another table than that of Stable Diffusion's pictures. Raises CheckpointUnusable."""
+    table = read_model(file, NAME, NoiseTable)
+    return table.is_flow or table.trained_betas is not None or table.beta_schedule != "scaled_linear"
+
+
 def table_of_adapter(file: Path | None, beta_schedule: str | None) -> dict[str, Any]:
     """The table of a motion adapter that is a model of its own: AnimateDiff's, unless `beta_schedule` says otherwise.
 

@@ -31,8 +31,8 @@ from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.prompts import PromptEncoder
 from promptreel.generation.samplers.sampler import Call, Start
 from promptreel.jobs.params import VideoParams
-from promptreel.models.families import generated_size
 from promptreel.models.composition import ModelSet
+from promptreel.models.families import generated_size
 from promptreel.models.gate import Checkpoint, check_checkpoint, check_weights, hash_checkpoint
 from promptreel.models.registry import ModelCard
 
@@ -210,7 +210,11 @@ def check_animatediff(models: ModelSet, device: Device, compute: ComputeThreads)
         for network in (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder)
         for tensor in network.tensors.values()
     )
-    return Loadable(numbers * device.dtype.itemsize, tuple(checkpoint.files.values()), partial(_load, checkpoint, model_hash, device, compute))
+    return Loadable(
+        numbers * device.dtype.itemsize,
+        tuple(checkpoint.files.values()),
+        partial(_load, checkpoint, model_hash, device, compute),
+    )
 
 
 def _load(checkpoint: Checkpoint, model_hash: str, device: Device, compute: ComputeThreads) -> LoadedCheckpoint:
