@@ -153,11 +153,15 @@ def check_dtypes(tensors: Mapping[str, StoredTensor], component: str) -> None:
 
 
 def check_finite(tensors: Iterable[StoredTensor], names: Mapping[Path, str]) -> None:
-    """Reads the tensors' bytes. Raises CheckpointUnusable for the first that contains an infinity or NaN."""
+    """Reads the tensors' bytes. Raises CheckpointUnusable for the first that contains an infinity or NaN.
+
+    `names`: the files' names for the message. Tensors of whole numbers are skipped.
+    """
     import numpy as np  # noqa: PLC0415 - an extra, which whoever computes with weights has
 
     part = np.empty(_BYTES_AT_ONCE, np.uint8)
-    for tensor in sorted(tensors, key=lambda each: (each.file, each.begin)):
+    floating = (tensor for tensor in tensors if tensor.dtype in _FORMATS)
+    for tensor in sorted(floating, key=lambda each: (each.file, each.begin)):
         if not _is_finite(tensor, part):
             raise CheckpointUnusable(
                 f"{names.get(tensor.file, tensor.file.name)} holds numbers that are not finite, in {shorten(tensor.name)}: "
