@@ -49,7 +49,7 @@ def inspect(
     """
     found = detect(paths)
     if params.expects not in (None, found.kind.value):
-        raise CheckpointUnusable(f"This is a {_spell(found.kind)}, not a {_spell(params.expects)}.")
+        raise CheckpointUnusable(f"This is {_spell(found.kind)}, not {_spell(ModelKind(params.expects))}.")
     card = {**(facts or {}), **params.card}
     with _laid_out(paths) as root:
         match found.kind:
@@ -60,7 +60,7 @@ def inspect(
             case ModelKind.VAE:
                 check_part(root, found.kind.value)
             case ModelKind.LORA | ModelKind.EMBEDDING:
-                check_dtypes(_read_all(paths), _spell(found.kind))
+                check_dtypes(_read_all(paths), found.kind.value)
     if reads_weights:
         check_finite(_read_all(paths).values(), {path: name for name, path in paths.items()})
     return Inspected(kind=found.kind, family=found.family, base=found.base, card=card)
@@ -122,5 +122,9 @@ def _laid_out(paths: Mapping[str, Path]) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _spell(kind: str | None) -> str:
-    return (kind or "").replace("_", " ")
+def _spell(kind: ModelKind) -> str:
+    return {
+        ModelKind.VAE: "a VAE",
+        ModelKind.LORA: "a LoRA",
+        ModelKind.EMBEDDING: "an embedding",
+    }.get(kind, f"a {kind.replace('_', ' ')}")
