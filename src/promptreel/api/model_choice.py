@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from promptreel.api.field_reader import FieldReader
-from promptreel.errors import ModelNotFound, PromptreelError
+from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound, PromptreelError
+from promptreel.extras import is_installed
 from promptreel.jobs.params import VideoParams
-from promptreel.models.assembly import assemble
 from promptreel.models.composition import ModelSet, compose
+from promptreel.models.gate import check_checkpoint
 from promptreel.models.registry import ModelRegistry
 
 MAX_ID = 255
@@ -22,7 +23,7 @@ def read_models(reader: FieldReader, model_id: str, models: ModelRegistry, *, in
     adapter = (reader.text("motion_adapter", maximum=MAX_ID) or "").strip() or None
     try:
         found = compose(models, model_id, adapter)
-        assemble(models, found)  # refuses what no job could load
+        _check_fit(found)
     except ModelNotFound:
         reader.raise_errors()
         if instead is None:
@@ -32,6 +33,16 @@ def read_models(reader: FieldReader, model_id: str, models: ModelRegistry, *, in
         reader.raise_errors()
         raise
     return found
+
+
+def _check_fit(found: ModelSet) -> None:
+    """Raises InvalidParams if a motion adapter does not fit a folder that was laid out by hand: nobody has told its base."""
+    if found.adapter is None or found.checkpoint.record is not None or not is_installed("media"):
+        return
+    try:
+        check_checkpoint(found.checkpoint, found.adapter, found.vae)
+    except CheckpointUnusable as error:
+        raise InvalidParams({"motion_adapter": [error.message]}) from error
 
 
 def fill_in(draft: VideoParams, reader: FieldReader, models: ModelSet) -> VideoParams:

@@ -119,7 +119,7 @@ class _Part:
     def _write(self, chunks: Iterator[bytes], *, total: int | None, max_bytes: int, on_bytes: OnBytes) -> None:
         received = self.size
         pace = _Pace()
-        with self.content.open("ab") as file:
+        with self.content.open("ab", buffering=0) as file:  # what was received survives a kill
             on_bytes(received, total)
             for chunk in chunks:
                 received += len(chunk)

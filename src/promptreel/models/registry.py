@@ -221,11 +221,6 @@ class ModelRegistry:
         assert self._files is not None
         return self._files.path(file)
 
-    def lay_out(self, name: str, files: Mapping[str, StoredFile], written: Mapping[str, bytes]) -> Path:
-        """See `StoredFiles.lay_out`."""
-        assert self._files is not None
-        return self._files.lay_out(name, files, written)
-
     def is_stored(self, file: StoredFile) -> bool:
         """Whether a file of an imported model is there, and has its size."""
         return self._files is not None and self._files.is_there(file)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import IO
 
 from promptreel.errors import DiskFull, StorageFailed, is_disk_full
@@ -75,18 +74,14 @@ class StoredFiles:
             finally:
                 os.close(folder)
 
-    def lay_out(self, name: str, files: Mapping[str, StoredFile], written: Mapping[str, bytes] = MappingProxyType({})) -> Path:
-        """A folder with these files under these names, as hard links, and with `written` ones. `name`: of the models' hashes,
-        joined by "+".
-        """
+    def lay_out(self, name: str, files: Mapping[str, StoredFile]) -> Path:
+        """A folder with these files under their authors' names, as hard links. `name`: a hash of the names and the files."""
         folder = self.root / _FOLDERS / name
         if folder.is_dir():
             return folder
         incoming = folder.with_name(f".{uuid.uuid4().hex}")
         try:
             link_files({each: self.path(file) for each, file in files.items()}, incoming)
-            for each, content in written.items():
-                (incoming / each).write_bytes(content)
             incoming.rename(folder)
         except OSError:  # a file is gone, which whoever opens the folder will notice; or another process was faster
             shutil.rmtree(incoming, ignore_errors=True)
@@ -115,7 +110,7 @@ class StoredFiles:
                     freed += path.stat().st_size
                     path.unlink()
             for folder in (self.root / _FOLDERS).glob("*"):
-                if not kept.issuperset(folder.name.split("+")):
+                if folder.name not in kept:
                     shutil.rmtree(folder, ignore_errors=True)
             return freed
 

@@ -54,7 +54,7 @@ class VideoRecipe:
 
     def estimate_bytes(self, params: VideoParams) -> int:
         try:
-            return estimate_bytes(params, self.makers.engine.find_card(params))
+            return estimate_bytes(params, self.makers.engine.models.get(params.model_id))
         except (PromptreelError, OSError):  # the job fails at once, and says why
             return 0
 
@@ -163,7 +163,7 @@ def _decode_init(init: Init | None, params: VideoParams, makers: Makers, on_wait
     """Decodes the init at the size at which the clip is generated."""
     if init is None:
         return None
-    width, height = generated_size(makers.engine.find_card(params), params)
+    width, height = generated_size(makers.engine.models.get(params.model_id), params)
     with in_turn(makers.decoding, on_wait):
         on_wait()  # raises if the job was stopped meanwhile
         return makers.decoder.decode(init, num_frames=params.num_frames, fps=params.fps, width=width, height=height)
