@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import av
@@ -16,6 +17,7 @@ from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.webhook_secrets import WebhookSecrets
 from tests.fetching.file_host import FileHost, hash_of
 from tests.flows.service import SHORT, Service, decode
+from tests.generation import original_files as original
 from tests.generation.checkpoints import make_tiny_checkpoint
 from tests.models.repositories import tiny_adapter
 from tests.notify.receiver import Receiver
@@ -130,6 +132,31 @@ def test_motion_adapter_and_vae_are_models_of_their_own(calling_service: Service
     assert "There is no motion adapter 'nowhere'" in unknown["message"]["motion_adapter"][0]
     assert "do not fit together" in wrong["message"]["motion_adapter"][0]
     assert "softened is made with 'soft'" in blocked["message"]
+
+
+def test_single_files_of_a_checkpoint_and_an_adapter_make_a_video(
+    calling_service: Service, host: FileHost, tmp_path: Path
+) -> None:
+    """As download pages have them: one file each, in the original layout."""
+    service, (unet, vae, text) = calling_service, (original.make_unet(), original.make_vae(), original.make_text_encoder())
+    whole = original.original_unet(unet) | original.original_vae(vae) | original.original_text_encoder(text)
+    host.files["/toon.safetensors"] = original.save(tmp_path / "a.safetensors", whole).read_bytes()
+    adapter = original.original_adapter(original.make_adapter())
+    host.files["/download/123"] = original.save(tmp_path / "b.safetensors", adapter).read_bytes()
+    host.headers = {"Content-Disposition": 'attachment; filename="v3_sd15_mm.safetensors"'}
+    for source, model_id in (("/toon.safetensors", "toon"), ("/download/123", "v3")):
+        assert ended(service, post(service, "/v1/models", source=host.url + source, id=model_id))["status"] == "completed"
+    host.headers = {}
+    made = service.make(**SMALL, model_id="toon")
+    frames, _ = decode(service.download(made))
+    shown = {model["id"]: model for model in service.client.get(f"{service.url}/v1/models").json()["data"]}
+    for name in ("toon", "v3"):
+        assert post(service, "/api/v1/enterprise/delete_model", model_id=name)["status"] == "success"
+
+    assert (made["meta"]["motion_adapter"], frames.shape) == ("v3", (4, 64, 64, 3))
+    assert [(shown[name]["kind"], shown[name]["base"]) for name in ("toon", "v3")] == [
+        ("checkpoint", "unet-32-64"), ("motion_adapter", "unet-32-64"),
+    ]  # fmt: skip
 
 
 def test_webhook_tells_of_an_import(calling_service: Service, host: FileHost, receiver: Receiver) -> None:

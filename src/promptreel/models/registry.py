@@ -16,10 +16,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound, NotAvailable
 from promptreel.jobs.keys import Caller
+from promptreel.jobs.params import SCHEDULERS
 from promptreel.models.json_files import read_model
 from promptreel.models.kinds import ModelKind
 from promptreel.models.store import ModelRecord, ModelStore
@@ -85,6 +86,12 @@ class ModelCard:
         return datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
 
 
+def _check_scheduler(name: str) -> str:
+    if name not in SCHEDULERS:
+        raise ValueError(f"there is no scheduler {name[:100]!r}")
+    return name
+
+
 class _CardFile(BaseModel):
     """`promptreel.json`; docs/models.md describes it."""
 
@@ -103,6 +110,12 @@ class _CardFile(BaseModel):
     words: frozenset[Word] = frozenset()
     beta_schedule: Literal["linear", "scaled_linear"] | None = None
     reference_seconds_per_unit: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    motion_adapter: str | None = Field(default=None, pattern=MODEL_ID.pattern)
+    vae: str | None = Field(default=None, pattern=MODEL_ID.pattern)
+    licence: str | None = Field(default=None, max_length=200)
+    default_scheduler: Annotated[str, AfterValidator(_check_scheduler)] | None = None
+    default_steps: int | None = Field(default=None, ge=1, le=50)
+    default_guidance: float | None = Field(default=None, ge=0, le=20, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _sizes_come_together(self) -> Self:
@@ -320,9 +333,9 @@ def _why_left_out(path: Path, built_in: Path) -> str | None:
     return None
 
 
-def read_card_file(folder: Path) -> dict[str, Any]:
-    """What a folder's card says, as JSON. Raises CheckpointUnusable."""
-    return read_model(folder / CARD_NAME, CARD_NAME, _CardFile).model_dump(mode="json")
+def read_card_file(file: Path) -> dict[str, Any]:
+    """What a card says, as JSON. Raises CheckpointUnusable."""
+    return read_model(file, CARD_NAME, _CardFile).model_dump(mode="json")
 
 
 def _read_card(folder: Path) -> ModelCard:
