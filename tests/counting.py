@@ -44,6 +44,8 @@ def make_count(up_to: int = 3, *, model_id: str = "cutout", **values: Any) -> Ne
 class CountRecipe:
     """Counts, and then stores what it counted once `gate` is set."""
 
+    uses_device: ClassVar[bool] = True
+
     def __init__(self, storage: LocalStorage, scratch: Path) -> None:
         self.storage = storage
         self.scratch = scratch

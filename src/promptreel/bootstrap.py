@@ -23,9 +23,13 @@ from promptreel.errors import BadConfiguration
 from promptreel.extras import imports_for_good, install_command, missing_modules
 from promptreel.fetching.fetcher import AT_ONCE as FETCHES_AT_ONCE
 from promptreel.fetching.fetcher import SafeFetcher
+from promptreel.fetching.hub import Hub
+from promptreel.importing.gathering import Gatherer
+from promptreel.importing.importer import Importer
 from promptreel.jobs.clock import SteadyClock
 from promptreel.jobs.database import Database, migrate, open_database
 from promptreel.jobs.deliveries import DeliveryStore
+from promptreel.jobs.import_params import ImportParams
 from promptreel.jobs.installation_facts import read_link_secret
 from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.links import LinkMaker
@@ -33,6 +37,8 @@ from promptreel.jobs.params import VideoParams
 from promptreel.jobs.store import JobStore
 from promptreel.jobs.webhook_secrets import WebhookSecrets
 from promptreel.models.registry import ModelRegistry
+from promptreel.models.store import ModelStore
+from promptreel.models.stored_files import StoredFiles
 from promptreel.notify.courier import AT_ONCE as DELIVERIES_AT_ONCE
 from promptreel.notify.courier import Courier
 from promptreel.settings import PREFIX, Settings
@@ -109,8 +115,33 @@ def build_links(settings: Settings, database: Database) -> LinkMaker:
     return LinkMaker(secret=read_link_secret(database), seconds=settings.file_link_seconds)
 
 
-def build_models(settings: Settings) -> ModelRegistry:
-    return ModelRegistry(built_in=BUILT_IN_MODELS, models_dir=settings.data_dir / "models", aliases=settings.models_by_alias)
+def build_models(settings: Settings, database: Database | None = None) -> ModelRegistry:
+    """`database`: opened and migrated. Without one, it is opened if it is there: a command that only reads makes none."""
+    if database is None and (not isinstance(settings.database, Path) or settings.database.is_file()):
+        database = find_database(settings)
+    return ModelRegistry(
+        built_in=BUILT_IN_MODELS,
+        models_dir=settings.data_dir / "models",
+        store=None if database is None else ModelStore(database),
+        files=build_model_files(settings),
+        aliases=settings.models_by_alias,
+    )
+
+
+def build_model_files(settings: Settings) -> StoredFiles:
+    return StoredFiles(settings.data_dir / "model-files")
+
+
+def build_importer(settings: Settings, database: Database, *, hub_token: str | None = None) -> Importer:
+    """`hub_token`: of the account whose private and gated repositories may be imported, too."""
+    hub = Hub(settings.hub_endpoint, token=hub_token) if settings.hub == "on" else None
+    return Importer(
+        models=build_models(settings, database),
+        store=ModelStore(database),
+        files=build_model_files(settings),
+        gatherer=Gatherer(build_fetcher(settings), hub, settings.model_megabytes << 20),
+        folder=settings.data_dir / "scratch" / "imports",
+    )
 
 
 def build_storage(settings: Settings) -> LocalStorage:
@@ -132,7 +163,7 @@ def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[
     parts = AppParts(
         jobs=build_jobs(settings, database),
         authenticator=Authenticator(build_keys(settings, database), serves_local=serves_local),
-        models=build_models(settings),
+        models=build_models(settings, database),
         storage=build_storage(settings),
         fetcher=build_fetcher(settings),
         decoder=Decoder(most_waiting=MOST_WAITING, patience_seconds=PATIENCE_SECONDS),
@@ -142,6 +173,8 @@ def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[
         cors_origins=settings.cors_origins,
         real_status_codes=settings.real_status_codes,
         track_id_is_idempotent=settings.track_id_is_idempotent,
+        may_import=settings.imports == "on",
+        may_use_hub=settings.hub == "on",
         is_stopping=is_stopping,
     )
     return create_app(parts)
@@ -156,7 +189,7 @@ def check_worker_extra(*, instead: str = "") -> None:
         )
 
 
-def build_engine(settings: Settings) -> Engine:
+def build_engine(settings: Settings, database: Database | None = None) -> Engine:
     """Builds an engine on the machine's best device. Raises BadConfiguration without the extra `worker`."""
     check_worker_extra()
     with imports_for_good():
@@ -166,9 +199,8 @@ def build_engine(settings: Settings) -> Engine:
 
     quiet_libraries()
     device = pick_device()
-    return Engine(
-        build_models(settings), device, threads=settings.threads_per_worker, model_memory=_model_memory(settings, device)
-    )
+    models, memory = build_models(settings, database), _model_memory(settings, device)
+    return Engine(models, device, threads=settings.threads_per_worker, model_memory=memory)
 
 
 def _model_memory(settings: Settings, device: Device) -> int:
@@ -185,24 +217,26 @@ def _model_memory(settings: Settings, device: Device) -> int:
 def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Worker:
     check_worker_extra()
     # This comes before the slow import of torch: a wrong data directory is then reported at once.
-    jobs = build_jobs(settings, build_database_of_service(settings))
+    database = build_database_of_service(settings)
+    jobs = build_jobs(settings, database)
     log.info("worker %s is loading PyTorch", owner)
     with imports_for_good():
         from promptreel.encoding.mp4 import ENCODER_THREADS
+        from promptreel.worker.recipes.importing import ImportRecipe
         from promptreel.worker.recipes.video import Makers, VideoRecipe
         from promptreel.worker.room import Room, machine_memory
         from promptreel.worker.worker import Worker
 
     megabytes = settings.memory_per_worker
     memory = machine_memory() // 4 // max(1, settings.workers) if megabytes is None else megabytes * 1024 * 1024
-    engine, storage = build_engine(settings), build_storage(settings)
+    engine, storage = build_engine(settings, database), build_storage(settings)
     encoders = threading.Semaphore(max(1, settings.threads_per_worker // ENCODER_THREADS))
     videos = VideoRecipe(Makers(engine, Decoder(), encoders), storage, scratch=settings.data_dir / "scratch")
     return Worker(
         owner=owner,
         jobs=jobs,
         engine=engine,
-        recipes={VideoParams.kind: videos},
+        recipes={VideoParams.kind: videos, ImportParams.kind: ImportRecipe(build_importer(settings, database), storage)},
         storage=storage,
         lease_seconds=settings.lease_seconds,
         room=Room(settings.jobs_at_once, memory),

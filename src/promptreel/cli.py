@@ -35,6 +35,7 @@ from promptreel.errors import PromptreelError
 from promptreel.jobs.job import JobStage, OnProgress
 from promptreel.jobs.params import DEFAULT_SCHEDULER, MAX_FRAMES, MAX_SEED, SCHEDULERS
 from promptreel.logs import set_up_logging
+from promptreel.models.composition import compose
 from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.remote import RemoteVideo
 from promptreel.settings import Settings, load_settings
@@ -53,6 +54,17 @@ app = typer.Typer(
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
+
+# What a model may have a default of its own for.
+Steps = Annotated[int | None, typer.Option(min=1, max=50, help="Inference steps.", show_default="the model's own, or 20")]
+Guidance = Annotated[
+    float | None,
+    typer.Option(min=0, max=20, help="Guidance scale; 1 or less: no guidance.", show_default="the model's own, or 7.5"),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(help=f"One of {', '.join(SCHEDULERS)}.", show_default=f"the model's own, or {DEFAULT_SCHEDULER}"),
+]
 
 ENHANCE_HELP = "Add the model's own phrases to the prompt; --no-enhance-prompt leaves it unchanged."
 
@@ -142,9 +154,10 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     enhance: Annotated[bool, typer.Option("--enhance-prompt/--no-enhance-prompt", help=ENHANCE_HELP)] = True,
     negative_prompt: Annotated[str | None, typer.Option(help="What not to show.", show_default="the model's own")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same video.")] = None,
-    steps: Annotated[int, typer.Option(min=1, max=50, help="Inference steps.")] = 20,
-    guidance: Annotated[float, typer.Option(min=0, max=20, help="Guidance scale; 1 or less means no guidance.")] = 7.5,
-    scheduler: Annotated[str, typer.Option(help=f"One of {', '.join(SCHEDULERS)}.")] = DEFAULT_SCHEDULER,
+    motion_adapter: Annotated[str | None, typer.Option(help="The motion adapter's id.", show_default="the model's own")] = None,
+    steps: Steps = None,
+    guidance: Guidance = None,
+    scheduler: Scheduler = None,
     frames: Annotated[int | None, typer.Option(min=1, max=MAX_FRAMES, help="Frame count.", show_default="5 seconds")] = None,
     fps: Annotated[int | None, typer.Option(min=1, max=30, help="Frames per second.", show_default="the model's own")] = None,
     width: Annotated[int, typer.Option(min=64, max=1024, help="In pixels, a multiple of 8.")] = 512,
@@ -162,9 +175,9 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     set_up_logging("warning")
     decoder = Decoder()
     wanted = Wanted(
-        output=output, prompt=prompt, model=model, enhance=enhance, negative_prompt=negative_prompt, seed=seed, steps=steps,
-        guidance=guidance, scheduler=scheduler, frames=frames, fps=fps, width=width, height=height,
-        init=read_init(init, decoder) if init else None, strength=strength,
+        output=output, prompt=prompt, model=model, motion_adapter=motion_adapter, enhance=enhance, seed=seed, steps=steps,
+        negative_prompt=negative_prompt, guidance=guidance, scheduler=scheduler, frames=frames, fps=fps, width=width,
+        height=height, init=read_init(init, decoder) if init else None, strength=strength,
     )  # fmt: skip
     wanted.check()
     print_notes(wanted.size_note())
@@ -211,9 +224,9 @@ def _generate_here(wanted: Wanted, settings: Settings, decoder: Decoder) -> int:
     from promptreel.commands.generate import complete_params, print_notes, unknown_words_note, write_video
 
     check_worker_extra(instead="Or have a server make the video: --server URL.")
-    card = build_models(settings).get(wanted.model)
-    print_notes(unknown_words_note(wanted.prompt, card))
-    params = complete_params(wanted, card)
+    models = compose(build_models(settings), wanted.model, wanted.motion_adapter)
+    print_notes(unknown_words_note(wanted.prompt, models.checkpoint))
+    params = complete_params(wanted, models)
     with _progress_bar() as show:
         on_progress = _show_stages(show)
         engine = build_engine(settings)

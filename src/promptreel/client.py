@@ -62,6 +62,7 @@ class VideoOptions(TypedDict, total=False):
     scheduler: str | None
     seed: int | None
     clip_skip: int | None
+    motion_adapter: str | None
     output_type: str | None
     input_reference: Path | bytes | str | None
     strength: float | None

@@ -3,6 +3,7 @@
     PromptreelError
     ├── InvalidParams         invalid_params        `fields` has the messages of each bad field
     ├── ModelNotFound         model_not_found
+    ├── ModelInUse            model_in_use          jobs or other models need it, so it is not removed
     ├── JobNotFound           job_not_found
     ├── DeliveryNotFound      delivery_not_found
     ├── InvalidApiKey         invalid_api_key       missing, unknown or revoked
@@ -71,6 +72,12 @@ class ModelNotFound(PromptreelError):
     """No model has this id."""
 
     code = "model_not_found"
+
+
+class ModelInUse(PromptreelError):
+    """A model is not removed, because a job or another model needs it."""
+
+    code = "model_in_use"
 
 
 class JobNotFound(PromptreelError):

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 _MEDIA = ("av", "numpy", "PIL")
 MODULES: Mapping[str, Sequence[str]] = {
     "media": _MEDIA,
+    "hub": ("huggingface_hub",),
     "worker": (*_MEDIA, "torch", "diffusers", "transformers", "scipy", "peft"),
 }
 """The modules that the base installation lacks, by extra."""

@@ -192,6 +192,21 @@ class Settings(BaseSettings):
         default=(), description="Ports that URLs in requests may use, in addition to 80 and 443, separated by commas."
     )
 
+    imports: Literal["on", "off"] = Field(
+        default="on", description="Whether requests may import models from URLs: on or off. The command line always may."
+    )
+    model_megabytes: int = Field(
+        default=65536, ge=1, description="The most megabytes that the files of one imported model may have together."
+    )
+    hub: Literal["on", "off"] = Field(
+        default="off",
+        description="Whether models may be imported by hub id, such as owner/name: on or off. Needs the extra `hub` or "
+        "`worker`.",
+    )
+    hub_endpoint: str = Field(
+        default="https://huggingface.co", description="The address of the model hub, which must speak Hugging Face's API."
+    )
+
     api_key: str | None = Field(
         default=None,
         repr=False,
@@ -203,7 +218,7 @@ class Settings(BaseSettings):
     def _make_absolute(cls, value: Path) -> Path:
         return value.expanduser().absolute()
 
-    @field_validator("public_url")
+    @field_validator("public_url", "hub_endpoint")
     @classmethod
     def _check_public_url(cls, value: str | None) -> str | None:
         if value is None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
+from promptreel.api.app import create_app
+from promptreel.api.parts import AppParts
+from promptreel.jobs.import_params import ImportParams
 from promptreel.jobs.params import SCHEDULERS
+from promptreel.jobs.store import JobStore
 from tests.api.conftest import PLAIN_CARD, write_card
 from tests.models.checkpoints import make_checkpoint
 
@@ -26,13 +31,14 @@ def test_model_list_is_a_bare_array_of_the_documented_entries(client: TestClient
     assert entries["midjourney"] == {
         "model_id": "midjourney",
         "status": "model_ready",
-        "created_at": None,
+        "created_at": entries["midjourney"]["created_at"],
         "instance_prompt": "mdjrny-v4 style",
         "model_name": "Midjourney",
         "description": "",
         "screenshots": "",
         "max_frames": 32,
         "fps": 8,
+        "model_category": "checkpoint",
     }
 
 
@@ -86,16 +92,92 @@ def test_agents_paths_answer_real_status_codes(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/v3/load_model", f"{ENTERPRISE}/load_model"])
-def test_loading_from_a_url_says_how_to_add_a_model(client: TestClient, path: str) -> None:
-    body = {"url": "https://models.example/m", "model_id": "new", "model_format": "diffusers", "force_load": "no"}
+def test_load_model_queues_an_import(client: TestClient, jobs: JobStore, path: str) -> None:
+    body = {
+        "url": "https://models.example/toon.safetensors", "model_id": "new", "model_format": "safetensors",
+        "model_category": "stable_diffusion", "model_name": "Toon", "model_visibility": "private", "force_load": "no",
+        "webhook": "https://example.com/told", "track_id": 7,
+    }  # fmt: skip
 
     answer = client.post(path, json=body)
 
-    assert (answer.status_code, answer.json()["status"]) == (200, "error")
-    assert "docs/models.md" in answer.json()["message"]
-    assert client.post(path, json=body | {"model_id": "plain"}).json()["status"] == "success"
-    assert client.post(path, json=body | {"model_id": "plain", "force_load": "yes"}).json()["status"] == "error"
-    assert client.post(path, json={}).json()["message"] == {"url": ["The url field is required."]}
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"status": "success", "message": "model load started", "messege": "model load started", "model_id": "new"},
+    )
+    (job,) = jobs.list(kind="import")
+    url = body["url"]
+    assert job.params == ImportParams(model_id="new", source=url, card={"name": "Toon"}, is_public=True)
+    assert (job.webhook_url, job.track_id) == ("https://example.com/told", "7")
+    verify = client.post(f"{ENTERPRISE}/verify_model", json={"model_id": "new"}).json()
+    assert verify["message"] == {"model_id": ["The model is still being imported: 0 % are done."]}
+
+
+def test_model_that_is_there_is_not_loaded_again(client: TestClient, jobs: JobStore) -> None:
+    body = {"url": "https://models.example/m.safetensors", "model_id": "plain"}
+
+    there = client.post("/api/v3/load_model", json=body).json()
+    again = client.post("/api/v3/load_model", json=body | {"force_load": "yes"}).json()
+
+    assert (there["status"], there["message"]) == ("success", "the model is there already, and was not loaded again")
+    assert "that of a model's folder" in again["message"]["model_id"][0]
+    assert jobs.list(kind="import") == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({}, "The url field is required."),
+        ({"url": "/etc/passwd"}, "must be a URL, or a hub id"),
+        ({"url": "file:///etc/passwd"}, "must be a URL, or a hub id"),
+        ({"url": "../models/plain"}, "must be a URL, or a hub id"),
+        ({"url": "http://169.254.169.254/latest/meta-data"}, "not on the public internet"),
+        ({"url": "https://user:word@models.example/m.safetensors"}, "user name or a password"),
+        ({"url": "https://models.example/m.safetensors", "model_id": "../up"}, "begins with a letter or a digit"),
+        ({"url": "https://models.example/m.safetensors", "sha256": "abc"}, "64 hexadecimal digits"),
+        ({"url": "https://models.example/m.ckpt", "model_format": "ckpt"}, "Pickled weights can run code"),
+        ({"url": "https://models.example/m.safetensors", "beta_schedule": "cosine"}, "beta schedule is invalid"),
+        ({"url": "https://models.example/m.safetensors", "trigger_words": {"a": 1}}, "trigger words is invalid"),
+        ({"url": "guoyww/animatediff-motion-adapter-v1-5-3"}, "PROMPTREEL_HUB=on"),
+    ],
+)
+def test_import_of_what_may_not_be_is_refused_by_both_apis(
+    client: TestClient, jobs: JobStore, fields: dict[str, object], says: str
+) -> None:
+    ours = {{"url": "source", "model_id": "id"}.get(name, name): value for name, value in fields.items()}
+
+    hosted = client.post("/api/v3/load_model", json=fields)
+    standard = client.post("/v1/models", json=ours)
+
+    assert says in hosted.text
+    assert standard.status_code in {400, 501}
+    if fields:
+        assert says in standard.text
+    assert jobs.list(kind="import") == []
+
+
+def test_operator_may_turn_imports_off(services: AppParts, jobs: JobStore) -> None:
+    with TestClient(create_app(replace(services, may_import=False))) as client:
+        answer = client.post("/v1/models", json={"source": "https://models.example/m.safetensors"})
+
+    assert (answer.status_code, "PROMPTREEL_IMPORTS=off" in answer.text) == (501, True)
+    assert jobs.list(kind="import") == []
+
+
+def test_import_is_followed_cancelled_and_repeated(client: TestClient) -> None:
+    body = {"source": "https://models.example/toon.safetensors?token=secret", "trigger_words": "toon style, ink"}
+    headers = {"Idempotency-Key": "k"}
+
+    first = client.post("/v1/models", json=body, headers=headers).json()
+    repeated = client.post("/v1/models", json=body, headers=headers).json()
+    shown = client.get(f"/v1/models/imports/{first['id']}").json()
+    cancelled = client.post(f"/v1/models/imports/{first['id']}/cancel").json()
+
+    assert (first["object"], first["model"], first["status"]) == ("model.import", "toon", "queued")
+    assert first["source"] == "https://models.example/toon.safetensors"
+    assert repeated == shown == first
+    assert cancelled["error"] == {"code": "cancelled", "message": "Cancelled"}
+    assert client.get("/v1/videos").json()["data"] == []
 
 
 def test_verify_says_whether_a_job_could_load_a_model(client: TestClient, tmp_path: Path) -> None:
@@ -109,15 +191,14 @@ def test_verify_says_whether_a_job_could_load_a_model(client: TestClient, tmp_pa
     assert "model_index.json" in empty["message"]
 
 
-def test_delete_model_is_refused_and_says_what_to_do(client: TestClient, tmp_path: Path) -> None:
+def test_model_that_was_not_imported_is_not_deleted(client: TestClient, tmp_path: Path) -> None:
     write_card(tmp_path / "built_in" / "ours", PLAIN_CARD)
 
     built_in = client.post(f"{ENTERPRISE}/delete_model", json={"model_id": "ours"}).json()
-    own = client.post(f"{ENTERPRISE}/delete_model", json={"model_id": "plain"}).json()
+    own = client.delete("/v1/models/plain")
 
-    assert (built_in["status"], own["status"]) == ("error", "error")
     assert built_in["message"] == 'The model "ours" is built in and cannot be deleted.'
-    assert "Remove the folder <data-dir>/models/plain" in own["message"]
+    assert "Remove its folder, <data-dir>/models/plain" in own.json()["error"]["message"]
     assert (tmp_path / "models" / "plain" / "promptreel.json").is_file()
 
 

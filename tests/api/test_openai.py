@@ -31,7 +31,7 @@ STANDARD = {
 }  # fmt: skip
 EXTENSIONS = {
     "negative_prompt", "num_frames", "fps", "num_inference_steps", "guidance_scale", "scheduler", "strength", "seed",
-    "enhance_prompt", "clip_skip", "output_type", "media_type",
+    "enhance_prompt", "clip_skip", "motion_adapter", "output_type", "media_type",
 }  # fmt: skip
 
 
@@ -83,6 +83,7 @@ def test_create_answers_the_video_with_all_defaults(client: TestClient, jobs: Jo
         "seed": 0,
         "enhance_prompt": False,
         "clip_skip": 0,
+        "motion_adapter": None,
         "output_type": "mp4",
         "media_type": "video/mp4",
         "stage": None,

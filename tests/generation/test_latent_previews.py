@@ -18,6 +18,7 @@ from promptreel.generation.latent_previews import MOST_PREVIEWS, Previews, fit_c
 from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.samplers.sampler import Call
 from promptreel.media import Clip
+from promptreel.models.composition import ModelSet
 from promptreel.models.registry import ModelRegistry
 from recipes.cutout.world import SIZE, draw_frame, pick_scene, scaled
 from tests.generation.conftest import CPU
@@ -103,7 +104,7 @@ def test_colors_of_a_linear_encoder_are_found_exactly() -> None:
 
 def test_colors_of_the_built_in_model_fit_its_world() -> None:
     registry = ModelRegistry(built_in=BUILT_IN_MODELS, models_dir=Path("none"))
-    checkpoint = check_animatediff(registry.get("cutout"), CPU, ComputeThreads()).load()
+    checkpoint = check_animatediff(ModelSet(checkpoint=registry.get("cutout")), CPU, ComputeThreads()).load()
     rng = random.Random(3)
     drawn = np.stack([draw_frame(pick_scene(rng), 0, 1) for _ in range(24)])
     frames = torch.from_numpy(scaled(drawn, checkpoint.card.native_width or SIZE))

@@ -15,7 +15,8 @@ from promptreel.bootstrap import BUILT_IN_MODELS
 from promptreel.errors import CheckpointUnusable, JobCancelled
 from promptreel.generation.families.family import Loadable
 from promptreel.generation.residency import Residency
-from promptreel.models.registry import ModelCard, ModelRegistry
+from promptreel.models.composition import ModelSet
+from promptreel.models.registry import ModelRegistry
 
 MINUTE = 60
 
@@ -32,14 +33,15 @@ class Shelf:
         for name in "abcd":
             (folder / name).write_text(name)
 
-    def get(self, name: str) -> ModelCard:
-        return replace(self.card, model_id=name)
+    def get(self, name: str) -> ModelSet:
+        return ModelSet(checkpoint=replace(self.card, model_id=name))
 
-    def check(self, card: ModelCard) -> Loadable:
-        self.checked.append(card.model_id)
-        if card.model_id == "d":
+    def check(self, models: ModelSet) -> Loadable:
+        name = models.checkpoint.model_id
+        self.checked.append(name)
+        if name == "d":
             raise CheckpointUnusable("d is damaged")
-        return Loadable(10, (self.folder / card.model_id,), lambda: self._load(card.model_id))
+        return Loadable(10, (self.folder / name,), lambda: self._load(name))
 
     def _load(self, name: str) -> Any:
         self.before_load(name)

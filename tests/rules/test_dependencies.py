@@ -37,7 +37,9 @@ def test_every_dependency_has_a_reason() -> None:
         "## To read and write pictures and videos": media,
         "## To make videos": [name for name in names(extras.pop("worker")) if name not in {*base, *media, "promptreel"}],
         "## To develop": [name for name in developing if name != "promptreel"],
-        "## Extras": [name for name in names([*extras.pop("heif"), *extras.pop("site")]) if name != "promptreel"],
+        "## Extras": [
+            name for name in names([*extras.pop("heif"), *extras.pop("hub"), *extras.pop("site")]) if name != "promptreel"
+        ],
     }
 
     assert extras == {}  # an extra that no code uses has no place here

@@ -123,6 +123,37 @@ def test_kinds_do_not_run_side_by_side_and_keep_their_places(jobs: JobStore) -> 
     assert (first.kind, beside, next_one.kind) == ("count", None, "video")
 
 
+@pytest.mark.slow
+def test_one_job_that_uses_no_device_runs_beside_a_video(worker: Worker, counting: CountRecipe, jobs: JobStore) -> None:
+    counting.uses_device = False
+    first, second = (jobs.submit(make_count(model_id=f"model-{number}")).id for number in range(2))
+    with at_work(worker):
+        wait_until(jobs, first, JobStatus.RUNNING)
+        video = jobs.submit(make_new_job())
+        wait_until(jobs, video.id, JobStatus.SUCCEEDED)
+        seen = [jobs.get(job_id).status for job_id in (first, second)]
+        counting.gate.set()
+        for job_id in (first, second):
+            wait_until(jobs, job_id, JobStatus.SUCCEEDED)
+
+    assert seen == [JobStatus.RUNNING, JobStatus.QUEUED]
+
+
+def test_job_that_uses_no_device_joins_a_busy_worker_unless_it_crashed_one(jobs: JobStore) -> None:
+    jobs.submit(make_new_job())
+    _, video = jobs.claim("worker-1") or pytest.fail("nothing to claim")
+    jobs.submit(make_count(model_id="another"))
+    jobs.claim("worker-2") or pytest.fail("nothing to claim")
+    jobs.free_owner("worker-2")
+    crashed = jobs.claim("worker-1", beside=video.params, aside={"count"})
+    jobs.claim("worker-3") or pytest.fail("nothing to claim")
+    jobs.submit(make_count(model_id="another"))
+
+    assert crashed is None
+    assert jobs.claim("worker-1", beside=video.params) is None
+    assert jobs.claim("worker-1", beside=video.params, aside={"count"}) is not None
+
+
 def test_worker_leaves_kinds_without_a_recipe_to_others(worker: Worker, jobs: JobStore) -> None:
     jobs.submit(make_count())
     video = jobs.submit(make_new_job())

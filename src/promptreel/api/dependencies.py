@@ -13,7 +13,7 @@ from promptreel.api.foreign_pages import refuse_foreign_pages
 from promptreel.api.parts import AppParts, OpenServices, Services, Shared, parts_of
 from promptreel.errors import InvalidParams
 from promptreel.jobs.keys import LOCAL_CALLER, Caller
-from promptreel.jobs.views import Idempotency, OwnJobs, PublicJobs
+from promptreel.jobs.views import Idempotency, OwnImports, OwnJobs, PublicJobs
 
 MAX_IDEMPOTENCY_KEY = 255
 
@@ -32,14 +32,15 @@ Authenticated = Annotated[Caller, Depends(find_caller)]
 
 async def get_services(request: Request, caller: Authenticated) -> Services:
     parts = parts_of(request)
-    jobs = OwnJobs(parts.jobs, caller, await _read_idempotency(request, parts))
-    own = {**_shared(parts), "fetcher": parts.fetcher.for_key(caller.api_key_id)}
-    return Services(**own, jobs=jobs, caller=caller)
+    idempotency = await _read_idempotency(request, parts)
+    own = {**_shared(parts), "fetcher": parts.fetcher.for_key(caller.api_key_id), "models": parts.models.seen_by(caller)}
+    jobs, imports = OwnJobs(parts.jobs, caller, idempotency), OwnImports(parts.jobs, caller, idempotency)
+    return Services(**own, jobs=jobs, imports=imports, caller=caller)
 
 
 async def get_open_services(request: Request) -> OpenServices:
     parts = parts_of(request)
-    return OpenServices(**_shared(parts), jobs=PublicJobs(parts.jobs))
+    return OpenServices(**_shared(parts) | {"models": parts.models.seen_by(LOCAL_CALLER)}, jobs=PublicJobs(parts.jobs))
 
 
 # A handler's parameters list fields before services: the first reader sets the body limit.

@@ -194,6 +194,11 @@ def label(name: str) -> str:
     return name.replace("_", " ")
 
 
+def as_sent(value: Any, text: str | None) -> Any:
+    """The value with the JSON type that was sent. Its text for NaN and infinity, which JSON lacks."""
+    return text if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def is_url(value: object) -> bool:
     """Whether it is an absolute http or https URL."""
     if not isinstance(value, str) or len(value) > 2048 or not value.isprintable() or " " in value.strip():

@@ -11,11 +11,12 @@ from fastapi.routing import APIRoute
 
 from promptreel.api import files, health
 from promptreel.api.answer_model import Answer, either, ref, schemas_of
-from promptreel.api.legacy import base64_uploads, model_lists, results, system_load, unavailable
+from promptreel.api.legacy import base64_uploads, model_lists, model_operations, results, system_load, unavailable
 from promptreel.api.legacy import routes as legacy_routes
 from promptreel.api.legacy.answer_schemas import SCHEMAS as HOSTED_SCHEMAS
 from promptreel.api.problems import speaks_openai, status_to_send
 from promptreel.api.v1 import answers as v1
+from promptreel.api.v1 import model_routes as v1_model_routes
 from promptreel.api.v1 import routes as v1_routes
 
 Answers = dict[int | str, dict[str, Any]]
@@ -32,10 +33,10 @@ _SUCCESS_ANSWERS: dict[Callable[..., Any], tuple[str | type[Answer], ...]] = {
     model_lists.list_models: ("HostedModels",),
     model_lists.search_models: ("AgentsModels",),
     model_lists.show_model: ("OneAgentsModel",),
-    model_lists.load_model: ("Done",),
-    model_lists.verify_model: ("Done",),
-    model_lists.delete_model: (),
-    model_lists.reload_model: ("Done",),
+    model_operations.load_model: ("Done",),
+    model_operations.verify_model: ("Done",),
+    model_operations.delete_model: ("Done",),
+    model_operations.reload_model: ("Done",),
     model_lists.list_schedulers: ("Schedulers",),
     system_load.system_load: ("SystemLoad",),
     system_load.system_details: ("SystemDetails",),
@@ -54,8 +55,12 @@ _SUCCESS_ANSWERS: dict[Callable[..., Any], tuple[str | type[Answer], ...]] = {
     v1_routes.edit_video: (v1.Video,),
     v1_routes.extend_video: (),
     v1_routes.create_character: (),
-    v1_routes.list_models: (v1.Models,),
-    v1_routes.get_model: (v1.Model,),
+    v1_model_routes.list_models: (v1.Models,),
+    v1_model_routes.get_model: (v1.Model,),
+    v1_model_routes.delete_model: (v1.DeletedModel,),
+    v1_model_routes.import_model: (v1.ModelImport,),
+    v1_model_routes.get_import: (v1.ModelImport,),
+    v1_model_routes.cancel_import: (v1.ModelImport,),
 }
 
 _MODELS = [each for answers in (*_SUCCESS_ANSWERS.values(), (v1.OpenAIError,)) for each in answers if not isinstance(each, str)]

@@ -16,7 +16,7 @@ from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.keys import Caller
 from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.store import JobStore
-from promptreel.jobs.views import OwnJobs, PublicJobs
+from promptreel.jobs.views import OwnImports, OwnJobs, PublicJobs
 from promptreel.models.registry import ModelRegistry
 from promptreel.storage.local import LocalStorage
 from promptreel.version import installed_version
@@ -26,8 +26,9 @@ from promptreel.version import installed_version
 class Shared:
     """The parts that are the same for every caller, and the settings that shape answers.
 
-    `public_url` has no trailing slash; None means that links use the scheme and host that the client used. `is_stopping` says
-    whether the process is shutting down, so that endless answers end.
+    `may_import`: whether requests may import models, and `may_use_hub`: from a hub, too. `public_url` has no trailing slash;
+    None means that links use the scheme and host that the client used. `is_stopping` says whether the process is shutting
+    down, so that endless answers end.
     """
 
     models: ModelRegistry
@@ -40,6 +41,8 @@ class Shared:
     cors_origins: tuple[str, ...] = ()
     real_status_codes: tuple[str, ...] = ()
     track_id_is_idempotent: bool = False
+    may_import: bool = True
+    may_use_hub: bool = False
     is_stopping: Callable[[], bool] = lambda: False
     version: str = field(default_factory=installed_version)
 
@@ -55,9 +58,10 @@ class AppParts(Shared):
 
 @dataclass(frozen=True, kw_only=True)
 class Services(Shared):
-    """The parts for a handler that serves one caller: `jobs` holds only the caller's own."""
+    """The parts for a handler that serves one caller: `jobs`, `imports` and `models` hold only what this caller may see."""
 
     jobs: OwnJobs
+    imports: OwnImports
     caller: Caller
 
 

@@ -7,9 +7,12 @@ from types import MappingProxyType
 from typing import Any
 
 from promptreel.api.legacy.answers import to_webhook as to_legacy_webhook
+from promptreel.api.legacy.model_operations import to_webhook as to_legacy_import_webhook
+from promptreel.api.v1.answers import to_import_webhook as to_import_event
 from promptreel.api.v1.answers import to_webhook as to_event
 from promptreel.api.v1.requests import DIALECT
-from promptreel.jobs.job import AnyJob, VideoJob
+from promptreel.jobs.import_params import ImportParams
+from promptreel.jobs.job import AnyJob, ImportJob, VideoJob
 from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.params import VideoParams
 
@@ -25,5 +28,11 @@ def _tell_of_video(job: VideoJob, delivery_id: str, links: LinkMaker) -> dict[st
     return to_legacy_webhook(job, links.start(job.request.get("base_url", "")))
 
 
-_BODIES: Mapping[str, Callable[[Any, str, LinkMaker], dict[str, Any]]] = MappingProxyType({VideoParams.kind: _tell_of_video})
+def _tell_of_import(job: ImportJob, delivery_id: str, _links: LinkMaker) -> dict[str, Any]:
+    return to_import_event(job, delivery_id) if job.request.get("dialect") == DIALECT else to_legacy_import_webhook(job)
+
+
+_BODIES: Mapping[str, Callable[[Any, str, LinkMaker], dict[str, Any]]] = MappingProxyType(
+    {VideoParams.kind: _tell_of_video, ImportParams.kind: _tell_of_import}
+)
 """What is told of each kind of job."""

@@ -18,6 +18,7 @@ from promptreel.errors import InvalidParams, PromptreelError
 from promptreel.extras import is_installed
 from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
 from promptreel.media import Init
+from promptreel.models.composition import ModelSet
 from promptreel.models.phrases import enhance_prompt, find_unknown_words
 from promptreel.models.registry import ModelCard
 from promptreel.remote import RemoteModel, RemoteVideo
@@ -36,12 +37,13 @@ class Wanted:
     output: Path
     prompt: str
     model: str
+    motion_adapter: str | None
     enhance: bool
     negative_prompt: str | None
     seed: int | None
-    steps: int
-    guidance: float
-    scheduler: str
+    steps: int | None
+    guidance: float | None
+    scheduler: str | None
     frames: int | None
     fps: int | None
     width: int
@@ -66,7 +68,7 @@ class Wanted:
             wrong["output"] = [f"The folder {str(self.output.parent)!r} cannot be written to: give another --output."]
         if not self.prompt.strip():
             wrong["prompt"] = ["The prompt is empty: describe the video."]
-        if self.scheduler not in SCHEDULERS:
+        if self.scheduler not in {None, *SCHEDULERS}:
             wrong["scheduler"] = [f"There is no scheduler {self.scheduler!r}; choose one of {', '.join(SCHEDULERS)}."]
         if wrong:
             raise InvalidParams(wrong)
@@ -85,9 +87,12 @@ def unknown_words_note(prompt: str, card: ModelCard) -> str | None:
     return f'the model "{card.model_id}" does not know: {", ".join(unknown)}' if unknown else None
 
 
-def complete_params(wanted: Wanted, card: ModelCard) -> VideoParams:
-    """Fills in the model's defaults, and draws a seed if none is given."""
+def complete_params(wanted: Wanted, models: ModelSet) -> VideoParams:
+    """Fills in the models' defaults, and draws a seed if none is given."""
+    card = models.checkpoint
     fps = wanted.fps or card.fps
+    asked = {"scheduler": wanted.scheduler, "num_inference_steps": wanted.steps, "guidance_scale": wanted.guidance}
+    of_models = models.defaults | {name: value for name, value in asked.items() if value is not None}
     return VideoParams(
         model_id=card.model_id,
         prompt=enhance_prompt(wanted.prompt, card) if wanted.enhance else wanted.prompt,
@@ -96,13 +101,12 @@ def complete_params(wanted: Wanted, card: ModelCard) -> VideoParams:
         height=wanted.height // 8 * 8,
         num_frames=wanted.frames or DEFAULT_SECONDS * fps,
         fps=fps,
-        scheduler=wanted.scheduler,
-        num_inference_steps=wanted.steps,
-        guidance_scale=wanted.guidance,
         strength=wanted.strength,
         seed=secrets.randbelow(MAX_SEED + 1) if wanted.seed is None else wanted.seed,
         output_type=wanted.output_type,
         init_key=wanted.init.key if wanted.init else None,
+        motion_adapter=models.adapter_id,
+        **of_models,
     )
 
 
@@ -111,6 +115,7 @@ def to_options(wanted: Wanted, model: RemoteModel) -> VideoOptions:
     fps = wanted.fps or model.fps
     return {
         "model": wanted.model,
+        "motion_adapter": wanted.motion_adapter,
         "enhance_prompt": wanted.enhance,
         "negative_prompt": wanted.negative_prompt,
         "size": f"{wanted.width}x{wanted.height}",

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TransferSpeedColumn
 
 DataDir = Annotated[Path | None, typer.Option(help="Directory with the queue, the videos and your own models.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -41,6 +44,22 @@ def print_facts(facts: Mapping[str, object]) -> None:
 
 def print_json(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=2, default=_to_json))  # noqa: T201
+
+
+def tell(*notes: str | None) -> None:
+    """Prints notes for the user to stderr; skips None."""
+    for note in filter(None, notes):
+        print(f"promptreel: {note}", file=sys.stderr)  # noqa: T201
+
+
+@contextmanager
+def bytes_bar() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Yields a function that sets a bar's label, and the bytes done and in all. The bar appears at its first call."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task("", total=None)
+    with bar:
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
 
 
 def spell(value: object) -> str:

@@ -16,7 +16,7 @@ import httpcore2
 
 from promptreel.errors import UrlUnusable
 from promptreel.fetching.addresses import Network, Resolve, refused_addresses, resolve
-from promptreel.fetching.connections import Deadline, PinnedBackend
+from promptreel.fetching.connections import Deadline, OnWait, PinnedBackend
 from promptreel.fetching.shares import Shares
 from promptreel.fetching.urls import DEFAULT_PORTS, Target, follow_redirect, read_url
 
@@ -41,6 +41,16 @@ class Fetched:
     """The file that a URL led to."""
 
     content: bytes
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer that is being received. Header names are in lower case. `target` is where the last redirect led."""
+
+    target: Target
+    status: int
+    headers: Mapping[str, str]
+    chunks: Iterator[bytes]
 
 
 class SafeFetcher:
@@ -106,7 +116,31 @@ class SafeFetcher:
                 if isinstance(answer, Fetched):
                     return answer
                 target = follow_redirect(target, answer, ports=self._ports)
-            raise UrlUnusable(f"The URL redirects more than {MAX_REDIRECTS} times. Use the file's own URL.")
+            raise _redirects_too_often()
+
+    @contextmanager
+    def stream(self, url: str, *, headers: Mapping[str, str], seconds: float, on_wait: OnWait) -> Iterator[Answer]:
+        """Sends GET, follows redirects, and yields the answer while its connection is open, whatever its status.
+
+        `seconds` limits the whole, in place of the fetcher's own limit. `on_wait` is called while nothing arrives; it may
+        raise. Errors that the block meets while it reads the answer become UrlUnusable, as in `get`.
+        """
+        with _holding(self._fetch_places, self._api_key_id, "URLs"):
+            deadline = Deadline(seconds)
+            target = read_url(url, ports=self._ports)
+            for _ in range(1 + MAX_REDIRECTS):
+                with (
+                    _holding(self._host_places, (self._api_key_id, target.authority), f"URLs of {target.authority}"),
+                    _translated_errors(target.host),
+                ):
+                    backend = PinnedBackend(self._find_addresses(target, deadline), deadline, self._network, on_wait)
+                    with self._open(target, backend, "GET", headers) as response:
+                        told = _read_headers(response)
+                        if response.status not in REDIRECT_STATUSES or "location" not in told:
+                            yield Answer(target, response.status, told, response.iter_stream())
+                            return
+                target = follow_redirect(target, told["location"], ports=self._ports)
+            raise _redirects_too_often()
 
     def post(self, url: str, body: bytes, *, headers: Mapping[str, str]) -> int:
         """Sends the body and returns the status of the answer, whatever it is. Discards the answer's body.
@@ -169,10 +203,10 @@ class SafeFetcher:
     def _ask(self, target: Target, backend: PinnedBackend, max_bytes: int, accept: Collection[str]) -> Fetched | str:
         """Sends one request. Returns the file, or the location of a redirect."""
         with self._open(target, backend, "GET", {"Accept": ", ".join([*sorted(accept), "*/*;q=0.1"])}) as response:
-            headers = {name.lower().decode("latin-1"): value.decode("utf-8", "replace") for name, value in response.headers}
+            headers = _read_headers(response)
             if response.status in REDIRECT_STATUSES and "location" in headers:
                 return headers["location"]
-            _check_answer(target.host, response.status, headers)
+            check_answer(target.host, response.status, headers)
             return Fetched(self._read_content(response, headers, max_bytes))
 
     def _read_content(self, response: httpcore2.Response, headers: dict[str, str], max_bytes: int) -> bytes:
@@ -237,6 +271,14 @@ def _too_many(what: str) -> str:
     return f"Too many {what} are being fetched at the moment. Try again in a few seconds."
 
 
+def _redirects_too_often() -> UrlUnusable:
+    return UrlUnusable(f"The URL redirects more than {MAX_REDIRECTS} times. Use the file's own URL.")
+
+
+def _read_headers(response: httpcore2.Response) -> dict[str, str]:
+    return {name.lower().decode("latin-1"): value.decode("utf-8", "replace") for name, value in response.headers}
+
+
 def _is_address(host: str) -> bool:
     try:
         ip_address(host)
@@ -245,7 +287,7 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _check_answer(host: str, status: int, headers: dict[str, str]) -> None:
+def check_answer(host: str, status: int, headers: Mapping[str, str]) -> None:
     """Raises UrlUnusable unless the status is 200 and the body is uncompressed. Content-Type is ignored: the file shows it."""
     if status != 200:
         raise UrlUnusable(f"{host} answered with status {status}. Check that the URL can be opened by anyone.")

@@ -33,8 +33,9 @@ from promptreel.jobs.job import JobStage, OnProgress
 from promptreel.jobs.params import VideoParams
 from promptreel.media import Clip
 from promptreel.models import families
+from promptreel.models.composition import ModelSet, compose
 from promptreel.models.families import get_family
-from promptreel.models.registry import ModelCard, ModelRegistry
+from promptreel.models.registry import ModelRegistry
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Engine:
         with (
             named_failures(params),
             self.memory.watch() as peak,
-            self._use(params.model_id, told.again) as model,
+            self._use(params.model_id, params.motion_adapter, told.again) as model,
             serial_arithmetic(),
         ):
             made = self._make(model, params, told, init, on_preview)
@@ -126,15 +127,17 @@ class Engine:
         with self._use(model_id) as model:
             return model
 
-    def _use(self, model_id: str, on_wait: OnWait = keep_waiting) -> AbstractContextManager[LoadedModel]:
+    def _use(
+        self, model_id: str, motion_adapter: str | None = None, on_wait: OnWait = keep_waiting
+    ) -> AbstractContextManager[LoadedModel]:
         """The model, loaded while the block runs."""
-        return self.residency.use(self.models.get(model_id), on_wait)
+        return self.residency.use(compose(self.models, model_id, motion_adapter), on_wait)
 
-    def _check(self, card: ModelCard) -> Loadable:
+    def _check(self, models: ModelSet) -> Loadable:
         with serial_arithmetic():
-            match get_family(card):
+            match get_family(models.checkpoint):
                 case families.ANIMATEDIFF:
-                    return check_animatediff(card, self.device, self.compute)
+                    return check_animatediff(models, self.device, self.compute)
                 case other:
                     raise AssertionError(other)
 

@@ -84,7 +84,7 @@ def _read_weights(network: Network, dtype: torch.dtype) -> dict[str, Tensor]:
     for file, pairs in names.items():
         with _open(file) as content:
             for name, name_there in pairs:
-                weights[name] = content.get_tensor(name_there).to(dtype, copy=True)
+                weights[name] = content.get_tensor(name_there).reshape(network.tensors[name].shape).to(dtype, copy=True)
                 if dtype is torch.float16 and not weights[name].isfinite().all():
                     raise CheckpointUnusable(f"{name} is too large for float16, in which this device computes.")
     return weights

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from promptreel.generation.families.family import Loadable, LoadedModel
 from promptreel.generation.seat import WAIT_SECONDS, OnWait, in_turn, keep_waiting
-from promptreel.models.registry import ModelCard
+from promptreel.models.composition import ModelSet
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Checked:
 class Resident:
     """A loaded model. `users`: how many requests use it now."""
 
-    card: ModelCard
+    models: ModelSet
     model: LoadedModel
     source: Checked
     users: int = 0
@@ -55,22 +55,22 @@ class Residency:
     whose card or files were replaced is loaded anew, also while requests still use its old weights.
     """
 
-    def __init__(self, check: Callable[[ModelCard], Loadable], budget_bytes: int) -> None:
+    def __init__(self, check: Callable[[ModelSet], Loadable], budget_bytes: int) -> None:
         """`check` opens a model's files and raises CheckpointUnusable if they cannot be loaded."""
         self._check = check
         self._budget_bytes = budget_bytes
         self._residents: list[Resident] = []
-        self._checked: OrderedDict[ModelCard, Checked] = OrderedDict()
+        self._checked: OrderedDict[ModelSet, Checked] = OrderedDict()
         self._changed = threading.Condition()
         self._loading = threading.Semaphore(1)
 
     @contextmanager
-    def use(self, card: ModelCard, on_wait: OnWait = keep_waiting) -> Iterator[LoadedModel]:
+    def use(self, models: ModelSet, on_wait: OnWait = keep_waiting) -> Iterator[LoadedModel]:
         """The model, loaded while the block runs. Waits until there is room for it.
 
         Raises CheckpointUnusable, and what loading or `on_wait` raises.
         """
-        resident = self._enter(card) or self._load(card, on_wait)
+        resident = self._enter(models) or self._load(models, on_wait)
         try:
             yield resident.model
         finally:
@@ -83,48 +83,53 @@ class Residency:
         """The ids of the loaded models, the most recently used first."""
         with self._changed:
             latest = sorted(self._residents, key=lambda each: (each.users, each.last_used), reverse=True)
-            return [each.card.model_id for each in latest]
+            return [each.models.checkpoint.model_id for each in latest]
 
-    def _enter(self, card: ModelCard) -> Resident | None:
+    def _enter(self, models: ModelSet) -> Resident | None:
         """Counts a user of the model, if it is loaded."""
         with self._changed:
-            found = next((each for each in self._residents if each.card == card and each.source.is_current), None)
+            found = next((each for each in self._residents if each.models == models and each.source.is_current), None)
             if found is not None:
                 found.users += 1
             return found
 
-    def _load(self, card: ModelCard, on_wait: OnWait) -> Resident:
+    def _load(self, models: ModelSet, on_wait: OnWait) -> Resident:
         with in_turn(self._loading, on_wait):
-            found = self._enter(card)  # another request has loaded it meanwhile
+            found = self._enter(models)  # another request has loaded it meanwhile
             if found is not None:
                 return found
             started = time.monotonic()
-            source = self._check_once(card)
+            source = self._check_once(models)
             size_bytes = source.loadable.size_bytes
-            self._make_room(size_bytes, card, on_wait)
-            resident = Resident(card, source.loadable.load(), source, users=1)
+            self._make_room(size_bytes, models, on_wait)
+            resident = Resident(models, source.loadable.load(), source, users=1)
             with self._changed:
                 self._residents.append(resident)
-            log.info("%s was loaded in %.1f s and takes %.0f MB", card.model_id, time.monotonic() - started, size_bytes / 1e6)
+            log.info(
+                "%s was loaded in %.1f s and takes %.0f MB",
+                models.checkpoint.model_id,
+                time.monotonic() - started,
+                size_bytes / 1e6,
+            )
             return resident
 
-    def _check_once(self, card: ModelCard) -> Checked:
+    def _check_once(self, models: ModelSet) -> Checked:
         """Checks a model's files, which reads all of them, unless they were checked and are the same."""
-        known = self._checked.get(card)
+        known = self._checked.get(models)
         if known is None or not known.is_current:
-            loadable = self._check(card)
+            loadable = self._check(models)
             known = Checked(loadable, _look_at(loadable.files))
-        self._checked[card] = known
-        self._checked.move_to_end(card)
+        self._checked[models] = known
+        self._checked.move_to_end(models)
         while len(self._checked) > KEPT_CHECKS:
             self._checked.popitem(last=False)
         return known
 
-    def _make_room(self, size_bytes: int, card: ModelCard, on_wait: OnWait) -> None:
+    def _make_room(self, size_bytes: int, models: ModelSet, on_wait: OnWait) -> None:
         """Drops idle models until `size_bytes` fit, the least recently used first. Waits while those in use take too much."""
         while True:
             with self._changed:
-                self._drop(lambda each: each.card.model_id == card.model_id)  # an older version of it
+                self._drop(lambda each: _ids(each.models) == _ids(models))  # an older version of it
                 while self._residents and self._used_bytes() + size_bytes > self._budget_bytes:
                     if not self._drop_least_recent():
                         break
@@ -157,3 +162,7 @@ def _look_at(files: Iterable[Path]) -> Fingerprint:
     except OSError:
         return None
     return tuple((each.st_dev, each.st_ino, each.st_mtime_ns) for each in stats)
+
+
+def _ids(models: ModelSet) -> tuple[str, ...]:
+    return tuple(card.model_id for card in (models.checkpoint, models.adapter, models.vae) if card is not None)

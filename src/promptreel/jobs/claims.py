@@ -40,11 +40,15 @@ FIRST_WAIT, LONGEST_WAIT, MOST_WAITS = timedelta(minutes=1), timedelta(hours=1),
 
 @dataclass(frozen=True)
 class Taker:
-    """A worker that asks for a job. `beside` has the params of a job that it is running, if there is one."""
+    """A worker that asks for a job. `beside`: the params of a job that it runs on its device, if any. `aside`: the kinds that
+    use no device, and so run beside any job. `is_busy`: whether it runs any job.
+    """
 
     owner: str
     kinds: Collection[str]
     beside: Params | None = None
+    aside: Collection[str] = ()
+    is_busy: bool = False
 
 
 def first_in_line(kinds: Collection[str], now: datetime) -> Select[tuple[int]]:
@@ -72,15 +76,18 @@ def may_run() -> ColumnElement[bool]:
 def next_to_take(taker: Taker, now: datetime) -> ColumnElement[bool]:
     """Condition: the job is first in line, and may run beside the worker's running jobs.
 
-    Beside others, it must have their kind and model, and must have crashed no worker. A busy worker leaves the job to an idle
-    one, but only for LEFT_TO_THE_IDLE, because the idle one may be stuck.
+    Beside others on the device, it must have their kind and models. Beside any, it must have crashed no worker. A busy worker
+    leaves the job to an idle one, but only for LEFT_TO_THE_IDLE, because the idle one may be stuck.
     """
     first = and_(jobs.c.id == first_in_line(taker.kinds, now).scalar_subquery(), has_status(JobStatus.QUEUED))
+    if taker.is_busy:
+        first = and_(first, jobs.c.crashes == 0)
     if taker.beside is None:
         return first
-    is_alike = and_(jobs.c.kind == taker.beside.kind, jobs.c.model_id == taker.beside.model_id)
+    models = taker.beside.batch_key.partition("|")[0] + "|"
+    is_alike = and_(jobs.c.kind == taker.beside.kind, func.substr(jobs.c.batch_key, 1, len(models)) == models)
     idle_had_their_chance = or_(jobs.c.run_at <= now - LEFT_TO_THE_IDLE, ~another_is_idle(taker.owner, now))
-    return and_(first, is_alike, jobs.c.crashes == 0, idle_had_their_chance)
+    return and_(first, or_(is_alike, jobs.c.kind.in_(taker.aside)), idle_had_their_chance)
 
 
 def next_fits(connection: Connection, which: ColumnElement[bool], *, kinds: Kinds, fits: Callable[[Params], bool]) -> bool:

@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from promptreel.jobs.import_params import ImportParams
 from promptreel.jobs.kinds import Params
 from promptreel.jobs.params import VideoParams
 
@@ -125,6 +126,7 @@ class Job(Generic[ParamsT_co]):
 
 AnyJob: TypeAlias = Job[Params]
 VideoJob: TypeAlias = Job[VideoParams]
+ImportJob: TypeAlias = Job[ImportParams]
 
 
 @dataclass(frozen=True, kw_only=True)

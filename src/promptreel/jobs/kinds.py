@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from promptreel.jobs.import_params import ImportParams
 from promptreel.jobs.params import VideoParams
 
 
@@ -18,11 +19,14 @@ class Params(Protocol):
 
     @property
     def model_id(self) -> str:
-        """The model that the job uses or makes. Only jobs with the same model run side by side."""
+        """The model that the job uses or makes."""
 
     @property
     def batch_key(self) -> str:
-        """Jobs with the same kind and batch key do the same kind of work, so estimates can add them up."""
+        """Jobs with the same kind and batch key do the same kind of work, so estimates can add them up.
+
+        Up to the first "|", it names all models that the job uses: jobs that use the same ones may run side by side.
+        """
 
     def to_json(self) -> dict[str, Any]: ...
 
@@ -43,5 +47,5 @@ class UnknownParams:
 Kinds = Mapping[str, Callable[[Mapping[str, Any]], Params]]
 """By kind: the function that reads the params from what their `to_json` wrote."""
 
-KINDS: Kinds = MappingProxyType({VideoParams.kind: VideoParams.from_json})
+KINDS: Kinds = MappingProxyType({VideoParams.kind: VideoParams.from_json, ImportParams.kind: ImportParams.from_json})
 """The kinds that this version knows."""

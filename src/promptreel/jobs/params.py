@@ -54,7 +54,8 @@ class VideoParams:
 
     `width` and `height` are the finished video's, in pixels, and multiples of 8. `prompt` and `negative_prompt` are final: the
     model gets them after defaults and enhancement. `init_key` is the init's key in storage; `strength` matters only with an
-    init. `clip_skip` is how many of the text encoder's last layers are skipped. `output_type` is one of OUTPUT_TYPES.
+    init. `motion_adapter` is the id of the motion adapter; None if the model has its own. `clip_skip` is how many of the text
+    encoder's last layers are skipped. `output_type` is one of OUTPUT_TYPES.
     """
 
     kind: ClassVar[str] = "video"
@@ -74,11 +75,13 @@ class VideoParams:
     clip_skip: int = 0
     output_type: str = DEFAULT_OUTPUT_TYPE
     init_key: str | None = None
+    motion_adapter: str | None = None
 
     @property
     def batch_key(self) -> str:
-        """The model and the shape; `workload.py` reads it. Steps and guidance may differ within a batch."""
-        return f"{self.model_id}|{self.width}x{self.height}|{self.num_frames}"
+        """The models and the shape; `workload.py` reads it. Steps and guidance may differ within a batch."""
+        models = self.model_id if self.motion_adapter is None else f"{self.model_id}+{self.motion_adapter}"
+        return f"{models}|{self.width}x{self.height}|{self.num_frames}"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

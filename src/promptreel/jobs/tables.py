@@ -177,6 +177,27 @@ delivery_attempts = Table(
     Column("error", Text),
 )
 
+# Imported models. Their files are in <data-dir>/model-files, under their hashes (models/stored_files.py).
+models = Table(
+    "models",
+    metadata,
+    Column("id", String(100), primary_key=True),
+    Column("kind", String(32), nullable=False),
+    Column("family", String(64)),
+    # What it is made for, or made of: an adapter fits a checkpoint of the same base.
+    Column("base", String(64)),
+    Column("card", JSON, nullable=False),
+    # By the file's name as its author published it: its hash and its size in bytes.
+    Column("files", JSON, nullable=False),
+    # SHA-256 of the names and hashes of the files.
+    Column("hash", String(64), nullable=False),
+    Column("source", Text, nullable=False),
+    # The API key that imported it; null: the command line, or the local caller of a service without keys.
+    Column("api_key_id", Integer),
+    Column("is_public", Boolean, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
+)
+
 facts = Table(
     "facts",
     metadata,

@@ -15,7 +15,8 @@ from typing import Any, cast
 
 from promptreel.errors import JobNotFound
 from promptreel.jobs.eta import Ahead, Timing, Work
-from promptreel.jobs.job import AnyJob, JobStatus, NewJob, VideoJob
+from promptreel.jobs.import_params import ImportParams
+from promptreel.jobs.job import AnyJob, ImportJob, JobStatus, NewJob, VideoJob
 from promptreel.jobs.keys import Caller
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.store import JobStore, WorkerRecord
@@ -51,7 +52,7 @@ def _hash_bytes(value: object) -> str:
     return hashlib.sha256(value).hexdigest()
 
 
-_VIDEO = VideoParams.kind
+_VIDEO, _IMPORT = VideoParams.kind, ImportParams.kind
 
 
 def _to_video_job(job: AnyJob) -> VideoJob:
@@ -74,17 +75,12 @@ class OwnJobs:
 
     def find_first(self) -> VideoJob | None:
         """The job that this request created when first sent; None if this is the first time. Raises what `submit` raises."""
-        asked = self._idempotency
-        key_hash, request_hash = (asked.key_hash, asked.request_hash) if asked else (None, None)
-        first = self._store.find_first(key_hash, request_hash, of=self._caller)
+        first = _find_first(self._store, self._caller, self._idempotency)
         return None if first is None else _to_video_job(first)
 
     def submit(self, new: NewJob) -> VideoJob:
         """Queues a job for the caller. Raises IdempotencyConflict, RateLimitExceeded and InvalidApiKey."""
-        own = replace(new, api_key_id=self._caller.api_key_id)
-        if self._idempotency is not None:
-            own = replace(own, idem_key=self._idempotency.key_hash, request_hash=self._idempotency.request_hash)
-        return _to_video_job(self._store.submit(own))
+        return _to_video_job(self._store.submit(_made_by(new, self._caller, self._idempotency)))
 
     def get(self, job_id: int) -> VideoJob:
         """Raises JobNotFound."""
@@ -127,6 +123,59 @@ class OwnJobs:
 
     def recent_timings(self, model_id: str) -> Sequence[Timing]:
         return self._store.recent_timings(model_id)
+
+
+def _to_import_job(job: AnyJob) -> ImportJob:
+    """Raises JobNotFound for a job of another kind."""
+    if isinstance(job.params, ImportParams):
+        return cast("ImportJob", job)
+    raise JobNotFound(f"There is no job {job.id} that imports a model.")
+
+
+class OwnImports:
+    """A caller's own imports of models. Other callers' jobs, and jobs of other kinds, look like unknown ids.
+
+    `idempotency`: None if the request has no idempotency key.
+    """
+
+    def __init__(self, store: JobStore, caller: Caller, idempotency: Idempotency | None = None) -> None:
+        self._store = store
+        self._caller = caller
+        self._idempotency = idempotency
+
+    def find_first(self) -> ImportJob | None:
+        """As in OwnJobs."""
+        first = _find_first(self._store, self._caller, self._idempotency)
+        return None if first is None else _to_import_job(first)
+
+    def submit(self, new: NewJob) -> ImportJob:
+        """Queues an import for the caller. Raises IdempotencyConflict, RateLimitExceeded and InvalidApiKey."""
+        return _to_import_job(self._store.submit(_made_by(new, self._caller, self._idempotency)))
+
+    def get(self, job_id: int) -> ImportJob:
+        """Raises JobNotFound."""
+        return _to_import_job(self._store.get(job_id, of=self._caller, kind=_IMPORT))
+
+    def latest(self, model_id: str) -> ImportJob | None:
+        """The caller's last import of this model."""
+        found = self._store.list(limit=1, model_id=model_id, of=self._caller, kind=_IMPORT)
+        return _to_import_job(found[0]) if found else None
+
+    def cancel(self, job_id: int) -> ImportJob:
+        """Raises JobNotFound."""
+        return _to_import_job(self._store.cancel(job_id, of=self._caller, kind=_IMPORT))
+
+
+def _find_first(store: JobStore, caller: Caller, asked: Idempotency | None) -> AnyJob | None:
+    key_hash, request_hash = (asked.key_hash, asked.request_hash) if asked else (None, None)
+    return store.find_first(key_hash, request_hash, of=caller)
+
+
+def _made_by(new: NewJob, caller: Caller, idempotency: Idempotency | None) -> NewJob:
+    own = replace(new, api_key_id=caller.api_key_id)
+    if idempotency is None:
+        return own
+    return replace(own, idem_key=idempotency.key_hash, request_hash=idempotency.request_hash)
 
 
 class PublicJobs:

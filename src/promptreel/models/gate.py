@@ -1,59 +1,33 @@
-"""The gate in front of every loader: it checks a checkpoint's folder, and a loader opens only what it returns.
+"""The gate in front of every loader: it checks models' files, and a loader opens only what the gate returns.
 
-A checkpoint passes if its classes are known, their arguments are within bounds, its files hold exactly the tensors that these
-need, and nothing in it is code. The gate does not import torch, so the api can use it, too.
+Models that pass have known classes with arguments within bounds, files with exactly the tensors that these need, and no code.
+The gate imports no torch, so the api can report what a worker would find.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from promptreel.errors import CheckpointUnusable
-from promptreel.models.configs import NETWORKS, Config, ImageUNet, MotionAdapter, MotionUNet, TextEncoder, add_motion
-from promptreel.models.json_files import explain, read_model, read_object, shorten
+from promptreel.models.configs import Config, ImageUNet, MotionAdapter, MotionUNet, TextEncoder, add_motion
+from promptreel.models.json_files import explain, shorten
 from promptreel.models.layouts import MOTION, Layout, lay_out
-from promptreel.models.noise_table import NAME as NOISE_NAME
-from promptreel.models.noise_table import read_noise_table
+from promptreel.models.noise_table import read_noise_table, table_of_adapter
+from promptreel.models.parts import INDEX_NAME, ImageParts, Part, read_image_parts, read_part
 from promptreel.models.registry import CARD_NAME, ModelCard
 from promptreel.models.safety import check_folder, hash_files
-from promptreel.models.tokenizers import TokenizerParts, read_tokenizer
-from promptreel.models.weights import AGAIN, StoredTensor, check_dtypes, check_finite, find_weights, read_tensors
+from promptreel.models.tokenizers import TokenizerParts
+from promptreel.models.weights import StoredTensor, check_finite
 
 FAMILY = "animatediff"
-PIPELINES = ("AnimateDiffPipeline", "StableDiffusionPipeline")
-CLASSES = {
-    "unet": r"diffusers\.(UNet2DConditionModel|UNetMotionModel)",
-    "motion_adapter": r"diffusers\.MotionAdapter",
-    "vae": r"diffusers\.(AutoencoderKL|AutoencoderDC|AutoencoderTiny)",
-    "text_encoder": r"transformers\.CLIPTextModel",
-    "tokenizer": r"transformers\.CLIPTokenizer(Fast)?",
-    "scheduler": r"diffusers\.[A-Z][A-Za-z0-9]{0,99}Scheduler",
-}
-"""The classes that model_index.json may name, by component."""
-UNUSED = {
-    "safety_checker": r"stable_diffusion\.StableDiffusionSafetyChecker",
-    "feature_extractor": r"transformers\.(CLIPImageProcessor|CLIPFeatureExtractor)",
-    "image_encoder": r"transformers\.CLIPVisionModelWithProjection",
-}
-"""Components of public Stable Diffusion checkpoints that are never loaded."""
-STEM = "diffusion_pytorch_model"
-STEMS = {"text_encoder": "model"}
-"""The names of weight files by component, without suffix. STEM is the name for all others."""
 MAX_PARAMETERS = 3_000_000_000
 """The most parameters of all networks together. Stable Diffusion 1.5 with motion modules has 1.5 billion."""
-
-INDEX_NAME = "model_index.json"
-
-# diffusers renamed the parts of a VAE's attention.
-_OLD_ATTENTION = re.compile(r"(\.mid_block\.attentions\.0\.)(query|key|value|proj_attn)(?=\.)")
-_NEW_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,136 +44,142 @@ class Checkpoint:
     """Everything that is loaded from a checkpoint. `unet` includes the motion modules, even if another file holds them."""
 
     card: ModelCard
-    root: Path
     unet: Network
     vae: Network
     text_encoder: Network
     tokenizer: TokenizerParts
     noise_table: Mapping[str, Any]
-    files: tuple[Path, ...]
+    files: Mapping[str, Path]
 
 
-class _Named(BaseModel):
-    """The key that each config.json of diffusers has. Those of transformers lack it."""
+def check_checkpoint(card: ModelCard, adapter: ModelCard | None = None, vae: ModelCard | None = None) -> Checkpoint:
+    """Checks names, configs and the headers of weight files. `adapter` and `vae`: models that replace the checkpoint's own.
 
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-    class_name: str = Field(alias="_class_name", max_length=100)
-
-
-def check_checkpoint(card: ModelCard) -> Checkpoint:
-    """Checks names, configs and the headers of weight files. Raises CheckpointUnusable with the reason."""
+    Raises CheckpointUnusable with the reason.
+    """
     if card.family != FAMILY:
         raise CheckpointUnusable(f"model {card.model_id!r} is of family {card.family!r}; only {FAMILY!r} can be run")
-    root = check_folder(card.path)
-    classes = _read_index(root)
-    configs = {name: _read_config(root, name, class_name) for name, class_name in classes.items()}
-    unet = _join(configs["unet"], configs.get("motion_adapter"))
-    layouts = _lay_out(unet, configs)
-    _check_size(layouts.values())
-    files = find_weights(root, {name: STEMS.get(name, STEM) for name in configs})
-    tensors = {name: _read_tensors(root, name, files[name]) for name in configs}
-    for name, layout in layouts.items():
-        _compare(name, layout, tensors[name])
-    tokenizer = read_tokenizer(root / "tokenizer")
-    _check_fit(card, unet, configs, tokenizer)
-    noise_table = read_noise_table(root / NOISE_NAME, card)
-    read = (root / INDEX_NAME, root / NOISE_NAME, *(root / name / "config.json" for name in configs), *tokenizer.files)
+    image = read_image_parts(check_folder(card.path))
+    networks, files = dict(image.networks), dict(image.files)
+    for component, other in (("motion_adapter", adapter), ("vae", vae)):
+        if other is not None:
+            networks[component] = _rename_files(read_part(check_folder(other.path), component), component)
+    _check_complete(networks, card)
+    unet = _join(networks)
+    _check_layouts(unet, networks)
+    effective = card if adapter is None else replace(card, max_frames=adapter.max_frames)
+    _check_fit(effective, unet, networks, image.tokenizer)
+    for part in networks.values():
+        files |= part.files
+    motion = networks.get("motion_adapter")
     return Checkpoint(
-        card=card,
-        root=root,
-        unet=_to_network("UNetMotionModel", unet, tensors["unet"] | tensors.get("motion_adapter", {})),
-        vae=_to_network(classes["vae"], configs["vae"], tensors["vae"]),
-        text_encoder=_to_network("CLIPTextModel", configs["text_encoder"], tensors["text_encoder"]),
-        tokenizer=tokenizer,
-        noise_table=noise_table,
-        files=(*read, *(file for name in configs for file in files[name])),
+        card=effective,
+        unet=_to_network("UNetMotionModel", unet, {**networks["unet"].tensors, **(motion.tensors if motion else {})}),
+        vae=_to_network(networks["vae"].class_name, networks["vae"].config, networks["vae"].tensors),
+        text_encoder=_to_network("CLIPTextModel", networks["text_encoder"].config, networks["text_encoder"].tensors),
+        tokenizer=image.tokenizer,
+        noise_table=_read_table(image, card, adapter),
+        files=files,
     )
+
+
+def check_image_checkpoint(root: Path) -> ImageParts:
+    """Checks a checkpoint by itself, for an import: it may lack motion modules and a VAE. Raises CheckpointUnusable."""
+    image = read_image_parts(root)
+    unet = image.networks["unet"].config
+    if isinstance(unet, MotionUNet) or "motion_adapter" in image.networks:
+        _check_layouts(_join(image.networks), image.networks)
+    elif isinstance(unet, ImageUNet):
+        layout = lay_out(_join({**image.networks, "motion_adapter": _made_up_adapter(unet)}))
+        _compare("unet", Layout({name: shape for name, shape in layout.items() if MOTION not in name}), image.networks["unet"])
+    for component in ("vae", "text_encoder"):
+        if component in image.networks:
+            _compare(component, lay_out(image.networks[component].config), image.networks[component])
+    return image
+
+
+def check_part(root: Path, component: str) -> Part:
+    """Checks a motion adapter or a VAE by itself, for an import. Raises CheckpointUnusable."""
+    part = read_part(root, component)
+    if isinstance(part.config, MotionAdapter):
+        layout = lay_out(_join({"unet": _made_up_unet(part.config), "motion_adapter": part}))
+        _compare(component, Layout({name: shape for name, shape in layout.items() if MOTION in name}), part)
+    else:
+        _compare(component, lay_out(part.config), part)
+    return part
 
 
 def check_weights(checkpoint: Checkpoint) -> None:
     """Reads every weight, which takes seconds for a large checkpoint. Raises CheckpointUnusable if one is not finite."""
     networks = (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder)
-    check_finite((tensor for network in networks for tensor in network.tensors.values()), checkpoint.root)
+    names = {path: name for name, path in checkpoint.files.items()}
+    check_finite((tensor for network in networks for tensor in network.tensors.values()), names)
 
 
 def hash_checkpoint(checkpoint: Checkpoint) -> str:
-    """SHA-256 of the names and contents of all loaded files. The card is not one of them."""
-    return hash_files(checkpoint.root, checkpoint.files)
+    """SHA-256 of the names and contents of what is loaded. The card does not change it."""
+    return hash_files(checkpoint.files)
 
 
-def _read_index(root: Path) -> dict[str, str]:
-    """The class of each network, from model_index.json. Raises CheckpointUnusable for classes that Promptreel does not load."""
-    if not (root / INDEX_NAME).is_file():
-        raise CheckpointUnusable(f"The checkpoint has no {INDEX_NAME}. Save it again in diffusers' layout, see docs/models.md.")
-    index = read_object(root / INDEX_NAME, INDEX_NAME)
-    pipeline = index.get("_class_name")
-    if pipeline not in PIPELINES:
+def _rename_files(part: Part, component: str) -> Part:
+    """The names of another model's files must not be those of the checkpoint's own."""
+    return replace(part, files={f"{component}: {name}": path for name, path in part.files.items()})
+
+
+def _check_complete(networks: Mapping[str, Part], card: ModelCard) -> None:
+    if "motion_adapter" in networks and isinstance(networks["unet"].config, MotionUNet):
         raise CheckpointUnusable(
-            f"{INDEX_NAME} names the pipeline {shorten(repr(pipeline))}; Promptreel runs {' and '.join(PIPELINES)} only."
+            f"The checkpoint {card.model_id!r} has motion modules of its own. Use it without a motion adapter."
         )
-    named = {key: value for key, value in index.items() if isinstance(value, list) and not key.startswith("_")}
-    named = {key: value for key, value in named.items() if value != [None, None]}
-    for component, value in named.items():
-        _check_class(component, value)
-    needed = [name for name in CLASSES if name != "motion_adapter" or named.get("unet", [""])[-1] != "UNetMotionModel"]
-    for component in needed:
-        if component not in named or not (root / component).is_dir():
-            raise CheckpointUnusable(_missing(component))
-    return {name: named[name][1] for name in needed if name in NETWORKS}
-
-
-def _check_class(component: str, named: list[Any]) -> None:
-    allowed = (CLASSES | UNUSED).get(component)
-    if allowed is None or len(named) != 2 or re.fullmatch(allowed, ".".join(map(str, named)), re.ASCII) is None:
-        raise CheckpointUnusable(
-            f"{INDEX_NAME} gives {shorten(repr(component))} the class {shorten(repr(named))}, which Promptreel does not load. "
-            "Use a Stable Diffusion 1.5 checkpoint with a motion adapter, see docs/models.md."
-        )
-
-
-def _missing(component: str) -> str:
-    if component == "motion_adapter":
+    if "motion_adapter" not in networks and isinstance(networks["unet"].config, ImageUNet):
         # diffusers would silently use random motion modules.
-        return (
-            "The checkpoint has no motion adapter, so nothing would move as it should. Copy one into motion_adapter/ and add "
-            f'"motion_adapter": ["diffusers", "MotionAdapter"] to {INDEX_NAME}.'
+        raise CheckpointUnusable(
+            "The checkpoint has no motion adapter, so nothing would move as it should. Import one, and name it in the request; "
+            f'or copy one into motion_adapter/ and add "motion_adapter": ["diffusers", "MotionAdapter"] '
+            f"to {INDEX_NAME}."
         )
-    return f"The checkpoint has no {component}/, or {INDEX_NAME} does not name it. Save it again in diffusers' layout."
+    if "vae" not in networks:
+        raise CheckpointUnusable(
+            f"The checkpoint {card.model_id!r} has no VAE. Import one, such as stabilityai/sd-vae-ft-mse, and then the "
+            "checkpoint again with --vae."
+        )
 
 
-def _read_config(root: Path, component: str, class_name: str) -> Config:
-    file, name = root / component / "config.json", f"{component}/config.json"
-    if component != "text_encoder":  # its config has no _class_name; TextEncoder checks its model_type
-        own = read_model(file, name, _Named).class_name
-        if own != class_name:
-            raise CheckpointUnusable(
-                f"{name} is of the class {shorten(repr(own))}, but {INDEX_NAME} says {class_name!r}. Make the two agree."
-            )
-    return read_model(file, name, NETWORKS[component][class_name])
+def _read_table(image: ImageParts, card: ModelCard, adapter: ModelCard | None) -> Mapping[str, Any]:
+    if adapter is None and image.noise_file is not None:
+        return read_noise_table(image.noise_file, card)
+    return table_of_adapter(image.noise_file, card.beta_schedule or (adapter.beta_schedule if adapter else None))
 
 
-def _read_tensors(root: Path, component: str, files: Iterable[Path]) -> dict[str, StoredTensor]:
-    """Tensors by their current names, without position ids, which only older files contain."""
-    stored = read_tensors(files, root)
-    tensors = {_new_name(component, name): tensor for name, tensor in stored.items()}
-    if len(tensors) != len(stored):
-        raise CheckpointUnusable(f"{component}/ holds a tensor twice, under its old and its new name. {AGAIN}")
-    if component == "text_encoder":
-        tensors.pop("embeddings.position_ids", None)  # just 0, 1, 2, ...
-    check_dtypes(tensors, component)
-    return tensors
+def _made_up_adapter(unet: ImageUNet) -> Part:
+    """One that fits a UNet, to know what the UNet must contain besides its motion modules."""
+    config = MotionAdapter(
+        block_out_channels=unet.block_out_channels,
+        motion_layers_per_block=unet.layers_per_block,
+        motion_norm_num_groups=1,
+        motion_num_attention_heads=1,
+    )
+    return Part(class_name="MotionAdapter", config=config, tensors={}, files={})
 
 
-def _new_name(component: str, name: str) -> str:
-    if component == "text_encoder":
-        return name.removeprefix("text_model.")
-    if component == "vae":
-        return _OLD_ATTENTION.sub(lambda found: found[1] + _NEW_ATTENTION[found[2]], name)
-    return name
+def _made_up_unet(adapter: MotionAdapter) -> Part:
+    blocks = len(adapter.block_out_channels)
+    config = ImageUNet.model_validate(
+        {
+            "block_out_channels": adapter.block_out_channels,
+            "layers_per_block": adapter.motion_layers_per_block,
+            "down_block_types": ("DownBlock2D",) * blocks,
+            "up_block_types": ("UpBlock2D",) * blocks,
+            "norm_num_groups": 1,
+            "attention_head_dim": 1,
+        }
+    )
+    return Part(class_name="UNet2DConditionModel", config=config, tensors={}, files={})
 
 
-def _join(unet: Config, adapter: Config | None) -> MotionUNet:
+def _join(networks: Mapping[str, Part]) -> MotionUNet:
+    unet = networks["unet"].config
+    adapter = networks["motion_adapter"].config if "motion_adapter" in networks else None
     if isinstance(unet, ImageUNet) and isinstance(adapter, MotionAdapter):
         try:
             return add_motion(unet, adapter)
@@ -214,14 +194,16 @@ def _join(unet: Config, adapter: Config | None) -> MotionUNet:
     return unet
 
 
-def _lay_out(unet: MotionUNet, configs: Mapping[str, Config]) -> dict[str, Layout]:
-    """The tensors that each component's files must contain."""
-    layouts = {"unet": lay_out(unet), "vae": lay_out(configs["vae"]), "text_encoder": lay_out(configs["text_encoder"])}
-    if "motion_adapter" in configs:
-        whole = layouts["unet"]
+def _check_layouts(unet: MotionUNet, networks: Mapping[str, Part]) -> None:
+    """Raises CheckpointUnusable if the files do not contain exactly the tensors that the configs ask for."""
+    layouts = {name: lay_out(networks[name].config) for name in ("vae", "text_encoder")}
+    whole = layouts["unet"] = lay_out(unet)
+    if isinstance(networks["unet"].config, ImageUNet):
         layouts["motion_adapter"] = Layout({name: shape for name, shape in whole.items() if MOTION in name})
         layouts["unet"] = Layout({name: shape for name, shape in whole.items() if MOTION not in name})
-    return layouts
+    _check_size(layouts.values())
+    for name, layout in layouts.items():
+        _compare(name, layout, networks[name])
 
 
 def _check_size(layouts: Iterable[Layout]) -> None:
@@ -233,8 +215,8 @@ def _check_size(layouts: Iterable[Layout]) -> None:
         )
 
 
-def _compare(component: str, layout: Layout, tensors: Mapping[str, StoredTensor]) -> None:
-    problems = []
+def _compare(component: str, layout: Layout, part: Part) -> None:
+    tensors, problems = part.tensors, []
     for verb, names in (("lacks", layout.keys() - tensors.keys()), ("should not hold", tensors.keys() - layout.keys())):
         if names:
             more = f" and {len(names) - 1} other tensors" if len(names) > 1 else ""
@@ -250,9 +232,9 @@ def _compare(component: str, layout: Layout, tensors: Mapping[str, StoredTensor]
         )
 
 
-def _check_fit(card: ModelCard, unet: MotionUNet, configs: Mapping[str, Config], tokenizer: TokenizerParts) -> None:
+def _check_fit(card: ModelCard, unet: MotionUNet, networks: Mapping[str, Part], tokenizer: TokenizerParts) -> None:
     """Raises CheckpointUnusable if components, or the card, do not fit together."""
-    text, latents = configs["text_encoder"], getattr(configs["vae"], "latent_channels", None)
+    text, latents = networks["text_encoder"].config, getattr(networks["vae"].config, "latent_channels", None)
     assert isinstance(text, TextEncoder)
     if card.max_frames > unet.motion_max_seq_length:
         raise CheckpointUnusable(

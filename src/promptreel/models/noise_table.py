@@ -22,6 +22,9 @@ Beta = Annotated[float, Field(gt=0, lt=1)]
 Shift = Annotated[float, Field(ge=1e-3, le=1e3)]
 MAX_STEPS = 10_000
 NAME = "scheduler/scheduler_config.json"
+ADAPTER_SCHEDULE = "linear"
+ADAPTER_TABLE = {"beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
+"""AnimateDiff's, versions 1 to 3. Its Lightning and LCM adapters were distilled from them."""
 # Samplers divide by the last step's signal. diffusers' own bound for a last step of pure noise.
 _LEAST_SIGNAL = 2.0**-24
 
@@ -68,6 +71,23 @@ def read_noise_table(file: Path, card: ModelCard) -> dict[str, Any]:
     if not table.is_flow:
         _check_signal(table)
     return table.model_dump(by_alias=True, exclude_none=True)
+
+
+def has_own_table(file: Path) -> bool:
+    """Whether a scheduler's file says another table than that of Stable Diffusion's pictures. Raises CheckpointUnusable."""
+    table = read_model(file, NAME, NoiseTable)
+    return table.is_flow or table.trained_betas is not None or table.beta_schedule != "scaled_linear"
+
+
+def table_of_adapter(file: Path | None, beta_schedule: str | None) -> dict[str, Any]:
+    """The table of a motion adapter that is a model of its own: AnimateDiff's, unless `beta_schedule` says otherwise.
+
+    Only what the UNet predicts comes from the image checkpoint's file; None: it has none, and predicts noise. Raises
+    CheckpointUnusable.
+    """
+    told = None if file is None else read_model(file, NAME, NoiseTable)
+    table = {"_class_name": "DDIMScheduler", **ADAPTER_TABLE, "beta_schedule": beta_schedule or ADAPTER_SCHEDULE}
+    return {**table, "prediction_type": (told.prediction_type if told else None) or "epsilon"}
 
 
 def _check_signal(table: NoiseTable) -> None:

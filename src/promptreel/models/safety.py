@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from promptreel.errors import CheckpointUnusable
@@ -38,14 +38,14 @@ def check_folder(path: Path) -> Path:
     return root
 
 
-def hash_files(root: Path, files: Iterable[Path]) -> str:
+def hash_files(files: Mapping[str, Path]) -> str:
     """SHA-256 of the files' names and contents. Neither the folder nor the card changes it.
 
     Reads every byte, which takes seconds for a large checkpoint. Raises CheckpointUnusable for an unreadable file.
     """
     digest = hashlib.sha256()
     try:
-        for name, file in sorted((file.relative_to(root).as_posix(), file) for file in files):
+        for name, file in sorted(files.items()):
             with file.open("rb") as content:
                 digest.update(os.fsencode(name) + b"\0" + hashlib.file_digest(content, "sha256").digest())
     except OSError as error:

@@ -50,8 +50,9 @@ class StoredTensor:
 def find_weights(root: Path, components: Mapping[str, str]) -> dict[str, tuple[Path, ...]]:
     """The weight files of each component. `components`: the plain file name of each, without suffix.
 
-    A component has one file, or several with an index. All components are plain, or all are the variant fp16, as
-    `save_pretrained(variant="fp16")` names it. Raises CheckpointUnusable if files are missing.
+    A component has one file, or several with an index. The plain files are taken, or those of the variant fp16, as
+    `save_pretrained(variant="fp16")` names it, if all components have one and some have nothing else. Where components have
+    only the one or only the other, each is taken as it is. Raises CheckpointUnusable if files are missing.
     """
     found = {}
     for component, stem in components.items():
@@ -65,11 +66,7 @@ def find_weights(root: Path, components: Mapping[str, str]) -> dict[str, tuple[P
     for variant in ("plain", "fp16"):
         if all(files[variant] for files in found.values()):
             return {component: files[variant] for component, files in found.items()}
-    half = ", ".join(f"{component}/" for component, files in found.items() if not files["plain"])
-    others = ", ".join(f"{component}/" for component, files in found.items() if not files["fp16"])
-    raise CheckpointUnusable(
-        f"{half} holds the variant fp16 alone, and {others} does not have it. Rename *.fp16.safetensors to *.safetensors there."
-    )
+    return {component: files["plain"] or files["fp16"] for component, files in found.items()}
 
 
 def _find_files(folder: Path, whole: str, index: str) -> tuple[Path, ...]:
@@ -155,15 +152,19 @@ def check_dtypes(tensors: Mapping[str, StoredTensor], component: str) -> None:
             )
 
 
-def check_finite(tensors: Iterable[StoredTensor], root: Path) -> None:
-    """Reads the tensors' bytes. Raises CheckpointUnusable for the first that contains an infinity or NaN."""
+def check_finite(tensors: Iterable[StoredTensor], names: Mapping[Path, str]) -> None:
+    """Reads the tensors' bytes. Raises CheckpointUnusable for the first that contains an infinity or NaN.
+
+    `names`: the files' names for the message. Tensors of whole numbers are skipped.
+    """
     import numpy as np  # noqa: PLC0415 - an extra, which whoever computes with weights has
 
     part = np.empty(_BYTES_AT_ONCE, np.uint8)
-    for tensor in sorted(tensors, key=lambda each: (each.file, each.begin)):
+    floating = (tensor for tensor in tensors if tensor.dtype in _FORMATS)
+    for tensor in sorted(floating, key=lambda each: (each.file, each.begin)):
         if not _is_finite(tensor, part):
             raise CheckpointUnusable(
-                f"{tensor.file.relative_to(root).as_posix()} holds numbers that are not finite, in {shorten(tensor.name)}: "
+                f"{names.get(tensor.file, tensor.file.name)} holds numbers that are not finite, in {shorten(tensor.name)}: "
                 "all that is made with them would be black. Convert the original weights again, to float32 if float16 "
                 "is too narrow for them."
             )

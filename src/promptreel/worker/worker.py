@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,8 @@ class Worker:
 
     If the device fails, the worker ends with DeviceLost. A job that met the error stays claimed, as if the worker had died: the
     supervisor or the lease frees it, and it loses a life.
+
+    One job that uses no device may run beside the others, whatever their model.
     """
 
     def __init__(  # noqa: PLR0913 - one parameter per part
@@ -90,6 +93,11 @@ class Worker:
             on_stall=self.give_up,
         )
 
+    @property
+    def aside(self) -> frozenset[str]:
+        """The kinds of job that use no device."""
+        return frozenset(kind for kind, recipe in self.recipes.items() if not recipe.uses_device)
+
     def run(self, *, on_warm: Callable[[], object] = lambda: None) -> None:
         """Calls `on_warm` before the first claim. Until then the worker has no jobs, so killing it does no harm."""
         self.warm_up()
@@ -120,7 +128,7 @@ class Worker:
         log.info("worker %s is ready on %s", self.owner, self.engine.device)
 
     def main_loop(self) -> None:
-        with ThreadPoolExecutor(self.room.jobs, thread_name_prefix="job") as threads:
+        with ThreadPoolExecutor(self.room.jobs + 1, thread_name_prefix="job") as threads:
             while not self.stop.is_set():
                 self.running = [each for each in self.running if not each.done.done()]
                 claimed = self._claim_next()
@@ -135,23 +143,31 @@ class Worker:
 
         A job that has crashed a worker runs alone afterwards. If it crashes this worker too, no other job loses a life.
         """
-        beside = None
-        if self.running:
-            job = self.running[0].job
-            if len(self.running) == self.room.jobs or job.crashes:
-                return None
-            beside = job.params
+        on_device = [each.job for each in self.running if each.job.kind not in self.aside]
+        if any(each.job.crashes for each in self.running):
+            return None
+        kinds = set(self.recipes) if len(on_device) < self.room.jobs else set(self.aside)
+        if len(on_device) < len(self.running):
+            kinds -= self.aside
+        if not kinds:
+            return None
+        beside = on_device[0].params if on_device else None
+        is_busy = bool(self.running)
         try:
-            return self.jobs.claim(self.owner, kinds=self.recipes.keys(), beside=beside, fits=self._has_room)
+            return self.jobs.claim(
+                self.owner, kinds=kinds, beside=beside, aside=self.aside, is_busy=is_busy, fits=self._has_room
+            )
         except TEMPORARY as temporary:  # the running jobs go on
             self.seldom.warning("no job could be claimed: %s", temporary)
             self.stop.wait(RETRY_SECONDS)
             return None
 
     def _has_room(self, params: Params) -> bool:
-        """Whether a job fits into memory beside the running ones. A job alone always fits."""
-        used = sum(each.bytes for each in self.running)
-        return not self.running or used + self._estimate_bytes(params) <= self.room.memory
+        """Whether a job fits into memory beside the running ones. A job alone on the device always fits, and one off it."""
+        on_device = [each for each in self.running if each.job.kind not in self.aside]
+        if not on_device or params.kind in self.aside:
+            return True
+        return sum(each.bytes for each in self.running) + self._estimate_bytes(params) <= self.room.memory
 
     def _estimate_bytes(self, params: Params) -> int:
         return self.recipes[params.kind].estimate_bytes(params)
@@ -188,7 +204,8 @@ class Worker:
         """Runs one job, and records how it ended. Raises nothing, so no job can end the worker's main loop."""
         log.info("job %d started, attempt %d", job.id, claim.attempt)
         try:
-            with self.pulse.hold(claim) as hold, self.time.divide():
+            shares_time = self.time.divide() if self.recipes[job.kind].uses_device else nullcontext()
+            with self.pulse.hold(claim) as hold, shares_time:
                 self._run(hold, job)
         except JobLost as lost:
             log.warning("job %d: %s", job.id, lost)
@@ -202,7 +219,8 @@ class Worker:
         try:
             with hold.watched():
                 recipe = self.recipes[job.kind]
-                result = recipe.run(job, claim, on_progress=hold.on_progress, time_shared=self.time.now)
+                time_shared = self.time.now if recipe.uses_device else time.monotonic
+                result = recipe.run(job, claim, on_progress=hold.on_progress, time_shared=time_shared)
         except JobCancelled:
             self._record(claim, lambda: self.jobs.acknowledge_cancel(claim))
             log.info("job %d cancelled", job.id)

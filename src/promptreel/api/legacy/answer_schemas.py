@@ -82,6 +82,7 @@ _META_OF_SOME: Schema = {
     "use_improved_sampling": YES_NO,
     "init_image": only("yes"),
     "init_video": only("yes"),
+    "motion_adapter": TEXT,
     "native_W": {**COUNT, "description": "The width of the clip before it was scaled."},
     "native_H": COUNT,
 }
@@ -146,13 +147,14 @@ SCHEMAS: dict[str, Schema] = {
         {
             "model_id": TEXT,
             "status": only("model_ready"),
-            "created_at": {"type": "null"},
+            "created_at": {"type": "string", "format": "date-time"},
             "instance_prompt": TEXT,
             "model_name": TEXT,
             "description": TEXT,
             "screenshots": TEXT,
             "max_frames": COUNT,
             "fps": COUNT,
+            "model_category": TEXT,
         }
     ),
     "HostedModels": several(ref("HostedModel")),

@@ -47,9 +47,21 @@ def _paged(*, default: int, maximum: int) -> Properties:
 
 MODEL_ID: Properties = {"model_id": _field("string", "The model.", example="cutout")}
 LOAD_MODEL: Properties = {
-    "url": _field("string", "The model's URL. Not available yet: models are not loaded from URLs."),
-    "model_id": _field(_NULLABLE, "The model's id. If the model is there already, the answer is success.", example="cutout"),
+    "url": _field("string", "A URL of a .safetensors file; or a hub id such as owner/name, if the service allows it."),
+    "model_id": _field(_NULLABLE, "The id that the model gets. Default: the file's name.", example="toonyou"),
+    "model_name": _field(_NULLABLE, "The name shown in lists."),
+    "model_format": _field(_NULLABLE, "Files tell their format themselves. Pickled ones (ckpt) are refused."),
+    "model_category": _field(_NULLABLE, "What it must be: checkpoint, motion_adapter, vae, lora or embedding. Default: any."),
+    "model_visibility": _field(_NULLABLE, "Whether only your API key may use it.", enum=["private", "public", None])
+    | {"default": "private"},
+    "revision": _field(_NULLABLE, "The branch, tag or commit of a hub's repository."),
     "force_load": _field(_NULLABLE, "yes: load the model even if it is there.", enum=["yes", "no", None], default="no"),
+    "sha256": _field(_NULLABLE, "What the file's hash must be."),
+    "motion_adapter": _field(_NULLABLE, "The id of the motion adapter that a checkpoint is used with."),
+    "vae": _field(_NULLABLE, "The id of the VAE that a checkpoint is used with."),
+    "beta_schedule": _field(_NULLABLE, "The noise table, if the files' own is wrong.", enum=["linear", "scaled_linear", None]),
+    "webhook": _field(_NULLABLE, "The URL that is told when the import has ended."),
+    "track_id": _field(_NULLABLE, "Repeated in the webhook."),
 }
 PAGED_MODELS: Properties = {
     "search": _field("string", "A part of a model's id, name or description."),

@@ -199,6 +199,7 @@ _OTHERS = {
     "seed": _number(SEED, "The same seed gives the same video. null: a random seed. meta shows it.", default=None),
     "webhook": _field(_TEXT, "A URL that gets a signed POST when the job ends.", pattern="^https?://", default=None),
     "track_id": _field(["string", "number", "boolean", "null"], "Your own name for the job. Webhooks repeat it.", default=None),
+    "motion_adapter": _field(_TEXT, "The motion adapter's id. null: the model's own, or the only one that fits.", default=None),
     "output_type": _field(_TEXT, "The file type.", enum=[*OUTPUT_TYPES, None], default=DEFAULT_OUTPUT_TYPE),
     "init_image": _init("init_image", "A picture to start from: a URL or a data: URI."),
     "init_video": _init(

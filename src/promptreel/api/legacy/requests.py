@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from promptreel.api.field_reader import FieldReader, Limits, count_frames, label, spell
+from promptreel.api.field_reader import FieldReader, Limits, as_sent, count_frames, label, spell
 from promptreel.api.init_fields import read_init, sent_inits
 from promptreel.api.legacy.dialect import Dialect
 from promptreel.api.legacy.size import read_size, spell_out_resolution
+from promptreel.api.model_choice import fill_in, read_models
 from promptreel.api.webhook_field import read_webhook
 from promptreel.encoding.decoder import Decoder
-from promptreel.errors import ModelNotFound
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.eta import work_units
 from promptreel.jobs.job import NewJob
@@ -46,7 +45,7 @@ def read_create(
 ) -> tuple[NewJob, Init | None]:
     """The job that a request asks for, with all defaults filled in, and its init, which is not stored yet.
 
-    Raises InvalidParams with all wrong fields, ModelNotFound and DecoderBusy.
+    Raises InvalidParams with all wrong fields, ModelNotFound, CheckpointUnusable and DecoderBusy.
     """
     reader = FieldReader(spell_out_resolution(fields) if dialect.has_resolution else fields)
     reader.text("key", maximum=MAX_TEXT)  # must be a text even if no key is needed
@@ -58,22 +57,23 @@ def read_create(
     left_out = _read_unavailable(reader, dialect)
     switches = {name: _to_yes_no(reader.yes_no(name, default=False)) for name in dialect.switches}
     init = _read_init(reader, dialect, fetcher, decoder)
-    card = _find_model(reader, draft.model_id, models, dialect)
+    instead = DEFAULT_MODEL_ID if dialect.replaces_unknown_model else None
+    made_with = read_models(reader, draft.model_id, models, instead=instead)
     reader.raise_errors()
+    card = made_with.checkpoint
 
     request = {
         "dialect": dialect.name,
         "enhance_prompt": _to_yes_no(enhance),
         "tip": _advise(draft, card, left_out, reader.clamped),
         "native_size": [card.native_width, card.native_height] if card.native_width else None,
-        "track_id": _as_sent(fields.get("track_id"), track_id),
+        "track_id": as_sent(fields.get("track_id"), track_id),
         **switches,
     }
     if negative_prompt is None:
         negative_prompt = card.default_negative_prompt
     params = replace(
-        draft,
-        model_id=card.model_id,
+        fill_in(draft, reader, made_with),
         prompt=enhance_prompt(draft.prompt, card) if enhance and draft.prompt else draft.prompt,
         negative_prompt=negative_prompt,
         init_key=init.key if init else None,
@@ -131,11 +131,6 @@ def _read_init(reader: FieldReader, dialect: Dialect, fetcher: SafeFetcher, deco
     return read_init(reader, fetcher, decoder)
 
 
-def _as_sent(value: Any, text: str | None) -> Any:
-    """The value with the JSON type that was sent. Its text for NaN and infinity, which JSON lacks."""
-    return text if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _read_unavailable(reader: FieldReader, dialect: Dialect) -> list[str]:
     """Rejects unavailable fields that would change the video. Returns the names of those that are ignored."""
     for name in FIELDS_NOT_YET:
@@ -146,16 +141,6 @@ def _read_unavailable(reader: FieldReader, dialect: Dialect) -> list[str]:
     left_out += ["samples"] if reader.whole("samples", SAMPLES, default=1) > 1 else []
     # base64 says that pictures are sent as base64, which is detected anyway, and asks for the result in base64.
     return [*left_out, "base64 results"] if reader.yes_no("base64", default=False) else left_out
-
-
-def _find_model(reader: FieldReader, model_id: str, models: ModelRegistry, dialect: Dialect) -> ModelCard:
-    try:
-        return models.get(model_id)
-    except ModelNotFound:
-        reader.raise_errors()  # wrong fields are reported first, as by the hosted service
-        if not dialect.replaces_unknown_model:
-            raise
-        return models.get(DEFAULT_MODEL_ID)
 
 
 def _to_yes_no(value: bool) -> str:

@@ -12,9 +12,11 @@ from promptreel.api.answer_model import Answer, Count, Number, Seconds, one_of
 from promptreel.api.estimates import Outlook
 from promptreel.api.v1.requests import DIALECT, Cursor, was_enhanced
 from promptreel.errors import PromptreelError
-from promptreel.jobs.job import JobStage, JobStatus, VideoJob
+from promptreel.importing.sources import read_remote_source
+from promptreel.jobs.job import AnyJob, ImportJob, JobStage, JobStatus, VideoJob
 from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
 from promptreel.media import MEDIA_TYPES
+from promptreel.models.kinds import ModelKind
 from promptreel.models.registry import ModelCard
 
 VideoId = Annotated[str, Field(pattern="^video_[0-9]+$")]
@@ -51,6 +53,7 @@ class Video(Answer):
     strength: Number
     seed: int = Field(ge=0, le=MAX_SEED)
     clip_skip: Count
+    motion_adapter: str | None = Field(description="The motion adapter's id; null if the model has one of its own.")
     output_type: Annotated[str, one_of(OUTPUT_TYPES)]
     media_type: Annotated[str, one_of(MEDIA_TYPES.values())]
     enhance_prompt: bool
@@ -88,17 +91,47 @@ class DeletedVideo(Answer):
 class Model(Answer):
     id: str
     object: Literal["model"]
-    created: Count = Field(description="When the model's folder was last changed.")
+    created: Count = Field(description="When the model was imported, or its folder was last changed.")
     owned_by: str
     name: str
     description: str
     max_frames: Count
     fps: Count
+    kind: Annotated[str, one_of(ModelKind)] = Field(description="Only a checkpoint can be the `model` of a video.")
+    family: str
+    base: str | None = Field(description="What it fits on: a motion adapter fits a checkpoint of the same base.")
+    motion_adapter: str | None
+    vae: str | None
+    trigger_words: list[str]
+    default_negative_prompt: str
+    licence: str | None
+    source: str | None = Field(description="Where it was imported from; null for a folder.")
+    size_bytes: Count | None
+    sha256: str | None = Field(description="Of the names and hashes of its files.")
+    visibility: Literal["public", "private"]
 
 
 class Models(Answer):
     object: Literal["list"]
     data: list[Model]
+
+
+class DeletedModel(Answer):
+    id: str
+    object: Literal["model"]
+    deleted: Literal[True]
+
+
+class ModelImport(Answer):
+    id: Annotated[str, Field(pattern="^import_[0-9]+$")]
+    object: Literal["model.import"]
+    model: str = Field(description="The id that the model gets.")
+    source: str
+    status: VideoStatus
+    progress: int = Field(ge=0, le=100)
+    created_at: Count
+    completed_at: Count | None
+    error: VideoError | None
 
 
 class ErrorDetails(Answer):
@@ -169,25 +202,19 @@ def to_video(job: VideoJob, outlook: Outlook | None = None) -> Video:
 def to_webhook(job: VideoJob, delivery_id: str) -> dict[str, Any]:
     """The event that tells a webhook of a job's end, in the shape of OpenAI's events. `data` is the whole video."""
     succeeded = job.status is JobStatus.SUCCEEDED
-    return {
-        "id": f"evt_{delivery_id.removeprefix('msg_')}",
-        "object": "event",
-        "created_at": int((job.finished_at or job.created_at).timestamp()),
-        "type": "video.completed" if succeeded else "video.failed",
-        "data": to_video(job).to_json(),
-    }
+    return _to_event(job, delivery_id, "video.completed" if succeeded else "video.failed", to_video(job))
 
 
 def to_outlook(outlook: Outlook) -> dict[str, int]:
     return {"queue_position": outlook.queue_position, "eta": outlook.eta}
 
 
-def to_status(job: VideoJob) -> VideoStatus:
+def to_status(job: AnyJob) -> VideoStatus:
     return _STATUSES[job.status]
 
 
-def to_progress(job: VideoJob) -> int:
-    """Percent. Only a completed video has 100."""
+def to_progress(job: AnyJob) -> int:
+    """Percent. Only what has succeeded has 100."""
     return 100 if job.status is JobStatus.SUCCEEDED else min(99, int(job.progress * 100))
 
 
@@ -203,6 +230,7 @@ def to_extensions(params: VideoParams) -> dict[str, Any]:
         "strength": params.strength,
         "seed": params.seed,
         "clip_skip": params.clip_skip,
+        "motion_adapter": params.motion_adapter,
         "output_type": params.output_type,
         "media_type": MEDIA_TYPES[params.output_type],
     }
@@ -215,7 +243,7 @@ def _to_measurements(job: VideoJob) -> dict[str, Any]:
     return {field: facts[name] for name, field in fields.items() if name in facts}
 
 
-def _to_job_error(job: VideoJob) -> VideoError | None:
+def _to_job_error(job: AnyJob) -> VideoError | None:
     match job.status:
         case JobStatus.FAILED:
             message = job.error_message or "The job failed, and its worker could not say why."
@@ -243,16 +271,60 @@ def to_page(jobs: Sequence[VideoJob], cursor: Cursor) -> VideoPage:
 
 
 def to_model(card: ModelCard) -> Model:
+    record = card.record
     return Model(
         id=card.model_id,
         object="model",
-        created=int(card.path.stat().st_mtime),
+        created=int(card.created_at.timestamp()),
         owned_by="promptreel",
         name=card.name,
         description=card.description,
         max_frames=card.max_frames,
         fps=card.fps,
+        kind=card.kind.value,
+        family=card.family,
+        base=card.base,
+        motion_adapter=card.motion_adapter,
+        vae=card.vae,
+        trigger_words=list(card.trigger_words),
+        default_negative_prompt=card.default_negative_prompt,
+        licence=card.licence,
+        source=record.source if record else None,
+        size_bytes=record.size_bytes if record else None,
+        sha256=record.hash if record else None,
+        visibility="public" if record is None or record.is_public else "private",
     )
+
+
+def to_import(job: ImportJob) -> ModelImport:
+    source = read_remote_source(job.params.source)
+    return ModelImport(
+        id=f"import_{job.id}",
+        object="model.import",
+        model=job.params.model_id,
+        source=str(source),
+        status=to_status(job),
+        progress=to_progress(job),
+        created_at=int(job.created_at.timestamp()),
+        completed_at=int(job.finished_at.timestamp()) if job.finished_at else None,
+        error=_to_job_error(job),
+    )
+
+
+def to_import_webhook(job: ImportJob, delivery_id: str) -> dict[str, Any]:
+    """The webhook's event for an import that has ended, in the shape of OpenAI's events. `data` is the whole import."""
+    succeeded = job.status is JobStatus.SUCCEEDED
+    return _to_event(job, delivery_id, "model.imported" if succeeded else "model.import_failed", to_import(job))
+
+
+def _to_event(job: AnyJob, delivery_id: str, kind: str, data: Answer) -> dict[str, Any]:
+    return {
+        "id": f"evt_{delivery_id.removeprefix('msg_')}",
+        "object": "event",
+        "created_at": int((job.finished_at or job.created_at).timestamp()),
+        "type": kind,
+        "data": data.to_json(),
+    }
 
 
 def to_models(cards: Sequence[ModelCard]) -> Models:

@@ -97,6 +97,11 @@ CREATE_FIELDS: dict[str, dict[str, Any]] = {
         "default": False,
         "description": "Adds the model's own phrases to the prompt.",
     },
+    "motion_adapter": {
+        "type": _TEXT,
+        "default": None,
+        "description": "The id of the motion adapter. Default: the model's own, or the only one that fits it.",
+    },
     "clip_skip": _number(CLIP_SKIP, "How many of the text encoder's last layers to skip.", default=0),
     "output_type": {
         "type": _TEXT,

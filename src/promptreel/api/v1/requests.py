@@ -10,9 +10,10 @@ from typing import Any
 
 from promptreel.api.field_reader import FieldReader, Limits, count_frames
 from promptreel.api.init_fields import read_any_init
+from promptreel.api.model_choice import fill_in, read_models
 from promptreel.api.webhook_field import read_webhook
 from promptreel.encoding.decoder import Decoder
-from promptreel.errors import JobNotFound, ModelNotFound
+from promptreel.errors import JobNotFound
 from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.eta import work_units
 from promptreel.jobs.job import NewJob, VideoJob
@@ -26,6 +27,7 @@ from promptreel.jobs.params import (
     VideoParams,
 )
 from promptreel.media import Init
+from promptreel.models.composition import compose
 from promptreel.models.phrases import enhance_prompt, find_unknown_words
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistry
 
@@ -76,11 +78,11 @@ def read_create(
     enhance = reader.yes_no("enhance_prompt", default=False)
     value = _read_reference(reader) if reference == "input_reference" else reader.given(reference)
     init = read_any_init(reader, reference, value, fetcher=fetcher, decoder=decoder)
-    card = _find_model(reader, draft.model_id, models)
+    made_with = read_models(reader, draft.model_id, models)
     reader.raise_errors()
+    card = made_with.checkpoint
     params = replace(
-        draft,
-        model_id=card.model_id,
+        fill_in(draft, reader, made_with),
         prompt=enhance_prompt(draft.prompt, card) if enhance else draft.prompt,
         num_frames=num_frames,
         negative_prompt=card.default_negative_prompt if negative_prompt is None else negative_prompt,
@@ -96,7 +98,7 @@ def read_remix(fields: Mapping[str, Any], source: VideoJob, models: ModelRegistr
     prompt = reader.required_text("prompt", maximum=MAX_TEXT)
     webhook_url = read_webhook(reader, fetcher)
     reader.raise_errors()
-    card = models.get(source.params.model_id)
+    card = compose(models, source.params.model_id, source.params.motion_adapter).checkpoint
     enhance = was_enhanced(source)
     params = replace(source.params, prompt=enhance_prompt(prompt, card) if enhance else prompt)
     request = _remember(prompt, card, reader, enhance=enhance) | {"remixed_from": source.id}
@@ -167,14 +169,6 @@ def _read_image_url(reader: FieldReader, inner: FieldReader) -> object:
         reader.reject("input_reference", "A file_id is not supported: send the file itself, its URL or a data: URI.")
         return None
     return inner.given("input_reference[image_url]")
-
-
-def _find_model(reader: FieldReader, model_id: str, models: ModelRegistry) -> ModelCard:
-    try:
-        return models.get(model_id)
-    except ModelNotFound:
-        reader.raise_errors()  # wrong fields are reported first
-        raise
 
 
 def _remember(prompt: str, card: ModelCard, reader: FieldReader, *, enhance: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The endpoints of OpenAI's API: `/v1/videos` and `/v1/models`."""
+"""The endpoints of OpenAI's API for videos: `/v1/videos`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from promptreel.api.estimates import look_ahead
 from promptreel.api.intake import submit
 from promptreel.api.parts import Services
 from promptreel.api.v1 import openapi
-from promptreel.api.v1.answers import ContentUnavailable, to_deleted, to_model, to_models, to_page, to_video
+from promptreel.api.v1.answers import ContentUnavailable, to_deleted, to_page, to_video
 from promptreel.api.v1.edits import read_edit, read_edit_of, read_source_id, refuse_large
 from promptreel.api.v1.events import EVENTS_MEDIA_TYPE, VideoWatcher, stream_events
 from promptreel.api.v1.requests import NO_SUCH_VIDEO, parse_video_id, read_create, read_cursor, read_remix, read_variant
@@ -51,8 +51,6 @@ def add_routes(router: APIRouter) -> None:
     )
     add(f"{path}/content", send_content, methods=["HEAD"], include_in_schema=False)
     add(f"{path}/events", send_events, methods=["GET"], response_class=StreamingResponse, responses=docs.EVENTS_ANSWERS)
-    add("/v1/models", list_models, methods=["GET"])
-    add("/v1/models/{model_id}", get_model, methods=["GET"])
 
 
 def create_video(request: Request, fields: FieldsWithFiles, services: ServicesOfApp) -> JSONResponse:
@@ -166,16 +164,6 @@ def send_events(request: Request, video_id: str, services: ServicesOfApp) -> Str
     watcher = VideoWatcher(services, job.id, links=partial(links, request, services))
     events = stream_events(watcher.look, is_stopping=services.is_stopping)
     return StreamingResponse(events, media_type=EVENTS_MEDIA_TYPE, headers={"X-Accel-Buffering": "no"})
-
-
-def list_models(services: ServicesOfApp) -> JSONResponse:
-    """The models that videos can be made with."""
-    return JSONResponse(to_models(services.models.list()).to_json())
-
-
-def get_model(model_id: str, services: ServicesOfApp) -> JSONResponse:
-    """One model."""
-    return JSONResponse(to_model(services.models.get(model_id)).to_json())
 
 
 def _find_job(request: Request, services: Services, video_id: str) -> VideoJob:

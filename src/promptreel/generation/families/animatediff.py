@@ -29,6 +29,7 @@ from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.prompts import PromptEncoder
 from promptreel.generation.samplers.sampler import Call, Start
 from promptreel.jobs.params import VideoParams
+from promptreel.models.composition import ModelSet
 from promptreel.models.families import generated_size
 from promptreel.models.gate import Checkpoint, check_checkpoint, check_weights, hash_checkpoint
 from promptreel.models.registry import ModelCard
@@ -209,9 +210,9 @@ class LoadedCheckpoint:
         return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
 
 
-def check_animatediff(card: ModelCard, device: Device, compute: ComputeThreads) -> Loadable:
-    """Has the gate check a checkpoint's files, and all its weights. Raises CheckpointUnusable with what is wrong with it."""
-    checkpoint = check_checkpoint(card)
+def check_animatediff(models: ModelSet, device: Device, compute: ComputeThreads) -> Loadable:
+    """Has the gate check the models' files, and all their weights. Raises CheckpointUnusable with what is wrong."""
+    checkpoint = check_checkpoint(models.checkpoint, models.adapter, models.vae)
     check_weights(checkpoint)
     model_hash = hash_checkpoint(checkpoint)
     numbers = sum(
@@ -219,7 +220,11 @@ def check_animatediff(card: ModelCard, device: Device, compute: ComputeThreads) 
         for network in (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder)
         for tensor in network.tensors.values()
     )
-    return Loadable(numbers * device.dtype.itemsize, checkpoint.files, partial(_load, checkpoint, model_hash, device, compute))
+    return Loadable(
+        numbers * device.dtype.itemsize,
+        tuple(checkpoint.files.values()),
+        partial(_load, checkpoint, model_hash, device, compute),
+    )
 
 
 def _load(checkpoint: Checkpoint, model_hash: str, device: Device, compute: ComputeThreads) -> LoadedCheckpoint:

@@ -6,7 +6,7 @@ Claims, leases, fences, cancellation, webhooks and fairness are the same for all
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 from promptreel.jobs.job import Claim, Job, OnProgress, Result
 from promptreel.jobs.kinds import Params
@@ -15,7 +15,11 @@ ParamsT_contra = TypeVar("ParamsT_contra", bound=Params, contravariant=True)
 
 
 class Recipe(Protocol[ParamsT_contra]):
-    """Used by several threads at once."""
+    """Used by several threads at once. `uses_device`: whether the worker's device computes for such jobs. Jobs that do not use
+    it run beside any others, one at a time.
+    """
+
+    uses_device: ClassVar[bool]
 
     def estimate_bytes(self, params: ParamsT_contra) -> int:
         """The most memory that such a job takes for itself. A worker runs only as many jobs at once as fit."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from promptreel.encoding.decoder import Decoder
 from promptreel.encoding.scaling import scale_clip
@@ -45,6 +45,8 @@ class Makers:
 @dataclass(frozen=True)
 class VideoRecipe:
     """The Recipe for jobs of kind `video`."""
+
+    uses_device: ClassVar[bool] = True
 
     makers: Makers
     storage: LocalStorage

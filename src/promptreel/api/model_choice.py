@@ -1,0 +1,52 @@
+"""The models of a request for a video, and what they say of fields that the request leaves out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from promptreel.api.field_reader import FieldReader
+from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound, PromptreelError
+from promptreel.extras import is_installed
+from promptreel.jobs.params import VideoParams
+from promptreel.models.composition import ModelSet, compose
+from promptreel.models.gate import check_checkpoint
+from promptreel.models.registry import ModelRegistry
+
+MAX_ID = 255
+
+
+def read_models(reader: FieldReader, model_id: str, models: ModelRegistry, *, instead: str | None = None) -> ModelSet:
+    """Reads the field `motion_adapter`. `instead`: the model in place of an unknown one.
+
+    Raises InvalidParams, ModelNotFound and CheckpointUnusable. Wrong fields are reported first, as by the hosted service.
+    """
+    adapter = (reader.text("motion_adapter", maximum=MAX_ID) or "").strip() or None
+    try:
+        found = compose(models, model_id, adapter)
+        _check_fit(found)
+    except ModelNotFound:
+        reader.raise_errors()
+        if instead is None:
+            raise
+        return compose(models, instead)
+    except PromptreelError:
+        reader.raise_errors()
+        raise
+    return found
+
+
+def _check_fit(found: ModelSet) -> None:
+    """Raises InvalidParams if a motion adapter does not fit a folder that was laid out by hand: nobody has told its base."""
+    if found.adapter is None or found.checkpoint.record is not None or not is_installed("media"):
+        return
+    try:
+        check_checkpoint(found.checkpoint, found.adapter, found.vae)
+    except CheckpointUnusable as error:
+        raise InvalidParams({"motion_adapter": [error.message]}) from error
+
+
+def fill_in(draft: VideoParams, reader: FieldReader, models: ModelSet) -> VideoParams:
+    """The params with the ids of the models, and with their own scheduler, steps and guidance where the request has none."""
+    own = models.defaults
+    unset = {name: value for name, value in own.items() if reader.given(name) is None}
+    return replace(draft, model_id=models.checkpoint.model_id, motion_adapter=models.adapter_id, **unset)

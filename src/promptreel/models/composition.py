@@ -1,0 +1,107 @@
+"""What a clip is made with: an image checkpoint, a motion adapter, and perhaps a VAE of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound
+from promptreel.models.kinds import ModelKind
+from promptreel.models.registry import ModelCard, ModelRegistry
+
+HOW_TO_ADD_MOTION = "Import one, for example `promptreel models add guyoww/animatediff-motion-adapter-v1-5-3`."
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSet:
+    """`adapter`: None if the checkpoint has motion modules of its own. `vae`: None for the checkpoint's own."""
+
+    checkpoint: ModelCard
+    adapter: ModelCard | None = None
+    vae: ModelCard | None = None
+
+    @property
+    def adapter_id(self) -> str | None:
+        return None if self.adapter is None else self.adapter.model_id
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The params that the models were made for, by name: the adapter's, else the checkpoint's. Unknown ones are missing."""
+        found: dict[str, Any] = {}
+        for card in filter(None, (self.adapter, self.checkpoint)):
+            own = (card.default_scheduler, card.default_steps, card.default_guidance)
+            for name, value in zip(("scheduler", "num_inference_steps", "guidance_scale"), own, strict=True):
+                if value is not None:
+                    found.setdefault(name, value)
+        return found
+
+
+def compose(models: ModelRegistry, model_id: str, motion_adapter: str | None = None) -> ModelSet:
+    """The models that a request asks for: with its motion adapter, else the card's, else the checkpoint's own, else the only
+    one that fits.
+
+    Raises ModelNotFound; InvalidParams if the adapter does not fit, or must be named; CheckpointUnusable if files are gone.
+    """
+    checkpoint = models.get(model_id)
+    if checkpoint.kind is not ModelKind.CHECKPOINT:
+        raise ModelNotFound(_wrong_kind(checkpoint))
+    named = motion_adapter or checkpoint.motion_adapter
+    adapter = None
+    if named is not None:
+        adapter = _find(models, named, ModelKind.MOTION_ADAPTER, checkpoint)
+    elif not checkpoint.has_motion:
+        adapter = _only_adapter(models, checkpoint)
+    vae = None if checkpoint.vae is None else _find(models, checkpoint.vae, ModelKind.VAE, checkpoint)
+    found = ModelSet(checkpoint=checkpoint, adapter=adapter, vae=vae)
+    for card in filter(None, (checkpoint, adapter, vae)):
+        missing = models.missing_files(card)
+        if missing:
+            raise CheckpointUnusable(f"{missing[0]} of the model {card.model_id!r} is gone, or was changed: import it again.")
+    return found
+
+
+def _wrong_kind(card: ModelCard) -> str:
+    what = card.kind.replace("_", " ")
+    how = " Send its id as motion_adapter, with a checkpoint as the model." if card.kind is ModelKind.MOTION_ADAPTER else ""
+    return f"{card.model_id!r} is a {what}, and makes no videos by itself.{how}"
+
+
+def _find(models: ModelRegistry, model_id: str, kind: ModelKind, checkpoint: ModelCard) -> ModelCard:
+    """The model of this kind, which must fit the checkpoint. Raises InvalidParams."""
+    what = kind.replace("_", " ")
+    try:
+        card = models.get(model_id)
+    except ModelNotFound as error:
+        fitting = [each.model_id for each in models.list(tell=False) if each.kind is kind and _fits(each, checkpoint)]
+        known = f"Known ones for {checkpoint.model_id!r}: {', '.join(fitting)}." if fitting else HOW_TO_ADD_MOTION
+        raise InvalidParams({kind.value: [f"There is no {what} {model_id[:100]!r}. {known}"]}) from error
+    if card.kind is not kind:
+        raise InvalidParams({kind.value: [f"{model_id!r} is a {card.kind.replace('_', ' ')}, not a {what}."]})
+    if not _fits(card, checkpoint):
+        raise InvalidParams(
+            {
+                kind.value: [
+                    f"{model_id!r} is for {card.base}, and {checkpoint.model_id!r} is {checkpoint.base}: take another one."
+                ]
+            }
+        )
+    return card
+
+
+def _only_adapter(models: ModelRegistry, checkpoint: ModelCard) -> ModelCard:
+    """Raises InvalidParams if there is none that fits, or several."""
+    cards = models.list(tell=False)
+    fitting = [card for card in cards if card.kind is ModelKind.MOTION_ADAPTER and _fits(card, checkpoint)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting:
+        why = f"The model {checkpoint.model_id!r} has no motion adapter, so nothing would move. {HOW_TO_ADD_MOTION}"
+    else:
+        names = ", ".join(card.model_id for card in fitting)
+        why = f"The model {checkpoint.model_id!r} needs a motion adapter. Name one: {names}."
+    raise InvalidParams({ModelKind.MOTION_ADAPTER.value: [why]})
+
+
+def _fits(card: ModelCard, checkpoint: ModelCard) -> bool:
+    """Whether both are of one base, as far as that is known."""
+    return None in {card.base, checkpoint.base} or card.base == checkpoint.base
