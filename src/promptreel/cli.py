@@ -35,7 +35,7 @@ from promptreel.errors import PromptreelError
 from promptreel.jobs.job import JobStage, OnProgress
 from promptreel.jobs.params import DEFAULT_SCHEDULER, MAX_FRAMES, MAX_SEED, SCHEDULERS
 from promptreel.logs import set_up_logging
-from promptreel.models.composition import compose
+from promptreel.models.composition import compose, find_loras
 from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.remote import RemoteVideo
 from promptreel.settings import Settings, load_settings
@@ -155,6 +155,7 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     negative_prompt: Annotated[str | None, typer.Option(help="What not to show.", show_default="the model's own")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same video.")] = None,
     motion_adapter: Annotated[str | None, typer.Option(help="The motion adapter's id.", show_default="the model's own")] = None,
+    lora: Annotated[list[str] | None, typer.Option(help="A LoRA's id, or ID:STRENGTH. Can be given several times.")] = None,
     steps: Steps = None,
     guidance: Guidance = None,
     scheduler: Scheduler = None,
@@ -168,16 +169,16 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     api_key: Annotated[str | None, typer.Option(help="The server's API key.")] = None,
 ) -> None:
     """Make one video, on this machine or on a server. Ctrl-C cancels it, on the server too."""
-    from promptreel.commands.generate import Wanted, print_notes, read_init
+    from promptreel.commands.generate import Wanted, print_notes, read_init, read_loras
     from promptreel.encoding.decoder import Decoder
 
     settings = load_settings(api_key=api_key)
     set_up_logging("warning")
     decoder = Decoder()
     wanted = Wanted(
-        output=output, prompt=prompt, model=model, motion_adapter=motion_adapter, enhance=enhance, seed=seed, steps=steps,
-        negative_prompt=negative_prompt, guidance=guidance, scheduler=scheduler, frames=frames, fps=fps, width=width,
-        height=height, init=read_init(init, decoder) if init else None, strength=strength,
+        output=output, prompt=prompt, model=model, motion_adapter=motion_adapter, loras=read_loras(lora or ()), enhance=enhance,
+        seed=seed, steps=steps, negative_prompt=negative_prompt, guidance=guidance, scheduler=scheduler, frames=frames, fps=fps,
+        width=width, height=height, init=read_init(init, decoder) if init else None, strength=strength,
     )  # fmt: skip
     wanted.check()
     print_notes(wanted.size_note())
@@ -197,9 +198,9 @@ def verify(
     init: Annotated[Path | None, typer.Option(help="What the video started from, if it is not stored here.")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Make a video again from its own comment, and say whether the bytes are the same, or what differs.
+    """Make a video again, and compare.
 
-    Exits with 0 if they are the same, and with 1 if not.
+    Its own comment says how it was made. Exits with 0 if every byte is the same. Otherwise says what differs, and exits with 1.
     """
     from promptreel.commands import verify as again
     from promptreel.commands.generate import read_init
@@ -224,9 +225,11 @@ def _generate_here(wanted: Wanted, settings: Settings, decoder: Decoder) -> int:
     from promptreel.commands.generate import complete_params, print_notes, unknown_words_note, write_video
 
     check_worker_extra(instead="Or have a server make the video: --server URL.")
-    models = compose(build_models(settings), wanted.model, wanted.motion_adapter)
+    registry = build_models(settings)
+    models = compose(registry, wanted.model, wanted.motion_adapter)
+    loras = find_loras(registry, wanted.loras, models.checkpoint)
     print_notes(unknown_words_note(wanted.prompt, models.checkpoint))
-    params = complete_params(wanted, models)
+    params = complete_params(wanted, models, loras)
     with _progress_bar() as show:
         on_progress = _show_stages(show)
         engine = build_engine(settings)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from promptreel.api.field_reader import FieldReader
 from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound, PromptreelError
 from promptreel.extras import is_installed
-from promptreel.jobs.params import VideoParams
-from promptreel.models.composition import ModelSet, compose
+from promptreel.jobs.params import LoraUse, VideoParams
+from promptreel.models.composition import ModelSet, compose, find_loras
 from promptreel.models.gate import check_checkpoint
-from promptreel.models.registry import ModelRegistry
+from promptreel.models.registry import ModelCard, ModelRegistry
 
 MAX_ID = 255
 
@@ -43,6 +44,18 @@ def _check_fit(found: ModelSet) -> None:
         check_checkpoint(found.checkpoint, found.adapter, found.vae)
     except CheckpointUnusable as error:
         raise InvalidParams({"motion_adapter": [error.message]}) from error
+
+
+def read_lora_cards(
+    reader: FieldReader, uses: Sequence[LoraUse], models: ModelRegistry, checkpoint: ModelCard, *, field: str
+) -> tuple[ModelCard, ...]:
+    """The cards of the LoRAs. Rejects `field` if one does not exist or does not fit. Raises CheckpointUnusable."""
+    try:
+        return find_loras(models, uses, checkpoint)
+    except InvalidParams as error:
+        for message in error.fields["lora"]:
+            reader.reject(field, message)
+        return ()
 
 
 def fill_in(draft: VideoParams, reader: FieldReader, models: ModelSet) -> VideoParams:

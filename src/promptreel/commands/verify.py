@@ -55,7 +55,8 @@ class Verdict:
 def read_told(path: Path) -> Told:
     """Reads and checks a video's comment. Raises InvalidParams for a file that Promptreel did not make."""
     comment = read_metadata(path)
-    facts = {"model": str(comment.get("model_sha256")), **_to_texts(comment.get("versions"))}
+    loras = {f"LoRA {name}": sha256 for name, sha256 in _to_texts(comment.get("lora_sha256")).items()}
+    facts = {"model": str(comment.get("model_sha256")), **loras, **_to_texts(comment.get("versions"))}
     try:
         params = TypeAdapter(VideoParams).validate_json(json.dumps(VideoParams.from_json(comment).to_json()), strict=True)
         _check_bounds(params)

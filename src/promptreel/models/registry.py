@@ -234,6 +234,15 @@ class ModelRegistry:
         assert self._files is not None
         return self._files.path(file)
 
+    def only_file(self, card: ModelCard) -> tuple[Path, str]:
+        """Where the one file of an imported model is, and its SHA-256. Raises CheckpointUnusable if it has none or several."""
+        files = (
+            [] if card.record is None else [file for name, file in card.record.files.items() if name.endswith(".safetensors")]
+        )
+        if len(files) != 1:
+            raise CheckpointUnusable(f"The model {card.model_id!r} is not one .safetensors file: import it as one.")
+        return self.file_path(files[0]), files[0].sha256
+
     def is_stored(self, file: StoredFile) -> bool:
         """Whether a file of an imported model is there, and has its size."""
         return self._files is not None and self._files.is_there(file)
