@@ -96,7 +96,7 @@ class LoadedCheckpoint:
     def ask(self, call: Call, conditioning: Conditioning) -> Rows:
         """See LoadedModel."""
         rows = conditioning if call.guided else conditioning.select(slice(-1, None))
-        latents, timestep = self.space.to_network(call.latents, call.timestep)
+        latents, timestep = self.space.to_model(call.latents, call.timestep)
         return Rows(
             self,
             latents.expand(len(rows), -1, -1, -1, -1),
@@ -111,7 +111,7 @@ class LoadedCheckpoint:
 
     def combine(self, output: Tensor, call: Call, guidance_scale: float) -> Tensor:
         """See LoadedModel."""
-        return self.space.from_network(classifier_free(output, guidance_scale), call.latents, call.timestep)
+        return self.space.from_model(classifier_free(output, guidance_scale), call.latents, call.timestep)
 
     def forward(self, rows: Rows) -> Tensor:
         """See LoadedModel."""
