@@ -67,7 +67,7 @@ _FEW_STEPS = 8
 
 def sample_stock(name: str, space: ModelSpace, start: Start) -> Sampler:
     """Runs a diffusers scheduler; returns the clean latents, float32 [1, C, T, h, w]."""
-    options = _OPTIONS.get(name, _Options())
+    options = _OPTIONS.get(name, _Options())  # lcm.py runs LCMScheduler, which needs none
     gives_epsilon = options.sums_outputs and space.prediction_type == "v_prediction"
     scheduler = space.scheduler(name, **_configuration(options, start.num_inference_steps, gives_epsilon=gives_epsilon))
     scheduler.set_timesteps(start.num_inference_steps)
