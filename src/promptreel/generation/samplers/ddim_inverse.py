@@ -1,10 +1,10 @@
 """DDIMInverseScheduler: DDIM's steps taken backwards (Song et al. 2021, "Denoising Diffusion Implicit Models", section 5.3).
 
-diffusers' class only turns clean latents into noise. A request needs a clip, so this sampler does one of two things:
+diffusers' class only turns clean latents into noise. A request for a video gets one of these:
 
-- With an init, it inverts the init up to `strength`, then denoises it with the prompt. This edits the clip and keeps its motion
+- With an init, the init is inverted up to `strength`, then denoised under the prompt. This edits a clip and keeps its motion
   (Hertz et al. 2022, "Prompt-to-Prompt Image Editing with Cross Attention Control", section 3.4).
-- Without an init, it finds the clip whose inversion is the noise.
+- Without one, noise is denoised by steps that the inversion would undo.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.samplers.levels import ddim_move, first_step
 from promptreel.generation.samplers.sampler import Call, Sampler, Start
 
-# The fixed-point iteration converges only if its correction is smaller than this share of the step.
-_CONTRACTING = 0.5
+# A correction above this share of its step counts as divergence.
+_MOST_CORRECTION = 0.5
 
 
 def sample_ddim_inverse(space: ModelSpace, start: Start) -> Sampler:
@@ -31,41 +31,41 @@ def sample_ddim_inverse(space: ModelSpace, start: Start) -> Sampler:
 
 
 def _undo_inversion(space: ModelSpace, start: Start) -> Sampler:
-    """For each step, finds the latents that one inversion step would turn into the present ones.
+    """Each step finds the latents that one inversion step would turn into the current ones.
 
-    The equation is implicit. A DDIM step gives a first guess, and one fixed-point iteration improves it. If the iteration does
-    not contract, as with strong guidance, the guess is kept.
+    The equation is implicit. A DDIM step guesses its solution, and one fixed-point iteration improves the guess. If the
+    iteration does not contract, as under strong guidance, the guess stays.
     """
-    down = _trailing_timesteps(space, start.num_inference_steps)
-    total = 2 * (len(down) - 1)
+    timesteps = _trailing_timesteps(space, start.num_inference_steps)
+    total = 2 * (len(timesteps) - 1)
     latents = start.noise
-    for step in range(len(down) - 1):
-        above, below = down[step : step + 2]
+    for step in range(len(timesteps) - 1):
+        above, below = timesteps[step : step + 2]
         epsilon = yield from _ask_epsilon(space, latents, above, number=2 * step, total=total)
         guess = _move(space, latents, epsilon, above, below)
         epsilon = yield from _ask_epsilon(space, guess, below, number=2 * step + 1, total=total)
         better = _move(space, latents, epsilon, above, below)
-        contracts = float((better - guess).norm()) < _CONTRACTING * float((guess - latents).norm())
+        contracts = float((better - guess).norm()) < _MOST_CORRECTION * float((guess - latents).norm())
         latents = better if contracts else guess
     return latents
 
 
 def _edit(space: ModelSpace, start: Start, init: Tensor) -> Sampler:
-    """Inverts the init up to `strength` without guidance, where inversion is most exact; then denoises it with the prompt.
+    """Inverts `init` up to `strength` at guidance 1, where inversion is most exact. Then denoises under the prompt.
 
-    While inverting, the model gets the timestep at the end of the step, as in diffusers' class. The denoising step begins at
-    that timestep, so the two errors cancel better.
+    A step up calls the model at the timestep where the step ends, as diffusers' class does. The same step down calls it at that
+    timestep too, so more of their errors cancel.
     """
-    down = _trailing_timesteps(space, start.num_inference_steps)
-    down = down[first_step(down[:-1], space, start) :]
-    steps = len(down) - 1
+    timesteps = _trailing_timesteps(space, start.num_inference_steps)
+    timesteps = timesteps[first_step(timesteps[:-1], space, start) :]
+    steps = len(timesteps) - 1
     latents = init
     for number in range(steps):
-        below, above = down[steps - number], down[steps - number - 1]
+        below, above = timesteps[steps - number], timesteps[steps - number - 1]
         epsilon = yield from _ask_epsilon(space, latents, above, number=number, total=2 * steps, guided=False)
         latents = _move(space, latents, epsilon, below, above)
     for step in range(steps):
-        above, below = down[step : step + 2]
+        above, below = timesteps[step : step + 2]
         epsilon = yield from _ask_epsilon(space, latents, above, number=steps + step, total=2 * steps)
         latents = _move(space, latents, epsilon, above, below)
     return latents
@@ -83,6 +83,6 @@ def _move(space: ModelSpace, latents: Tensor, epsilon: Tensor, timestep: int, fo
 
 
 def _trailing_timesteps(space: ModelSpace, steps: int) -> list[int]:
-    """DDIM's timesteps with "trailing" spacing, followed by 0."""
+    """diffusers' "trailing" timesteps, falling from the last trained one, then 0."""
     trained = space.last_timestep + 1
     return [*map(int, np.arange(trained, 0, -trained / steps).round() - 1), 0]

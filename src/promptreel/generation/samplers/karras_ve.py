@@ -17,14 +17,14 @@ from promptreel.generation.samplers.variance_exploding import (
     noisy_latents,
 )
 
-# How much a step first raises its noise level, as a share. The paper divides S_churn among the steps. With 50 steps or fewer,
-# that reaches its upper bound of 0.41, which costs more accuracy than it gains.
+# A step first raises its noise level by this share. The paper divides S_churn by the number of steps, and bounds the share at
+# 0.41. At 50 steps or fewer its S_churn reaches that bound, and so few steps do not recover the accuracy that this costs.
 _CHURN = 0.1
-_CHURNED = (0.05, 50.0)  # S_min and S_max of the paper; S_noise is 1
+_CHURNED_SIGMAS = (0.05, 50.0)  # the paper's S_tmin and S_tmax; S_noise is 1
 
 
 def sample_karras_ve(space: ModelSpace, start: Start) -> Sampler:
-    """Two calls a step, but one in the last. Returns the clean latents, float32 [1, C, T, h, w]."""
+    """Two calls a step, one at the last. Returns the clean latents, float32 [1, C, T, h, w]."""
     steps = count_steps(start)
     total = 2 * steps - 1
     sigmas = karras_sigmas(space, highest_sigma(space, start), steps)
@@ -36,14 +36,14 @@ def sample_karras_ve(space: ModelSpace, start: Start) -> Sampler:
         slope = yield from ask_epsilon(space, latents, churned, number=2 * step, total=total)
         euler = latents + (following - churned) * slope
         if following > 0:
-            there = yield from ask_epsilon(space, euler, following, number=2 * step + 1, total=total)
-            slope = (slope + there) / 2
+            slope_after = yield from ask_epsilon(space, euler, following, number=2 * step + 1, total=total)
+            slope = (slope + slope_after) / 2
         latents = latents + (following - churned) * slope
     return latents
 
 
 def _churn(space: ModelSpace, sigma: float) -> float:
     """The raised noise level, at most the highest that the model was trained on."""
-    lowest, highest = _CHURNED
+    lowest, highest = _CHURNED_SIGMAS
     raised = sigma * (1 + _CHURN) if lowest <= sigma <= highest else sigma
     return max(sigma, min(raised, float(space.sigmas[-1])))

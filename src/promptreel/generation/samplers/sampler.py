@@ -1,14 +1,14 @@
-"""A sampler: a generator that yields calls, is sent the model's outputs, and returns the clean latents.
+"""A sampler is a generator that asks for model outputs and returns the clean latents.
 
     sampler = sample(space, Start(noise, num_inference_steps, generator))
     call = next(sampler)
     while True:
         try:
-            call = sampler.send(output)     # the space's own prediction at (call.latents, call.timestep), guided
+            call = sampler.send(output)     # at (call.latents, call.timestep), of space.prediction_type, guided
         except StopIteration as finished:
             latents = finished.value
 
-So the engine runs all schedulers by the same loop, whatever they do between two calls, and can run many at once.
+So the engine runs every scheduler in the same way, and many at once.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from promptreel.generation.model_space import ModelSpace
 class Start:
     """What a sampler begins with.
 
-    `noise`: float32 [1, C, T, h, w], unit variance. `generator`: the request's own, for all later random numbers. `init`: the
-    clean latents of an init clip, scaled as in training, of the noise's shape. `strength`: the noise level to start at, as a
-    share (0 to 1) of the trained timesteps; it matters only with an init. At least one step is made. `guided`: whether there is
-    guidance, which limits the order of multistep methods to two.
+    `noise`: float32 [1, C, T, h, w], of unit variance. `generator`: the request's own, for all later randomness. `init`: clean
+    latents of the same shape, scaled as in training. `strength`, 0 to 1: the first timestep as a share of the trained ones;
+    used only with an init. At least one step is made. `guided`: whether the request uses guidance, which limits
+    `highest_order`.
     """
 
     noise: Tensor
@@ -43,14 +43,14 @@ class Start:
     def highest_order(self) -> int:
         """The highest order that a multistep method may use.
 
-        Higher orders extrapolate further from the outputs so far. Guidance multiplies the change of the outputs from step to
-        step: at a scale of 7.5, fourth-order Adams-Bashforth ends far from the solution (ADR 10).
+        Higher orders extrapolate further, and guidance multiplies the changes between outputs. At scale 7.5, fourth-order
+        Adams-Bashforth ends far from the solution (ADR 10).
         """
         return 2 if self.guided else 4
 
     @property
     def kept_init(self) -> Tensor | None:
-        """The init; None at a strength of 1, which must destroy all of it. Even the highest noise level would keep a trace."""
+        """The init, unless strength is 1. An init must then leave no trace, and even the noisiest level keeps one."""
         return self.init if self.strength < 1 else None
 
 
@@ -58,9 +58,8 @@ class Start:
 class Call:
     """The model's next input.
 
-    `latents`: float32 [1, C, T, h, w], scaled as in training. `timestep`: a 0-dim tensor, possibly fractional. `number`: counts
-    the calls from 0, and is less than `total`. There may be fewer than `total` calls in the end. `guided`: False for a call
-    with the prompt alone, at guidance 1.
+    `latents`: float32 [1, C, T, h, w], scaled as in training. `timestep`: 0-dim, possibly fractional. `number`: counts calls
+    from 0. `total`: an upper bound of the number of calls. `guided`: if False, the call is for the prompt alone, at guidance 1.
     """
 
     latents: Tensor
