@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from promptreel.bootstrap import (
     build_courier,
     build_engine,
     build_models,
+    build_storage,
     build_worker,
     check_worker_extra,
     new_owner,
@@ -30,7 +32,7 @@ from promptreel.commands.keys import keys_app
 from promptreel.commands.models import models_app
 from promptreel.commands.terminal import DataDir
 from promptreel.errors import PromptreelError
-from promptreel.jobs.job import JobStage
+from promptreel.jobs.job import JobStage, OnProgress
 from promptreel.jobs.params import DEFAULT_SCHEDULER, MAX_FRAMES, MAX_SEED, SCHEDULERS
 from promptreel.logs import set_up_logging
 from promptreel.models.composition import compose
@@ -189,6 +191,34 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
 app.command()(doctor)
 
 
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="A video that Promptreel made.")],
+    init: Annotated[Path | None, typer.Option(help="What the video started from, if it is not stored here.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a video again from its own comment, and say whether the bytes are the same, or what differs.
+
+    Exits with 0 if they are the same, and with 1 if not.
+    """
+    from promptreel.commands import verify as again
+    from promptreel.commands.generate import read_init
+    from promptreel.encoding.decoder import Decoder
+
+    settings = load_settings(data_dir=data_dir)
+    set_up_logging("warning")
+    check_worker_extra()
+    told = again.read_told(file)
+    start = again.find_init(told.params, read_init(init, Decoder()) if init else None, build_storage(settings))
+    build_models(settings).get(told.params.model_id)
+    with _progress_bar() as show, tempfile.TemporaryDirectory() as folder:
+        on_progress = _show_stages(show)
+        verdict = again.make_again(file, told, Path(folder), engine=build_engine(settings), init=start, on_progress=on_progress)
+    for line in again.explain(file.name, verdict):
+        print(line)  # noqa: T201
+    raise typer.Exit(0 if verdict.same_bytes else 1)
+
+
 def _generate_here(wanted: Wanted, settings: Settings, decoder: Decoder) -> int:
     """Makes the video on this machine. Returns the seed."""
     from promptreel.commands.generate import complete_params, print_notes, unknown_words_note, write_video
@@ -198,15 +228,21 @@ def _generate_here(wanted: Wanted, settings: Settings, decoder: Decoder) -> int:
     print_notes(unknown_words_note(wanted.prompt, models.checkpoint))
     params = complete_params(wanted, models)
     with _progress_bar() as show:
-        show("loading", 0)
-
-        def on_progress(stage: JobStage, share: float) -> None:
-            done = share if stage is JobStage.DENOISING else float(stage is not JobStage.LOADING)
-            show(str(stage), 100 * done)
-
+        on_progress = _show_stages(show)
         engine = build_engine(settings)
         write_video(params, wanted.output, engine=engine, decoder=decoder, on_progress=on_progress, init=wanted.init)
     return params.seed
+
+
+def _show_stages(show: Callable[..., None]) -> OnProgress:
+    """Shows a video's stages in the progress bar, from now on."""
+
+    def on_progress(stage: JobStage, share: float) -> None:
+        done = share if stage is JobStage.DENOISING else float(stage is not JobStage.LOADING)
+        show(str(stage), 100 * done)
+
+    on_progress(JobStage.LOADING, 0.0)
+    return on_progress
 
 
 def _generate_on_server(wanted: Wanted, server: str, api_key: str | None) -> int | None:

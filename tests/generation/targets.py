@@ -1,4 +1,4 @@
-"""Targets whose exact answer is known, and the network that would have learned them without an error."""
+"""Targets whose exact answer is known, and the model that would have learned them without an error."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def gaussian(latents: Tensor, sigma: float) -> Tensor:
 
 
 def exact_network(space: ModelSpace, clean: Clean = gaussian) -> Predict:
-    """The network that knows the target, in the space's own kind of prediction."""
+    """The model that knows the target, in the space's own kind of prediction."""
 
     def predict(call: Call) -> Tensor:
         sigma = space.sigma_at(call.timestep)

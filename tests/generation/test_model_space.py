@@ -55,17 +55,17 @@ def test_flow_network_sees_and_predicts_what_it_was_trained_on(timestep: float) 
     clean, epsilon = unit_noise(TINY, seed=1), unit_noise(TINY, seed=2)
     signal, noise = vp_scales(model.sigma_at(timestep))
     latents = signal * clean + noise * epsilon
-    seen, shown = model.to_network(latents, torch.tensor(timestep))
+    seen, shown = model.to_model(latents, torch.tensor(timestep))
     time = float(shown) / 1000
 
     assert torch.allclose(seen, (1 - time) * clean + time * epsilon, atol=1e-5)
-    v = model.from_network(epsilon - clean, latents, torch.tensor(timestep))
+    v = model.from_model(epsilon - clean, latents, torch.tensor(timestep))
     assert torch.allclose(v, signal * epsilon - noise * clean, atol=1e-5)
 
 
 def test_flow_times_are_shifted_as_configured() -> None:
     """Time 0.5 of training becomes 3 * 0.5 / (1 + 2 * 0.5) with a shift of 3."""
-    _, timestep = ModelSpace(SPACES["flow"]).to_network(torch.zeros(TINY), torch.tensor(499))
+    _, timestep = ModelSpace(SPACES["flow"]).to_model(torch.zeros(TINY), torch.tensor(499))
 
     assert float(timestep) == pytest.approx(750, abs=1e-3)
 
@@ -73,8 +73,8 @@ def test_flow_times_are_shifted_as_configured() -> None:
 def test_other_networks_see_the_latents_as_they_are() -> None:
     model, latents, timestep = ModelSpace(TABLE), unit_noise(TINY), torch.tensor(7)
 
-    assert model.to_network(latents, timestep) == (latents, timestep)
-    assert model.from_network(latents, latents, timestep) is latents
+    assert model.to_model(latents, timestep) == (latents, timestep)
+    assert model.from_model(latents, latents, timestep) is latents
 
 
 @pytest.mark.parametrize(

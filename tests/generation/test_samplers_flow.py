@@ -58,8 +58,8 @@ def fine_solution(velocity: Velocity) -> Tensor:
 
 def through_the_bridge(space: ModelSpace, velocity: Velocity) -> Predict:
     def predict(call: Call) -> Tensor:
-        output = velocity(*space.to_network(call.latents, call.timestep))
-        return space.from_network(output, call.latents, call.timestep)
+        output = velocity(*space.to_model(call.latents, call.timestep))
+        return space.from_model(output, call.latents, call.timestep)
 
     return predict
 

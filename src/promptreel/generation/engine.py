@@ -42,7 +42,7 @@ from promptreel.models.registry import ModelRegistry
 class Generated:
     """A clip, and how it was made.
 
-    `model_hash`: of the checkpoint. `device_seconds`: its share of the time in the network's forwards. `peak_memory_mb`: the
+    `model_hash`: of the checkpoint. `device_seconds`: its share of the time in forwards. `peak_memory_mb`: the
     peak while it was made, of all clips together; None if this machine cannot measure it.
     """
 

@@ -1,8 +1,8 @@
-"""ModelSpace: a checkpoint's training noise levels, what its network predicts, and diffusers schedulers pinned to both.
+"""ModelSpace: a checkpoint's training noise levels, what the model predicts, and diffusers schedulers pinned to both.
 
 To the samplers every checkpoint is variance preserving: at a timestep, latents are `signal * clean + noise * epsilon` with
-`signal**2 + noise**2 = 1`, and `sigma = noise / signal`. Flow models are brought to that form by `to_network` and
-`from_network`, which stand around their network.
+`signal**2 + noise**2 = 1`, and `sigma = noise / signal`. Flow models are brought to that form by `to_model` and
+`from_model`, which convert their inputs and outputs.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _LEAST_ALPHA = 2.0**-24
 
 
 class ModelSpace:
-    """The training noise levels (`alphas_cumprod` and `sigmas`, float64 [T], by timestep) and what the network predicts.
+    """The training noise levels (`alphas_cumprod` and `sigmas`, float64 [T], by timestep) and what the model predicts.
 
-    `distilled`: the network was distilled to jump to clean latents in one call (Luo et al. 2023, "Latent Consistency
-    Models"). `is_flow`: the network was trained by flow matching (Lipman et al. 2023); samplers see v.
+    `distilled`: the model was distilled to jump to clean latents in one call (Luo et al. 2023, "Latent Consistency
+    Models"). `is_flow`: the model was trained by flow matching (Lipman et al. 2023); samplers see v.
     """
 
     def __init__(self, config: Mapping[str, Any], *, distilled: bool = False) -> None:
@@ -75,8 +75,8 @@ class ModelSpace:
             return (latents - noise * output) / signal
         return signal * latents - noise * output
 
-    def to_network(self, latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """A call's latents and 0-dim timestep in the network's own form; only flow models change them.
+    def to_model(self, latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """A call's latents and 0-dim timestep in the model's own form. Only flow models change them.
 
         Flow latents are `(1 - time) * clean + time * epsilon`; they have the same sigma at `time = sigma / (1 + sigma)`.
         """
@@ -85,10 +85,10 @@ class ModelSpace:
         time, length = self._flow_time(timestep)
         return latents * length, torch.tensor(time * len(self.sigmas), dtype=torch.float32)
 
-    def from_network(self, output: Tensor, latents: Tensor, timestep: Tensor) -> Tensor:
-        """The network's output in the space's own prediction type; `latents` and `timestep` are the call's.
+    def from_model(self, output: Tensor, latents: Tensor, timestep: Tensor) -> Tensor:
+        """The model's output in the space's own prediction type; `latents` and `timestep` are the call's.
 
-        A flow network predicts `u = epsilon - clean`. With r the length of (1 - time, time), and y = r * latents its input,
+        A flow model predicts `u = epsilon - clean`. With r the length of (1 - time, time), and y = r * latents its input,
         `v = ((1 - 2 * time) * y + r**2 * u) / r`, which is finite at both ends.
         """
         if not self.is_flow:

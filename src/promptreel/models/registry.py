@@ -125,7 +125,7 @@ class _CardFile(BaseModel):
 
     @model_validator(mode="after")
     def _phrases_are_no_book(self) -> Self:
-        """Limits the length: a network reads all of it for each frame."""
+        """Limits the length: the model reads all of it for each frame."""
         if sum(map(len, self.trigger_words + self.quality_words)) > MAX_TEXT:
             raise ValueError(f"trigger_words and quality_words may have {MAX_TEXT} characters together")
         return self

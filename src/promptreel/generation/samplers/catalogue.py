@@ -12,7 +12,7 @@ from promptreel.generation.samplers.stock import stock_samplers
 
 
 def all_samplers() -> dict[str, Sample]:
-    """The 18 of `jobs/params.py: SCHEDULERS`."""
+    """All of `jobs/params.py: SCHEDULERS`."""
     return stock_samplers() | {
         "DDIMInverseScheduler": sample_ddim_inverse,
         "IPNDMScheduler": sample_ipndm,

@@ -1,9 +1,10 @@
 """DDIMInverseScheduler: DDIM's steps taken backwards (Song et al. 2021, "Denoising Diffusion Implicit Models", section 5.3).
 
-diffusers' class only turns clean latents into noise. What a request for a video can mean by it is one of two things. With an
-init clip: the clip is inverted up to `strength` and comes down again under the prompt, which edits it and keeps its motion
-(Hertz et al. 2022, "Prompt-to-Prompt Image Editing with Cross Attention Control", section 3.4). Without one: the map that the
-inversion would undo, which leads from noise to a clip.
+diffusers' class only turns clean latents into noise. A request needs a clip, so this sampler does one of two things:
+
+- With an init, it inverts the init up to `strength`, then denoises it with the prompt. This edits the clip and keeps its motion
+  (Hertz et al. 2022, "Prompt-to-Prompt Image Editing with Cross Attention Control", section 3.4).
+- Without an init, it finds the clip whose inversion is the noise.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.samplers.levels import ddim_move, first_step
 from promptreel.generation.samplers.sampler import Call, Sampler, Start
 
-# A correction must be smaller than this share of the step that it corrects, or the iteration does not converge.
+# The fixed-point iteration converges only if its correction is smaller than this share of the step.
 _CONTRACTING = 0.5
 
 
@@ -30,10 +31,10 @@ def sample_ddim_inverse(space: ModelSpace, start: Start) -> Sampler:
 
 
 def _undo_inversion(space: ModelSpace, start: Start) -> Sampler:
-    """Solves, step by step, for the latents that one step of inversion would turn into the ones at hand.
+    """For each step, finds the latents that one inversion step would turn into the present ones.
 
-    The equation is implicit. Its solution is guessed with a DDIM step and improved with one fixed-point iteration; where that
-    does not contract, as with a strong guidance, the guess stands.
+    The equation is implicit. A DDIM step gives a first guess, and one fixed-point iteration improves it. If the iteration does
+    not contract, as with strong guidance, the guess is kept.
     """
     down = _trailing_timesteps(space, start.num_inference_steps)
     total = 2 * (len(down) - 1)
@@ -50,10 +51,10 @@ def _undo_inversion(space: ModelSpace, start: Start) -> Sampler:
 
 
 def _edit(space: ModelSpace, start: Start, init: Tensor) -> Sampler:
-    """Up to `strength` at guidance 1, where the inversion is closest to exact, and down again under the prompt.
+    """Inverts the init up to `strength` without guidance, where inversion is most exact; then denoises it with the prompt.
 
-    On the way up the network is told the timestep to which the step leads, as diffusers' class does: that undoes more of the
-    error of the step down, which looks from there.
+    While inverting, the model gets the timestep at the end of the step, as in diffusers' class. The denoising step begins at
+    that timestep, so the two errors cancel better.
     """
     down = _trailing_timesteps(space, start.num_inference_steps)
     down = down[first_step(down[:-1], space, start) :]
@@ -82,6 +83,6 @@ def _move(space: ModelSpace, latents: Tensor, epsilon: Tensor, timestep: int, fo
 
 
 def _trailing_timesteps(space: ModelSpace, steps: int) -> list[int]:
-    """As DDIM's own, from the last trained one down, and 0 at the end."""
+    """DDIM's timesteps with "trailing" spacing, followed by 0."""
     trained = space.last_timestep + 1
     return [*map(int, np.arange(trained, 0, -trained / steps).round() - 1), 0]

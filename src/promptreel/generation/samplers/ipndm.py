@@ -1,8 +1,8 @@
 """IPNDMScheduler: the improved pseudo linear multistep method, on the checkpoint's noise levels.
 
 Zhang and Chen 2022, "Fast Sampling of Diffusion Models with Exponential Integrator" (iPNDM), after Liu et al. 2022, "Pseudo
-Numerical Methods for Diffusion Models on Manifolds": epsilons of up to four steps, of two with guidance, are mixed as Adams and
-Bashforth do, and one DDIM step is made along the mixture. diffusers' class has noise levels of its own in place of the
+Numerical Methods for Diffusion Models on Manifolds". Each step mixes the epsilons of the last four steps, or two with guidance,
+with Adams-Bashforth weights, and makes a DDIM step along the result. diffusers' class uses its own noise levels instead of the
 checkpoint's.
 """
 

@@ -17,14 +17,14 @@ from promptreel.generation.samplers.variance_exploding import (
     noisy_latents,
 )
 
-# By how much a step first raises its noise level. The paper's S_churn, divided among at most 50 steps, would reach its bound of
-# 0.41, which costs accuracy that so few steps do not win back.
+# How much a step first raises its noise level, as a share. The paper divides S_churn among the steps. With 50 steps or fewer,
+# that reaches its upper bound of 0.41, which costs more accuracy than it gains.
 _CHURN = 0.1
 _CHURNED = (0.05, 50.0)  # S_min and S_max of the paper; S_noise is 1
 
 
 def sample_karras_ve(space: ModelSpace, start: Start) -> Sampler:
-    """Two calls a step, one at the last. Returns the clean latents, float32 [1, C, T, h, w]."""
+    """Two calls a step, but one in the last. Returns the clean latents, float32 [1, C, T, h, w]."""
     steps = count_steps(start)
     total = 2 * steps - 1
     sigmas = karras_sigmas(space, highest_sigma(space, start), steps)
@@ -43,7 +43,7 @@ def sample_karras_ve(space: ModelSpace, start: Start) -> Sampler:
 
 
 def _churn(space: ModelSpace, sigma: float) -> float:
-    """The raised noise level, never one that the network was not trained on."""
+    """The raised noise level, at most the highest that the model was trained on."""
     lowest, highest = _CHURNED
     raised = sigma * (1 + _CHURN) if lowest <= sigma <= highest else sigma
     return max(sigma, min(raised, float(space.sigmas[-1])))

@@ -1,4 +1,4 @@
-"""LCMScheduler: multistep consistency sampling. Jump to clean latents, add noise again, jump again.
+"""LCMScheduler: multistep consistency sampling. It jumps to clean latents, adds noise, and jumps again.
 
 Song et al. 2023, "Consistency Models", Algorithm 1; Luo et al. 2023, "Latent Consistency Models".
 """
@@ -23,15 +23,15 @@ from promptreel.generation.samplers.variance_exploding import (
 )
 
 _MOST_JUMPS = 4
-_LEAST_CALLS = 3  # of a jump; fewer do not follow the way
+_LEAST_CALLS = 3  # of a jump; fewer are too inaccurate
 
 
 def sample_lcm(space: ModelSpace, start: Start) -> Sampler:
     """One call a step. Returns the clean latents, float32 [1, C, T, h, w].
 
-    A distilled network makes each jump in one call, which is what diffusers' class expects of all. Any other one would only
-    answer with the mean of what is possible, a third too flat: there a jump follows the way that distillation would have
-    learned, in several calls.
+    A distilled model makes each jump in one call. diffusers' class treats all models so. But one call of another model returns
+    the mean of all possible clips, with a third too little contrast. So for other models, each jump integrates the probability
+    flow in several calls.
     """
     if space.distilled:
         return (yield from sample_stock("LCMScheduler", space, start))
@@ -59,12 +59,12 @@ def _jump_in_several_calls(space: ModelSpace, start: Start) -> Sampler:
 def _integrate(
     space: ModelSpace, latents: Tensor, sigmas: list[float], *, number: int, total: int
 ) -> Generator[Call, Tensor, Tensor]:
-    """Clean latents at the end of the probability flow from `sigmas[0]` on, by DPM-Solver++(2M), one call a step.
+    """The clean latents that the probability flow from `sigmas[0]` leads to, by DPM-Solver++(2M), one call a step.
 
-    Lu et al. 2022, "DPM-Solver++", Algorithm 2, in latents `clean + sigma * epsilon`: h is the fall of log(sigma), and the
-    clean latents of two calls are extrapolated to the middle of the step.
+    Lu et al. 2022, "DPM-Solver++", Algorithm 2, for latents `clean + sigma * epsilon`. h is the decrease of log(sigma) in a
+    step. The clean latents of the last two calls are extrapolated to the middle of the step.
     """
-    last = len(sigmas) - 2  # from there one call leads to 0
+    last = len(sigmas) - 2  # the step to 0, which needs one call only
     clean_before, fall_before = latents, math.inf
     for call in range(last):
         sigma, following = sigmas[call : call + 2]

@@ -1,4 +1,4 @@
-"""What a sampler is: a generator that asks for model outputs and returns the clean latents.
+"""A sampler: a generator that yields calls, is sent the model's outputs, and returns the clean latents.
 
     sampler = sample(space, Start(noise, num_inference_steps, generator))
     call = next(sampler)
@@ -8,7 +8,7 @@
         except StopIteration as finished:
             latents = finished.value
 
-The engine so drives every scheduler in the same way, whatever it does between two calls, and may hold many at once.
+So the engine runs all schedulers by the same loop, whatever they do between two calls, and can run many at once.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from promptreel.generation.model_space import ModelSpace
 class Start:
     """What a sampler begins with.
 
-    `noise` float32 [1, C, T, h, w], unit variance; `generator` the request's own, for all later randomness. `init` are the
-    clean latents of an init clip, scaled as in training, of the same shape. `strength`, 0 to 1, is the noise level to start at,
-    as a share of the trained timesteps, and only matters with an init. At least one step is made, always. `guided` says whether
-    guidance is at work: methods of a higher order than the second then fall back to it.
+    `noise`: float32 [1, C, T, h, w], unit variance. `generator`: the request's own, for all later random numbers. `init`: the
+    clean latents of an init clip, scaled as in training, of the noise's shape. `strength`: the noise level to start at, as a
+    share (0 to 1) of the trained timesteps; it matters only with an init. At least one step is made. `guided`: whether there is
+    guidance, which limits the order of multistep methods to two.
     """
 
     noise: Tensor
@@ -41,24 +41,26 @@ class Start:
 
     @property
     def highest_order(self) -> int:
-        """Of a multistep method. Each order extrapolates further from the outputs so far, and guidance multiplies how much they
-        change from step to step: at scale 7.5, the fourth order of Adams and Bashforth ends far from the solution (ADR 10).
+        """The highest order that a multistep method may use.
+
+        Higher orders extrapolate further from the outputs so far. Guidance multiplies the change of the outputs from step to
+        step: at a scale of 7.5, fourth-order Adams-Bashforth ends far from the solution (ADR 10).
         """
         return 2 if self.guided else 4
 
     @property
     def kept_init(self) -> Tensor | None:
-        """The init, unless a strength of 1 asks for all of it to be destroyed: even pure noise levels keep a trace of it."""
+        """The init; None at a strength of 1, which must destroy all of it. Even the highest noise level would keep a trace."""
         return self.init if self.strength < 1 else None
 
 
 @dataclass(frozen=True)
 class Call:
-    """What the network must see next.
+    """The model's next input.
 
-    `latents` float32 [1, C, T, h, w], scaled as in training; `timestep` a 0-dim tensor, maybe fractional; `number` counts the
-    calls from 0 and stays below `total`, which may be more than it takes in the end. Without `guided` the call is for the
-    prompt alone, at guidance 1.
+    `latents`: float32 [1, C, T, h, w], scaled as in training. `timestep`: a 0-dim tensor, possibly fractional. `number`: counts
+    the calls from 0, and is less than `total`. There may be fewer than `total` calls in the end. `guided`: False for a call
+    with the prompt alone, at guidance 1.
     """
 
     latents: Tensor

@@ -104,7 +104,7 @@ def _make_folder(scratch: Path) -> None:
 
 @dataclass(frozen=True)
 class MadeVideo:
-    """An encoded file, its share of the seconds of the network's forwards, and the peak memory."""
+    """An encoded file, its share of the seconds in forwards, and the peak memory."""
 
     video: Video
     device_seconds: float
