@@ -134,7 +134,7 @@ def test_own_model_hidden_by_a_built_in_one_is_reported(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "models" / "cutout")
     listed = run("models", "list", "--data-dir", tmp_path).stdout
 
-    assert re.findall(r"^cutout(?: +\S+){4} +(\w+)", listed, re.MULTILINE) == ["yes", "no"]
+    assert re.findall(r"^cutout(?: +\S+){4} +(yes|no) ", listed, re.MULTILINE) == ["yes", "no"]
     assert "the built-in model of this name is used in its place" in listed
 
 
