@@ -122,7 +122,10 @@ def remove_model(
     data_dir: DataDir = None,
     force: Annotated[bool, typer.Option("--force", help="Even if jobs or other models need it; they then fail.")] = False,
 ) -> None:
-    """Remove an imported model, and its files unless another model has them."""
+    """Remove an imported model.
+
+    Its files stay as long as another model has them.
+    """
     settings = _load(data_dir)
     removed = build_models(settings, find_database(settings)).remove(model_id, force=force)
     print(f"{removed.id} was removed")  # noqa: T201
