@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter, ValidationError
 
 from promptreel.encoding.decoder import Decoder
-from promptreel.encoding.video import describe, read_metadata
 from promptreel.errors import InvalidParams, StorageFailed
 from promptreel.jobs.params import MAX_FRAMES, MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
 from promptreel.media import MEDIA_TYPES, Init
@@ -54,6 +53,8 @@ class Verdict:
 
 def read_told(path: Path) -> Told:
     """Reads and checks a video's comment. Raises InvalidParams for a file that Promptreel did not make."""
+    from promptreel.encoding.video import read_metadata  # noqa: PLC0415 - of the extra `media`
+
     comment = read_metadata(path)
     loras = {f"LoRA {name}": sha256 for name, sha256 in _to_texts(comment.get("lora_sha256")).items()}
     facts = {"model": str(comment.get("model_sha256")), **loras, **_to_texts(comment.get("versions"))}
@@ -102,6 +103,7 @@ def find_init(params: VideoParams, given: Init | None, storage: LocalStorage) ->
 
 def make_again(path: Path, told: Told, folder: Path, *, engine: Engine, init: Init | None, on_progress: OnProgress) -> Verdict:
     """Makes the video anew in `folder`, and compares."""
+    from promptreel.encoding.video import describe  # noqa: PLC0415 - of the extra `media`
     from promptreel.worker.recipes.video import Makers, make_video  # noqa: PLC0415 - torch loads slowly; bad files fail first
 
     again = folder / f"again.{told.params.output_type}"
