@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import quantiles
 
-import diffusers
 import torch
 from diffusers import AutoencoderDC, MotionAdapter, UNet2DConditionModel, UNetMotionModel, UniPCMultistepScheduler
 from safetensors.torch import load_file, save_file
@@ -54,7 +53,6 @@ class Run:
 def main() -> None:
     options = _parse_options()
     quiet_libraries()
-    diffusers.logging.set_verbosity_error()
     asked = draw_requests(options.jobs)
     print(f"{options.jobs} jobs of 8 frames, 4 steps; by model: {', '.join(f'{asked.count(each)}' for each in MODELS)}")
     with tempfile.TemporaryDirectory(prefix="promptreel-bench-") as folder:
@@ -151,7 +149,7 @@ class PlainModel:
 
 
 def print_run(name: str, run: Run, alone: Run) -> None:
-    spread = quantiles(run.loads, n=20) if len(run.loads) > 1 else [*run.loads, 0.0] * 20
+    spread = quantiles(run.loads, n=20) if len(run.loads) > 1 else [*run.loads] * 19
     switches = f"{len(run.loads)} loads" + (f", p50 {spread[9]:.2f} s, p95 {spread[18]:.2f} s" if run.loads else "")
     print(f"{name:18}{run.seconds:8.1f} s  {alone.seconds / run.seconds:5.2f} of the throughput of one  {switches}")
 
