@@ -34,7 +34,7 @@ PARAMS = VideoParams(
     guidance_scale=5,
     seed=11,
 )
-# Schedulers with the options that ModelSpace pins for us.
+# Schedulers with the options that our samplers pin.
 SCHEDULERS: dict[str, dict[str, Any]] = {
     "DDIMScheduler": {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": False},
     "EulerDiscreteScheduler": {"timestep_spacing": "trailing"},
