@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from promptreel.errors import CheckpointUnusable
 from promptreel.extras import is_installed
-from promptreel.models.gate import check_checkpoint, check_weights
+from promptreel.models.families import WAN
+from promptreel.models.gate import Checked, check_checkpoint, check_weights
 from promptreel.models.kinds import ModelKind
 from promptreel.models.registry import ModelCard, ModelRegistry
 from promptreel.models.stored_files import hash_file
+from promptreel.models.wan.checkpoint import check_wan
 
 
 def why_unusable(card: ModelCard, models: ModelRegistry) -> str | None:
@@ -19,7 +21,7 @@ def why_unusable(card: ModelCard, models: ModelRegistry) -> str | None:
     if card.kind is not ModelKind.CHECKPOINT or not card.has_motion:
         return None
     try:
-        check_checkpoint(card)
+        _check(card)
     except CheckpointUnusable as error:
         return error.message
     return None
@@ -36,4 +38,8 @@ def verify(card: ModelCard, models: ModelRegistry) -> None:
                 raise CheckpointUnusable(f"{name} is not the file that was imported: it was changed. Import the model again.")
     if card.kind is not ModelKind.CHECKPOINT or not card.has_motion:
         return
-    check_weights(check_checkpoint(card))
+    check_weights(_check(card))
+
+
+def _check(card: ModelCard) -> Checked:
+    return check_wan(card) if card.family == WAN.name else check_checkpoint(card)
