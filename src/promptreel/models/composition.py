@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound
-from promptreel.models.families import get_family
+from promptreel.models.families import FAMILIES
 from promptreel.models.kinds import ModelKind
 from promptreel.models.registry import ModelCard, ModelRegistry
 
@@ -34,8 +34,8 @@ class ModelSet:
             for name, value in zip(("scheduler", "num_inference_steps", "guidance_scale"), own, strict=True):
                 if value is not None:
                     found.setdefault(name, value)
-        family = get_family(self.checkpoint)
-        if family.ignores_api_defaults:
+        family = FAMILIES.get(self.checkpoint.family)
+        if family is not None and family.ignores_api_defaults:
             found.setdefault("num_inference_steps", family.num_inference_steps)
             found.setdefault("guidance_scale", family.guidance_scale)
         return found

@@ -106,15 +106,16 @@ def generated_size(card: ModelCard, params: VideoParams) -> tuple[int, int]:
 
 def negative_prompt_of(card: ModelCard) -> str:
     """The one for requests without."""
-    return card.default_negative_prompt or get_family(card).negative_prompt
+    family = FAMILIES.get(card.family)
+    return card.default_negative_prompt or (family.negative_prompt if family else "")
 
 
 def cost_of(params: VideoParams, card: ModelCard) -> float:
     """A job's units of work, for estimates: frames in calls, which weigh more where attention sees more tokens at once."""
-    units, half = work_units(params, card.max_frames), get_family(card).attention_tokens
-    if half is None:
+    units, family = work_units(params, card.max_frames), FAMILIES.get(card.family)
+    if family is None or family.attention_tokens is None:
         return units
     width, height = generated_size(card, params)
-    multiple = get_family(card).size_multiple_of(card)
-    tokens = (1 + params.num_frames // get_family(card).frame_multiple) * (width // multiple) * (height // multiple)
-    return units * (1 + tokens / half)
+    multiple = family.size_multiple_of(card)
+    tokens = (1 + params.num_frames // family.frame_multiple) * (width // multiple) * (height // multiple)
+    return units * (1 + tokens / family.attention_tokens)

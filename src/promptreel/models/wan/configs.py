@@ -49,7 +49,7 @@ class Transformer(Config):
     eps: Epsilon = 1e-6
     image_dim: Channels | None = None
     added_kv_proj_dim: Width | None = None
-    rope_max_seq_len: Annotated[int, Field(ge=8, le=8192)] = 1024
+    rope_max_seq_len: Annotated[int, Field(ge=128, le=8192)] = 1024  # the longest side of any clip has 112 tokens
     pos_embed_seq_len: None = None  # of models that are given a first and a last picture
 
     @property
