@@ -85,7 +85,7 @@ def read_weights(network: Network, format_of: Callable[[str], torch.dtype]) -> d
     names: dict[Path, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, stored in network.tensors.items():
         names[stored.file][stored.name].append(name)
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for file, stored_names in names.items():
         with _open(file) as content:
             for name_there, (name, *others) in stored_names.items():

@@ -11,7 +11,6 @@ from promptreel.jobs.eta import work_units
 from promptreel.jobs.params import MAX_FRAMES, VideoParams
 from promptreel.models.registry import ModelCard
 
-
 WAN_NEGATIVE_PROMPT = (
     "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, overall gray, "
     "worst quality, low quality, JPEG compression residue, ugly, incomplete, extra fingers, poorly drawn hands, poorly drawn "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
+from torch.nn import Parameter
 
 
 class Turns:
@@ -16,36 +17,43 @@ class Turns:
     """
 
     def __init__(self, networks: Mapping[str, Any], device: str, *, together: bool) -> None:
+        self.together = together
         self._networks = networks
         self._device = device
-        self.together = together
-        self._kept: dict[str, dict[str, Tensor]] = {}
         self._present: str | None = None
+        self._put_back: list[Callable[[], None]] = []
         if together:
             for network in networks.values():
                 network.to(device)
 
     def take(self, name: str) -> Any:
         """The network, on the device."""
+        network = self._networks[name]
         if not self.together and self._present != name:
-            self._leave()
-            self._kept[name] = {key: tensor.data for key, tensor in _tensors(self._networks[name])}
+            for put_back in self._put_back:
+                put_back()
+            self._present = None  # until it has arrived
+            self._put_back = list(_keep(network))
+            network.to(self._device)
             self._present = name
-            self._networks[name].to(self._device)
-        return self._networks[name]
-
-    def _leave(self) -> None:
-        if self._present is not None:
-            kept = self._kept.pop(self._present)
-            for key, tensor in _tensors(self._networks[self._present]):
-                tensor.data = kept[key]
-            self._present = None
+        return network
 
 
-def _tensors(network: Any) -> list[tuple[str, Tensor]]:
-    return [*network.named_parameters(), *network.named_buffers()]
+def _keep(network: Any) -> Iterator[Callable[[], None]]:
+    """What brings each weight and buffer back as it is now."""
+
+    def keep(held: dict[str, Any], name: str, tensor: Any) -> Callable[[], None]:
+        return lambda: held.__setitem__(name, tensor)
+
+    for module in network.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                yield keep(module._parameters, name, Parameter(weight.data, requires_grad=False))
+        for name, buffer in module._buffers.items():
+            yield keep(module._buffers, name, buffer)
 
 
 def count_bytes(network: Any) -> int:
     """Of its weights and buffers."""
-    return sum(tensor.nbytes for _, tensor in _tensors(network))
+    tensors: list[Tensor] = [*network.parameters(), *network.buffers()]
+    return sum(tensor.nbytes for tensor in tensors)

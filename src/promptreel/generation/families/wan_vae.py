@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,12 +45,11 @@ class WanVae:
     def encode(self, frames: Tensor, on_part: Callable[[], None]) -> Tensor:
         """Frames, float32 from -1 to 1 [1, 3, T, H, W], to latents [1, C, T', h, w], normalized: the distribution's mode."""
         state: list[Any] = [None] * self.convolutions["encoder"]
-        first = frames[:, :, :1]
-        parts = [self.run(lambda: self._encode_some(first, state))]
+        parts = [self.run(partial(self._encode_some, frames[:, :, :1], state))]
         for start in range(1, frames.shape[2], TIME_SCALE):
             on_part()
             part = frames[:, :, start : start + TIME_SCALE]
-            parts.append(self.run(lambda part=part: self._encode_some(part, state)))
+            parts.append(self.run(partial(self._encode_some, part, state)))
         latents = self.run(lambda: self.take().quant_conv(torch.cat(parts, dim=2)))[:, : self.config.z_dim]
         mean, scale = self._normal(latents)
         return ((latents - mean) * scale).cpu()
@@ -61,7 +61,7 @@ class WanVae:
         state: list[Any] = [None] * self.convolutions["decoder"]
         for number, part in enumerate(latents.split(1, dim=2)):
             on_part()
-            yield self.run(lambda part=part, number=number: self._decode_some(part, state, is_first=number == 0))
+            yield self.run(partial(self._decode_some, part, state, is_first=number == 0))
 
     def _encode_some(self, frames: Tensor, state: list[Any]) -> Tensor:
         frames = frames.to(self.device)

@@ -80,7 +80,9 @@ def check_wan(card: ModelCard) -> WanCheckpoint:
     multiple = 2 * vae["scale_factor_spatial"]
     if WAN.size_multiple_of(card) != multiple:
         base = next(base for base, each in WAN.size_multiples.items() if each == multiple)
-        raise CheckpointUnusable(f'This model makes sides that are multiples of {multiple}. Write "base": "{base}" into {CARD_NAME}.')
+        raise CheckpointUnusable(
+            f'This model makes sides that are multiples of {multiple}. Write "base": "{base}" into {CARD_NAME}.'
+        )
     return checkpoint
 
 
@@ -114,7 +116,8 @@ def _read_index(root: Path) -> tuple[_Index, dict[str, str]]:
     index = read_model(root / INDEX_NAME, INDEX_NAME, _Index)
     if index.class_name not in PIPELINES:
         raise CheckpointUnusable(
-            f"{INDEX_NAME} names the pipeline {shorten(repr(index.class_name))}; of Wan, Promptreel runs {' and '.join(PIPELINES)}."
+            f"{INDEX_NAME} names the pipeline {shorten(repr(index.class_name))}; "
+            f"of Wan, Promptreel runs {' and '.join(PIPELINES)}."
         )
     content = read_object(root / INDEX_NAME, INDEX_NAME)
     named = {key: value for key, value in content.items() if isinstance(value, list) and not key.startswith("_")}
@@ -197,7 +200,9 @@ def _check_fit(index: _Index, parts: Mapping[str, Part], tokenizer: UnigramParts
         problem = f"{INDEX_NAME} says expand_timesteps, which is for transformers that take no picture beside their latents"
     problem = problem or _misfit_of_experts(index, parts) or _misfit_of_image_encoder(transformer, parts)
     if problem is not None:
-        raise CheckpointUnusable(f"The checkpoint's parts do not fit together: {problem}. Download it again, as it was published.")
+        raise CheckpointUnusable(
+            f"The checkpoint's parts do not fit together: {problem}. Download it again, as it was published."
+        )
     return takes_picture
 
 
@@ -218,7 +223,8 @@ def _misfit_of_image_encoder(transformer: Transformer, parts: Mapping[str, Part]
         return "the transformer reads a picture's tokens, and there is no image_encoder/"
     assert isinstance(encoder.config, ImageEncoder)
     if encoder.config.hidden_size != transformer.image_dim:
-        return f"the transformer reads pictures of {transformer.image_dim} channels, but image_encoder/ has {encoder.config.hidden_size}"
+        own = encoder.config.hidden_size
+        return f"the transformer reads pictures of {transformer.image_dim} channels, but image_encoder/ has {own}"
     return None
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -18,7 +17,7 @@ Positive = Annotated[float, Field(ge=1e-4, le=1e4)]
 
 TEXT_TOKENS = 512
 """Of a prompt. diffusers' attention counts on this number to tell text from the tokens of a picture."""
-TIME_SCALE = 4
+TIME_SCALE: Literal[4] = 4
 """Frames a latent. The first latent of a clip is one frame."""
 
 # Of Wan 2.1, by channel; a config may leave them out.
@@ -81,7 +80,7 @@ class Vae(Config):
     in_channels: Channels = 3
     out_channels: Channels = 3
     patch_size: Literal[1, 2, 4] | None = None
-    scale_factor_temporal: Literal[4] = TIME_SCALE
+    scale_factor_temporal: Literal[4] = 4
     scale_factor_spatial: Annotated[int, Field(ge=1, le=64)] = 8
 
     @property
@@ -112,11 +111,11 @@ class Vae(Config):
     def _check_shortcuts(self) -> None:
         """The shortcuts around residual blocks fold space and time into channels, and back."""
         down = self.widths(self.base_dim)
-        for number, (inputs, outputs) in enumerate(zip(down, down[1:], strict=False)):
+        for number, (inputs, outputs) in enumerate(pairwise(down)):
             require(inputs * self._fold(number) % outputs == 0, "the shortcuts of the encoder's blocks must come out even")
         up = self.widths(self.decoder_base_dim or self.base_dim)[:0:-1]
         up = [up[0], *up]
-        for number, (inputs, outputs) in enumerate(zip(up, up[1:], strict=False)):
+        for number, (inputs, outputs) in enumerate(pairwise(up)):
             fold = self._fold(len(self.dim_mult) - 2 - number)
             fits = number == len(self.dim_mult) - 1 or outputs * fold % inputs == 0
             require(fits, "the shortcuts of the decoder's blocks must come out even")
@@ -180,7 +179,3 @@ NETWORKS: dict[str, type[Config]] = {
     "CLIPVisionModel": ImageEncoder,
 }
 """Configs by class."""
-
-
-def count_parameters(shapes: Sequence[tuple[int, ...]]) -> int:
-    return sum(map(math.prod, shapes))

@@ -147,7 +147,9 @@ def read_tokenizer(root: Path) -> UnigramParts:
     pieces = {piece: number for number, (piece, _) in enumerate(read.model.vocab)}
     for token in read.added_tokens:
         if pieces.get(token.content) != token.id:
-            raise CheckpointUnusable(f"{NAME} adds the token {token.content!r:.60}, which its vocabulary does not have. {AGAIN}")
+            raise CheckpointUnusable(
+                f"{NAME} adds the token {token.content!r:.60}, which its vocabulary does not have. {AGAIN}"
+            )
     for needed in (END, PAD):
         if needed not in pieces:
             raise CheckpointUnusable(f"{NAME} lacks the token {needed}, which ends or fills a prompt. {AGAIN}")
