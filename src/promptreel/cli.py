@@ -196,7 +196,8 @@ def _generate_here(wanted: Wanted, settings: Settings, decoder: Decoder) -> int:
     check_worker_extra(instead="Or have a server make the video: --server URL.")
     models = compose(build_models(settings), wanted.model, wanted.motion_adapter)
     print_notes(unknown_words_note(wanted.prompt, models.checkpoint))
-    params = complete_params(wanted, models)
+    params, changes = complete_params(wanted, models)
+    print_notes(*changes)
     with _progress_bar() as show:
         show("loading", 0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from promptreel.errors import CheckpointUnusable
 from promptreel.jobs.eta import work_units
@@ -101,6 +101,31 @@ def generated_size(card: ModelCard, params: VideoParams) -> tuple[int, int]:
     if card.native_width is not None and card.native_height is not None:
         return card.native_width, card.native_height
     return get_family(card).snap_size(params.width, params.height, card)
+
+
+def fit_clip(params: VideoParams, card: ModelCard) -> tuple[VideoParams, list[str]]:
+    """The params with a number of frames that the model can make; and what is changed of the clip, for people."""
+    family, notes = FAMILIES.get(card.family), []
+    if family is None:  # the job says so
+        return params, notes
+    num_frames = family.fit_frames(params.num_frames, card)
+    if num_frames < params.num_frames:
+        notes.append(f'"{card.model_id}" makes {num_frames} frames at most, not {params.num_frames}')
+    elif num_frames > params.num_frames:
+        notes.append(f'"{card.model_id}" makes {family.frame_multiple}n+1 frames: {num_frames} in place of {params.num_frames}')
+    params = replace(params, num_frames=num_frames)
+    size = size_apart(card, params)
+    if size is not None and card.native_width is None:
+        notes.append(f"made at {size[0]}x{size[1]}, then scaled to {params.width}x{params.height}")
+    return params, notes
+
+
+def size_apart(card: ModelCard, params: VideoParams) -> tuple[int, int] | None:
+    """The size at which the clip is made, if it is another than the requested one, or the model has but one."""
+    if card.family not in FAMILIES and card.native_width is None:
+        return None
+    size = generated_size(card, params)
+    return size if card.native_width is not None or size != (params.width, params.height) else None
 
 
 def negative_prompt_of(card: ModelCard) -> str:
