@@ -105,7 +105,8 @@ def generated_size(card: ModelCard, params: VideoParams) -> tuple[int, int]:
 
 def fit_clip(params: VideoParams, card: ModelCard) -> tuple[VideoParams, list[str]]:
     """The params with a number of frames that the model can make; and what is changed of the clip, for people."""
-    family, notes = FAMILIES.get(card.family), []
+    notes: list[str] = []
+    family = FAMILIES.get(card.family)
     if family is None:  # the job says so
         return params, notes
     num_frames = family.fit_frames(params.num_frames, card)
