@@ -20,12 +20,7 @@ THREADS = "1"
 
 FLOWS = PurePosixPath("tests/flows")
 RULES = PurePosixPath("tests/rules")
-OF_THE_CALLING_SERVICE = {
-    FLOWS / "test_crashes.py",
-    FLOWS / "test_wall_clock.py",
-    FLOWS / "test_webhooks.py",
-    FLOWS / "test_imports.py",
-}
+OF_THE_CALLING_SERVICE = {FLOWS / f"test_{name}.py" for name in ("crashes", "imports", "wall_clock", "webhooks")}
 WITHOUT_SERVICE = {FLOWS / "test_demo.py"}
 COMMANDS = {FLOWS / "test_generate.py", PurePosixPath("tests/test_cli.py"), PurePosixPath("tests/commands/test_doctor.py")}
 

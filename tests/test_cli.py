@@ -117,16 +117,16 @@ def test_models_list_shows_what_cannot_be_used_and_why(tmp_path: Path) -> None:
     listed = run("models", "list", "--data-dir", tmp_path)
     rows = json.loads(run("models", "list", "--json", "--data-dir", tmp_path).stdout)
 
-    assert listed.stdout.splitlines()[0].split() == ["ID", "FAMILY", "USABLE", "NAME"]
+    assert listed.stdout.splitlines()[0].split() == ["ID", "KIND", "FAMILY", "BASE", "SIZE", "USABLE", "SOURCE", "NAME"]
     usable = [(row["id"], row["problem"] is None) for row in rows]
     assert usable == [
-        ("bare", False), ("broken", False), ("cutout", True), ("mine.safetensors", False), ("no id", False), ("tiny", True),
+        ("broken", False), ("cutout", True), ("tiny", True), ("bare", False), ("mine.safetensors", False), ("no id", False),
     ]  # fmt: skip
     for row in rows:
-        assert re.search(rf"^{row['id']} +\S+ +{'no' if row['problem'] else 'yes'} ", listed.stdout, re.MULTILINE)
+        assert re.search(rf"^{row['id']}( +\S+){{4}} +{'no' if row['problem'] else 'yes'} ", listed.stdout, re.MULTILINE)
         assert row["problem"] is None or f"\n{row['id']} cannot be used: {row['problem']}\n" in listed.stdout
-    assert "Write promptreel.json into it" in rows[0]["problem"]
-    assert "vae" in rows[1]["problem"]
+    assert "Write promptreel.json into it" in rows[3]["problem"]
+    assert "vae" in rows[0]["problem"]
     assert listed.stderr == ""
 
 
@@ -134,7 +134,7 @@ def test_own_model_hidden_by_a_built_in_one_is_reported(tmp_path: Path) -> None:
     make_checkpoint(tmp_path / "models" / "cutout")
     listed = run("models", "list", "--data-dir", tmp_path).stdout
 
-    assert re.findall(r"^cutout +(?:-|animatediff) +(\w+)", listed, re.MULTILINE) == ["yes", "no"]
+    assert re.findall(r"^cutout(?: +\S+){4} +(yes|no) ", listed, re.MULTILINE) == ["yes", "no"]
     assert "the built-in model of this name is used in its place" in listed
 
 

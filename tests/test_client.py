@@ -316,8 +316,9 @@ def test_server_understands_the_command_line_as_this_machine_does(
 ) -> None:
     """`promptreel generate` must make the same bytes with --server and without."""
     plain = Wanted(
-        output=Path("a.mp4"), prompt="a cat", model="cutout", motion_adapter=None, enhance=True, negative_prompt=None, seed=7,
-        steps=3, guidance=7.5, scheduler="DDIMScheduler", frames=None, fps=None, width=96, height=64, init=None, strength=0.5,
+        output=Path("a.mp4"), prompt="a cat", model="cutout", motion_adapter=None, loras=(), enhance=True, seed=7,
+        negative_prompt=None, steps=3, guidance=7.5, scheduler="DDIMScheduler", frames=None, fps=None, width=96, height=64,
+        init=None, strength=0.5,
     )  # fmt: skip
     wanted = replace(plain, **changed)  # type: ignore[arg-type]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from promptreel.bootstrap import (
     build_courier,
     build_engine,
     build_models,
+    build_storage,
     build_worker,
     check_worker_extra,
     new_owner,
@@ -30,10 +32,10 @@ from promptreel.commands.keys import keys_app
 from promptreel.commands.models import models_app
 from promptreel.commands.terminal import DataDir
 from promptreel.errors import PromptreelError
-from promptreel.jobs.job import JobStage
+from promptreel.jobs.job import JobStage, OnProgress
 from promptreel.jobs.params import DEFAULT_SCHEDULER, MAX_FRAMES, MAX_SEED, SCHEDULERS
 from promptreel.logs import set_up_logging
-from promptreel.models.composition import compose
+from promptreel.models.composition import compose, find_loras
 from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.remote import RemoteVideo
 from promptreel.settings import Settings, load_settings
@@ -153,6 +155,7 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     negative_prompt: Annotated[str | None, typer.Option(help="What not to show.", show_default="the model's own")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same video.")] = None,
     motion_adapter: Annotated[str | None, typer.Option(help="The motion adapter's id.", show_default="the model's own")] = None,
+    lora: Annotated[list[str] | None, typer.Option(help="A LoRA's id, or ID:STRENGTH. Can be given several times.")] = None,
     steps: Steps = None,
     guidance: Guidance = None,
     scheduler: Scheduler = None,
@@ -166,16 +169,16 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     api_key: Annotated[str | None, typer.Option(help="The server's API key.")] = None,
 ) -> None:
     """Make one video, on this machine or on a server. Ctrl-C cancels it, on the server too."""
-    from promptreel.commands.generate import Wanted, print_notes, read_init
+    from promptreel.commands.generate import Wanted, print_notes, read_init, read_loras
     from promptreel.encoding.decoder import Decoder
 
     settings = load_settings(api_key=api_key)
     set_up_logging("warning")
     decoder = Decoder()
     wanted = Wanted(
-        output=output, prompt=prompt, model=model, motion_adapter=motion_adapter, enhance=enhance, seed=seed, steps=steps,
-        negative_prompt=negative_prompt, guidance=guidance, scheduler=scheduler, frames=frames, fps=fps, width=width,
-        height=height, init=read_init(init, decoder) if init else None, strength=strength,
+        output=output, prompt=prompt, model=model, motion_adapter=motion_adapter, loras=read_loras(lora or ()), enhance=enhance,
+        seed=seed, steps=steps, negative_prompt=negative_prompt, guidance=guidance, scheduler=scheduler, frames=frames, fps=fps,
+        width=width, height=height, init=read_init(init, decoder) if init else None, strength=strength,
     )  # fmt: skip
     wanted.check()
     print_notes(wanted.size_note())
@@ -189,25 +192,61 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
 app.command()(doctor)
 
 
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="A video that Promptreel made.")],
+    init: Annotated[Path | None, typer.Option(help="What the video started from, if it is not stored here.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a video again, and compare.
+
+    Its own comment says how it was made. Exits with 0 if every byte is the same. Otherwise says what differs, and exits with 1.
+    """
+    from promptreel.commands import verify as again
+    from promptreel.commands.generate import read_init
+    from promptreel.encoding.decoder import Decoder
+
+    settings = load_settings(data_dir=data_dir)
+    set_up_logging("warning")
+    check_worker_extra()
+    told = again.read_told(file)
+    start = again.find_init(told.params, read_init(init, Decoder()) if init else None, build_storage(settings))
+    build_models(settings).get(told.params.model_id)
+    with _progress_bar() as show, tempfile.TemporaryDirectory() as folder:
+        on_progress = _show_stages(show)
+        verdict = again.make_again(file, told, Path(folder), engine=build_engine(settings), init=start, on_progress=on_progress)
+    for line in again.explain(file.name, verdict):
+        print(line)  # noqa: T201
+    raise typer.Exit(0 if verdict.same_bytes else 1)
+
+
 def _generate_here(wanted: Wanted, settings: Settings, decoder: Decoder) -> int:
     """Makes the video on this machine. Returns the seed."""
     from promptreel.commands.generate import complete_params, print_notes, unknown_words_note, write_video
 
     check_worker_extra(instead="Or have a server make the video: --server URL.")
-    models = compose(build_models(settings), wanted.model, wanted.motion_adapter)
+    registry = build_models(settings)
+    models = compose(registry, wanted.model, wanted.motion_adapter)
+    loras = find_loras(registry, wanted.loras, models.checkpoint)
     print_notes(unknown_words_note(wanted.prompt, models.checkpoint))
-    params, changes = complete_params(wanted, models)
+    params, changes = complete_params(wanted, models, loras)
     print_notes(*changes)
     with _progress_bar() as show:
-        show("loading", 0)
-
-        def on_progress(stage: JobStage, share: float) -> None:
-            done = share if stage is JobStage.DENOISING else float(stage is not JobStage.LOADING)
-            show(str(stage), 100 * done)
-
+        on_progress = _show_stages(show)
         engine = build_engine(settings)
         write_video(params, wanted.output, engine=engine, decoder=decoder, on_progress=on_progress, init=wanted.init)
     return params.seed
+
+
+def _show_stages(show: Callable[..., None]) -> OnProgress:
+    """Shows a video's stages in the progress bar, from now on."""
+
+    def on_progress(stage: JobStage, share: float) -> None:
+        done = share if stage is JobStage.DENOISING else float(stage is not JobStage.LOADING)
+        show(str(stage), 100 * done)
+
+    on_progress(JobStage.LOADING, 0.0)
+    return on_progress
 
 
 def _generate_on_server(wanted: Wanted, server: str, api_key: str | None) -> int | None:

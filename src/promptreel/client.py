@@ -15,7 +15,7 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from ipaddress import ip_address
 from pathlib import Path
@@ -63,6 +63,7 @@ class VideoOptions(TypedDict, total=False):
     seed: int | None
     clip_skip: int | None
     motion_adapter: str | None
+    loras: Sequence[str | Mapping[str, Any]] | None
     output_type: str | None
     input_reference: Path | bytes | str | None
     strength: float | None

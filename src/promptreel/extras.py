@@ -11,7 +11,7 @@ _MEDIA = ("av", "numpy", "PIL")
 MODULES: Mapping[str, Sequence[str]] = {
     "media": _MEDIA,
     "hub": ("huggingface_hub",),
-    "worker": (*_MEDIA, "torch", "diffusers", "transformers", "scipy"),
+    "worker": (*_MEDIA, "torch", "diffusers", "transformers", "scipy", "peft"),
 }
 """The modules that the base installation lacks, by extra."""
 

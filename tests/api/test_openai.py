@@ -31,7 +31,7 @@ STANDARD = {
 }  # fmt: skip
 EXTENSIONS = {
     "negative_prompt", "num_frames", "fps", "num_inference_steps", "guidance_scale", "scheduler", "strength", "seed",
-    "enhance_prompt", "clip_skip", "motion_adapter", "output_type", "media_type",
+    "enhance_prompt", "clip_skip", "motion_adapter", "loras", "output_type", "media_type",
 }  # fmt: skip
 
 
@@ -84,6 +84,7 @@ def test_create_answers_the_video_with_all_defaults(client: TestClient, jobs: Jo
         "enhance_prompt": False,
         "clip_skip": 0,
         "motion_adapter": None,
+        "loras": [],
         "output_type": "mp4",
         "media_type": "video/mp4",
         "stage": None,
@@ -142,6 +143,14 @@ def test_num_frames_overrides_seconds_and_sides_replace_size(client: TestClient)
         ({"output_type": "avi"}, "output_type", "Use one of: mp4, webm, gif."),
         ({"enhance_prompt": "maybe"}, "enhance_prompt", "must be yes or no"),
         ({"clip_skip": 13}, "clip_skip", "must not be greater than 12"),
+        ({"loras": "style"}, "loras", "There is no LoRA 'style'"),
+        ({"loras": [{"model": "style", "weight": 1}]}, "loras", "must be a list of ids"),
+        ({"loras": ["a:strong"]}, "loras", "must be a number from -4 to 4"),
+        ({"loras": [{"model": "a", "strength": 40}]}, "loras", "must be a number from -4 to 4"),
+        ({"loras": list("abcdefghi")}, "loras", "must not name more than 8"),
+        ({"loras": "[[["}, "loras", "must be a list of ids"),
+        ({"loras": 7}, "loras", "must be a list of ids"),
+        ({"loras": "cutout"}, "loras", "'cutout' is a checkpoint, not a LoRA"),
         ({"seed": -2}, "seed", "The seed must be at least 0."),
         ({"input_reference": "/etc/passwd"}, "input_reference", "The input reference must be a URL or a data: URI"),
         ({"input_reference": {"file_id": "file_1"}}, "input_reference", "A file_id is not supported"),

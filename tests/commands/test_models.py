@@ -145,6 +145,8 @@ def test_model_is_added_shown_verified_and_removed(
     removed = models("remove", "v3_sd15_mm")
 
     assert added.stdout.startswith("v3_sd15_mm  (motion adapter")
+    assert "noise table: linear betas" in added.stderr
+    assert shown["noise_table_why"] in added.stderr
     assert (shown["kind"], shown["name"], shown["trigger_words"], shown["licence"]) == (
         "motion_adapter", "Motion", "ink, wash", "apache-2.0",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Targets whose exact answer is known, and the network that would have learned them without an error."""
+"""Targets with a known exact answer, and the model that would predict them without an error."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SPACES: dict[str, dict[str, Any]] = {
     "zero-snr": TABLE | {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True},
     "flow": {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0},
 }
-MEAN, STD = 0.5, 0.5  # of the Gaussian target, each latent on its own
+MEAN, STD = 0.5, 0.5  # of the Gaussian target; latents are independent
 TINY = (1, 4, 2, 4, 4)
 STOCHASTIC = frozenset(
     f"{name}Scheduler" for name in ("DDPM", "EulerAncestralDiscrete", "KDPM2AncestralDiscrete", "KarrasVe", "ScoreSdeVe", "LCM")
 )
 
 Clean = Callable[[Tensor, float], Tensor]
-"""The clean latents to be expected, given latents `clean + sigma * epsilon` and sigma."""
+"""The expected clean latents, given latents `clean + sigma * epsilon` and sigma."""
 Predict = Callable[[Call], Tensor]
 
 
@@ -37,8 +37,8 @@ def gaussian(latents: Tensor, sigma: float) -> Tensor:
     return MEAN + STD**2 / (STD**2 + sigma**2) * (latents - MEAN)
 
 
-def exact_network(space: ModelSpace, clean: Clean = gaussian) -> Predict:
-    """The network that knows the target, in the space's own kind of prediction."""
+def exact_model(space: ModelSpace, clean: Clean = gaussian) -> Predict:
+    """The model that knows the target; its outputs are of the space's `prediction_type`."""
 
     def predict(call: Call) -> Tensor:
         sigma = space.sigma_at(call.timestep)
@@ -51,13 +51,13 @@ def exact_network(space: ModelSpace, clean: Clean = gaussian) -> Predict:
 
 
 def unit_noise(shape: tuple[int, ...], seed: int = 0) -> Tensor:
-    """Noise whose own mean and deviation are exact, so that they are no error of the sampler."""
+    """Noise with mean 0 and deviation 1 exactly, so that a clip's errors are the sampler's."""
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     return (noise - noise.mean()) / noise.std()
 
 
 def run(sampler: Sampler, predict: Predict) -> tuple[Tensor, list[Call]]:
-    """The clean latents, and the calls that they took."""
+    """The clean latents, and all calls."""
     call, calls = next(sampler), []
     while True:
         assert call.number == len(calls) < call.total

@@ -51,7 +51,7 @@ def new_engine(models: ModelRegistry, device: Device, plan_rows: PlanRows) -> En
 
 
 def rows_of_forwards(engine: Engine) -> list[int]:
-    """Filled with the number of rows of each call to the network, as the network itself sees them."""
+    """Filled with the number of rows of each call to the model, as the model itself sees them."""
     rows: list[int] = []
     engine.load("tiny").unet.register_forward_pre_hook(lambda _unet, args: rows.append(len(args[0])))
     return rows

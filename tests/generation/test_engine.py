@@ -25,7 +25,7 @@ def engine_on(root: Path) -> Engine:
 
 
 def count_rows(engine: Engine, model_id: str = "tiny") -> list[int]:
-    """Filled with the number of rows of each call to the network, as the network itself sees them."""
+    """Filled with the number of rows of each call to the model, as the model itself sees them."""
     rows: list[int] = []
     engine.load(model_id).unet.register_forward_pre_hook(lambda _unet, args: rows.append(len(args[0])))
     return rows

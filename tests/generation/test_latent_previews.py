@@ -22,7 +22,7 @@ from promptreel.models.composition import ModelSet
 from promptreel.models.registry import ModelRegistry
 from recipes.cutout.world import SIZE, draw_frame, pick_scene, scaled
 from tests.generation.conftest import CPU
-from tests.generation.targets import SPACES, TINY, exact_network, sample, unit_noise
+from tests.generation.targets import SPACES, TINY, exact_model, sample, unit_noise
 from tests.generation.test_animatediff import PARAMS, go_on
 from tests.jobs.factories import Clock
 
@@ -74,14 +74,14 @@ def test_error_of_a_preview_is_logged_once_and_ends_previews_alone(caplog: pytes
 
 
 def test_preview_shows_the_clean_clip_from_the_first_call_on() -> None:
-    """A network that knows the one clip there is sees it in any noise."""
+    """A model that knows only one clip predicts it from any noise."""
     clip, colors = torch.rand(TINY), torch.cat([torch.eye(4)[:, :3], torch.zeros(1, 3)])
-    network = exact_network(SPACE, lambda _latents, _sigma: clip)
-    _, calls = sample("HeunDiscreteScheduler", SPACE, 5, network, noise=unit_noise(TINY))
+    model = exact_model(SPACE, lambda _latents, _sigma: clip)
+    _, calls = sample("HeunDiscreteScheduler", SPACE, 5, model, noise=unit_noise(TINY))
     shown = Shown(Clock())
     previews = Previews(shown, space=SPACE, colors=lambda: colors, fps=8, seconds_apart=0)
     for call in calls:
-        previews.offer(call, network(call))
+        previews.offer(call, model(call))
 
     expected = to_pixels(clip, colors).numpy().astype(int)
     assert len(shown) == 8

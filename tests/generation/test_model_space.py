@@ -1,4 +1,4 @@
-"""ModelSpace: what is read from a checkpoint's scheduler configuration, and the arithmetic between noise levels."""
+"""ModelSpace: reading a checkpoint's scheduler configuration, and converting between noise levels."""
 
 from __future__ import annotations
 
@@ -12,69 +12,69 @@ from tests.generation.checkpoints import TABLE
 from tests.generation.targets import SPACES, TINY, unit_noise
 
 
-@pytest.mark.parametrize("space", SPACES)
-def test_noise_levels_rise_with_the_timestep_to_next_to_pure_noise(space: str) -> None:
-    model = ModelSpace(SPACES[space])
+@pytest.mark.parametrize("kind", SPACES)
+def test_noise_levels_rise_with_the_timestep_to_almost_pure_noise(kind: str) -> None:
+    space = ModelSpace(SPACES[kind])
 
-    assert len(model.sigmas) == 1000
-    assert (model.sigmas.diff() > 0).all()
-    assert torch.isfinite(model.sigmas).all()
-    assert float(model.sigmas[-1]) > 14
+    assert len(space.sigmas) == 1000
+    assert (space.sigmas.diff() > 0).all()
+    assert torch.isfinite(space.sigmas).all()
+    assert float(space.sigmas[-1]) > 14
 
 
-@pytest.mark.parametrize("space", SPACES)
-def test_timestep_of_a_sigma_is_the_way_back(space: str) -> None:
-    model = ModelSpace(SPACES[space])
+@pytest.mark.parametrize("kind", SPACES)
+def test_timestep_at_inverts_sigma_at(kind: str) -> None:
+    space = ModelSpace(SPACES[kind])
     for timestep in (0, 0.25, 7, 498.5, 998, 999):
-        assert float(model.timestep_at(model.sigma_at(timestep))) == pytest.approx(timestep, abs=1e-3)
+        assert float(space.timestep_at(space.sigma_at(timestep))) == pytest.approx(timestep, abs=1e-3)
 
 
-def test_sigma_outside_the_table_is_asked_at_its_ends() -> None:
-    model = ModelSpace(TABLE)
+def test_sigma_outside_the_table_gives_its_first_or_last_timestep() -> None:
+    space = ModelSpace(TABLE)
 
-    assert float(model.timestep_at(1e6)) == 999
-    assert float(model.timestep_at(1e-6)) == 0
+    assert float(space.timestep_at(1e6)) == 999
+    assert float(space.timestep_at(1e-6)) == 0
 
 
-@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("kind", SPACES)
 @pytest.mark.parametrize("sigma", [0.05, 1.0, 14.0])
-def test_prediction_gives_back_the_noise_and_the_clean_latents(space: str, sigma: float) -> None:
-    model = ModelSpace(SPACES[space])
+def test_exact_output_gives_back_the_noise_and_the_clean_latents(kind: str, sigma: float) -> None:
+    space = ModelSpace(SPACES[kind])
     clean, epsilon = unit_noise(TINY, seed=1), unit_noise(TINY, seed=2)
     signal, noise = vp_scales(sigma)
     latents = signal * clean + noise * epsilon
-    output = epsilon if model.prediction_type == "epsilon" else signal * epsilon - noise * clean
+    output = epsilon if space.prediction_type == "epsilon" else signal * epsilon - noise * clean
 
-    assert torch.allclose(model.epsilon(output, latents, sigma), epsilon, atol=1e-6)
-    assert torch.allclose(model.clean(output, latents, sigma), clean, atol=1e-5)
+    assert torch.allclose(space.epsilon(output, latents, sigma), epsilon, atol=1e-6)
+    assert torch.allclose(space.clean(output, latents, sigma), clean, atol=1e-5)
 
 
 @pytest.mark.parametrize("timestep", [0.0, 12.5, 500.0, 999.0])
-def test_flow_network_sees_and_predicts_what_it_was_trained_on(timestep: float) -> None:
-    model = ModelSpace(SPACES["flow"])
+def test_flow_model_sees_flow_latents_and_its_output_becomes_v(timestep: float) -> None:
+    space = ModelSpace(SPACES["flow"])
     clean, epsilon = unit_noise(TINY, seed=1), unit_noise(TINY, seed=2)
-    signal, noise = vp_scales(model.sigma_at(timestep))
+    signal, noise = vp_scales(space.sigma_at(timestep))
     latents = signal * clean + noise * epsilon
-    seen, shown = model.to_network(latents, torch.tensor(timestep))
+    seen, shown = space.to_model(latents, torch.tensor(timestep))
     time = float(shown) / 1000
 
     assert torch.allclose(seen, (1 - time) * clean + time * epsilon, atol=1e-5)
-    v = model.from_network(epsilon - clean, latents, torch.tensor(timestep))
+    v = space.from_model(epsilon - clean, latents, torch.tensor(timestep))
     assert torch.allclose(v, signal * epsilon - noise * clean, atol=1e-5)
 
 
 def test_flow_times_are_shifted_as_configured() -> None:
-    """Time 0.5 of training becomes 3 * 0.5 / (1 + 2 * 0.5) with a shift of 3."""
-    _, timestep = ModelSpace(SPACES["flow"]).to_network(torch.zeros(TINY), torch.tensor(499))
+    """A shift of 3 turns training time 0.5 into 3 * 0.5 / (1 + 2 * 0.5)."""
+    _, timestep = ModelSpace(SPACES["flow"]).to_model(torch.zeros(TINY), torch.tensor(499))
 
     assert float(timestep) == pytest.approx(750, abs=1e-3)
 
 
-def test_other_networks_see_the_latents_as_they_are() -> None:
-    model, latents, timestep = ModelSpace(TABLE), unit_noise(TINY), torch.tensor(7)
+def test_other_models_see_the_latents_unchanged() -> None:
+    space, latents, timestep = ModelSpace(TABLE), unit_noise(TINY), torch.tensor(7)
 
-    assert model.to_network(latents, timestep) == (latents, timestep)
-    assert model.from_network(latents, latents, timestep) is latents
+    assert space.to_model(latents, timestep) == (latents, timestep)
+    assert space.from_model(latents, latents, timestep) is latents
 
 
 @pytest.mark.parametrize(
@@ -85,12 +85,12 @@ def test_other_networks_see_the_latents_as_they_are() -> None:
         {"_class_name": "DPMSolverMultistepScheduler", "use_flow_sigmas": True, "flow_shift": 5.0},
     ],
 )
-def test_flow_models_are_known_by_their_configuration(config: dict[str, Any]) -> None:
-    model = ModelSpace(config)
+def test_flow_models_are_recognized_by_their_configuration(config: dict[str, Any]) -> None:
+    space = ModelSpace(config)
 
-    assert model.is_flow
-    assert model.prediction_type == "v_prediction"
-    assert model.sigma_at(499) == pytest.approx(5)
+    assert space.is_flow
+    assert space.prediction_type == "v_prediction"
+    assert space.sigma_at(499) == pytest.approx(5)
 
 
 @pytest.mark.parametrize(
@@ -101,13 +101,13 @@ def test_flow_models_are_known_by_their_configuration(config: dict[str, Any]) ->
         (SPACES["flow"] | {"invert_sigmas": True}, "invert_sigmas is not supported"),
     ],
 )
-def test_configuration_that_no_sampler_can_follow_is_refused(config: dict[str, Any], why: str) -> None:
+def test_configuration_that_no_sampler_supports_is_refused(config: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         ModelSpace(config)
 
 
-def test_checkpoints_choices_of_sampling_are_left_out() -> None:
-    """A checkpoint that says clip_sample, as DDIM's default does, must not clip our latents."""
+def test_sampling_options_of_a_checkpoint_are_ignored() -> None:
+    """A checkpoint with clip_sample, DDIM's default, must not clip latents."""
     space = ModelSpace(TABLE | {"clip_sample": True, "timestep_spacing": "leading", "steps_offset": 1})
     scheduler = space.scheduler("DDIMScheduler", timestep_spacing="trailing")
 

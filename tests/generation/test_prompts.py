@@ -197,7 +197,7 @@ def test_chunks_hold_every_token_once_and_later_words_move_no_border(tokens: lis
 
 
 def denoise_pair(checkpoint: LoadedCheckpoint, negative: str, prompt: str) -> torch.Tensor:
-    """One guided call of the network."""
+    """One guided call of the model."""
     conditioning = checkpoint.prepare(VideoParams(model_id="tiny", prompt=prompt, negative_prompt=negative)).conditioning
     latents = torch.ones(checkpoint.latent_shape(2, 32, 32)).expand(2, -1, -1, -1, -1)
     return checkpoint.forward(Rows(checkpoint, latents, torch.full((2,), 500.0), conditioning, remaining=1))

@@ -1,4 +1,4 @@
-"""Flow models: every sampler on a tiny Wan transformer, through the bridge of ModelSpace."""
+"""Flow models: every sampler on a tiny Wan transformer, through ModelSpace's conversions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 
 @pytest.fixture(scope="module")
 def velocity() -> Velocity:
-    """A transformer of Wan's anatomy with small random weights: what it predicts at latents and a timestep up to 1000."""
+    """What a tiny Wan transformer with random weights predicts at latents and a timestep up to 1000."""
     torch.manual_seed(0)
     transformer = WanTransformer3DModel(
         patch_size=(1, 2, 2),
@@ -47,7 +47,7 @@ def velocity() -> Velocity:
 
 @pytest.fixture(scope="module")
 def fine_solution(velocity: Velocity) -> Tensor:
-    """diffusers' own sampler for such models, in 400 steps."""
+    """400 steps of diffusers' own scheduler for flow models."""
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     scheduler.set_timesteps(400)
     latents = unit_noise(TINY)
@@ -56,20 +56,20 @@ def fine_solution(velocity: Velocity) -> Tensor:
     return latents
 
 
-def through_the_bridge(space: ModelSpace, velocity: Velocity) -> Predict:
+def converted(space: ModelSpace, velocity: Velocity) -> Predict:
     def predict(call: Call) -> Tensor:
-        output = velocity(*space.to_network(call.latents, call.timestep))
-        return space.from_network(output, call.latents, call.timestep)
+        output = velocity(*space.to_model(call.latents, call.timestep))
+        return space.from_model(output, call.latents, call.timestep)
 
     return predict
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_flow_model_is_sampled_through_the_bridge(name: str, velocity: Velocity, fine_solution: Tensor) -> None:
+def test_flow_model_is_sampled_by_every_scheduler(name: str, velocity: Velocity, fine_solution: Tensor) -> None:
     space = ModelSpace(SPACES["flow"])
-    latents, _ = sample(name, space, 50, through_the_bridge(space, velocity), noise=unit_noise(TINY))
+    latents, _ = sample(name, space, 50, converted(space, velocity), noise=unit_noise(TINY))
 
     assert torch.isfinite(latents).all()
-    # Noise goes a long way here: the transformer moves it by more than half of its size, and chance by more than all of it.
+    # The transformer changes the noise by over half of its norm, and a stochastic sampler by over all of it.
     distance = float((latents - fine_solution).norm() / fine_solution.norm())
     assert distance > 0.5 if name in STOCHASTIC else distance < 0.02

@@ -1,8 +1,8 @@
-"""Every sampler against two targets whose exact answer is known: a Gaussian, and a mixture of two, for each latent on its own.
+"""Every sampler against two targets with a known exact answer: a Gaussian, and a mixture of two. All latents are independent.
 
-The network of each is E[clean | latents], in closed form, so that what is left is the sampler's own error. A wrong noise table,
-a clipped sample or a wrong timestep is off by far more than the margin. The mean error of about -0.034 that the deterministic
-ones share on Stable Diffusion's table is the table's: its last noise level still holds signal. DDPM's table has next to none.
+The model is E[clean | latents] in closed form, so every error is the sampler's own. A wrong noise table, a clipped sample or a
+wrong timestep exceeds the margin by far. On Stable Diffusion's table all deterministic samplers have a mean error of about
+-0.034, because its last noise level still holds signal. DDPM's table has almost none.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch import Tensor
 from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.samplers.sampler import Call
 from promptreel.jobs.params import SCHEDULERS
-from tests.generation.targets import SPACES, error_of, exact_network, sample, unit_noise
+from tests.generation.targets import SPACES, error_of, exact_model, sample, unit_noise
 
-SHAPE = (1, 4, 8, 32, 36)  # 36,864 elements: chance alone moves the mean by 0.005 standard deviations
+SHAPE = (1, 4, 8, 32, 36)  # 36,864 elements: the mean's standard error is 0.005 standard deviations
 MARGIN = 0.014
 
-# Error of the mean and of the standard deviation, in standard deviations of the target: at 20 steps, at 50 steps.
+# Errors of mean and deviation at 20 steps, then at 50, in standard deviations of the target.
 Figures = dict[str, tuple[float, float, float, float]]
 STABLE_DIFFUSION: Figures = {
     "DDPMScheduler": (-0.003, -0.185, -0.002, -0.099),
@@ -63,7 +63,7 @@ LINEAR: Figures = {
 }
 FIGURES = {"epsilon": STABLE_DIFFUSION, "v": STABLE_DIFFUSION, "linear": LINEAR}
 
-# Wasserstein-1 distance to the mixture, in its standard deviations: at 20 steps, at 50 steps.
+# Wasserstein-1 distance to the mixture at 20 steps and at 50, in its standard deviations.
 DISTANCES = {
     "DDPMScheduler": (0.088, 0.040),
     "DDIMScheduler": (0.039, 0.022),
@@ -88,24 +88,24 @@ WEIGHTS, MODES, WIDTHS = torch.tensor([0.3, 0.7]), torch.tensor([-1.0, 0.8]), to
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_error_on_a_gaussian_is_the_methods_own(name: str) -> None:
-    for space, figures in FIGURES.items():
-        model = ModelSpace(SPACES[space])
+def test_error_on_a_gaussian_is_as_expected(name: str) -> None:
+    for kind, figures in FIGURES.items():
+        space = ModelSpace(SPACES[kind])
         for steps, expected in ((20, figures[name][:2]), (50, figures[name][2:])):
-            latents, _ = sample(name, model, steps, exact_network(model), noise=unit_noise(SHAPE))
+            latents, _ = sample(name, space, steps, exact_model(space), noise=unit_noise(SHAPE))
 
-            assert error_of(latents) == pytest.approx(expected, abs=MARGIN), (space, steps)
+            assert error_of(latents) == pytest.approx(expected, abs=MARGIN), (kind, steps)
 
 
 def two_modes(latents: Tensor, sigma: float) -> Tensor:
-    """Each mode's own answer, weighted by how likely the latents are to be of it."""
+    """Each mode's own answer, weighted by the probability that the latents come from it."""
     variances, distances = WIDTHS**2 + sigma**2, latents[..., None] - MODES
     chances = (WEIGHTS.log() - variances.log() / 2 - distances**2 / (2 * variances)).softmax(-1)
     return (chances * (MODES + WIDTHS**2 / variances * distances)).sum(-1)
 
 
 def distance_to_two_modes(latents: Tensor) -> float:
-    """Between the sorted latents and the mixture's own quantiles, which are read off its distribution function."""
+    """Wasserstein-1 distance: from the sorted latents to the quantiles of the mixture."""
     grid = torch.linspace(-3, 3, 20001, dtype=torch.float64)
     shares = (WEIGHTS * torch.special.ndtr((grid[:, None] - MODES) / WIDTHS)).sum(-1)
     ranks = (torch.arange(latents.numel(), dtype=torch.float64) + 0.5) / latents.numel()
@@ -114,29 +114,29 @@ def distance_to_two_modes(latents: Tensor) -> float:
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
-def test_distance_to_a_target_of_two_modes_is_the_methods_own(name: str) -> None:
+def test_distance_to_two_modes_is_as_expected(name: str) -> None:
     space = ModelSpace(SPACES["epsilon"])
     for steps, expected in zip((20, 50), DISTANCES[name], strict=True):
-        latents, _ = sample(name, space, steps, exact_network(space, two_modes), noise=unit_noise((1, 4, 8, 24, 24)))
+        latents, _ = sample(name, space, steps, exact_model(space, two_modes), noise=unit_noise((1, 4, 8, 24, 24)))
 
         assert distance_to_two_modes(latents) < expected + 0.008
 
 
-@pytest.mark.parametrize("space", ["epsilon", "v", "linear"])
-def test_guidance_does_not_throw_a_multistep_method_off(space: str) -> None:
-    """Two modes, guided away from a wide target: at their fourth order, all three end far from the solution."""
-    model = ModelSpace(SPACES[space])
-    prompt = exact_network(model, two_modes)
-    nothing = exact_network(model, lambda latents, sigma: latents / (1 + sigma**2))
+@pytest.mark.parametrize("kind", ["epsilon", "v", "linear"])
+def test_multistep_method_is_stable_with_guidance(kind: str) -> None:
+    """Two modes, guided away from a wide Gaussian. At fourth order, all three methods end far from the solution."""
+    space = ModelSpace(SPACES[kind])
+    prompt = exact_model(space, two_modes)
+    nothing = exact_model(space, lambda latents, sigma: latents / (1 + sigma**2))
     noise = unit_noise((1, 4, 8, 12, 12))
 
     def guided(call: Call) -> Tensor:
         return nothing(call) + 7.5 * (prompt(call) - nothing(call))
 
-    solution, _ = sample("HeunDiscreteScheduler", model, 400, guided, noise=noise, guided=True)
+    solution, _ = sample("HeunDiscreteScheduler", space, 400, guided, noise=noise, guided=True)
 
     def distance(name: str, *, falls_back: bool) -> float:
-        latents, _ = sample(name, model, 20, guided, noise=noise, guided=falls_back)
+        latents, _ = sample(name, space, 20, guided, noise=noise, guided=falls_back)
         return float((latents - solution).norm() / solution.norm())
 
     for name in ("PNDMScheduler", "LMSDiscreteScheduler", "IPNDMScheduler"):

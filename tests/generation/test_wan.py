@@ -142,10 +142,10 @@ def run_pipeline(engine: Engine, params: VideoParams, *, of_picture: bool, outpu
     init = model.encode_init(torch.from_numpy(STILL.frames)) if of_picture else None
     sampler = engine.samplers[params.scheduler](model.space, model.prepare(params, init).start)
     call = next(sampler)
-    latents, times = model.space.to_network(call.latents, call.timestep)[0], []
+    latents, times = model.space.to_model(call.latents, call.timestep)[0], []
     try:
         while True:
-            times.append(model.space.to_network(call.latents, call.timestep)[1] / 1000)
+            times.append(model.space.to_model(call.latents, call.timestep)[1] / 1000)
             call = sampler.send(torch.zeros_like(call.latents))
     except StopIteration:
         pass

@@ -287,7 +287,7 @@ def test_job_that_killed_too_many_workers_fails(store: JobStore, database: Datab
 
     failed = store.get(job.id)
     assert (failed.status, failed.error_code, failed.finished_at) == (JobStatus.FAILED, "worker_lost", clock())
-    assert "3 times" in (failed.error_message or "")
+    assert "3 workers died" in (failed.error_message or "")
     assert [outcome for *_, outcome in outcomes(database)] == ["given_back", "lost", "lost", "lost"]
     assert store.claim("w") is None
 

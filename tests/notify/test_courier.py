@@ -306,7 +306,7 @@ def test_job_whose_last_worker_is_gone_ends_and_is_told(
 
     assert jobs.get(job.id).status is JobStatus.FAILED
     assert (message.json()["status"], message.json()["id"]) == ("failed", job.id)
-    assert message.json()["message"].startswith("The worker died 1 times")
+    assert message.json()["message"].startswith("A worker died while running this job")
 
 
 def test_job_that_is_deleted_meanwhile_is_not_told_and_nothing_breaks(

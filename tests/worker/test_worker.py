@@ -209,7 +209,7 @@ def test_unusable_checkpoint_fails_the_job_by_name(running: threading.Thread, jo
     failed = wait_until_ended(jobs, submit(jobs, model_id="mine"))
 
     assert failed.error_code == "checkpoint_unusable"
-    assert "no motion adapter" in (failed.error_message or "")
+    assert "motion_adapter" in (failed.error_message or "")
 
 
 def test_storage_that_cannot_be_written_fails_the_job(running: threading.Thread, jobs: JobStore, tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from promptreel.api.field_reader import FieldReader
-from promptreel.errors import ModelNotFound
-from promptreel.jobs.params import VideoParams
-from promptreel.models.composition import ModelSet, compose
+from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound, PromptreelError
+from promptreel.extras import is_installed
+from promptreel.jobs.params import LoraUse, VideoParams
+from promptreel.models.composition import ModelSet, compose, find_loras
 from promptreel.models.families import FAMILIES, fit_clip
-from promptreel.models.registry import ModelRegistry
+from promptreel.models.gate import check_checkpoint
+from promptreel.models.registry import ModelCard, ModelRegistry
 
 MAX_ID = 255
 
@@ -21,15 +24,39 @@ def read_models(reader: FieldReader, model_id: str, models: ModelRegistry, *, in
     """
     adapter = (reader.text("motion_adapter", maximum=MAX_ID) or "").strip() or None
     try:
-        return compose(models, model_id, adapter)
+        found = compose(models, model_id, adapter)
+        _check_fit(found)
     except ModelNotFound:
         reader.raise_errors()
         if instead is None:
             raise
         return compose(models, instead)
-    except Exception:
+    except PromptreelError:
         reader.raise_errors()
         raise
+    return found
+
+
+def _check_fit(found: ModelSet) -> None:
+    """Raises InvalidParams if a motion adapter does not fit a folder that was laid out by hand: nobody has told its base."""
+    if found.adapter is None or found.checkpoint.record is not None or not is_installed("media"):
+        return
+    try:
+        check_checkpoint(found.checkpoint, found.adapter, found.vae)
+    except CheckpointUnusable as error:
+        raise InvalidParams({"motion_adapter": [error.message]}) from error
+
+
+def read_lora_cards(
+    reader: FieldReader, uses: Sequence[LoraUse], models: ModelRegistry, checkpoint: ModelCard, *, field: str
+) -> tuple[ModelCard, ...]:
+    """The cards of the LoRAs. Rejects `field` if one does not exist or does not fit. Raises CheckpointUnusable."""
+    try:
+        return find_loras(models, uses, checkpoint)
+    except InvalidParams as error:
+        for message in error.fields["lora"]:
+            reader.reject(field, message)
+        return ()
 
 
 def fill_in(

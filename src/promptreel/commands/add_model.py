@@ -91,7 +91,8 @@ def _split(phrases: str | None) -> list[str]:
 
 
 def _tell_imported(record: ModelRecord, models: ModelRegistry) -> None:
-    tell(record.card.get("noise_table_why"))
+    if table := record.card.get("noise_table"):
+        tell(f"noise table: {table}; {record.card.get('noise_table_why')}")
     problem = why_unusable(models.get(record.id), models)
     if problem:
         tell(f"it cannot be used yet: {problem}")

@@ -6,7 +6,7 @@ import os
 import secrets
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from promptreel.encoding import inits as encoded
 from promptreel.encoding.decoder import Decoder
 from promptreel.errors import InvalidParams, PromptreelError
 from promptreel.extras import is_installed
-from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
+from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, LoraUse, VideoParams
 from promptreel.media import Init
 from promptreel.models.composition import ModelSet
 from promptreel.models.families import fit_clip, negative_prompt_of
@@ -39,6 +39,7 @@ class Wanted:
     prompt: str
     model: str
     motion_adapter: str | None
+    loras: tuple[LoraUse, ...]
     enhance: bool
     negative_prompt: str | None
     seed: int | None
@@ -88,7 +89,7 @@ def unknown_words_note(prompt: str, card: ModelCard) -> str | None:
     return f'the model "{card.model_id}" does not know: {", ".join(unknown)}' if unknown else None
 
 
-def complete_params(wanted: Wanted, models: ModelSet) -> tuple[VideoParams, list[str]]:
+def complete_params(wanted: Wanted, models: ModelSet, loras: Sequence[ModelCard] = ()) -> tuple[VideoParams, list[str]]:
     """Fills in the models' defaults, and draws a seed if none is given. Also returns what the model changes of the clip."""
     card = models.checkpoint
     fps = wanted.fps or card.fps
@@ -96,7 +97,7 @@ def complete_params(wanted: Wanted, models: ModelSet) -> tuple[VideoParams, list
     of_models = models.defaults | {name: value for name, value in asked.items() if value is not None}
     params = VideoParams(
         model_id=card.model_id,
-        prompt=enhance_prompt(wanted.prompt, card) if wanted.enhance else wanted.prompt,
+        prompt=enhance_prompt(wanted.prompt, card, loras) if wanted.enhance else wanted.prompt,
         negative_prompt=negative_prompt_of(card) if wanted.negative_prompt is None else wanted.negative_prompt,
         width=wanted.width // 8 * 8,
         height=wanted.height // 8 * 8,
@@ -107,9 +108,22 @@ def complete_params(wanted: Wanted, models: ModelSet) -> tuple[VideoParams, list
         output_type=wanted.output_type,
         init_key=wanted.init.key if wanted.init else None,
         motion_adapter=models.adapter_id,
+        loras=wanted.loras,
         **of_models,
     )
     return fit_clip(params, card)
+
+
+def read_loras(texts: Iterable[str]) -> tuple[LoraUse, ...]:
+    """Each text is an id, or ID:STRENGTH. Raises InvalidParams."""
+    uses = []
+    for text in texts:
+        model_id, _, strength = text.partition(":")
+        try:
+            uses.append(LoraUse(model_id, float(strength or 1)))
+        except ValueError as error:
+            raise InvalidParams({"lora": [f"The strength of the LoRA {text!r} is not a number: write ID:0.8."]}) from error
+    return tuple(uses)
 
 
 def to_options(wanted: Wanted, model: RemoteModel) -> VideoOptions:
@@ -118,6 +132,7 @@ def to_options(wanted: Wanted, model: RemoteModel) -> VideoOptions:
     return {
         "model": wanted.model,
         "motion_adapter": wanted.motion_adapter,
+        "loras": [{"model": lora.model_id, "strength": lora.strength} for lora in wanted.loras] or None,
         "enhance_prompt": wanted.enhance,
         "negative_prompt": wanted.negative_prompt,
         "size": f"{wanted.width}x{wanted.height}",

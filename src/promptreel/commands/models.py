@@ -122,7 +122,10 @@ def remove_model(
     data_dir: DataDir = None,
     force: Annotated[bool, typer.Option("--force", help="Even if jobs or other models need it; they then fail.")] = False,
 ) -> None:
-    """Remove an imported model, and its files unless another model has them."""
+    """Remove an imported model.
+
+    Its files stay as long as another model has them.
+    """
     settings = _load(data_dir)
     removed = build_models(settings, find_database(settings)).remove(model_id, force=force)
     print(f"{removed.id} was removed")  # noqa: T201
@@ -130,7 +133,7 @@ def remove_model(
 
 @models_app.command("verify")
 def verify_model(model_id: ModelId, data_dir: DataDir = None) -> None:
-    """Read all of a model's files: are they unchanged, do they fit together, and are all numbers finite?"""
+    """Check a model thoroughly. Are its files unchanged, do they fit together, and are all numbers finite?"""
     models = build_models(_load(data_dir))
     if not is_installed("media"):
         raise BadConfiguration(f"Models cannot be checked here. To check them: {install_command('media')}")
@@ -141,7 +144,7 @@ def verify_model(model_id: ModelId, data_dir: DataDir = None) -> None:
 
 @models_app.command("families")
 def list_families(as_json: AsJson = False) -> None:
-    """List what kinds of models can be run, and the memory, steps and guidance that they need."""
+    """List what can be run. Shows the memory, steps and guidance that each family needs."""
     if as_json:
         print_json([asdict(family) for family in RECOMMENDED])
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import httpcore2
@@ -25,16 +25,25 @@ class Deadline:
         return left if at_most is None else min(left, at_most)
 
 
+POLL_SECONDS = 0.5
+
+OnWait = Callable[[], object]
+"""Called now and then while nothing arrives. It may raise to stop."""
+
+
 class PinnedBackend(NetworkBackend):
     """Connects to the first of `addresses` that accepts, and never resolves the host's name again.
 
     httpcore keeps the name from the URL for SNI, the certificate check and the Host header.
     """
 
-    def __init__(self, addresses: Sequence[str], deadline: Deadline, network: NetworkBackend) -> None:
+    def __init__(
+        self, addresses: Sequence[str], deadline: Deadline, network: NetworkBackend, on_wait: OnWait | None = None
+    ) -> None:
         self._addresses = addresses
         self._deadline = deadline
         self._network = network
+        self._on_wait = on_wait
 
     def connect_tcp(
         self,
@@ -52,19 +61,28 @@ class PinnedBackend(NetworkBackend):
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failures.append(error)
             else:
-                return _TimedStream(stream, self._deadline)
+                return _TimedStream(stream, self._deadline, self._on_wait)
         raise failures[-1]
 
 
 class _TimedStream(NetworkStream):
     """A stream that enforces the deadline on every wait, so that sending byte by byte does not extend it."""
 
-    def __init__(self, stream: NetworkStream, deadline: Deadline) -> None:
+    def __init__(self, stream: NetworkStream, deadline: Deadline, on_wait: OnWait | None) -> None:
         self._stream = stream
         self._deadline = deadline
+        self._on_wait = on_wait
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._deadline.left(timeout))
+        if self._on_wait is None:
+            return self._stream.read(max_bytes, self._deadline.left(timeout))
+        patience = Deadline(self._deadline.left(timeout))
+        while True:
+            try:
+                return self._stream.read(max_bytes, patience.left(POLL_SECONDS))
+            except httpcore2.ReadTimeout:
+                self._on_wait()
+                patience.left()  # raises when it is over
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, self._deadline.left(timeout))
@@ -76,7 +94,7 @@ class _TimedStream(NetworkStream):
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> NetworkStream:
         left = self._deadline.left(timeout)
-        return _TimedStream(self._stream.start_tls(ssl_context, server_hostname, left), self._deadline)
+        return _TimedStream(self._stream.start_tls(ssl_context, server_hostname, left), self._deadline, self._on_wait)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

@@ -87,7 +87,10 @@ class _Part:
         headers = {"Accept": "*/*"}
         if self.size and self._known.get("version"):
             headers |= {"Range": f"bytes={self.size}-", "If-Range": self._known["version"]}
-        with fetcher.stream(url, headers=headers, seconds=LONGEST_SECONDS) as answer:
+        total: int | None = None
+        with fetcher.stream(
+            url, headers=headers, seconds=LONGEST_SECONDS, on_wait=lambda: on_bytes(self.size, total)
+        ) as answer:
             total = self._begin(answer, resumes="Range" in headers)
             if total is not None and total > max_bytes:
                 raise _too_large(max_bytes)
@@ -116,7 +119,7 @@ class _Part:
     def _write(self, chunks: Iterator[bytes], *, total: int | None, max_bytes: int, on_bytes: OnBytes) -> None:
         received = self.size
         pace = _Pace()
-        with self.content.open("ab") as file:
+        with self.content.open("ab", buffering=0) as file:  # what was received survives a kill
             on_bytes(received, total)
             for chunk in chunks:
                 received += len(chunk)

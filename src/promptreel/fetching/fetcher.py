@@ -16,7 +16,7 @@ import httpcore2
 
 from promptreel.errors import UrlUnusable
 from promptreel.fetching.addresses import Network, Resolve, refused_addresses, resolve
-from promptreel.fetching.connections import Deadline, PinnedBackend
+from promptreel.fetching.connections import Deadline, OnWait, PinnedBackend
 from promptreel.fetching.shares import Shares
 from promptreel.fetching.urls import DEFAULT_PORTS, Target, follow_redirect, read_url
 
@@ -119,11 +119,11 @@ class SafeFetcher:
             raise _redirects_too_often()
 
     @contextmanager
-    def stream(self, url: str, *, headers: Mapping[str, str], seconds: float) -> Iterator[Answer]:
+    def stream(self, url: str, *, headers: Mapping[str, str], seconds: float, on_wait: OnWait) -> Iterator[Answer]:
         """Sends GET, follows redirects, and yields the answer while its connection is open, whatever its status.
 
-        `seconds` limits the whole, in place of the fetcher's own limit. Errors that the block meets while it reads the answer
-        become UrlUnusable, as in `get`.
+        `seconds` limits the whole, in place of the fetcher's own limit. `on_wait` is called while nothing arrives; it may
+        raise. Errors that the block meets while it reads the answer become UrlUnusable, as in `get`.
         """
         with _holding(self._fetch_places, self._api_key_id, "URLs"):
             deadline = Deadline(seconds)
@@ -133,7 +133,7 @@ class SafeFetcher:
                     _holding(self._host_places, (self._api_key_id, target.authority), f"URLs of {target.authority}"),
                     _translated_errors(target.host),
                 ):
-                    backend = PinnedBackend(self._find_addresses(target, deadline), deadline, self._network)
+                    backend = PinnedBackend(self._find_addresses(target, deadline), deadline, self._network, on_wait)
                     with self._open(target, backend, "GET", headers) as response:
                         told = _read_headers(response)
                         if response.status not in REDIRECT_STATUSES or "location" not in told:

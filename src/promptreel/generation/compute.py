@@ -1,4 +1,4 @@
-"""The threads of a process that run networks: one for each row of a guided call on a CPU, one in all on a GPU.
+"""The threads of a process that run models: one for each row of a guided call on a CPU, one in all on a GPU.
 
 On a CPU each row is a separate forward, in a row thread with its share of the cores. Both rows in one forward with all cores
 take as long on an idle machine. But then the cores synchronize thousands of times in a forward, and all of them wait whenever

@@ -9,7 +9,7 @@ import torch
 
 @dataclass(frozen=True)
 class Device:
-    """Where the networks run, and in which number format. The samplers always compute in float32 on the CPU."""
+    """Where the models run, and in which number format. The samplers always compute in float32 on the CPU."""
 
     name: str
     dtype: torch.dtype

@@ -8,6 +8,7 @@ loads, encodes prompts, applies guidance, runs and decodes. Several threads may 
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +24,7 @@ from promptreel.generation.families.animatediff import check_animatediff
 from promptreel.generation.families.family import EncodedInit, Loadable, LoadedModel, Prepared
 from promptreel.generation.finite import check_finite
 from promptreel.generation.latent_previews import SECONDS_APART, OnPreview, Previews
+from promptreel.generation.lora import LoraFile
 from promptreel.generation.peak_memory import MemoryWatch
 from promptreel.generation.residency import Residency
 from promptreel.generation.row_plan import measure_row_plan
@@ -33,7 +35,7 @@ from promptreel.jobs.job import JobStage, OnProgress
 from promptreel.jobs.params import VideoParams
 from promptreel.media import Clip
 from promptreel.models import families
-from promptreel.models.composition import ModelSet, compose
+from promptreel.models.composition import ModelSet, compose, find_loras
 from promptreel.models.families import get_family
 from promptreel.models.registry import ModelRegistry
 
@@ -42,13 +44,14 @@ from promptreel.models.registry import ModelRegistry
 class Generated:
     """A clip, and how it was made.
 
-    `model_hash`: of the checkpoint. `device_seconds`: its share of the time in the network's forwards. `peak_memory_mb`: the
-    peak while it was made, of all clips together; None if this machine cannot measure it.
+    `model_hash`: of all models but the LoRAs. `lora_hashes`: by id. `device_seconds`: its share of the time in forwards.
+    `peak_memory_mb`: the peak while it was made, of all clips together; None if this machine cannot measure it.
     """
 
     clip: Clip
     model_hash: str
     device_seconds: float
+    lora_hashes: Mapping[str, str]
     peak_memory_mb: float | None = None
 
 
@@ -95,8 +98,21 @@ class Engine:
             self._use(params.model_id, params.motion_adapter, told.again) as model,
             serial_arithmetic(),
         ):
-            made = self._make(model.fit_to(params), params, told, init, on_preview)
-        return replace(made, peak_memory_mb=peak.megabytes)
+            loras = self._find_loras(params)
+            fitted = (model.with_loras(loras) if loras else model).fit_to(params)
+            made = self._make(fitted, params, told, init, on_preview)
+        hashes = {lora.model_id: lora.sha256 for lora in loras}
+        return replace(made, lora_hashes=hashes, peak_memory_mb=peak.megabytes)
+
+    def _find_loras(self, params: VideoParams) -> list[LoraFile]:
+        """Raises InvalidParams and CheckpointUnusable."""
+        checkpoint = self.models.get(params.model_id)
+        cards = find_loras(self.models, params.loras, checkpoint)
+        files = [self.models.only_file(card) for card in cards]
+        return [
+            LoraFile(card.model_id, path, sha256, use.strength)
+            for card, (path, sha256), use in zip(cards, files, params.loras, strict=True)
+        ]
 
     def _make(
         self,
@@ -120,7 +136,7 @@ class Engine:
         with named_arithmetic_failures(params), in_turn(self._vae, on_progress.again):
             on_progress(JobStage.DECODING, 0.0)
             frames = torch.cat(list(model.decode(latents, prepared.start.generator, on_progress.again)))
-        return Generated(Clip(frames.numpy(), params.fps), model.model_hash, seat.device_seconds)
+        return Generated(Clip(frames.numpy(), params.fps), model.model_hash, seat.device_seconds, {})
 
     def load(self, model_id: str) -> LoadedModel:
         """The model, loaded if it is not already."""

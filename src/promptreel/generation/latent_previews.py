@@ -1,6 +1,6 @@
 """Previews of a job's clip, computed from its latents while it is denoised.
 
-Each of the network's predictions implies clean latents. Decoding them would take as long as several calls, so a matrix that
+Each of the model's predictions implies clean latents. Decoding them would take as long as several calls, so a matrix that
 was fitted to the VAE turns each latent into one pixel.
 """
 

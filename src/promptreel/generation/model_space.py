@@ -1,8 +1,7 @@
-"""ModelSpace: a checkpoint's training noise levels, what its network predicts, and diffusers schedulers pinned to both.
+"""ModelSpace: a checkpoint's training noise levels, what its model predicts, and diffusers schedulers pinned to both.
 
-To the samplers every checkpoint is variance preserving: at a timestep, latents are `signal * clean + noise * epsilon` with
-`signal**2 + noise**2 = 1`, and `sigma = noise / signal`. Flow models are brought to that form by `to_network` and
-`from_network`, which stand around their network.
+Samplers see every checkpoint as variance preserving. At a timestep, latents are `signal * clean + noise * epsilon` with
+`signal**2 + noise**2 = 1`, and `sigma = noise / signal`. `to_model` and `from_model` convert flow models to that form.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# The keys of scheduler_config.json that describe the training. The others choose a sampling, which is the request's business.
+# The keys of scheduler_config.json that describe training. The others are about sampling, which the request decides.
 _TRAINING_KEYS = ("beta_start", "beta_end", "beta_schedule", "trained_betas", "num_train_timesteps", "rescale_betas_zero_snr")
-# diffusers' bound for a last step of pure noise, whose sigma would be infinite.
+# diffusers' lower bound: at the pure noise of alpha 0, sigma would be infinite.
 _LEAST_ALPHA = 2.0**-24
 
 
 class ModelSpace:
-    """The training noise levels (`alphas_cumprod` and `sigmas`, float64 [T], by timestep) and what the network predicts.
+    """The training noise levels (`alphas_cumprod` and `sigmas`, float64 [T], by timestep) and what the model predicts.
 
-    `distilled`: the network was distilled to jump to clean latents in one call (Luo et al. 2023, "Latent Consistency
-    Models"). `is_flow`: the network was trained by flow matching (Lipman et al. 2023); samplers see v.
+    `distilled`: the model was distilled to jump to clean latents in one call (Luo et al. 2023, "Latent Consistency Models").
+    `is_flow`: the model was trained by flow matching (Lipman et al. 2023); samplers see it predict v.
     """
 
     def __init__(self, config: Mapping[str, Any], *, distilled: bool = False) -> None:
-        """Reads a scheduler configuration. Raises ValueError if no sampler can use it."""
+        """Reads a scheduler configuration. Raises ValueError if no sampler supports it."""
         self.is_flow = _is_flow(config)
         self.distilled = distilled
         self.alphas_cumprod: Tensor = _flow_alphas(config) if self.is_flow else _diffusion_alphas(config)
@@ -54,7 +53,7 @@ class ModelSpace:
         return steps.numpy().astype(np.float32)
 
     def sigma_at(self, timestep: Tensor | float) -> float:
-        """Noise over signal at a timestep; linear between integers, as in diffusers' sigma-based schedulers."""
+        """Noise over signal at a timestep; interpolated linearly, as in diffusers' sigma-based schedulers."""
         return float(np.interp(float(timestep), np.arange(len(self.sigmas)), self.sigmas.numpy()))
 
     def timestep_at(self, sigma: float) -> Tensor:
@@ -62,34 +61,34 @@ class ModelSpace:
         return torch.tensor(np.interp(sigma, self.sigmas.numpy(), np.arange(len(self.sigmas))), dtype=torch.float32)
 
     def epsilon(self, output: Tensor, latents: Tensor, sigma: float) -> Tensor:
-        """The noise in `latents` by a prediction at `sigma` (v: Salimans and Ho 2022). All shapes are equal."""
+        """The noise in `latents`, from the model's output at `sigma` (v: Salimans and Ho 2022). All shapes are equal."""
         if self.prediction_type == "epsilon":
             return output
         signal, noise = vp_scales(sigma)
         return signal * output + noise * latents
 
     def clean(self, output: Tensor, latents: Tensor, sigma: float) -> Tensor:
-        """The clean latents in `latents` by a prediction at `sigma`. All shapes are equal."""
+        """The clean latents in `latents`, from the model's output at `sigma`. All shapes are equal."""
         signal, noise = vp_scales(sigma)
         if self.prediction_type == "epsilon":
             return (latents - noise * output) / signal
         return signal * latents - noise * output
 
-    def to_network(self, latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """A call's latents and 0-dim timestep in the network's own form; only flow models change them.
+    def to_model(self, latents: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        """Converts a call's latents and 0-dim timestep to the model's own form; only flow models need it.
 
-        Flow latents are `(1 - time) * clean + time * epsilon`; they have the same sigma at `time = sigma / (1 + sigma)`.
+        Flow latents are `(1 - time) * clean + time * epsilon`. They have the same sigma at `time = sigma / (1 + sigma)`.
         """
         if not self.is_flow:
             return latents, timestep
         time, length = self._flow_time(timestep)
         return latents * length, torch.tensor(time * len(self.sigmas), dtype=torch.float32)
 
-    def from_network(self, output: Tensor, latents: Tensor, timestep: Tensor) -> Tensor:
-        """The network's output in the space's own prediction type; `latents` and `timestep` are the call's.
+    def from_model(self, output: Tensor, latents: Tensor, timestep: Tensor) -> Tensor:
+        """Converts the model's output to the space's `prediction_type`; `latents` and `timestep` are the call's.
 
-        A flow network predicts `u = epsilon - clean`. With r the length of (1 - time, time), and y = r * latents its input,
-        `v = ((1 - 2 * time) * y + r**2 * u) / r`, which is finite at both ends.
+        A flow model predicts `u = epsilon - clean`. Let r be the length of (1 - time, time), and y = r * latents its input.
+        Then `v = ((1 - 2 * time) * y + r**2 * u) / r`, which is finite at both ends.
         """
         if not self.is_flow:
             return output
@@ -104,13 +103,13 @@ class ModelSpace:
     def scheduler(self, name: str, **chosen: Any) -> Any:
         """A new diffusers scheduler with all relevant arguments pinned.
 
-        `clip_sample` is off (DDPM and DDIM clip by default, which ruins latents); the noise table and prediction type are the
-        checkpoint's. `chosen` overrides all of these.
+        The noise table and prediction type are the checkpoint's. `clip_sample` is off: DDPM and DDIM clip by default, which
+        ruins latents. `chosen` overrides all of these.
         """
         key = (name, repr(sorted(chosen.items())))
         if key not in self._schedulers:
             self._schedulers[key] = self._build_scheduler(name, chosen)
-        return copy.deepcopy(self._schedulers[key])  # building takes up to 0.2 s (KDPM2), copying almost nothing
+        return copy.deepcopy(self._schedulers[key])  # building takes up to 0.2 s (KDPM2); copying is quick
 
     def _build_scheduler(self, name: str, chosen: dict[str, Any]) -> Any:
         kind = getattr(diffusers, name)
@@ -129,7 +128,7 @@ class ModelSpace:
 
 
 def vp_scales(sigma: float) -> tuple[float, float]:
-    """Signal and noise at a noise level. Their squares add up to 1."""
+    """Signal and noise at `sigma`. Their squares add up to 1."""
     length = math.hypot(1, sigma)
     return 1 / length, sigma / length
 
@@ -137,20 +136,20 @@ def vp_scales(sigma: float) -> tuple[float, float]:
 def _diffusion_alphas(config: Mapping[str, Any]) -> Tensor:
     training = {key: config[key] for key in _TRAINING_KEYS if config.get(key) is not None}
     betas: Tensor = diffusers.DDIMScheduler(**training).betas
-    # In float64, so that `ModelSpace.betas` returns exactly these.
+    # float64, so that `ModelSpace.betas` returns exactly these betas.
     return (1 - betas.double()).cumprod(0).clamp(min=_LEAST_ALPHA)
 
 
 def _is_flow(config: Mapping[str, Any]) -> bool:
-    """FlowMatchEulerDiscreteScheduler and its kin, or one of diffusers' others that was told so."""
+    """Whether the class is one of diffusers' FlowMatch schedulers, or another one configured for flow."""
     by_class = str(config.get("_class_name", "")).startswith("FlowMatch")
     return by_class or bool(config.get("use_flow_sigmas")) or config.get("prediction_type") == "flow_prediction"
 
 
 def _flow_alphas(config: Mapping[str, Any]) -> Tensor:
-    """The noise table of a flow model: as much noise over signal at each of its trained times, shifted as configured.
+    """The variance-preserving table with the flow model's sigma at each trained time, shifted as configured.
 
-    The last time, pure noise, is taken half a step earlier, where sigma is finite and still above all others.
+    The last time, pure noise, moves half a step earlier, where sigma is finite but still the highest.
     """
     if config.get("use_dynamic_shifting"):
         raise ValueError("use_dynamic_shifting is not supported: the noise levels would depend on the size of the clip")

@@ -1,4 +1,4 @@
-"""Peak memory of a clip: the GPU's on a GPU; on a CPU the whole process's, networks included."""
+"""Peak memory of a clip: the GPU's on a GPU; on a CPU the whole process's, models included."""
 
 from __future__ import annotations
 

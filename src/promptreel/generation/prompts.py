@@ -1,7 +1,7 @@
 """Embeddings of a text of any length, from CLIP's text encoder (Radford et al. 2021).
 
 In Stable Diffusion the encoder reads at most 77 tokens at once; the first and the last mark start and end. A longer text is
-split into chunks. Each chunk is encoded alone, and the embeddings are concatenated: the network's cross attention takes a list
+split into chunks. Each chunk is encoded alone, and the embeddings are concatenated: the UNet's cross attention takes a list
 of any length.
 """
 

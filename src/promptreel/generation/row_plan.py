@@ -21,7 +21,7 @@ WORTH = 0.9
 """More rows are used if they take at most this share of the time per row."""
 
 Forward = Callable[[list[int]], Tensor]
-"""Runs the network over the rows with these numbers, out of ROW_COUNTS[-1] fixed ones; returns the outputs in this order."""
+"""Runs the model over the rows with these numbers, out of ROW_COUNTS[-1] fixed ones; returns the outputs in this order."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from promptreel.jobs.keys import Caller
 from promptreel.models.inspection import Inspected, inspect
 from promptreel.models.registry import ModelRegistry
 from promptreel.models.store import ModelRecord, ModelStore
-from promptreel.models.stored_files import StoredFiles
+from promptreel.models.stored_files import StoredFiles, file_errors
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +49,11 @@ class Importer:
         self.models.seen_by(Caller(api_key_id=api_key_id)).check_id(params.model_id)
         if (there := self._find_there(params, source)) is not None:
             return there
-        self.forget_old()
         folder = self._folder_of(source)
-        folder.mkdir(parents=True, exist_ok=True)
-        with alone_in(folder, lambda: on_bytes("waiting for another import of it", 0, None)):
+        with file_errors():
+            self.forget_old()
+            folder.mkdir(parents=True, exist_ok=True)
+        with file_errors(), alone_in(folder, lambda: on_bytes("waiting for another import of it", 0, None)):
             gathered = self.gatherer.gather(source, folder, on_bytes=on_bytes)
             _check_hash(params, gathered)
             on_bytes("checking", 0, None)
@@ -96,6 +97,7 @@ class Importer:
         with self.files.adding():
             for name, path in gathered.paths.items():
                 self.files.take(path, gathered.files[name])
+            self.files.forget_layout(record.hash)
             return self.store.add(record, replace=params.replace)
 
     def _folder_of(self, source: Source) -> Path:

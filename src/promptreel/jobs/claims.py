@@ -207,8 +207,9 @@ def _after_crash(row: Row[Any], now: Moment) -> Mapping[str, Any]:
         return {**NOT_CLAIMED, "status": JobStatus.CANCELLED, "finished_at": now.wall}
     if row.crashes + 1 < row.max_attempts:
         return {**BACK_IN_QUEUE, "run_at": now.steady}
+    died = "A worker" if row.crashes == 0 else f"{row.crashes + 1} workers"
     message = (
-        f"Workers died {row.crashes + 1} times while they ran this job, so it is not retried. "
+        f"{died} died while running this job, so it is not retried. "
         "Ask for fewer frames or a smaller size, or read the worker's log."
     )
     ended = {"status": JobStatus.FAILED, "finished_at": now.wall, "error_code": WorkerLost.code, "error_message": message}

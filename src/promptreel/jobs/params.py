@@ -48,14 +48,26 @@ OUTPUT_TYPES = tuple(MEDIA_TYPES)
 DEFAULT_OUTPUT_TYPE = "mp4"
 
 
+MOST_LORAS = 8
+"""For one clip."""
+
+
+@dataclass(frozen=True)
+class LoraUse:
+    """A LoRA, and how strongly it is applied: 1 is as trained, 0 not at all, below 0 the opposite."""
+
+    model_id: str
+    strength: float = 1.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class VideoParams:
     """One request for a video, in diffusers' spelling.
 
     `width` and `height` are the finished video's, in pixels, and multiples of 8. `prompt` and `negative_prompt` are final: the
     model gets them after defaults and enhancement. `init_key` is the init's key in storage; `strength` matters only with an
-    init. `motion_adapter` is the id of the motion adapter; None if the model has its own. `clip_skip` is how many of the text
-    encoder's last layers are skipped. `output_type` is one of OUTPUT_TYPES.
+    init. `motion_adapter` is the id of the motion adapter; None if the model has its own. `loras` are applied in this order.
+    `clip_skip` is how many of the text encoder's last layers are skipped. `output_type` is one of OUTPUT_TYPES.
     """
 
     kind: ClassVar[str] = "video"
@@ -76,6 +88,7 @@ class VideoParams:
     output_type: str = DEFAULT_OUTPUT_TYPE
     init_key: str | None = None
     motion_adapter: str | None = None
+    loras: tuple[LoraUse, ...] = ()
 
     @property
     def batch_key(self) -> str:
@@ -90,7 +103,9 @@ class VideoParams:
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Reads what `to_json` wrote. Ignores fields that a newer version added."""
         known = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in data.items() if name in known})
+        told = {name: value for name, value in data.items() if name in known}
+        loras = tuple(LoraUse(each["model_id"], each["strength"]) for each in told.pop("loras", ()))
+        return cls(**told, loras=loras)
 
 
 def count_calls(scheduler: str, num_inference_steps: int) -> int:

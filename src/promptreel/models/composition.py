@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound
+from promptreel.jobs.params import LoraUse
 from promptreel.models.families import FAMILIES
 from promptreel.models.kinds import ModelKind
 from promptreel.models.registry import ModelCard, ModelRegistry
@@ -63,6 +65,29 @@ def compose(models: ModelRegistry, model_id: str, motion_adapter: str | None = N
         if missing:
             raise CheckpointUnusable(f"{missing[0]} of the model {card.model_id!r} is gone, or was changed: import it again.")
     return found
+
+
+def find_loras(models: ModelRegistry, uses: Sequence[LoraUse], checkpoint: ModelCard) -> tuple[ModelCard, ...]:
+    """The LoRAs that a request names. Raises InvalidParams and CheckpointUnusable."""
+    return tuple(_find_lora(models, use.model_id, checkpoint) for use in uses)
+
+
+def _find_lora(models: ModelRegistry, model_id: str, checkpoint: ModelCard) -> ModelCard:
+    try:
+        card = models.get(model_id)
+    except ModelNotFound as error:
+        fitting = [each.model_id for each in models.list(tell=False) if each.kind is ModelKind.LORA and _fits(each, checkpoint)]
+        known = f"Known ones: {', '.join(fitting)}." if fitting else "Import one with `promptreel models add`."
+        raise InvalidParams({"lora": [f"There is no LoRA {model_id[:100]!r}. {known}"]}) from error
+    if card.kind is not ModelKind.LORA:
+        raise InvalidParams({"lora": [f"{model_id!r} is a {card.kind.replace('_', ' ')}, not a LoRA."]})
+    if not _fits(card, checkpoint):
+        raise InvalidParams(
+            {"lora": [f"The LoRA {model_id!r} is for {card.base}, and {checkpoint.model_id!r} is {checkpoint.base}."]}
+        )
+    if missing := models.missing_files(card):
+        raise CheckpointUnusable(f"{missing[0]} of the LoRA {card.model_id!r} is gone, or was changed: import it again.")
+    return card
 
 
 def _wrong_kind(card: ModelCard) -> str:

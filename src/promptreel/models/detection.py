@@ -137,8 +137,9 @@ def _base_of_vae(tensors: Shapes) -> str | None:
 def _base_of_lora(tensors: Shapes) -> str | None:
     """By the width of the text that a cross attention reads, if the LoRA changes one."""
     for name, tensor in tensors.items():
-        if re.search(r"attn2[._]to_k", name) and re.search(r"down|lora_A|_A\.", name) and "motion" not in name:
-            return "sd15" if tensor.shape[-1:] == (768,) else None
+        is_down = re.search(r"down|lora_A|_A\.", name) is not None and len(tensor.shape) == 2
+        if re.search(r"attn2[._]to_k", name) and is_down and "motion" not in name:
+            return "sd15" if tensor.shape[-1] == 768 else None
     return None
 
 

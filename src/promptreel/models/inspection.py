@@ -18,6 +18,7 @@ from promptreel.models.json_files import shorten
 from promptreel.models.kinds import ModelKind
 from promptreel.models.noise_table import ADAPTER_SCHEDULE, has_own_table
 from promptreel.models.parts import Part
+from promptreel.models.registry import CARD_NAME, read_card_file
 from promptreel.models.weights import StoredTensor, check_dtypes, check_finite, read_header
 
 TRAINED_FRAMES = 16
@@ -50,7 +51,7 @@ def inspect(
     found = detect(paths)
     if params.expects not in (None, found.kind.value):
         raise CheckpointUnusable(f"This is {_spell(found.kind)}, not {_spell(ModelKind(params.expects))}.")
-    card = {**(facts or {}), **params.card}
+    card = {**(facts or {}), **_read_own_card(paths), **params.card}
     with _laid_out(paths) as root:
         match found.kind:
             case ModelKind.CHECKPOINT:
@@ -60,10 +61,18 @@ def inspect(
             case ModelKind.VAE:
                 check_part(root, found.kind.value)
             case ModelKind.LORA | ModelKind.EMBEDDING:
-                check_dtypes(_read_all(paths), found.kind.value)
+                check_dtypes(read_all_tensors(paths), found.kind.value)
     if reads_weights:
-        check_finite(_read_all(paths).values(), {path: name for name, path in paths.items()})
+        check_finite(read_all_tensors(paths).values(), {path: name for name, path in paths.items()})
     return Inspected(kind=found.kind, family=found.family, base=found.base, card=card)
+
+
+def _read_own_card(paths: Mapping[str, Path]) -> dict[str, Any]:
+    """What the folder's own promptreel.json says, if it has one."""
+    if CARD_NAME not in paths:
+        return {}
+    own = read_card_file(paths[CARD_NAME])
+    return {name: value for name, value in own.items() if value not in (None, [], "") and name != "family"}
 
 
 def _inspect_checkpoint(root: Path, card: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,7 +108,8 @@ def _max_frames(config: MotionAdapter | MotionUNet, card: Mapping[str, Any]) -> 
     return given or min(TRAINED_FRAMES, config.motion_max_seq_length)
 
 
-def _read_all(paths: Mapping[str, Path]) -> dict[str, StoredTensor]:
+def read_all_tensors(paths: Mapping[str, Path]) -> dict[str, StoredTensor]:
+    """All tensors of all weight files, from their headers. Raises CheckpointUnusable."""
     return {
         f"{name}: {key}": tensor
         for name, path in paths.items()

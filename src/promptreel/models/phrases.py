@@ -10,15 +10,18 @@ from promptreel.models.registry import ModelCard
 _WORD = re.compile(r"[^\W_]+(?:['-][^\W_]+)*")
 
 
-def enhance_prompt(prompt: str, card: ModelCard) -> str:
+def enhance_prompt(prompt: str, card: ModelCard, loras: Iterable[ModelCard] = ()) -> str:
     """The prompt between the card's trigger phrases and its quality phrases: "TRIGGER a cat on a bench QUALITY, QUALITY".
+
+    The trigger phrases of `loras` follow those of the card.
 
     The user's text itself is not changed. A phrase that it already contains, in upper or lower case, is not added, so that
     enhancing a prompt twice changes nothing. If the model has a vocabulary, only phrases made of its words are added.
     """
     triggers: list[str] = []
     qualities: list[str] = []
-    for added, phrases in ((triggers, card.trigger_words), (qualities, card.quality_words)):
+    of_loras = [phrase for lora in loras for phrase in lora.trigger_words]
+    for added, phrases in ((triggers, (*card.trigger_words, *of_loras)), (qualities, card.quality_words)):
         for phrase in phrases:
             if not _is_said(phrase, (prompt, *triggers, *qualities)) and not find_unknown_words(phrase, card.words):
                 added.append(phrase)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound, NotAvailable
 from promptreel.jobs.keys import Caller
@@ -89,6 +89,12 @@ class ModelCard:
         return datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
 
 
+def _check_scheduler(name: str) -> str:
+    if name not in SCHEDULERS:
+        raise ValueError(f"there is no scheduler {name[:100]!r}")
+    return name
+
+
 class _CardFile(BaseModel):
     """`promptreel.json`; docs/models.md describes it."""
 
@@ -107,12 +113,15 @@ class _CardFile(BaseModel):
     words: frozenset[Word] = frozenset()
     beta_schedule: Literal["linear", "scaled_linear"] | None = None
     base: Annotated[str, Field(min_length=1, max_length=100)] | None = None
-    default_scheduler: Literal[SCHEDULERS] | None = None  # type: ignore[valid-type]
-    default_steps: int | None = Field(default=None, ge=1, le=50)
-    default_guidance: float | None = Field(default=None, ge=0, le=20)
     flow_shift: FlowShift | None = None
-    low_noise_guidance: float | None = Field(default=None, ge=0, le=20)
+    low_noise_guidance: float | None = Field(default=None, ge=0, le=20, allow_inf_nan=False)
     reference_seconds_per_unit: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    motion_adapter: str | None = Field(default=None, pattern=MODEL_ID.pattern)
+    vae: str | None = Field(default=None, pattern=MODEL_ID.pattern)
+    licence: str | None = Field(default=None, max_length=200)
+    default_scheduler: Annotated[str, AfterValidator(_check_scheduler)] | None = None
+    default_steps: int | None = Field(default=None, ge=1, le=50)
+    default_guidance: float | None = Field(default=None, ge=0, le=20, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _sizes_come_together(self) -> Self:
@@ -122,7 +131,7 @@ class _CardFile(BaseModel):
 
     @model_validator(mode="after")
     def _phrases_are_no_book(self) -> Self:
-        """Limits the length: a network reads all of it for each frame."""
+        """Limits the length: the model reads all of it for each frame."""
         if sum(map(len, self.trigger_words + self.quality_words)) > MAX_TEXT:
             raise ValueError(f"trigger_words and quality_words may have {MAX_TEXT} characters together")
         return self
@@ -231,6 +240,15 @@ class ModelRegistry:
         assert self._files is not None
         return self._files.path(file)
 
+    def only_file(self, card: ModelCard) -> tuple[Path, str]:
+        """Where the one file of an imported model is, and its SHA-256. Raises CheckpointUnusable if it has none or several."""
+        files = (
+            [] if card.record is None else [file for name, file in card.record.files.items() if name.endswith(".safetensors")]
+        )
+        if len(files) != 1:
+            raise CheckpointUnusable(f"The model {card.model_id!r} is not one .safetensors file: import it as one.")
+        return self.file_path(files[0]), files[0].sha256
+
     def is_stored(self, file: StoredFile) -> bool:
         """Whether a file of an imported model is there, and has its size."""
         return self._files is not None and self._files.is_there(file)
@@ -330,9 +348,9 @@ def _why_left_out(path: Path, built_in: Path) -> str | None:
     return None
 
 
-def read_card_file(folder: Path) -> dict[str, Any]:
-    """What a folder's card says, as JSON. Raises CheckpointUnusable."""
-    return read_model(folder / CARD_NAME, CARD_NAME, _CardFile).model_dump(mode="json")
+def read_card_file(file: Path) -> dict[str, Any]:
+    """What a card says, as JSON. Raises CheckpointUnusable."""
+    return read_model(file, CARD_NAME, _CardFile).model_dump(mode="json")
 
 
 def _read_card(folder: Path) -> ModelCard:

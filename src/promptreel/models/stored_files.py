@@ -51,7 +51,7 @@ class StoredFiles:
     @contextmanager
     def adding(self) -> Iterator[None]:
         """Inside the block nothing is swept: files may be stored first, and the row that names them written after."""
-        with _translated():
+        with file_errors():
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = (self.root / _LOCK).open("a")
         with lock:
@@ -63,7 +63,7 @@ class StoredFiles:
 
         Must run inside `adding`. Raises StorageFailed and DiskFull.
         """
-        with _translated():
+        with file_errors():
             incoming.chmod(READ_ONLY)
             with incoming.open("rb") as content:
                 os.fsync(content.fileno())
@@ -86,6 +86,10 @@ class StoredFiles:
         except OSError:  # a file is gone, which whoever opens the folder will notice; or another process was faster
             shutil.rmtree(incoming, ignore_errors=True)
         return folder
+
+    def forget_layout(self, name: str) -> None:
+        """Removes the folder that `lay_out` made, because files in it were replaced."""
+        shutil.rmtree(self.root / _FOLDERS / name, ignore_errors=True)
 
     def sweep(self, named: Callable[[], Collection[str]]) -> int:
         """Deletes the files and folders whose hashes are not among those that `named` returns. Returns how many bytes that
@@ -122,13 +126,13 @@ def link_files(paths: Mapping[str, Path], folder: Path) -> Path:
 
 def copy_hashed(source: Path, target: Path, *, on_bytes: Callable[[int], object]) -> StoredFile:
     """Copies a file and returns its hash. `on_bytes` gets the bytes of each part; it may raise to stop."""
-    with _translated(), source.open("rb") as original, target.open("wb") as copy:
+    with file_errors(), source.open("rb") as original, target.open("wb") as copy:
         return _pass_on(original, copy.write, on_bytes)
 
 
 def hash_file(path: Path, *, on_bytes: Callable[[int], object] = lambda _bytes: None) -> StoredFile:
     """Reads a file and returns its hash. Raises StorageFailed if it cannot be read."""
-    with _translated(), path.open("rb") as content:
+    with file_errors(), path.open("rb") as content:
         return _pass_on(content, lambda _part: 0, on_bytes)
 
 
@@ -143,7 +147,8 @@ def _pass_on(source: IO[bytes], write: Callable[[bytes], object], on_bytes: Call
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def file_errors() -> Iterator[None]:
+    """Turns the system's errors about files inside the block into StorageFailed and DiskFull."""
     try:
         yield
     except OSError as error:

@@ -83,6 +83,8 @@ _META_OF_SOME: Schema = {
     "init_image": only("yes"),
     "init_video": only("yes"),
     "motion_adapter": TEXT,
+    "lora_model": TEXT,
+    "lora_strength": TEXT,
     "native_W": {**COUNT, "description": "The width of the clip before it was scaled."},
     "native_H": COUNT,
 }

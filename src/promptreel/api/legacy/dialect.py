@@ -70,7 +70,7 @@ def plain(number: float) -> float:
 
 
 def tell_origin(job: VideoJob) -> dict[str, Any]:
-    """Additions to a meta: the kind of init, the motion adapter and the native size, if there are any.
+    """Additions to a meta: the kind of init, the motion adapter, the LoRAs and the native size, if there are any.
 
     An init appears as "yes", because its data may be megabytes.
     """
@@ -78,5 +78,8 @@ def tell_origin(job: VideoJob) -> dict[str, Any]:
     origin: dict[str, Any] = {} if key is None else {f"init_{kind_of_init(key)}": "yes"}
     if job.params.motion_adapter is not None:
         origin["motion_adapter"] = job.params.motion_adapter
+    if job.params.loras:
+        origin["lora_model"] = ",".join(lora.model_id for lora in job.params.loras)
+        origin["lora_strength"] = ",".join(f"{lora.strength:g}" for lora in job.params.loras)
     native = job.request.get("native_size")
     return origin | {"native_W": native[0], "native_H": native[1]} if native else origin

@@ -10,8 +10,9 @@ from typing import Any
 from promptreel.api.field_reader import Limits
 from promptreel.api.init_fields import FIELDS, MAX_MEGABYTES
 from promptreel.api.legacy.dialect import Dialect
-from promptreel.api.legacy.requests import FIELDS_NOT_YET, MAX_TEXT, SAMPLES, SEED
+from promptreel.api.legacy.requests import MAX_TEXT, SAMPLES, SEED
 from promptreel.api.legacy.size import RESOLUTION
+from promptreel.api.lora_fields import HOSTED_FIELDS, STRENGTH
 from promptreel.encoding.inits import readable_types
 from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, OUTPUT_TYPES, SCHEDULERS
 from promptreel.media import MEDIA_TYPES, PREVIEW_MEDIA_TYPE
@@ -114,7 +115,6 @@ def _init(name: str, description: str) -> dict[str, Any]:
 
 
 _TEXT = ["string", "null"]
-_NOT_YET = "Not available yet: leave it out."
 _KEY = {
     "key": _field(_TEXT, "The API key, if the service has keys. A header `key` or a Bearer token works, too.", default=None)
 }
@@ -142,7 +142,6 @@ def _create_fields(dialect: Dialect) -> dict[str, dict[str, Any]]:
         **_OTHERS,
         **{name: _switch(_SWITCHES[name], default="no") for name in dialect.switches},
         **{name: _field(["string", "number", "null"], "Ignored. Then tip says so.", default=None) for name in dialect.left_out},
-        **{name: _field("null", _NOT_YET, default=None) for name in FIELDS_NOT_YET},
     }
 
 
@@ -200,6 +199,14 @@ _OTHERS = {
     "webhook": _field(_TEXT, "A URL that gets a signed POST when the job ends.", pattern="^https?://", default=None),
     "track_id": _field(["string", "number", "boolean", "null"], "Your own name for the job. Webhooks repeat it.", default=None),
     "motion_adapter": _field(_TEXT, "The motion adapter's id. null: the model's own, or the only one that fits.", default=None),
+    "lora_model": _field(_TEXT, "LoRAs by id, separated by commas.", default=None),
+    **{name: _field(_TEXT, "The same as lora_model.", default=None) for name in HOSTED_FIELDS[1:]},
+    "lora_strength": _field(
+        ["number", "string", "null"],
+        f"How strongly the LoRAs are applied, {STRENGTH.minimum:g} to {STRENGTH.maximum:g}: one number, or one for each. "
+        "1 is as trained.",
+        default=1,
+    ),
     "output_type": _field(_TEXT, "The file type.", enum=[*OUTPUT_TYPES, None], default=DEFAULT_OUTPUT_TYPE),
     "init_image": _init("init_image", "A picture to start from: a URL or a data: URI."),
     "init_video": _init(

@@ -12,7 +12,8 @@ from promptreel.api.field_reader import FieldReader, Limits, as_sent, count_fram
 from promptreel.api.init_fields import read_init, sent_inits
 from promptreel.api.legacy.dialect import Dialect
 from promptreel.api.legacy.size import read_size, spell_out_resolution
-from promptreel.api.model_choice import fill_in, read_models
+from promptreel.api.lora_fields import HOSTED_FIELDS, read_hosted_loras
+from promptreel.api.model_choice import fill_in, read_lora_cards, read_models
 from promptreel.api.webhook_field import read_webhook
 from promptreel.encoding.decoder import Decoder
 from promptreel.fetching.fetcher import SafeFetcher
@@ -34,7 +35,6 @@ MAX_TEXT = 2000
 SEED = Limits(0, MAX_SEED, unset=-1)
 SAMPLES = Limits(1, 4, unset=0)
 
-FIELDS_NOT_YET = ("lora_model",)
 SWITCHES_NOT_YET = ("safety_checker", "multi_lingual")
 
 TIP = "for faster speed, keep resolution upto 512x512"
@@ -58,16 +58,13 @@ def read_create(
     switches = {name: _to_yes_no(reader.yes_no(name, default=False)) for name in dialect.switches}
     init = _read_init(reader, dialect, fetcher, decoder)
     instead = DEFAULT_MODEL_ID if dialect.replaces_unknown_model else None
+    uses = read_hosted_loras(reader)
     made_with = read_models(reader, draft.model_id, models, instead=instead)
-    reader.raise_errors()
     card = made_with.checkpoint
-    filled, changes = fill_in(
-        draft,
-        reader,
-        made_with,
-        by_seconds=dialect.defaults.num_frames is None and not reader.is_set("num_frames"),
-        api_guidance=dialect.defaults.guidance_scale,
-    )
+    loras = read_lora_cards(reader, uses, models, card, field=HOSTED_FIELDS[0])
+    reader.raise_errors()
+    by_seconds = dialect.defaults.num_frames is None and not reader.is_set("num_frames")
+    filled, changes = fill_in(draft, reader, made_with, by_seconds=by_seconds, api_guidance=dialect.defaults.guidance_scale)
     request = {
         "dialect": dialect.name,
         "enhance_prompt": _to_yes_no(enhance),
@@ -80,7 +77,8 @@ def read_create(
         negative_prompt = negative_prompt_of(card)
     params = replace(
         filled,
-        prompt=enhance_prompt(draft.prompt, card) if enhance and draft.prompt else draft.prompt,
+        loras=uses,
+        prompt=enhance_prompt(draft.prompt, card, loras) if enhance and draft.prompt else draft.prompt,
         negative_prompt=negative_prompt,
         init_key=init.key if init else None,
     )
@@ -137,10 +135,7 @@ def _read_init(reader: FieldReader, dialect: Dialect, fetcher: SafeFetcher, deco
 
 
 def _read_unavailable(reader: FieldReader, dialect: Dialect) -> list[str]:
-    """Rejects unavailable fields that would change the video. Returns the names of those that are ignored."""
-    for name in FIELDS_NOT_YET:
-        if reader.given(name) is not None:
-            reader.reject(name, f"The {name.replace('_', ' ')} is not available yet: leave it out.")
+    """The names of the fields that are ignored."""
     left_out = [name for name in SWITCHES_NOT_YET if reader.yes_no(name, default=False)]
     left_out += [name for name in dialect.left_out if reader.given(name) is not None]
     left_out += ["samples"] if reader.whole("samples", SAMPLES, default=1) > 1 else []

@@ -25,7 +25,7 @@ RANGES = Ranges(
 # For the larger models, only the limit of fps was documented.
 _ULTRA_RANGES = replace(RANGES, num_frames=Limits(1, MAX_FRAMES, clamps=True, unset=0), fps=Limits(1, 18, clamps=True, unset=0))
 SWITCHES = ("instant_response", "temp")
-LEFT_OUT = ("upscale_height", "upscale_width", "lora_models", "motion_loras")
+LEFT_OUT = ("upscale_height", "upscale_width")
 # Further fields of its models that start from a picture.
 LEFT_OUT_OF_IMAGE = (
     "min_guidance_scale", "max_guidance_scale", "motion_bucket_id", "noise_aug_strength", "latent_interpolation_method",

@@ -25,6 +25,13 @@ Unset = SkipJsonSchema[None]
 """A field with `| Unset` is left out when it has no value. It is never sent as null."""
 
 
+class LoraOfVideo(Answer):
+    """A LoRA, and how strongly it is applied."""
+
+    model: str
+    strength: Number
+
+
 class VideoError(Answer):
     code: str
     message: str
@@ -54,6 +61,7 @@ class Video(Answer):
     seed: int = Field(ge=0, le=MAX_SEED)
     clip_skip: Count
     motion_adapter: str | None = Field(description="The motion adapter's id; null if the model has one of its own.")
+    loras: list[LoraOfVideo]
     output_type: Annotated[str, one_of(OUTPUT_TYPES)]
     media_type: Annotated[str, one_of(MEDIA_TYPES.values())]
     enhance_prompt: bool
@@ -231,6 +239,7 @@ def to_extensions(params: VideoParams) -> dict[str, Any]:
         "seed": params.seed,
         "clip_skip": params.clip_skip,
         "motion_adapter": params.motion_adapter,
+        "loras": [LoraOfVideo(model=lora.model_id, strength=lora.strength) for lora in params.loras],
         "output_type": params.output_type,
         "media_type": MEDIA_TYPES[params.output_type],
     }

@@ -28,7 +28,7 @@ from promptreel.api.v1.requests import (
     VARIANTS,
 )
 from promptreel.encoding.inits import readable_types
-from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, OUTPUT_TYPES, SCHEDULERS
+from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, MOST_LORAS, OUTPUT_TYPES, SCHEDULERS
 from promptreel.media import INIT_TYPES, MEDIA_TYPES, POSTER_MEDIA_TYPE
 from promptreel.models.registry import DEFAULT_MODEL_ID
 
@@ -101,6 +101,23 @@ CREATE_FIELDS: dict[str, dict[str, Any]] = {
         "type": _TEXT,
         "default": None,
         "description": "The id of the motion adapter. Default: the model's own, or the only one that fits it.",
+    },
+    "loras": {
+        "type": ["array", "string", "null"],
+        "items": {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "object",
+                    "properties": {"model": {"type": "string"}, "strength": {"type": "number"}},
+                    "required": ["model"],
+                },
+            ]
+        },
+        "maxItems": MOST_LORAS,
+        "default": None,
+        "description": "LoRAs: ids, or objects with model and strength. As text: ID:STRENGTH, separated by commas.",
+        "example": [{"model": "pencil", "strength": 0.8}],
     },
     "clip_skip": _number(CLIP_SKIP, "How many of the text encoder's last layers to skip.", default=0),
     "output_type": {

@@ -10,7 +10,8 @@ from typing import Any
 
 from promptreel.api.field_reader import FieldReader, Limits, count_frames
 from promptreel.api.init_fields import read_any_init
-from promptreel.api.model_choice import fill_in, read_models
+from promptreel.api.lora_fields import read_loras
+from promptreel.api.model_choice import fill_in, read_lora_cards, read_models
 from promptreel.api.webhook_field import read_webhook
 from promptreel.encoding.decoder import Decoder
 from promptreel.errors import JobNotFound
@@ -26,7 +27,7 @@ from promptreel.jobs.params import (
     VideoParams,
 )
 from promptreel.media import Init
-from promptreel.models.composition import compose
+from promptreel.models.composition import compose, find_loras
 from promptreel.models.families import cost_of, negative_prompt_of, size_apart
 from promptreel.models.phrases import enhance_prompt, find_unknown_words
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistry
@@ -78,15 +79,18 @@ def read_create(
     enhance = reader.yes_no("enhance_prompt", default=False)
     value = _read_reference(reader) if reference == "input_reference" else reader.given(reference)
     init = read_any_init(reader, reference, value, fetcher=fetcher, decoder=decoder)
+    uses = read_loras(reader)
     made_with = read_models(reader, draft.model_id, models)
-    reader.raise_errors()
     card = made_with.checkpoint
+    loras = read_lora_cards(reader, uses, models, card, field="loras")
+    reader.raise_errors()
     filled, changes = fill_in(
         replace(draft, num_frames=num_frames), reader, made_with, by_seconds=not reader.is_set("num_frames")
     )
     params = replace(
         filled,
-        prompt=enhance_prompt(draft.prompt, card) if enhance else draft.prompt,
+        loras=uses,
+        prompt=enhance_prompt(draft.prompt, card, loras) if enhance else draft.prompt,
         negative_prompt=negative_prompt_of(card) if negative_prompt is None else negative_prompt,
         init_key=init.key if init else None,
     )
@@ -101,8 +105,9 @@ def read_remix(fields: Mapping[str, Any], source: VideoJob, models: ModelRegistr
     webhook_url = read_webhook(reader, fetcher)
     reader.raise_errors()
     card = compose(models, source.params.model_id, source.params.motion_adapter).checkpoint
+    loras = find_loras(models, source.params.loras, card)
     enhance = was_enhanced(source)
-    params = replace(source.params, prompt=enhance_prompt(prompt, card) if enhance else prompt)
+    params = replace(source.params, prompt=enhance_prompt(prompt, card, loras) if enhance else prompt)
     request = _remember(prompt, params, card, reader, enhance=enhance) | {"remixed_from": source.id}
     return NewJob(params=params, request=request, cost=cost_of(params, card), webhook_url=webhook_url)
 

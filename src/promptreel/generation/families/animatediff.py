@@ -1,14 +1,11 @@
-"""The AnimateDiff family: a Stable Diffusion checkpoint whose UNet is given motion modules (Guo et al. 2023).
-
-A checkpoint is a directory in diffusers' layout: unet, text_encoder, tokenizer, vae, scheduler, motion_adapter.
-"""
+"""The AnimateDiff family: a Stable Diffusion checkpoint whose UNet has motion modules (Guo et al. 2023, "AnimateDiff")."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -27,6 +24,7 @@ from promptreel.generation.families.windows import draw_noise, predict_in_window
 from promptreel.generation.finite import Stage, check_finite
 from promptreel.generation.latent_previews import fit_colors
 from promptreel.generation.loading import load_network, load_tokenizer
+from promptreel.generation.lora import LoraFile, Variants, add_loras, name_variant, share_weights
 from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.prompts import PromptEncoder
 from promptreel.generation.samplers.sampler import Call, Start
@@ -36,17 +34,17 @@ from promptreel.models.families import generated_size
 from promptreel.models.gate import Checkpoint, check_checkpoint, check_weights, hash_checkpoint
 from promptreel.models.registry import ModelCard
 
-# A VAE's activations are the largest tensors of all: it is given a few frames at a time. On a CPU it is given an even number of
-# parts, for two row threads; which frames are computed together hangs on nothing but how many there are, and their size.
+# A VAE's activations are the largest tensors of all, so it gets a few frames at a time. On a CPU the number of parts is even,
+# because there are two row threads. How frames are divided depends only on their number and size.
 _PIXELS_AT_ONCE = {"cpu": 20 * 96 * 96, "cuda": 16 * 512 * 512}
 _PARTS_BY = {"cpu": ROWS_OF_A_CALL, "cuda": 1}
 
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """A checkpoint's networks on a device, and what the engine asks of them. Tensors in and out are float32 on the CPU.
+    """A checkpoint on a device: UNet with motion modules, text encoder and VAE.
 
-    The networks run in `compute`, whatever thread asks. `on_part` is called between any two parts of a clip; it may raise.
+    They run in the row threads of `compute`, whichever thread asks.
     """
 
     card: ModelCard
@@ -57,18 +55,30 @@ class LoadedCheckpoint:
     unet: UNetMotionModel
     prompts: PromptEncoder
     vae: Any
+    variant: str = ""
+    variants: Variants = field(default_factory=Variants, repr=False, compare=False)
+
+    def with_loras(self, loras: Sequence[LoraFile]) -> LoadedCheckpoint:
+        """See LoadedModel."""
+        return self.variants.get(name_variant(loras), lambda variant: self._make_variant(variant, loras))
+
+    def _make_variant(self, variant: str, loras: Sequence[LoraFile]) -> LoadedCheckpoint:
+        unet, text_encoder = share_weights(self.unet), share_weights(self.prompts.text_encoder)
+        add_loras(unet, text_encoder, loras)
+        prompts = PromptEncoder(self.prompts.tokenizer, text_encoder)
+        return replace(self, unet=unet, prompts=prompts, variant=variant, variants=Variants())
 
     def encode_text(self, text: str, clip_skip: int = 0, chunks: int = 1) -> Tensor:
-        """Embeddings [1, tokens, width] of one text, on the device; a long text takes several windows of tokens, one behind
-        the other. `chunks` is their least number: what runs in one forward must be equally long.
+        """Embeddings [1, tokens, width] of one text, on the device. A long text takes several chunks; `chunks` is their least
+        number, because texts of one forward must be equally long.
 
-        Raises GenerationFailed when the text encoder has fewer layers than `clip_skip` leaves out.
+        Raises GenerationFailed if the text encoder has fewer layers than `clip_skip`.
         """
         embeddings = self._run(lambda: self.prompts.encode(text, clip_skip=clip_skip, chunks=chunks))
         return self._check(embeddings, "encoding the prompt")
 
     def count_chunks(self, text: str) -> int:
-        """How many of the text encoder's windows the text takes."""
+        """How many chunks the text takes."""
         return self.prompts.count_chunks(text)
 
     def latent_shape(self, num_frames: int, width: int, height: int) -> tuple[int, int, int, int, int]:
@@ -105,7 +115,7 @@ class LoadedCheckpoint:
     def ask(self, call: Call, conditioning: Conditioning) -> Rows:
         """See LoadedModel."""
         rows = conditioning if call.guided else conditioning.select(slice(-1, None))
-        latents, timestep = self.space.to_network(call.latents, call.timestep)
+        latents, timestep = self.space.to_model(call.latents, call.timestep)
         return Rows(
             self,
             latents.expand(len(rows), -1, -1, -1, -1),
@@ -120,7 +130,7 @@ class LoadedCheckpoint:
 
     def combine(self, output: Tensor, call: Call, conditioning: Conditioning, guidance_scale: float) -> Tensor:  # noqa: ARG002
         """See LoadedModel."""
-        return self.space.from_network(classifier_free(output, guidance_scale), call.latents, call.timestep)
+        return self.space.from_model(classifier_free(output, guidance_scale), call.latents, call.timestep)
 
     def forward(self, rows: Rows) -> Tensor:
         """See LoadedModel."""
@@ -147,7 +157,7 @@ class LoadedCheckpoint:
 
     @cached_property
     def colors(self) -> Tensor:
-        """What latents look like at a glance: see `fit_colors`. Fitted when it is first asked for."""
+        """See LoadedModel. Fitted on first use."""
         return fit_colors(self.encode)
 
     def decode(self, latents: Tensor, generator: torch.Generator, on_part: OnPart = go_on) -> Iterator[Tensor]:  # noqa: ARG002
@@ -159,9 +169,9 @@ class LoadedCheckpoint:
         yield from self._run_parts(self._decode_some, frames.tensor_split(count), on_part)
 
     def encode(self, frames: Tensor, on_part: OnPart = go_on) -> Tensor:
-        """Frames, uint8 [T, H, W, 3], to latents [1, C, T, h, w], scaled as in training: what `decode` turns back.
+        """See LoadedModel. The latents are scaled as in training. If the VAE encodes to a distribution, they are its mode.
 
-        Frames that stand still are encoded once. Of a VAE that encodes to a distribution it is the mode: nothing is drawn.
+        Consecutive equal frames are encoded once.
         """
         config = self.vae.config
         distinct, places = frames.unique_consecutive(return_inverse=True, dim=0)
@@ -174,7 +184,7 @@ class LoadedCheckpoint:
         return check_finite(numbers, stage, model_id=self.card.model_id, device=self.device)
 
     def _run_parts(self, work: Callable[[Tensor], Tensor], parts: Sequence[Tensor], on_part: OnPart) -> Iterator[Tensor]:
-        """Side by side, as far as there are row threads."""
+        """Runs as many parts at once as there are row threads."""
         works = (partial(torch.inference_mode()(work), part) for part in parts)
         with closing(self.compute.run_each(works)) as outputs:
             for output in outputs:
@@ -197,7 +207,7 @@ class LoadedCheckpoint:
         return self._check(latents.float().cpu(), "encoding the init")
 
     def _count_parts(self, frames: int, height: int, width: int) -> int:
-        """Into how many parts frames of this size, in pixels, are divided for the VAE."""
+        """The number of parts into which so many frames of this size, in pixels, are divided for the VAE."""
         kind = self.device.name.split(":")[0]
         at_once = max(1, _PIXELS_AT_ONCE[kind] // (height * width))
         by = _PARTS_BY[kind]

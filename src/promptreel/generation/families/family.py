@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from promptreel.generation.lora import LoraFile
 from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.samplers.sampler import Call, Start
 from promptreel.jobs.params import VideoParams
@@ -82,7 +83,7 @@ class Rows:
     def group_key(self) -> GroupKey:
         """Two requests may share a forward if this is equal."""
         shapes = (self.latents.shape[1:], self.timesteps.shape[1:], self.conditioning.shape)
-        return (self.model.model_hash, self.expert, *shapes)
+        return (self.model.model_hash, self.model.variant, self.expert, *shapes)
 
     def split(self) -> list[Rows]:
         """Each row by itself."""
@@ -146,6 +147,16 @@ class LoadedModel(Protocol):
     @property
     def colors(self) -> Tensor:
         """The matrix for previews, see `fit_colors`."""
+
+    @property
+    def variant(self) -> str:
+        """Names the LoRAs; empty without any."""
+
+    def with_loras(self, loras: Sequence[LoraFile]) -> LoadedModel:
+        """The same model with LoRAs. It shares the weights of this one, which does not change.
+
+        Raises CheckpointUnusable for a LoRA that does not fit.
+        """
 
     def fit_to(self, params: VideoParams) -> LoadedModel:
         """This model, or one that shares its networks and has the space for the request's clip."""

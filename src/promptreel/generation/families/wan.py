@@ -7,7 +7,7 @@ timestep of its own, 0 for those of a given first frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from promptreel.errors import GenerationFailed
+from promptreel.errors import CheckpointUnusable, GenerationFailed
 from promptreel.generation.compute import ROWS_OF_A_CALL, ComputeThreads
 from promptreel.generation.devices import Device
 from promptreel.generation.families.family import Conditioning, EncodedInit, Forward, OnPart, Prepared, Rows, go_on
@@ -25,6 +25,7 @@ from promptreel.generation.families.wan_text import WanTokenizer
 from promptreel.generation.families.wan_vae import WanVae
 from promptreel.generation.finite import Stage, check_finite
 from promptreel.generation.latent_previews import fit_colors
+from promptreel.generation.lora import LoraFile
 from promptreel.generation.model_space import ModelSpace, vp_scales
 from promptreel.generation.samplers.sampler import Call, Start
 from promptreel.jobs.params import VideoParams
@@ -60,6 +61,13 @@ class LoadedWan:
     expands_timesteps: bool
     takes_picture: bool
     read_picture: Callable[[Tensor], Tensor] | None
+    variant: str = ""
+
+    def with_loras(self, loras: Sequence[LoraFile]) -> LoadedWan:
+        """See LoadedModel."""
+        raise CheckpointUnusable(
+            f"The LoRA {loras[0].model_id!r} cannot be used with {self.card.model_id!r}: LoRAs for Wan are not applied yet."
+        )
 
     def fit_to(self, params: VideoParams) -> LoadedWan:
         """See LoadedModel."""
@@ -132,7 +140,7 @@ class LoadedWan:
     def ask(self, call: Call, conditioning: Conditioning) -> Rows:
         """See LoadedModel."""
         rows = conditioning if call.guided else conditioning.select(slice(-1, None))
-        latents, timestep = self.space.to_network(call.latents, call.timestep)
+        latents, timestep = self.space.to_model(call.latents, call.timestep)
         latents = latents.expand(len(rows), -1, -1, -1, -1)
         timestep = timestep.float()
         if (first := rows.tensors.get("first")) is not None:
@@ -163,9 +171,9 @@ class LoadedWan:
 
     def combine(self, output: Tensor, call: Call, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         """See LoadedModel. A given first frame is predicted as it is, so that the clip ends with it."""
-        _, timestep = self.space.to_network(call.latents, call.timestep)
+        _, timestep = self.space.to_model(call.latents, call.timestep)
         guided = classifier_free(output, self._scale(self._choose(timestep), guidance_scale))
-        prediction = self.space.from_network(guided, call.latents, call.timestep)
+        prediction = self.space.from_model(guided, call.latents, call.timestep)
         if (first := conditioning.tensors.get("first")) is None:
             return prediction
         signal, noise = vp_scales(self.space.sigma_at(call.timestep))

@@ -1,12 +1,12 @@
-"""Clips of more frames than the motion modules take: the network sees them through windows, and its outputs are blended.
+"""Clips of more frames than the motion modules take: the UNet sees them through windows, and its outputs are averaged.
 
 Each call is made of several forwards over windows of `max_frames` frames, whose outputs are averaged frame by frame as in
 MultiDiffusion (Bar-Tal et al. 2023, "MultiDiffusion: Fusing Diffusion Paths for Controlled Image Generation"). There are two
 kinds of windows, and the timestep alone decides which:
 
-- At high noise, the network decides what happens. Each window is spread over the whole clip and takes every second (third,
+- At high noise, the outputs decide what happens. Each window is spread over the whole clip and takes every second (third,
   ...) frame. So the clip is planned as one: a thing that moves to the left does so once, from end to end.
-- At low noise, it decides how things look. Each window is a run of frames and overlaps its neighbors by half. Weights fall off
+- At low noise, they decide how things look. Each window is a run of frames and overlaps its neighbors by half. Weights fall off
   towards the neighbors, so no frame shows a sudden change of windows.
 
 With spread windows alone, neighboring frames would not fit together; with runs alone, the motion would start anew in each

@@ -1,4 +1,4 @@
-"""All samplers, by the names that requests use."""
+"""All samplers, by the scheduler names in requests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from promptreel.generation.samplers.stock import stock_samplers
 
 
 def all_samplers() -> dict[str, Sample]:
-    """The 18 of `jobs/params.py: SCHEDULERS`."""
+    """A sampler for each name in `jobs/params.py: SCHEDULERS`."""
     return stock_samplers() | {
         "DDIMInverseScheduler": sample_ddim_inverse,
         "IPNDMScheduler": sample_ipndm,

@@ -1,9 +1,10 @@
 """DDIMInverseScheduler: DDIM's steps taken backwards (Song et al. 2021, "Denoising Diffusion Implicit Models", section 5.3).
 
-diffusers' class only turns clean latents into noise. What a request for a video can mean by it is one of two things. With an
-init clip: the clip is inverted up to `strength` and comes down again under the prompt, which edits it and keeps its motion
-(Hertz et al. 2022, "Prompt-to-Prompt Image Editing with Cross Attention Control", section 3.4). Without one: the map that the
-inversion would undo, which leads from noise to a clip.
+diffusers' class only turns clean latents into noise. A request for a video gets one of these:
+
+- With an init, the init is inverted up to `strength`, then denoised under the prompt. This edits a clip and keeps its motion
+  (Hertz et al. 2022, "Prompt-to-Prompt Image Editing with Cross Attention Control", section 3.4).
+- Without one, noise is denoised by steps that the inversion would undo.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.samplers.levels import ddim_move, first_step
 from promptreel.generation.samplers.sampler import Call, Sampler, Start
 
-# A correction must be smaller than this share of the step that it corrects, or the iteration does not converge.
-_CONTRACTING = 0.5
+# A correction above this share of its step counts as divergence.
+_MOST_CORRECTION = 0.5
 
 
 def sample_ddim_inverse(space: ModelSpace, start: Start) -> Sampler:
@@ -30,41 +31,41 @@ def sample_ddim_inverse(space: ModelSpace, start: Start) -> Sampler:
 
 
 def _undo_inversion(space: ModelSpace, start: Start) -> Sampler:
-    """Solves, step by step, for the latents that one step of inversion would turn into the ones at hand.
+    """Each step finds the latents that one inversion step would turn into the current ones.
 
-    The equation is implicit. Its solution is guessed with a DDIM step and improved with one fixed-point iteration; where that
-    does not contract, as with a strong guidance, the guess stands.
+    The equation is implicit. A DDIM step guesses its solution, and one fixed-point iteration improves the guess. If the
+    iteration does not contract, as under strong guidance, the guess stays.
     """
-    down = _trailing_timesteps(space, start.num_inference_steps)
-    total = 2 * (len(down) - 1)
+    timesteps = _trailing_timesteps(space, start.num_inference_steps)
+    total = 2 * (len(timesteps) - 1)
     latents = start.noise
-    for step in range(len(down) - 1):
-        above, below = down[step : step + 2]
+    for step in range(len(timesteps) - 1):
+        above, below = timesteps[step : step + 2]
         epsilon = yield from _ask_epsilon(space, latents, above, number=2 * step, total=total)
         guess = _move(space, latents, epsilon, above, below)
         epsilon = yield from _ask_epsilon(space, guess, below, number=2 * step + 1, total=total)
         better = _move(space, latents, epsilon, above, below)
-        contracts = float((better - guess).norm()) < _CONTRACTING * float((guess - latents).norm())
+        contracts = float((better - guess).norm()) < _MOST_CORRECTION * float((guess - latents).norm())
         latents = better if contracts else guess
     return latents
 
 
 def _edit(space: ModelSpace, start: Start, init: Tensor) -> Sampler:
-    """Up to `strength` at guidance 1, where the inversion is closest to exact, and down again under the prompt.
+    """Inverts `init` up to `strength` at guidance 1, where inversion is most exact. Then denoises under the prompt.
 
-    On the way up the network is told the timestep to which the step leads, as diffusers' class does: that undoes more of the
-    error of the step down, which looks from there.
+    A step up calls the model at the timestep where the step ends, as diffusers' class does. The same step down calls it at that
+    timestep too, so more of their errors cancel.
     """
-    down = _trailing_timesteps(space, start.num_inference_steps)
-    down = down[first_step(down[:-1], space, start) :]
-    steps = len(down) - 1
+    timesteps = _trailing_timesteps(space, start.num_inference_steps)
+    timesteps = timesteps[first_step(timesteps[:-1], space, start) :]
+    steps = len(timesteps) - 1
     latents = init
     for number in range(steps):
-        below, above = down[steps - number], down[steps - number - 1]
+        below, above = timesteps[steps - number], timesteps[steps - number - 1]
         epsilon = yield from _ask_epsilon(space, latents, above, number=number, total=2 * steps, guided=False)
         latents = _move(space, latents, epsilon, below, above)
     for step in range(steps):
-        above, below = down[step : step + 2]
+        above, below = timesteps[step : step + 2]
         epsilon = yield from _ask_epsilon(space, latents, above, number=steps + step, total=2 * steps)
         latents = _move(space, latents, epsilon, above, below)
     return latents
@@ -82,6 +83,6 @@ def _move(space: ModelSpace, latents: Tensor, epsilon: Tensor, timestep: int, fo
 
 
 def _trailing_timesteps(space: ModelSpace, steps: int) -> list[int]:
-    """As DDIM's own, from the last trained one down, and 0 at the end."""
+    """diffusers' "trailing" timesteps, falling from the last trained one, then 0."""
     trained = space.last_timestep + 1
     return [*map(int, np.arange(trained, 0, -trained / steps).round() - 1), 0]

@@ -1,9 +1,8 @@
 """IPNDMScheduler: the improved pseudo linear multistep method, on the checkpoint's noise levels.
 
 Zhang and Chen 2022, "Fast Sampling of Diffusion Models with Exponential Integrator" (iPNDM), after Liu et al. 2022, "Pseudo
-Numerical Methods for Diffusion Models on Manifolds": epsilons of up to four steps, of two with guidance, are mixed as Adams and
-Bashforth do, and one DDIM step is made along the mixture. diffusers' class has noise levels of its own in place of the
-checkpoint's.
+Numerical Methods for Diffusion Models on Manifolds". Adams-Bashforth combines the epsilons of up to four steps (two with
+guidance), and a DDIM step follows the result. diffusers' class ignores the checkpoint's noise levels and uses its own.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.samplers.levels import ddim_move, first_step, vp_latents
 from promptreel.generation.samplers.sampler import Call, Sampler, Start
 
-# Adams-Bashforth of orders 1 to 4, the newest epsilon first.
+# Adams-Bashforth weights of orders 1 to 4, newest epsilon first.
 _WEIGHTS = (
     (1.0,),
     (3 / 2, -1 / 2),

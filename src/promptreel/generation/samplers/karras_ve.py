@@ -17,10 +17,10 @@ from promptreel.generation.samplers.variance_exploding import (
     noisy_latents,
 )
 
-# By how much a step first raises its noise level. The paper's S_churn, divided among at most 50 steps, would reach its bound of
-# 0.41, which costs accuracy that so few steps do not win back.
+# A step first raises its noise level by this share. The paper divides S_churn by the number of steps, and bounds the share at
+# 0.41. At 50 steps or fewer its S_churn reaches that bound, and so few steps do not recover the accuracy that this costs.
 _CHURN = 0.1
-_CHURNED = (0.05, 50.0)  # S_min and S_max of the paper; S_noise is 1
+_CHURNED_SIGMAS = (0.05, 50.0)  # the paper's S_tmin and S_tmax; S_noise is 1
 
 
 def sample_karras_ve(space: ModelSpace, start: Start) -> Sampler:
@@ -36,14 +36,14 @@ def sample_karras_ve(space: ModelSpace, start: Start) -> Sampler:
         slope = yield from ask_epsilon(space, latents, churned, number=2 * step, total=total)
         euler = latents + (following - churned) * slope
         if following > 0:
-            there = yield from ask_epsilon(space, euler, following, number=2 * step + 1, total=total)
-            slope = (slope + there) / 2
+            slope_after = yield from ask_epsilon(space, euler, following, number=2 * step + 1, total=total)
+            slope = (slope + slope_after) / 2
         latents = latents + (following - churned) * slope
     return latents
 
 
 def _churn(space: ModelSpace, sigma: float) -> float:
-    """The raised noise level, never one that the network was not trained on."""
-    lowest, highest = _CHURNED
+    """The raised noise level, at most the highest that the model was trained on."""
+    lowest, highest = _CHURNED_SIGMAS
     raised = sigma * (1 + _CHURN) if lowest <= sigma <= highest else sigma
     return max(sigma, min(raised, float(space.sigmas[-1])))

@@ -23,15 +23,15 @@ from promptreel.generation.samplers.variance_exploding import (
 )
 
 _MOST_JUMPS = 4
-_LEAST_CALLS = 3  # of a jump; fewer do not follow the way
+_LEAST_CALLS = 3  # for a jump; fewer do not follow the probability flow
 
 
 def sample_lcm(space: ModelSpace, start: Start) -> Sampler:
     """One call a step. Returns the clean latents, float32 [1, C, T, h, w].
 
-    A distilled network makes each jump in one call, which is what diffusers' class expects of all. Any other one would only
-    answer with the mean of what is possible, a third too flat: there a jump follows the way that distillation would have
-    learned, in several calls.
+    A distilled model makes each jump in one call, as diffusers' class assumes. Another model's single call would give the mean
+    of all possible clips, a third too flat. For such a model, a jump takes several calls, along the probability flow that
+    distillation would have taught.
     """
     if space.distilled:
         return (yield from sample_stock("LCMScheduler", space, start))
@@ -59,18 +59,18 @@ def _jump_in_several_calls(space: ModelSpace, start: Start) -> Sampler:
 def _integrate(
     space: ModelSpace, latents: Tensor, sigmas: list[float], *, number: int, total: int
 ) -> Generator[Call, Tensor, Tensor]:
-    """Clean latents at the end of the probability flow from `sigmas[0]` on, by DPM-Solver++(2M), one call a step.
+    """Follows the probability flow from `sigmas[0]` to 0 by DPM-Solver++(2M), one call a step; returns clean latents.
 
-    Lu et al. 2022, "DPM-Solver++", Algorithm 2, in latents `clean + sigma * epsilon`: h is the fall of log(sigma), and the
+    Lu et al. 2022, "DPM-Solver++", Algorithm 2, for latents `clean + sigma * epsilon`: h is the decrease of log(sigma), and the
     clean latents of two calls are extrapolated to the middle of the step.
     """
-    last = len(sigmas) - 2  # from there one call leads to 0
-    clean_before, fall_before = latents, math.inf
+    last = len(sigmas) - 2  # the step to 0, which ends at the model's clean latents
+    clean_before, h_before = latents, math.inf
     for call in range(last):
         sigma, following = sigmas[call : call + 2]
         clean = yield from ask_clean(space, latents, sigma, number=number + call, total=total)
-        fall = math.log(sigma / following)
-        middle = clean + fall / (2 * fall_before) * (clean - clean_before)
+        h = math.log(sigma / following)
+        middle = clean + h / (2 * h_before) * (clean - clean_before)
         latents = following / sigma * latents + (1 - following / sigma) * middle
-        clean_before, fall_before = clean, fall
+        clean_before, h_before = clean, h
     return (yield from ask_clean(space, latents, sigmas[last], number=number + last, total=total))

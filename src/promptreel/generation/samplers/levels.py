@@ -1,4 +1,4 @@
-"""What samplers share that walk down a list of timesteps: where strength lets them begin, and the step of DDIM."""
+"""Shared by samplers over a list of timesteps: the first step at a strength, the first latents, and the DDIM step."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from promptreel.generation.samplers.sampler import Start
 
 
 def first_step(timesteps: Sequence[int] | np.ndarray[Any, Any], space: ModelSpace, start: Start) -> int:
-    """The step whose timestep is nearest to `strength` of the trained ones; 0 where nothing is kept of an init.
+    """Index of the timestep nearest to `strength` times the last trained one; 0 if no init is kept.
 
-    `timesteps` fall, one for each step. diffusers' pipelines count steps, `int(strength * steps)`: for a few steps that is
-    another noise level, or no step at all.
+    `timesteps` fall, one for each step. diffusers' pipelines make `int(strength * steps)` steps instead. With few steps, that
+    begins at another noise level, or makes no step at all.
     """
     if start.kept_init is None:
         return 0
@@ -25,7 +25,7 @@ def first_step(timesteps: Sequence[int] | np.ndarray[Any, Any], space: ModelSpac
 
 
 def vp_latents(start: Start, sigma: float) -> Tensor:
-    """What to begin with at `sigma`, variance preserving, [1, C, T, h, w]: noise, or the init with noise."""
+    """First latents at `sigma`, variance preserving, [1, C, T, h, w]: noise, or the init with noise."""
     if start.kept_init is None:
         return start.noise
     signal, noise = vp_scales(sigma)
@@ -33,9 +33,10 @@ def vp_latents(start: Start, sigma: float) -> Tensor:
 
 
 def ddim_move(latents: Tensor, epsilon: Tensor, sigma: float, following: float) -> Tensor:
-    """From one noise level to another, up or down, along `epsilon` (Song et al. 2021, "Denoising Diffusion Implicit Models").
+    """A step along `epsilon` from `sigma` up or down to `following`.
 
-    Equation 12 without noise; in latents divided by their signal it is `+ (following - sigma) * epsilon`.
+    Song et al. 2021, "Denoising Diffusion Implicit Models", equation 12 without noise. For latents divided by their signal, it
+    adds `(following - sigma) * epsilon`.
     """
     length = math.hypot(1, following)
     return latents * (math.hypot(1, sigma) / length) + epsilon * ((following - sigma) / length)

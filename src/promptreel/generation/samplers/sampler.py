@@ -1,14 +1,14 @@
-"""What a sampler is: a generator that asks for model outputs and returns the clean latents.
+"""A sampler is a generator that asks for model outputs and returns the clean latents.
 
     sampler = sample(space, Start(noise, num_inference_steps, generator))
     call = next(sampler)
     while True:
         try:
-            call = sampler.send(output)     # the space's own prediction at (call.latents, call.timestep), guided
+            call = sampler.send(output)     # at (call.latents, call.timestep), of space.prediction_type, guided
         except StopIteration as finished:
             latents = finished.value
 
-The engine so drives every scheduler in the same way, whatever it does between two calls, and may hold many at once.
+So the engine runs every scheduler in the same way, and many at once.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from promptreel.generation.model_space import ModelSpace
 class Start:
     """What a sampler begins with.
 
-    `noise` float32 [1, C, T, h, w], unit variance; `generator` the request's own, for all later randomness. `init` are the
-    clean latents of an init clip, scaled as in training, of the same shape. `strength`, 0 to 1, is the noise level to start at,
-    as a share of the trained timesteps, and only matters with an init. At least one step is made, always. `guided` says whether
-    guidance is at work: methods of a higher order than the second then fall back to it.
+    `noise`: float32 [1, C, T, h, w], of unit variance. `generator`: the request's own, for all later randomness. `init`: clean
+    latents of the same shape, scaled as in training. `strength`, 0 to 1: the first timestep as a share of the trained ones;
+    used only with an init. At least one step is made. `guided`: whether the request uses guidance, which limits
+    `highest_order`.
     """
 
     noise: Tensor
@@ -41,24 +41,25 @@ class Start:
 
     @property
     def highest_order(self) -> int:
-        """Of a multistep method. Each order extrapolates further from the outputs so far, and guidance multiplies how much they
-        change from step to step: at scale 7.5, the fourth order of Adams and Bashforth ends far from the solution (ADR 10).
+        """The highest order that a multistep method may use.
+
+        Higher orders extrapolate further, and guidance multiplies the changes between outputs. At scale 7.5, fourth-order
+        Adams-Bashforth ends far from the solution (ADR 10).
         """
         return 2 if self.guided else 4
 
     @property
     def kept_init(self) -> Tensor | None:
-        """The init, unless a strength of 1 asks for all of it to be destroyed: even pure noise levels keep a trace of it."""
+        """The init, unless strength is 1. An init must then leave no trace, and even the noisiest level keeps one."""
         return self.init if self.strength < 1 else None
 
 
 @dataclass(frozen=True)
 class Call:
-    """What the network must see next.
+    """The model's next input.
 
-    `latents` float32 [1, C, T, h, w], scaled as in training; `timestep` a 0-dim tensor, maybe fractional; `number` counts the
-    calls from 0 and stays below `total`, which may be more than it takes in the end. Without `guided` the call is for the
-    prompt alone, at guidance 1.
+    `latents`: float32 [1, C, T, h, w], scaled as in training. `timestep`: 0-dim, possibly fractional. `number`: counts calls
+    from 0. `total`: an upper bound of the number of calls. `guided`: if False, the call is for the prompt alone, at guidance 1.
     """
 
     latents: Tensor

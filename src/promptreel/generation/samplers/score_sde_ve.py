@@ -1,7 +1,7 @@
-"""ScoreSdeVeScheduler: the predictor-corrector sampler of the variance exploding SDE, on the checkpoint's noise levels.
+"""ScoreSdeVeScheduler: the predictor-corrector sampler of the variance-exploding SDE, on the checkpoint's noise levels.
 
-Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", Algorithms 1 and 4. Its predictor
-here is the ancestral one (their appendix F), whose variance is that of the exact posterior: with 50 steps or fewer the reverse
+Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", Algorithms 1 and 4. The
+predictor is the ancestral one (appendix F), with the variance of the exact posterior. At 50 steps or fewer, the reverse
 diffusion predictor adds too much noise.
 """
 
@@ -16,7 +16,7 @@ from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.samplers.sampler import Sampler, Start
 from promptreel.generation.samplers.variance_exploding import ask_epsilon, count_steps, highest_sigma, noisy_latents
 
-_SIGNAL_TO_NOISE = 0.15  # of a Langevin step; the paper's r
+_SIGNAL_TO_NOISE = 0.15  # of a Langevin step: r in the paper
 
 
 def sample_score_sde_ve(space: ModelSpace, start: Start) -> Sampler:
@@ -29,7 +29,7 @@ def sample_score_sde_ve(space: ModelSpace, start: Start) -> Sampler:
         epsilon = yield from ask_epsilon(space, latents, sigma, number=2 * step, total=2 * steps)
         latents = _correct(latents, epsilon, sigma, start.generator)
         epsilon = yield from ask_epsilon(space, latents, sigma, number=2 * step + 1, total=2 * steps)
-        # The last step ends at 0, where no noise is added: it returns the mean.
+        # The last step ends at sigma 0, so it adds no noise and returns the mean.
         kept = (following / sigma) ** 2
         noise = torch.randn(latents.shape, generator=start.generator)
         latents = latents - sigma * (1 - kept) * epsilon + following * math.sqrt(1 - kept) * noise
@@ -37,9 +37,9 @@ def sample_score_sde_ve(space: ModelSpace, start: Start) -> Sampler:
 
 
 def _correct(latents: Tensor, epsilon: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
-    """One step of Langevin dynamics at a noise level, along the score -epsilon / sigma.
+    """One step of Langevin dynamics at `sigma`, along the score -epsilon / sigma.
 
-    The norms that make its size are of this request alone, so that no other one in the batch changes the clip.
+    The norms are of this request alone, so other requests in the batch do not change the step's size.
     """
     noise = torch.randn(latents.shape, generator=generator)
     score_norm = float(epsilon.norm()) / sigma

@@ -14,7 +14,7 @@ from promptreel.encoding.decoder import Decoder
 from promptreel.encoding.scaling import scale_clip
 from promptreel.encoding.video import encode
 from promptreel.errors import DiskFull, PromptreelError, StorageFailed, is_disk_full
-from promptreel.generation.engine import Engine
+from promptreel.generation.engine import Engine, Generated
 from promptreel.generation.failures import named_failures
 from promptreel.generation.latent_previews import OnPreview
 from promptreel.generation.seat import OnWait, in_turn
@@ -104,7 +104,7 @@ def _make_folder(scratch: Path) -> None:
 
 @dataclass(frozen=True)
 class MadeVideo:
-    """An encoded file, its share of the seconds of the network's forwards, and the peak memory."""
+    """An encoded file, its share of the seconds in forwards, and the peak memory."""
 
     video: Video
     device_seconds: float
@@ -145,7 +145,7 @@ def make_video(
         on_progress(JobStage.ENCODING, 0.0)
         scaled = scale_clip(made.clip, params.width, params.height)
         with in_turn(makers.encoders, lambda: on_progress(JobStage.ENCODING, 0.0)):
-            video = encode(scaled, path, output_type=params.output_type, metadata=provenance(params, made.model_hash))
+            video = encode(scaled, path, output_type=params.output_type, metadata=provenance(params, made))
     return MadeVideo(video, made.device_seconds, made.peak_memory_mb)
 
 
@@ -169,10 +169,11 @@ def _decode_init(init: Init | None, params: VideoParams, makers: Makers, on_wait
         return makers.decoder.decode(init, num_frames=params.num_frames, fps=params.fps, width=width, height=height)
 
 
-def provenance(params: VideoParams, model_hash: str) -> dict[str, object]:
+def provenance(params: VideoParams, made: Generated) -> dict[str, object]:
     """What is needed to make the same video again, for the file's comment. Contains no times: equal requests give equal bytes.
 
     `init_key` contains the init's hash.
     """
-    versions = {name: version(name) for name in ("promptreel", "torch", "diffusers")}
-    return {**params.to_json(), "model_sha256": model_hash, "versions": versions}
+    versions = {name: version(name) for name in ("promptreel", "torch", "diffusers", *(("peft",) if params.loras else ()))}
+    hashes = {"model_sha256": made.model_hash, "lora_sha256": dict(made.lora_hashes)}
+    return {**params.to_json(), **hashes, "versions": versions}

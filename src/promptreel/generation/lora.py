@@ -1,0 +1,164 @@
+"""LoRA (Hu et al. 2021): small changes to a model's layers, applied to a copy that shares the model's weights.
+
+The model itself never changes: `y = base(x) + strength * alpha / rank * up(down(x))` is computed by the copy's layers. So jobs
+with different LoRAs, and jobs without any, run side by side, and the bits of the latter cannot change. diffusers and peft read
+the files' many spellings and build the layers.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
+from diffusers.utils import set_weights_and_activate_adapters
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from promptreel.errors import CheckpointUnusable
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+MOST_VARIANTS = 8
+"""Copies kept of one model. Each takes its LoRAs' weights, and some megabytes for its modules."""
+
+_PEFT_PREFIX = "base_model.model."
+_IN_UNET = ("down_blocks.", "mid_block.", "up_blocks.", "conv_in.", "conv_out.", "time_embedding.")
+# AnimateDiff's motion LoRAs, such as those for camera movements, as their authors published them.
+_MOTION = re.compile(
+    r"(?:module\.)?(?:unet\.)?(?P<modules>.+\.motion_modules\.\d+)\.temporal_transformer\.(?P<block>transformer_blocks\.\d+)"
+    r"\.attention_blocks\.(?P<number>[01])\.processor\.(?P<layer>to_q|to_k|to_v|to_out)_lora\.(?P<half>down|up)\.weight"
+)
+# What follows a layer's name in any of the layouts that diffusers understands.
+_SUFFIX = re.compile(r"(?:\.lora_linear_layer|\.lora|_lora)(?:\.down|\.up|_A|_B|\.A|\.B)?(?:\.\w+)?\.weight$")
+
+
+# diffusers' name for a layer of the text encoder, while it converts kohya's.
+_TEXT_LAYER = re.compile(r"\.to_(q|k|v|out)$")
+
+
+@dataclass(frozen=True)
+class LoraFile:
+    """A checked safetensors file, and how strongly it is applied; 1 is as trained, 0 changes nothing."""
+
+    model_id: str
+    path: Path
+    sha256: str
+    strength: float
+
+
+def name_variant(files: Sequence[LoraFile]) -> str:
+    """Names a model with these LoRAs. Equal sets, in the same order and as strong, have the same name."""
+    return "+".join(f"{file.sha256}*{file.strength}" for file in files)
+
+
+class Variants:
+    """A model's copies with LoRAs, so that the next job with the same ones need not wait. Safe to use from several threads."""
+
+    def __init__(self, most: int = MOST_VARIANTS) -> None:
+        self._most = most
+        self._kept: OrderedDict[str, Any] = OrderedDict()
+        self._making = threading.Lock()
+
+    def get(self, name: str, make: Callable[[str], T]) -> T:
+        """The copy of this name; makes it if it is not kept. The one that was used longest ago is dropped."""
+        with self._making:
+            found: T = self._kept[name] if name in self._kept else make(name)
+            self._kept[name] = found
+            self._kept.move_to_end(name)
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+            return found
+
+
+def share_weights(module: nn.Module) -> Any:
+    """A copy of a module that has the same tensors. Layers of the copy can be replaced; weights must not be written."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+
+
+def add_loras(unet: Any, text_encoder: Any, files: Sequence[LoraFile]) -> None:
+    """Adds LoRAs to modules that nobody else uses. Raises CheckpointUnusable for a file that fits neither of the two."""
+    strengths: dict[str, dict[str, float]] = {"unet": {}, "text_encoder": {}}
+    for number, file in enumerate(files):
+        name = f"lora_{number}"
+        for part in _add_lora(unet, text_encoder, file, name):
+            strengths[part][name] = file.strength
+    for part, module in (("unet", unet), ("text_encoder", text_encoder)):
+        if strengths[part]:
+            set_weights_and_activate_adapters(module, list(strengths[part]), list(strengths[part].values()))
+            _freeze(module)
+
+
+def _freeze(module: Any) -> None:
+    """Gives the new layers the device and number format of the others."""
+    for name, weight in module.named_parameters():
+        if ".lora_" in name:
+            weight.requires_grad_(False)
+            weight.data = weight.data.to(module.device, module.dtype)
+
+
+def _add_lora(unet: Any, text_encoder: Any, file: LoraFile, name: str) -> set[str]:
+    """Returns the modules that it changes: `unet`, `text_encoder` or both."""
+    tensors, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(
+        {rename(key): tensor for key, tensor in _read(file).items()}, unet_config=unet.config
+    )
+    parts = {layer.split(".")[0] for layer in fitting_layers(tensors, unet=unet, text_encoder=text_encoder)}
+    if not parts:
+        raise CheckpointUnusable(
+            f"The LoRA {file.model_id!r} changes no layer that the model has: it was made for another one."
+        )
+    try:
+        if "unet" in parts:
+            StableDiffusionLoraLoaderMixin.load_lora_into_unet(tensors, network_alphas=alphas, unet=unet, adapter_name=name)
+        if "text_encoder" in parts:
+            StableDiffusionLoraLoaderMixin.load_lora_into_text_encoder(
+                tensors, network_alphas=alphas, text_encoder=text_encoder, adapter_name=name
+            )
+    except (RuntimeError, ValueError, KeyError) as error:
+        log.warning("LoRA %s cannot be applied", file.model_id, exc_info=error)
+        raise CheckpointUnusable(
+            f"The LoRA {file.model_id!r} does not fit the model, whose layers have other sizes: it was made for another one."
+        ) from error
+    return parts
+
+
+def fitting_layers(names: Iterable[str], *, unet: nn.Module, text_encoder: nn.Module) -> set[str]:
+    """The layers that the tensors of a LoRA change, such as `unet.mid_block.attentions.0.proj_in`, of those that there are."""
+    there = {f"unet.{name}" for name, _ in unet.named_modules()}
+    there |= {f"text_encoder.{name}" for name, _ in text_encoder.named_modules()}
+    named = {_SUFFIX.sub("", name) for name in names if _SUFFIX.search(name)}
+    plain = {name.replace(".processor.", ".").replace("text_encoder.text_model.", "text_encoder.") for name in named}
+    in_unet = {name + ".0" if name.endswith(".to_out") else name for name in plain}
+    in_text_encoder = {_TEXT_LAYER.sub(r".\1_proj", name) for name in plain if name.startswith("text_encoder.")}
+    return there & (in_unet | in_text_encoder)
+
+
+def rename(key: str) -> str:
+    """A tensor's name as diffusers' LoRA loaders know it. They know kohya's names and their own."""
+    motion = _MOTION.fullmatch(key)
+    if motion is not None:
+        layer = motion["layer"].replace("to_out", "to_out.0")
+        return (
+            f"unet.{motion['modules']}.{motion['block']}.attn{int(motion['number']) + 1}.{layer}.lora.{motion['half']}.weight"
+        )
+    key = key.removeprefix(_PEFT_PREFIX)
+    if key.startswith("text_model."):
+        return f"text_encoder.{key}"
+    return f"unet.{key}" if key.startswith(_IN_UNET) else key
+
+
+def _read(file: LoraFile) -> dict[str, Tensor]:
+    try:
+        return load_file(file.path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointUnusable(f"The file of the LoRA {file.model_id!r} cannot be read. Import it again.") from error
