@@ -26,6 +26,7 @@ from promptreel.generation.loading import build, read_weights
 from promptreel.generation.model_space import ModelSpace
 from promptreel.models.composition import ModelSet
 from promptreel.models.gate import Network, check_weights, hash_checkpoint
+from promptreel.models.registry import ModelCard
 from promptreel.models.wan.checkpoint import WanCheckpoint, check_wan
 
 _CLASSES: dict[str, Callable[..., Any]] = {
@@ -49,17 +50,17 @@ def check_wan_model(models: ModelSet, device: Device, compute: ComputeThreads) -
         for name, tensor in network.tensors.items()
         if name != "encoder.embed_tokens.weight"  # the same as another
     )
-    load = partial(_load, checkpoint, hash_checkpoint(checkpoint), device, compute)
+    load = partial(_load, models.checkpoint, checkpoint, hash_checkpoint(checkpoint), device, compute)
     return Loadable(size_bytes, tuple(checkpoint.files.values()), lambda: compute.run(load))
 
 
-def _load(checkpoint: WanCheckpoint, model_hash: str, device: Device, compute: ComputeThreads) -> LoadedWan:
+def _load(card: ModelCard, checkpoint: WanCheckpoint, model_hash: str, device: Device, compute: ComputeThreads) -> LoadedWan:
     networks = {name: _load_network(network, device) for name, network in checkpoint.networks.items()}
     vae = networks["vae"]
     turns = Turns(networks, device.name, together=_fits(networks, device))
-    spaces = _make_spaces(checkpoint)
+    spaces = _make_spaces(checkpoint, card)
     return LoadedWan(
-        card=checkpoint.card,
+        card=card,
         model_hash=model_hash,
         device=device,
         compute=compute,
@@ -116,9 +117,9 @@ def _fits(networks: dict[str, Any], device: Device) -> bool:
     return sum(map(count_bytes, networks.values())) + _FREE_BYTES <= free
 
 
-def _make_spaces(checkpoint: WanCheckpoint) -> dict[bool, ModelSpace]:
+def _make_spaces(checkpoint: WanCheckpoint, card: ModelCard) -> dict[bool, ModelSpace]:
     """By whether a clip is small."""
-    card, table = checkpoint.card, checkpoint.noise_table
+    table = checkpoint.noise_table
     try:
         if card.flow_shift == "by_size":
             return {is_small: ModelSpace({**table, "shift": shift}) for is_small, shift in SHIFTS_BY_SIZE.items()}

@@ -63,7 +63,6 @@ class WanCheckpoint:
     beside its own.
     """
 
-    card: ModelCard
     networks: Mapping[str, Network]
     tokenizer: UnigramParts
     noise_table: Mapping[str, Any]
@@ -75,7 +74,7 @@ class WanCheckpoint:
 
 def check_wan(card: ModelCard) -> WanCheckpoint:
     """Checks names, configs and the headers of weight files. Raises CheckpointUnusable with the reason."""
-    checkpoint = read_wan(check_folder(card.path), card)
+    checkpoint = read_wan(check_folder(card.path))
     vae = checkpoint.networks["vae"].arguments
     multiple = 2 * vae["scale_factor_spatial"]
     if WAN.size_multiple_of(card) != multiple:
@@ -86,8 +85,8 @@ def check_wan(card: ModelCard) -> WanCheckpoint:
     return checkpoint
 
 
-def read_wan(root: Path, card: ModelCard) -> WanCheckpoint:
-    """As `check_wan`, of a folder whose names were checked, and without the card's base."""
+def read_wan(root: Path) -> WanCheckpoint:
+    """As `check_wan`, of a folder whose names were checked, and without a card."""
     index, components = _read_index(root)
     parts = _read_parts(root, components)
     _check_layouts(parts)
@@ -97,7 +96,6 @@ def read_wan(root: Path, card: ModelCard) -> WanCheckpoint:
     for part in parts.values():
         files |= part.files
     return WanCheckpoint(
-        card=card,
         networks={
             name: Network(class_name=part.class_name, arguments=part.config.arguments, tensors=part.tensors)
             for name, part in parts.items()
@@ -125,8 +123,8 @@ def _read_index(root: Path) -> tuple[_Index, dict[str, str]]:
     for component, value in named.items():
         check_class(component, value, CLASSES, "Use a Wan checkpoint as it was published")
     for component in CLASSES:
-        if component in named and (root / component).is_dir():
-            continue
+        if component == "image_processor" or (component in named and (root / component).is_dir()):
+            continue  # all pictures are prepared in the same way
         if component in named or component not in OPTIONAL:
             raise CheckpointUnusable(
                 f"The checkpoint has no {component}/, or {INDEX_NAME} does not name it. Download it again, as it was published."
