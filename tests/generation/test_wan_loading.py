@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import CLIPVisionConfig, CLIPVisionModel, T5TokenizerFast, UMT5Config, UMT5EncoderModel
 
+from promptreel.errors import CheckpointUnusable
 from promptreel.generation.compute import ComputeThreads
 from promptreel.generation.devices import Device
 from promptreel.generation.families.wan_loading import _format_of, _load_network, check_wan_model
@@ -268,3 +271,20 @@ def test_tokens_are_those_of_transformers(tmp_path: Path, text: str) -> None:
 
     assert torch.equal(ids, told.input_ids)
     assert torch.equal(mask, told.attention_mask)
+
+
+@pytest.mark.parametrize(("tail", "usable"), [(b"a\0b\0", True), (b"\xff\xfe", False)])
+def test_damaged_table_of_characters_is_an_unusable_checkpoint(tmp_path: Path, tail: bytes, usable: bool) -> None:
+    """The library panics at it, which is no Exception: a worker would go down with it."""
+    folder = make_tiny_wan(tmp_path / "wan")
+    file = folder / "tokenizer" / "tokenizer.json"
+    table = base64.b64encode((1024).to_bytes(4, "little") + bytes(1024) + tail).decode()
+    file.write_text(
+        json.dumps(json.loads(file.read_text()) | {"normalizer": {"type": "Precompiled", "precompiled_charsmap": table}})
+    )
+    parts = check(folder).tokenizer
+    if usable:
+        assert WanTokenizer(parts).split("a cat")
+        return
+    with pytest.raises(CheckpointUnusable, match="A tokenizer cannot be built"):
+        WanTokenizer(parts)

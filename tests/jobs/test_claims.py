@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from sqlalchemy import select, text, update
 from sqlalchemy.dialects import sqlite
 
 from promptreel.errors import JobLost
-from promptreel.jobs.claims import first_in_line
+from promptreel.jobs.claims import PASSED_FOR, first_in_line
 from promptreel.jobs.database import Database, read_transaction, write_transaction
 from promptreel.jobs.job import Claim, Job, JobStage, JobStatus
+from promptreel.jobs.keys import KeyLimits, KeyStore
 from promptreel.jobs.store import JobStore, WorkerRecord
 from promptreel.jobs.tables import attempts, jobs
 from tests.jobs.factories import START, Clock, make_new_job, make_result
@@ -475,3 +477,65 @@ def test_job_to_be_cancelled_is_not_put_off(store: JobStore) -> None:
     store.put_off(claim, code="disk_full", message="No room.")
 
     assert store.get(job.id).status is JobStatus.CANCELLED
+
+
+def take(store: JobStore, *, loaded: tuple[str, ...], **values: object) -> str | None:
+    """The model of the job that a worker with these models loaded gets; the job ends at once."""
+    taken = store.claim("w", loaded=loaded, **values)
+    if taken is None:
+        return None
+    store.finish(taken[0], make_result(f"{taken[1].id}.mp4"))
+    return taken[1].params.model_id
+
+
+def test_jobs_whose_models_are_loaded_come_first(store: JobStore) -> None:
+    for model_id in ("a", "b", "a", "b", "c"):
+        store.submit(make_new_job(model_id=model_id))
+
+    assert [take(store, loaded=("b",)) for _ in range(5)] == ["b", "b", "a", "a", "c"]
+
+
+def test_first_in_line_is_passed_for_a_bounded_time(store: JobStore, clock: Clock) -> None:
+    store.submit(make_new_job(model_id="a"))
+    for _ in range(4):
+        store.submit(make_new_job(model_id="b"))
+    clock.advance(3600)  # the time in the queue does not matter
+
+    assert take(store, loaded=("b",)) == "b"
+    clock.advance(PASSED_FOR.total_seconds() - 1)
+    assert take(store, loaded=("b",)) == "b"
+    clock.advance(1)
+    assert take(store, loaded=("b",)) == "a"
+    assert take(store, loaded=("a",)) == "b"
+
+
+def test_models_are_told_apart_whole(store: JobStore) -> None:
+    store.submit(make_new_job(model_id="sd"))
+    store.submit(make_new_job(model_id="sd-2"))
+    store.submit(make_new_job(model_id="sd", motion_adapter="v3"))
+
+    assert take(store, loaded=("sd-2",)) == "sd-2"
+    claim = store.claim("w", loaded=("sd+v3",))
+    assert claim is not None
+    assert claim[1].params.motion_adapter == "v3"
+
+
+def test_jobs_of_loaded_models_run_side_by_side(store: JobStore) -> None:
+    for model_id in ("cutout", "a", "b"):
+        store.submit(make_new_job(model_id=model_id))
+    _, first = claim_next(store)
+
+    assert store.claim("w", beside=first.params) is None
+    beside = store.claim("w", beside=first.params, loaded=("cutout", "b"))
+    assert beside is not None
+    assert beside[1].params.model_id == "b"
+
+
+def test_key_at_its_limit_is_not_preferred_for_its_model(database: Database, store: JobStore) -> None:
+    key = KeyStore(database).create("shop", KeyLimits(max_running=1))[0].id
+    store.submit(replace(make_new_job(model_id="b"), api_key_id=key))
+    store.submit(replace(make_new_job(model_id="b"), api_key_id=key))
+    store.submit(make_new_job(model_id="a"))
+    assert store.claim("w", loaded=("b",)) is not None
+
+    assert take(store, loaded=("b",)) == "a"

@@ -80,10 +80,10 @@ class Residency:
                 self._changed.notify_all()
 
     def list_loaded(self) -> list[str]:
-        """The ids of the loaded models, the most recently used first."""
+        """The loaded models by name, the most recently used first."""
         with self._changed:
             latest = sorted(self._residents, key=lambda each: (each.users, each.last_used), reverse=True)
-            return [each.models.checkpoint.model_id for each in latest]
+            return [each.models.name for each in latest]
 
     def _enter(self, models: ModelSet) -> Resident | None:
         """Counts a user of the model, if it is loaded."""

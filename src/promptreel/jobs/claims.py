@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, func, insert, literal, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, insert, literal, or_, select, update
 
 from promptreel.errors import JobLost, WorkerLost
 from promptreel.jobs.clock import Moment
@@ -38,10 +38,15 @@ FIRST_WAIT, LONGEST_WAIT, MOST_WAITS = timedelta(minutes=1), timedelta(hours=1),
 """The waits of a job that is put off. Each is twice the one before, up to the longest. All together take 19 hours."""
 
 
+PASSED_FOR = timedelta(seconds=20)
+"""How long a job whose model is not loaded may be passed by others whose models are."""
+
+
 @dataclass(frozen=True)
 class Taker:
     """A worker that asks for a job. `beside`: the params of a job that it runs on its device, if any. `aside`: the kinds that
-    use no device, and so run beside any job. `is_busy`: whether it runs any job.
+    use no device, and so run beside any job. `is_busy`: whether it runs any job. `loaded`: the models that it has loaded, as
+    batch keys begin.
     """
 
     owner: str
@@ -49,19 +54,38 @@ class Taker:
     beside: Params | None = None
     aside: Collection[str] = ()
     is_busy: bool = False
+    loaded: Collection[str] = ()
 
 
-def first_in_line(kinds: Collection[str], now: datetime) -> Select[tuple[int]]:
+def first_in_line(kinds: Collection[str], now: datetime, *, loaded: Collection[str] | None = None) -> Select[tuple[int]]:
     """The id of the next job of these kinds. A job that was given back keeps its old place.
 
-    Skips jobs whose API key has reached its limit of running jobs.
+    Skips jobs whose API key has reached its limit of running jobs. `loaded`: only jobs of these models.
     """
-    return (
-        select(jobs.c.id)
-        .where(has_status(JobStatus.QUEUED), jobs.c.kind.in_(kinds), jobs.c.run_at <= now, may_run())
-        .order_by(jobs.c.priority, jobs.c.vt, jobs.c.id)
-        .limit(1)
-    )
+    line = select(jobs.c.id).where(has_status(JobStatus.QUEUED), jobs.c.kind.in_(kinds), jobs.c.run_at <= now, may_run())
+    if loaded is not None:
+        line = line.where(or_(*map(_is_of_models, loaded)))
+    return line.order_by(jobs.c.priority, jobs.c.vt, jobs.c.id).limit(1)
+
+
+def _is_of_models(models: str) -> ColumnElement[bool]:
+    """Condition: the job's batch key begins with these models."""
+    start = f"{models}|"
+    return func.substr(jobs.c.batch_key, 1, len(start)) == start
+
+
+def _choose(taker: Taker, now: datetime) -> ColumnElement[int]:
+    """The id of the job that the worker should do next: the first in line, or before it the first one whose model is loaded.
+
+    The first in line is passed for PASSED_FOR at most.
+    """
+    first = first_in_line(taker.kinds, now)
+    if not taker.loaded:
+        return first.scalar_subquery()
+    head = jobs.alias()
+    has_waited = select(head.c.id).where(head.c.id == first.scalar_subquery(), head.c.passed_at <= now - PASSED_FOR).exists()
+    preferred = first_in_line(taker.kinds, now, loaded=taker.loaded).scalar_subquery()
+    return case((has_waited, first.scalar_subquery()), else_=func.coalesce(preferred, first.scalar_subquery()))
 
 
 def may_run() -> ColumnElement[bool]:
@@ -74,18 +98,18 @@ def may_run() -> ColumnElement[bool]:
 
 
 def next_to_take(taker: Taker, now: datetime) -> ColumnElement[bool]:
-    """Condition: the job is first in line, and may run beside the worker's running jobs.
+    """Condition: the job is the next for this worker, and may run beside its running jobs.
 
-    Beside others on the device, it must have their kind and models. Beside any, it must have crashed no worker. A busy worker
+    Beside others on the device, its models must be theirs or loaded. Beside any, it must have crashed no worker. A busy worker
     leaves the job to an idle one, but only for LEFT_TO_THE_IDLE, because the idle one may be stuck.
     """
-    first = and_(jobs.c.id == first_in_line(taker.kinds, now).scalar_subquery(), has_status(JobStatus.QUEUED))
+    first = and_(jobs.c.id == _choose(taker, now), has_status(JobStatus.QUEUED))
     if taker.is_busy:
         first = and_(first, jobs.c.crashes == 0)
     if taker.beside is None:
         return first
-    models = taker.beside.batch_key.partition("|")[0] + "|"
-    is_alike = and_(jobs.c.kind == taker.beside.kind, func.substr(jobs.c.batch_key, 1, len(models)) == models)
+    models = {taker.beside.batch_key.partition("|")[0], *taker.loaded}
+    is_alike = and_(jobs.c.kind == taker.beside.kind, or_(*map(_is_of_models, sorted(models))))
     idle_had_their_chance = or_(jobs.c.run_at <= now - LEFT_TO_THE_IDLE, ~another_is_idle(taker.owner, now))
     return and_(first, or_(is_alike, jobs.c.kind.in_(taker.aside)), idle_had_their_chance)
 
@@ -111,6 +135,7 @@ def anything_to_take(taker: Taker, now: datetime) -> ColumnElement[bool]:
 
 def take_next(connection: Connection, taker: Taker, *, now: Moment, lease: timedelta) -> Row[Any] | None:
     """queued -> running. Returns the job's new row, or None if there is no job to claim."""
+    first = connection.execute(first_in_line(taker.kinds, now.steady)).scalar() if taker.loaded else None
     row = connection.execute(
         update(jobs)
         .where(next_to_take(taker, now.steady))
@@ -124,6 +149,9 @@ def take_next(connection: Connection, taker: Taker, *, now: Moment, lease: timed
         .returning(jobs)
     ).one_or_none()
     if row is not None:
+        if first is not None and first != row.id:
+            is_first_pass = and_(jobs.c.id == first, jobs.c.passed_at.is_(None))
+            connection.execute(update(jobs).where(is_first_pass).values(passed_at=now.steady))
         connection.execute(
             insert(attempts).values(job_id=row.id, attempt=row.attempt, worker=taker.owner, started_at=now.wall, units=row.cost)
         )

@@ -24,6 +24,7 @@ from promptreel.jobs.tables import deliveries, has_status, jobs, utc_now, worker
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _WAITS = [
     (jobs, jobs.c.run_at),
+    (jobs, jobs.c.passed_at),
     (deliveries, deliveries.c.next_at),
     (deliveries, deliveries.c.tried_since),
     (deliveries, deliveries.c.lease_until),

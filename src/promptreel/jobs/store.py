@@ -203,21 +203,25 @@ class JobStore:
         beside: Params | None = None,
         aside: Collection[str] = (),
         is_busy: bool = False,
+        loaded: Collection[str] = (),
         fits: Callable[[Params], bool] = lambda _params: True,
     ) -> tuple[Claim, AnyJob] | None:
         """Claims the next job, or returns None. First requeues jobs with expired leases, in the same transaction.
 
         `kinds`: the kinds that the worker has recipes for; None means all that this version knows.
 
+        `loaded`: the models that the worker has loaded, as batch keys begin. Their jobs may pass the first in line for
+        PASSED_FOR.
+
         `beside`: the params of a job that the worker is already running on its device. The next job must then use the same
-        models, or be of a kind in `aside`, which uses no device; it must have waited a second for an idle worker, and must
-        pass `fits`. A worker that `is_busy` with any job claims none that has crashed a worker. If the next job fails one of
-        these, the worker claims nothing: later jobs must not overtake it.
+        models or loaded ones, or be of a kind in `aside`, which uses no device; it must have waited a second for an idle
+        worker, and must pass `fits`. A worker that `is_busy` with any job claims none that has crashed a worker. If the next
+        job fails one of these, the worker claims nothing: later jobs must not overtake it.
 
         Idle workers call this many times a second. So it takes the write lock only if there is something to claim.
         """
         known = self._kinds.keys() if kinds is None else self._kinds.keys() & kinds
-        taker = claims.Taker(owner, known, beside, aside, is_busy or beside is not None)
+        taker = claims.Taker(owner, known, beside, aside, is_busy or beside is not None, tuple(loaded))
         with read_transaction(self._database) as connection:
             if not connection.execute(select(claims.anything_to_take(taker, self._now().steady))).scalar():
                 return None

@@ -1,6 +1,7 @@
 """The tables, as the newest migration leaves them. Times are stored as floats: UTC seconds since 1970.
 
-`run_at`, `next_at`, `tried_since`, `last_seen` and `lease_until` are steady-clock times (clock.py), the rest wall-clock times.
+`run_at`, `passed_at`, `next_at`, `tried_since`, `last_seen` and `lease_until` are steady-clock times (clock.py), the others
+wall-clock times.
 """
 
 from __future__ import annotations
@@ -98,6 +99,7 @@ jobs = Table(
     Column("result_sha256", String(64)),
     Column("result_facts", JSON(none_as_null=True)),
     Column("kind", String(32), nullable=False, server_default="video"),
+    Column("passed_at", UtcTime),
     UniqueConstraint("api_key_id", "idem_key", name="jobs_idem_key"),
     CheckConstraint("status IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="jobs_status"),
     # Ids are public: an id is never reused, even after its row is deleted.

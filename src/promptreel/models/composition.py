@@ -24,6 +24,11 @@ class ModelSet:
     vae: ModelCard | None = None
 
     @property
+    def name(self) -> str:
+        """As the batch keys of its jobs begin."""
+        return self.checkpoint.model_id if self.adapter is None else f"{self.checkpoint.model_id}+{self.adapter.model_id}"
+
+    @property
     def adapter_id(self) -> str | None:
         return None if self.adapter is None else self.adapter.model_id
 

@@ -185,9 +185,10 @@ def _read_index(root: Path) -> dict[str, str]:
     named = {key: value for key, value in named.items() if value != [None, None]}
     for component, value in named.items():
         check_class(component, value, CLASSES | UNUSED, "Use a Stable Diffusion 1.5 checkpoint with a motion adapter")
-    has_motion = named.get("unet", [""])[-1] == "UNetMotionModel"
-    optional = {"motion_adapter"} if has_motion or "motion_adapter" not in named else set()
-    needed = [name for name in CLASSES if name not in optional]
+    has_adapter = (
+        "motion_adapter" in named and (root / "motion_adapter").is_dir() and named.get("unet", [""])[-1] != "UNetMotionModel"
+    )
+    needed = [name for name in CLASSES if name != "motion_adapter" or has_adapter]
     for component in needed:
         if component not in named or not (root / component).is_dir():
             raise CheckpointUnusable(

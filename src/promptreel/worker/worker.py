@@ -155,7 +155,13 @@ class Worker:
         is_busy = bool(self.running)
         try:
             return self.jobs.claim(
-                self.owner, kinds=kinds, beside=beside, aside=self.aside, is_busy=is_busy, fits=self._has_room
+                self.owner,
+                kinds=kinds,
+                beside=beside,
+                aside=self.aside,
+                is_busy=is_busy,
+                loaded=self.engine.residency.list_loaded(),
+                fits=self._has_room,
             )
         except TEMPORARY as temporary:  # the running jobs go on
             self.seldom.warning("no job could be claimed: %s", temporary)

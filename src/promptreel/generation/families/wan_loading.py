@@ -51,7 +51,7 @@ def check_wan_model(models: ModelSet, device: Device, compute: ComputeThreads) -
         if name != "encoder.embed_tokens.weight"  # the same as another
     )
     load = partial(_load, models.checkpoint, checkpoint, hash_checkpoint(checkpoint), device, compute)
-    return Loadable(size_bytes, tuple(checkpoint.files.values()), lambda: compute.run(load))
+    return Loadable(size_bytes, tuple(checkpoint.files.values()), load)
 
 
 def _load(card: ModelCard, checkpoint: WanCheckpoint, model_hash: str, device: Device, compute: ComputeThreads) -> LoadedWan:

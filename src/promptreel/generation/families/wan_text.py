@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from promptreel.errors import CheckpointUnusable
 from promptreel.generation.loading import not_built
 from promptreel.models.wan.configs import TEXT_TOKENS
 from promptreel.models.wan.tokenizer import UnigramParts
@@ -20,22 +21,13 @@ class WanTokenizer:
     def __init__(self, parts: UnigramParts) -> None:
         """Raises CheckpointUnusable."""
         self._pad_id = parts.pad_id
-        try:
+        with _blaming_files():
             self._tokenizer = Tokenizer.from_str(parts.definition)
-            self.split("a")
-        except CheckpointUnusable:
-            raise
-        except Exception as error:
-            raise not_built("tokenizer", error) from error
 
     def split(self, text: str) -> list[int]:
         """The tokens' ids, with the mark of the end, without padding. Raises CheckpointUnusable if the files are to blame."""
-        try:
+        with _blaming_files():
             ids: list[int] = self._tokenizer.encode(clean(text)).ids
-        except BaseException as error:
-            if isinstance(error, Exception) or type(error).__name__ == "PanicException":  # the library's, for damaged tables
-                raise not_built("tokenizer", error) from error
-            raise
         return ids
 
     def pad(self, ids: list[int]) -> tuple[Tensor, Tensor]:
@@ -47,3 +39,14 @@ class WanTokenizer:
 def clean(text: str) -> str:
     """A text as Wan was trained on: without HTML's escapes, and single spaces between words."""
     return " ".join(html.unescape(html.unescape(text)).split())
+
+
+@contextmanager
+def _blaming_files() -> Iterator[None]:
+    """The library panics where a table is damaged: an error of a class of its own, which is no Exception."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise not_built("tokenizer", error) from error
+        raise
