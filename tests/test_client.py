@@ -324,7 +324,7 @@ def test_server_understands_the_command_line_as_this_machine_does(
 
     client.create(wanted.prompt, **to_options(wanted, client.model(wanted.model)))
 
-    assert jobs.get(1).params == complete_params(wanted, compose(services.models, wanted.model))
+    assert jobs.get(1).params == complete_params(wanted, compose(services.models, wanted.model))[0]
 
 
 class Unreliable(Odd):

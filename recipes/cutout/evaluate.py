@@ -124,7 +124,8 @@ def _round_trip(engine: Engine, frames: np.ndarray) -> np.ndarray:
     """Frames uint8 [T, H, W, 3] through the packaged VAE and back, at the packaged model's own size."""
     model = engine.load("cutout")
     frames = scaled(frames, model.card.native_width or SIZE)
-    latents = model.encode(torch.from_numpy(frames))
+    latents = model.encode_init(torch.from_numpy(frames)).latents
+    assert latents is not None
     return torch.cat(list(model.decode(latents, torch.Generator()))).numpy()
 
 

@@ -161,8 +161,8 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     scheduler: Scheduler = None,
     frames: Annotated[int | None, typer.Option(min=1, max=MAX_FRAMES, help="Frame count.", show_default="5 seconds")] = None,
     fps: Annotated[int | None, typer.Option(min=1, max=30, help="Frames per second.", show_default="the model's own")] = None,
-    width: Annotated[int, typer.Option(min=64, max=1024, help="In pixels, a multiple of 8.")] = 512,
-    height: Annotated[int, typer.Option(min=64, max=1024, help="In pixels, a multiple of 8.")] = 512,
+    width: Annotated[int, typer.Option(min=64, max=1792, help="In pixels, a multiple of 8.")] = 512,
+    height: Annotated[int, typer.Option(min=64, max=1792, help="In pixels, a multiple of 8.")] = 512,
     init: Annotated[Path | None, typer.Option(help="A picture or short video to start from.")] = None,
     strength: Annotated[float, typer.Option(min=0, max=1, help="How much the video may differ from --init; 1: fully.")] = 0.55,
     server: Annotated[str | None, typer.Option(help="Make the video on the server at this URL.")] = None,
@@ -229,7 +229,8 @@ def _generate_here(wanted: Wanted, settings: Settings, decoder: Decoder) -> int:
     models = compose(registry, wanted.model, wanted.motion_adapter)
     loras = find_loras(registry, wanted.loras, models.checkpoint)
     print_notes(unknown_words_note(wanted.prompt, models.checkpoint))
-    params = complete_params(wanted, models, loras)
+    params, changes = complete_params(wanted, models, loras)
+    print_notes(*changes)
     with _progress_bar() as show:
         on_progress = _show_stages(show)
         engine = build_engine(settings)

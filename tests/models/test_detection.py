@@ -75,14 +75,18 @@ def test_kind_and_base_are_told_from_tensors(
         ("lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight", "Flux"),
         ("lora_te2_text_model_x.lora_down.weight", "Stable Diffusion XL"),
         ("patchify_proj.weight", "LTX-Video"),
-        ("blocks.0.self_attn.q.weight", "Wan"),
-        ("diffusion_model.blocks.0.self_attn.q.lora_A.weight", "Wan"),
         ("controlnet_cond_embedding.conv_in.weight", "ControlNet"),
         ("unet.add_embedding.linear_1.weight", "Stable Diffusion XL"),
     ],
 )
 def test_what_is_not_run_is_refused_by_name(tmp_path: Path, name: str, title: str) -> None:
     with pytest.raises(CheckpointUnusable, match=f"made for {title}, which Promptreel does not run yet"):
+        told(tmp_path, {name: (2, 2)})
+
+
+@pytest.mark.parametrize("name", ["blocks.0.self_attn.q.weight", "diffusion_model.blocks.0.self_attn.q.lora_A.weight"])
+def test_parts_of_wan_are_refused_with_what_to_take(tmp_path: Path, name: str) -> None:
+    with pytest.raises(CheckpointUnusable, match="whole checkpoints of Wan in diffusers' layout, such as"):
         told(tmp_path, {name: (2, 2)})
 
 

@@ -39,6 +39,16 @@ def test_clip_that_is_generated_large_takes_what_its_frames_take() -> None:
     assert estimate_bytes(replace(LARGEST, num_frames=8), card(None)) < frames
 
 
+def test_clip_of_wan_takes_its_text_and_the_floats_of_its_init() -> None:
+    sd, wan = card(None), replace(card(None), family="wan")
+    small = VideoParams(model_id="m", prompt="a cat", width=832, height=480, num_frames=81)
+    pixels = small.num_frames * small.width * small.height
+
+    assert estimate_bytes(small, wan) - estimate_bytes(small, sd) == 2 * 512 * 4096 * 4
+    given = replace(small, init_key="inits/image/1.png")
+    assert estimate_bytes(given, wan) - estimate_bytes(given, sd) > 12 * pixels
+
+
 def test_default_request_fits_many_times_over() -> None:
     default = VideoParams(model_id="m", prompt="a cat")
 

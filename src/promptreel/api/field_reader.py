@@ -95,6 +95,10 @@ class FieldReader:
         value = self._get(name)
         return None if isinstance(value, str) and _word(value) in _NULL else value
 
+    def is_set(self, name: str) -> bool:
+        """Whether a number was sent, where 0 means that none was."""
+        return self.given(name) not in (None, 0, "0")
+
     def text(self, name: str, *, maximum: int) -> str | None:
         """The text, unchanged. None if it is null or wrong. "" stays "", because it may be intended."""
         value = self._get(name)

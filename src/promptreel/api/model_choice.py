@@ -10,6 +10,7 @@ from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound, 
 from promptreel.extras import is_installed
 from promptreel.jobs.params import LoraUse, VideoParams
 from promptreel.models.composition import ModelSet, compose, find_loras
+from promptreel.models.families import FAMILIES, fit_clip
 from promptreel.models.gate import check_checkpoint
 from promptreel.models.registry import ModelCard, ModelRegistry
 
@@ -58,8 +59,26 @@ def read_lora_cards(
         return ()
 
 
-def fill_in(draft: VideoParams, reader: FieldReader, models: ModelSet) -> VideoParams:
-    """The params with the ids of the models, and with their own scheduler, steps and guidance where the request has none."""
-    own = models.defaults
-    unset = {name: value for name, value in own.items() if reader.given(name) is None}
-    return replace(draft, model_id=models.checkpoint.model_id, motion_adapter=models.adapter_id, **unset)
+def fill_in(
+    draft: VideoParams, reader: FieldReader, models: ModelSet, *, by_seconds: bool, api_guidance: float | None = None
+) -> tuple[VideoParams, list[str]]:
+    """The params with the ids of the models, and with their own scheduler, steps and guidance where the request has none; and
+    what was changed of the request, for people.
+
+    `by_seconds`: the number of frames follows from a length in seconds. `api_guidance`: the API's documented default, which
+    its clients send unasked. Where it is wrong for the model's family, it means the model's own.
+    """
+    card, own, notes = models.checkpoint, models.defaults, []
+    chosen = {name: value for name, value in own.items() if reader.given(name) is None}
+    family = FAMILIES.get(card.family)
+    if family is not None and family.ignores_api_defaults:
+        guidance = own["guidance_scale"]
+        if "guidance_scale" not in chosen and draft.guidance_scale == api_guidance != guidance:
+            chosen["guidance_scale"] = guidance
+            notes.append(f"guidance_scale {api_guidance:g} is this API's default: it means the model's own, {guidance:g}")
+        if not reader.is_set("fps"):
+            chosen["fps"] = card.fps
+            if by_seconds:
+                chosen["num_frames"] = max(1, round(draft.num_frames / draft.fps * card.fps))
+    params, fitted = fit_clip(replace(draft, model_id=card.model_id, motion_adapter=models.adapter_id, **chosen), card)
+    return params, notes + fitted

@@ -19,6 +19,7 @@ from promptreel.extras import is_installed
 from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, LoraUse, VideoParams
 from promptreel.media import Init
 from promptreel.models.composition import ModelSet
+from promptreel.models.families import fit_clip, negative_prompt_of
 from promptreel.models.phrases import enhance_prompt, find_unknown_words
 from promptreel.models.registry import ModelCard
 from promptreel.remote import RemoteModel, RemoteVideo
@@ -88,16 +89,16 @@ def unknown_words_note(prompt: str, card: ModelCard) -> str | None:
     return f'the model "{card.model_id}" does not know: {", ".join(unknown)}' if unknown else None
 
 
-def complete_params(wanted: Wanted, models: ModelSet, loras: Sequence[ModelCard] = ()) -> VideoParams:
-    """Fills in the models' defaults, and draws a seed if none is given."""
+def complete_params(wanted: Wanted, models: ModelSet, loras: Sequence[ModelCard] = ()) -> tuple[VideoParams, list[str]]:
+    """Fills in the models' defaults, and draws a seed if none is given. Also returns what the model changes of the clip."""
     card = models.checkpoint
     fps = wanted.fps or card.fps
     asked = {"scheduler": wanted.scheduler, "num_inference_steps": wanted.steps, "guidance_scale": wanted.guidance}
     of_models = models.defaults | {name: value for name, value in asked.items() if value is not None}
-    return VideoParams(
+    params = VideoParams(
         model_id=card.model_id,
         prompt=enhance_prompt(wanted.prompt, card, loras) if wanted.enhance else wanted.prompt,
-        negative_prompt=card.default_negative_prompt if wanted.negative_prompt is None else wanted.negative_prompt,
+        negative_prompt=negative_prompt_of(card) if wanted.negative_prompt is None else wanted.negative_prompt,
         width=wanted.width // 8 * 8,
         height=wanted.height // 8 * 8,
         num_frames=wanted.frames or DEFAULT_SECONDS * fps,
@@ -110,6 +111,7 @@ def complete_params(wanted: Wanted, models: ModelSet, loras: Sequence[ModelCard]
         loras=wanted.loras,
         **of_models,
     )
+    return fit_clip(params, card)
 
 
 def read_loras(texts: Iterable[str]) -> tuple[LoraUse, ...]:

@@ -21,7 +21,7 @@ from promptreel.generation.compute import ROWS_OF_A_CALL, ComputeThreads, serial
 from promptreel.generation.devices import Device
 from promptreel.generation.failures import named_arithmetic_failures, named_failures
 from promptreel.generation.families.animatediff import check_animatediff
-from promptreel.generation.families.family import Loadable, LoadedModel, Prepared
+from promptreel.generation.families.family import EncodedInit, Loadable, LoadedModel, Prepared
 from promptreel.generation.finite import check_finite
 from promptreel.generation.latent_previews import SECONDS_APART, OnPreview, Previews
 from promptreel.generation.lora import LoraFile
@@ -99,7 +99,8 @@ class Engine:
             serial_arithmetic(),
         ):
             loras = self._find_loras(params)
-            made = self._make(model.with_loras(loras) if loras else model, params, told, init, on_preview)
+            fitted = (model.with_loras(loras) if loras else model).fit_to(params)
+            made = self._make(fitted, params, told, init, on_preview)
         hashes = {lora.model_id: lora.sha256 for lora in loras}
         return replace(made, lora_hashes=hashes, peak_memory_mb=peak.megabytes)
 
@@ -125,7 +126,7 @@ class Engine:
             on_preview,
             space=model.space,
             colors=lambda: model.colors,
-            fps=params.fps,
+            fps=max(1, params.fps // get_family(model.card).frame_multiple),  # a picture for each latent
             seconds_apart=self.preview_seconds,
         )
         with named_arithmetic_failures(params):
@@ -153,6 +154,10 @@ class Engine:
             match get_family(models.checkpoint):
                 case families.ANIMATEDIFF:
                     return check_animatediff(models, self.device, self.compute)
+                case families.WAN:
+                    from promptreel.generation.families.wan_loading import check_wan_model  # noqa: PLC0415 - loads slowly
+
+                    return check_wan_model(models, self.device, self.compute)
                 case other:
                     raise AssertionError(other)
 
@@ -182,18 +187,18 @@ class Engine:
             rows = model.ask(call, prepared.conditioning)
             output = model.predict(rows, seat.forward, partial(_tell_progress, on_progress, call))
             check_finite(output, "denoising", model_id=params.model_id, device=self.device)
-            prediction = model.combine(output, call, params.guidance_scale)
+            prediction = model.combine(output, call, prepared.conditioning, params.guidance_scale)
             previews.offer(call, prediction)
             try:
                 call = sampler.send(prediction)
             except StopIteration as finished:
                 return check_finite(finished.value, "denoising", model_id=params.model_id, device=self.device)
 
-    def _encode(self, model: LoadedModel, init: Clip | None, on_wait: OnWait) -> Tensor | None:
+    def _encode(self, model: LoadedModel, init: Clip | None, on_wait: OnWait) -> EncodedInit | None:
         if init is None:
             return None
         with in_turn(self._vae, on_wait):
-            return model.encode(torch.from_numpy(init.frames), on_wait)
+            return model.encode_init(torch.from_numpy(init.frames), on_wait)
 
 
 class _Told:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from promptreel.generation.devices import Device
 from promptreel.models.gate import Network
 from promptreel.models.tokenizers import TokenizerParts
 
-_CLASSES = {
+_CLASSES: dict[str, Callable[..., Any]] = {
     "UNetMotionModel": UNetMotionModel,
     "AutoencoderKL": AutoencoderKL,
     "AutoencoderDC": AutoencoderDC,
@@ -33,8 +34,8 @@ def load_network(network: Network, device: Device) -> Any:
     It is first built on the meta device, without memory, and its tensors are compared with the files'. Raises
     CheckpointUnusable.
     """
-    built = _build(network)
-    built.load_state_dict(_read_weights(network, device.dtype), assign=True)
+    built = build(network, _CLASSES)
+    built.load_state_dict(read_weights(network, lambda _name: device.dtype), assign=True)
     if isinstance(built, CLIPTextModel):  # a buffer (0, 1, 2...), not in the files
         positions = torch.arange(built.config.max_position_embeddings, device="cpu")
         built.embeddings.position_ids = positions.expand((1, -1))
@@ -47,22 +48,23 @@ def load_tokenizer(parts: TokenizerParts) -> CLIPTokenizer:
     try:
         return CLIPTokenizer(vocab=dict(parts.vocab), merges=list(parts.merges), **parts.special_tokens, **length)
     except Exception as error:
-        raise _not_built("CLIPTokenizer", error) from error
+        raise not_built("CLIPTokenizer", error) from error
 
 
-def _build(network: Network) -> Any:
+def build(network: Network, classes: Mapping[str, Callable[..., Any]]) -> Any:
+    """The network on the meta device, of one of these classes. Raises CheckpointUnusable."""
     try:
         with torch.device("meta"):
-            built = _CLASSES[network.class_name](**network.arguments)
+            built = classes[network.class_name](**network.arguments)
     except Exception as error:
-        raise _not_built(network.class_name, error) from error
+        raise not_built(network.class_name, error) from error
     needed = {name: tuple(tensor.shape) for name, tensor in built.state_dict().items()}
     if needed != {name: tensor.shape for name, tensor in network.tensors.items()}:
         raise CheckpointUnusable(f"The weights of the {network.class_name} do not fit what its config.json says.")
     return built
 
 
-def _not_built(class_name: str, error: Exception) -> CheckpointUnusable:
+def not_built(class_name: str, error: BaseException) -> CheckpointUnusable:
     """For files that pass the gate and that the class still refuses. The class's own message goes to the log."""
     logging.getLogger(__name__).warning("%s cannot be built", class_name, exc_info=error)
     return CheckpointUnusable(f"A {class_name} cannot be built of the checkpoint's files; the worker's log says why.")
@@ -75,16 +77,21 @@ def _open(file: Path) -> Any:
         raise CheckpointUnusable(f"{file.parent.name}/{file.name} cannot be opened. Download it again.") from error
 
 
-def _read_weights(network: Network, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Tensors by name, copied: they must not stay mapped to the files."""
-    names = defaultdict(list)
+def read_weights(network: Network, format_of: Callable[[str], torch.dtype]) -> dict[str, Tensor]:
+    """Tensors by name, copied: they must not stay mapped to the files. Names for one stored tensor share it.
+
+    `format_of`: the number format, by the tensor's name.
+    """
+    names: dict[Path, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, stored in network.tensors.items():
-        names[stored.file].append((name, stored.name))
-    weights = {}
-    for file, pairs in names.items():
+        names[stored.file][stored.name].append(name)
+    weights: dict[str, Tensor] = {}
+    for file, stored_names in names.items():
         with _open(file) as content:
-            for name, name_there in pairs:
-                weights[name] = content.get_tensor(name_there).reshape(network.tensors[name].shape).to(dtype, copy=True)
-                if dtype is torch.float16 and not weights[name].isfinite().all():
+            for name_there, (name, *others) in stored_names.items():
+                dtype = format_of(name)
+                tensor = content.get_tensor(name_there).reshape(network.tensors[name].shape).to(dtype, copy=True)
+                if dtype is torch.float16 and not tensor.isfinite().all():
                     raise CheckpointUnusable(f"{name} is too large for float16, in which this device computes.")
+                weights |= dict.fromkeys((name, *others), tensor)
     return weights

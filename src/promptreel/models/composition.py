@@ -8,6 +8,7 @@ from typing import Any
 
 from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound
 from promptreel.jobs.params import LoraUse
+from promptreel.models.families import FAMILIES
 from promptreel.models.kinds import ModelKind
 from promptreel.models.registry import ModelCard, ModelRegistry
 
@@ -40,6 +41,10 @@ class ModelSet:
             for name, value in zip(("scheduler", "num_inference_steps", "guidance_scale"), own, strict=True):
                 if value is not None:
                     found.setdefault(name, value)
+        family = FAMILIES.get(self.checkpoint.family)
+        if family is not None and family.ignores_api_defaults:
+            found.setdefault("num_inference_steps", family.num_inference_steps)
+            found.setdefault("guidance_scale", family.guidance_scale)
         return found
 
 

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from promptreel.errors import CheckpointUnusable
+from promptreel.models.families import WAN
 from promptreel.models.json_files import read_object, shorten
 from promptreel.models.kinds import ModelKind
 from promptreel.models.original_layout import TEXT_ENCODER, UNET
 from promptreel.models.parts import INDEX_NAME, PIPELINES
+from promptreel.models.wan.card import name_base
+from promptreel.models.wan.checkpoint import PIPELINES as WAN_PIPELINES
 from promptreel.models.weights import StoredTensor, read_header
 
 Shapes = Mapping[str, StoredTensor]
@@ -25,9 +28,9 @@ _FOREIGN = {
     "LTX-Video": r"(^|\.)patchify_proj\.|(^|\.)last_scale_shift_table$",
     "HunyuanVideo": r"txt_in\.individual_token_refiner",
     "Mochi": r"\.attn\.qkv_x\.",
-    "Wan": r"(^|\.)head\.modulation$|(^|\.)blocks\.0\.self_attn\.q\.|^condition_embedder\.",
     "ControlNet": r"controlnet_|^control_model\.|zero_convs",
 }
+_OF_WAN = r"(^|\.)head\.modulation$|(^|\.)blocks\.0\.self_attn\.q\.|^condition_embedder\."
 _LORA = re.compile(r"(\.|_)lora(_linear_layer)?(\.|_)|lora_(up|down|A|B)\b|\.hada_|\.lokr_")
 _SD15_CHANNELS = (320, 640, 1280, 1280)
 
@@ -45,9 +48,13 @@ def detect(paths: Mapping[str, Path]) -> Detected:
     """`paths`: where each file is, by the author's name. Raises CheckpointUnusable for what Promptreel does not run."""
     if INDEX_NAME in paths:
         pipeline = read_object(paths[INDEX_NAME], INDEX_NAME).get("_class_name")
+        if pipeline in WAN_PIPELINES:
+            transformer, vae = (_read(paths, re.compile(rf"{part}/").match) for part in ("transformer", "vae"))
+            return Detected(kind=ModelKind.CHECKPOINT, family=WAN.name, base=name_base(transformer, vae))
         if pipeline not in PIPELINES:
+            known = f"{', '.join(PIPELINES)}, {' and '.join(WAN_PIPELINES)}"
             raise CheckpointUnusable(
-                f"{INDEX_NAME} names the pipeline {shorten(repr(pipeline))}; Promptreel runs {' and '.join(PIPELINES)} only."
+                f"{INDEX_NAME} names the pipeline {shorten(repr(pipeline))}; Promptreel runs {known} only."
             )
         unet = _read(paths, lambda name: name.startswith("unet/"))
         return Detected(kind=ModelKind.CHECKPOINT, family="animatediff", base=_base_of_unet(unet))
@@ -89,6 +96,11 @@ def _detect_single(tensors: Shapes) -> Detected:
 
 
 def _refuse_foreign(names: Iterable[str]) -> None:
+    if any(re.search(_OF_WAN, name) for name in names):
+        raise CheckpointUnusable(
+            "This is a part of Wan, or a LoRA for it. Promptreel runs whole checkpoints of Wan in diffusers' layout, such as "
+            "Wan-AI/Wan2.1-T2V-1.3B-Diffusers: import one of these."
+        )
     for title, pattern in _FOREIGN.items():
         if any(re.search(pattern, name) for name in names):
             raise CheckpointUnusable(

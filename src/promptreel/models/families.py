@@ -3,47 +3,88 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from promptreel.errors import CheckpointUnusable
-from promptreel.jobs.params import VideoParams
+from promptreel.jobs.eta import work_units
+from promptreel.jobs.params import MAX_FRAMES, VideoParams
 from promptreel.models.registry import ModelCard
+
+WAN_NEGATIVE_PROMPT = (
+    "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, overall gray, "
+    "worst quality, low quality, JPEG compression residue, ugly, incomplete, extra fingers, poorly drawn hands, poorly drawn "
+    "faces, deformed, disfigured, misshapen limbs, fused fingers, still picture, messy background, three legs, many people in "
+    "the background, walking backwards"
+)
+"""Wan's own, as its authors publish it with the models."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """A family of models with one architecture.
 
-    `size_multiple`: sides of its clips are multiples of this, in pixels. `frame_multiple`: a clip has a multiple of this many
-    frames, plus one; 1 allows every number. `guidance_scale` and `num_inference_steps` are its defaults.
+    `size_multiples`: sides of its clips are multiples of this, in pixels, by the first word of the model's base; "" for all
+    others. `frame_multiple`: a clip has a multiple of this many frames, plus one; 1 allows every number. `has_windows`:
+    whether clips may be longer than the card's `max_frames`.
+
+    `guidance_scale` and `num_inference_steps` are its defaults. `ignores_api_defaults`: they, and the card's frame rate, come
+    before those of the APIs, which were made for Stable Diffusion. `attention_tokens`: at so many tokens, attention takes as
+    long as all else; None: its share does not grow with the clip.
     """
 
     name: str
     title: str
-    size_multiple: int
+    size_multiples: Mapping[str, int]
     frame_multiple: int
     guidance_scale: float
     num_inference_steps: int
+    has_windows: bool = True
+    ignores_api_defaults: bool = False
+    negative_prompt: str = ""
+    attention_tokens: float | None = None
+
+    def size_multiple_of(self, card: ModelCard) -> int:
+        """The sides of the model's clips are multiples of this, in pixels."""
+        return self.size_multiples.get((card.base or "").partition("-")[0], self.size_multiples[""])
 
     def snap_frames(self, num_frames: int) -> int:
         """The least number of frames that it can make, and that is at least `num_frames`."""
         return 1 + self.frame_multiple * math.ceil((num_frames - 1) / self.frame_multiple)
 
-    def snap_size(self, width: int, height: int) -> tuple[int, int]:
-        """The least size that it can make, and that is at least `width` x `height`."""
-        multiple = self.size_multiple
+    def snap_size(self, width: int, height: int, card: ModelCard) -> tuple[int, int]:
+        """The least size that the model can make, and that is at least `width` x `height`."""
+        multiple = self.size_multiple_of(card)
         return multiple * math.ceil(width / multiple), multiple * math.ceil(height / multiple)
+
+    def fit_frames(self, num_frames: int, card: ModelCard) -> int:
+        """The number of frames that a clip has in place of `num_frames`: snapped, and no more than the model makes."""
+        snapped = self.snap_frames(num_frames)
+        most = MAX_FRAMES if self.has_windows else card.max_frames
+        return snapped if snapped <= most else 1 + (most - 1) // self.frame_multiple * self.frame_multiple
 
 
 ANIMATEDIFF = Family(
     name="animatediff",
     title="Stable Diffusion 1.5 with AnimateDiff",
-    size_multiple=8,
+    size_multiples={"": 8},
     frame_multiple=1,
     guidance_scale=7.5,
     num_inference_steps=20,
 )
-FAMILIES = {family.name: family for family in (ANIMATEDIFF,)}
+WAN = Family(
+    name="wan",
+    title="Wan 2.1 and 2.2",
+    size_multiples={"": 16, "wan21": 16, "wan22": 32},
+    frame_multiple=4,
+    guidance_scale=5.0,
+    num_inference_steps=50,
+    has_windows=False,
+    ignores_api_defaults=True,
+    negative_prompt=WAN_NEGATIVE_PROMPT,
+    attention_tokens=25_000,
+)
+FAMILIES = {family.name: family for family in (ANIMATEDIFF, WAN)}
 
 
 def get_family(card: ModelCard) -> Family:
@@ -59,4 +100,47 @@ def generated_size(card: ModelCard, params: VideoParams) -> tuple[int, int]:
     """Width and height in pixels at which the clip is made, before it is scaled to the requested size."""
     if card.native_width is not None and card.native_height is not None:
         return card.native_width, card.native_height
-    return get_family(card).snap_size(params.width, params.height)
+    return get_family(card).snap_size(params.width, params.height, card)
+
+
+def fit_clip(params: VideoParams, card: ModelCard) -> tuple[VideoParams, list[str]]:
+    """The params with a number of frames that the model can make; and what is changed of the clip, for people."""
+    notes: list[str] = []
+    family = FAMILIES.get(card.family)
+    if family is None:  # the job says so
+        return params, notes
+    num_frames = family.fit_frames(params.num_frames, card)
+    if num_frames < params.num_frames:
+        notes.append(f'"{card.model_id}" makes {num_frames} frames at most, not {params.num_frames}')
+    elif num_frames > params.num_frames:
+        notes.append(f'"{card.model_id}" makes {family.frame_multiple}n+1 frames: {num_frames} in place of {params.num_frames}')
+    params = replace(params, num_frames=num_frames)
+    size = size_apart(card, params)
+    if size is not None and card.native_width is None:
+        notes.append(f"made at {size[0]}x{size[1]}, then scaled to {params.width}x{params.height}")
+    return params, notes
+
+
+def size_apart(card: ModelCard, params: VideoParams) -> tuple[int, int] | None:
+    """The size at which the clip is made, if it is another than the requested one, or the model has but one."""
+    if card.family not in FAMILIES and card.native_width is None:
+        return None
+    size = generated_size(card, params)
+    return size if card.native_width is not None or size != (params.width, params.height) else None
+
+
+def negative_prompt_of(card: ModelCard) -> str:
+    """The one for requests without."""
+    family = FAMILIES.get(card.family)
+    return card.default_negative_prompt or (family.negative_prompt if family else "")
+
+
+def cost_of(params: VideoParams, card: ModelCard) -> float:
+    """A job's units of work, for estimates: frames in calls, which weigh more where attention sees more tokens at once."""
+    units, family = work_units(params, card.max_frames), FAMILIES.get(card.family)
+    if family is None or family.attention_tokens is None:
+        return units
+    width, height = generated_size(card, params)
+    multiple = family.size_multiple_of(card)
+    tokens = (1 + params.num_frames // family.frame_multiple) * (width // multiple) * (height // multiple)
+    return units * (1 + tokens / family.attention_tokens)

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
@@ -50,6 +50,21 @@ class Checkpoint:
     tokenizer: TokenizerParts
     noise_table: Mapping[str, Any]
     files: Mapping[str, Path]
+
+    @property
+    def networks(self) -> Mapping[str, Network]:
+        """By component."""
+        return {"unet": self.unet, "vae": self.vae, "text_encoder": self.text_encoder}
+
+
+class Checked(Protocol):
+    """A checkpoint of any family that has passed the gate. `files`: everything that is loaded, by the author's names."""
+
+    @property
+    def networks(self) -> Mapping[str, Network]: ...
+
+    @property
+    def files(self) -> Mapping[str, Path]: ...
 
 
 def check_checkpoint(card: ModelCard, adapter: ModelCard | None = None, vae: ModelCard | None = None) -> Checkpoint:
@@ -91,10 +106,10 @@ def check_image_checkpoint(root: Path) -> ImageParts:
         _check_layouts(_join(image.networks), image.networks)
     elif isinstance(unet, ImageUNet):
         layout = lay_out(_join({**image.networks, "motion_adapter": _made_up_adapter(unet)}))
-        _compare("unet", Layout({name: shape for name, shape in layout.items() if MOTION not in name}), image.networks["unet"])
+        compare("unet", Layout({name: shape for name, shape in layout.items() if MOTION not in name}), image.networks["unet"])
     for component in ("vae", "text_encoder"):
         if component in image.networks:
-            _compare(component, lay_out(image.networks[component].config), image.networks[component])
+            compare(component, lay_out(image.networks[component].config), image.networks[component])
     return image
 
 
@@ -103,20 +118,19 @@ def check_part(root: Path, component: str) -> Part:
     part = read_part(root, component)
     if isinstance(part.config, MotionAdapter):
         layout = lay_out(_join({"unet": _made_up_unet(part.config), "motion_adapter": part}))
-        _compare(component, Layout({name: shape for name, shape in layout.items() if MOTION in name}), part)
+        compare(component, Layout({name: shape for name, shape in layout.items() if MOTION in name}), part)
     else:
-        _compare(component, lay_out(part.config), part)
+        compare(component, lay_out(part.config), part)
     return part
 
 
-def check_weights(checkpoint: Checkpoint) -> None:
+def check_weights(checkpoint: Checked) -> None:
     """Reads every weight, which takes seconds for a large checkpoint. Raises CheckpointUnusable if one is not finite."""
-    networks = (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder)
     names = {path: name for name, path in checkpoint.files.items()}
-    check_finite((tensor for network in networks for tensor in network.tensors.values()), names)
+    check_finite((tensor for network in checkpoint.networks.values() for tensor in network.tensors.values()), names)
 
 
-def hash_checkpoint(checkpoint: Checkpoint) -> str:
+def hash_checkpoint(checkpoint: Checked) -> str:
     """SHA-256 of the names and contents of what is loaded. The card does not change it."""
     return hash_files(checkpoint.files)
 
@@ -201,21 +215,20 @@ def _check_layouts(unet: MotionUNet, networks: Mapping[str, Part]) -> None:
     if isinstance(networks["unet"].config, ImageUNet):
         layouts["motion_adapter"] = Layout({name: shape for name, shape in whole.items() if MOTION in name})
         layouts["unet"] = Layout({name: shape for name, shape in whole.items() if MOTION not in name})
-    _check_size(layouts.values())
+    check_size(layouts.values(), MAX_PARAMETERS, "use a Stable Diffusion 1.5 checkpoint.")
     for name, layout in layouts.items():
-        _compare(name, layout, networks[name])
+        compare(name, layout, networks[name])
 
 
-def _check_size(layouts: Iterable[Layout]) -> None:
+def check_size(layouts: Iterable[Layout], most: int, advice: str) -> None:
+    """Raises CheckpointUnusable if the configs ask for more than `most` parameters together."""
     parameters = sum(math.prod(shape) for layout in layouts for shape in layout.values())
-    if parameters > MAX_PARAMETERS:
-        raise CheckpointUnusable(
-            f"The configs ask for {parameters:,} parameters. Promptreel loads {MAX_PARAMETERS:,} at most: "
-            "use a Stable Diffusion 1.5 checkpoint."
-        )
+    if parameters > most:
+        raise CheckpointUnusable(f"The configs ask for {parameters:,} parameters. Promptreel loads {most:,} at most: {advice}")
 
 
-def _compare(component: str, layout: Layout, part: Part) -> None:
+def compare(component: str, layout: Layout, part: Part) -> None:
+    """Raises CheckpointUnusable if the files do not hold exactly the tensors of the layout."""
     tensors, problems = part.tensors, []
     for verb, names in (("lacks", layout.keys() - tensors.keys()), ("should not hold", tensors.keys() - layout.keys())):
         if names:

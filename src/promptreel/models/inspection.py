@@ -13,12 +13,15 @@ from promptreel.errors import CheckpointUnusable
 from promptreel.jobs.import_params import ImportParams
 from promptreel.models.configs import MotionAdapter, MotionUNet
 from promptreel.models.detection import detect
+from promptreel.models.families import WAN
 from promptreel.models.gate import check_image_checkpoint, check_part
 from promptreel.models.json_files import shorten
 from promptreel.models.kinds import ModelKind
 from promptreel.models.noise_table import ADAPTER_SCHEDULE, has_own_table
 from promptreel.models.parts import Part
 from promptreel.models.registry import CARD_NAME, read_card_file
+from promptreel.models.wan.card import fill_card
+from promptreel.models.wan.checkpoint import read_wan
 from promptreel.models.weights import StoredTensor, check_dtypes, check_finite, read_header
 
 TRAINED_FRAMES = 16
@@ -54,6 +57,8 @@ def inspect(
     card = {**(facts or {}), **_read_own_card(paths), **params.card}
     with _laid_out(paths) as root:
         match found.kind:
+            case ModelKind.CHECKPOINT if found.family == WAN.name:
+                card = fill_card(read_wan(root), card)
             case ModelKind.CHECKPOINT:
                 card |= _inspect_checkpoint(root, card)
             case ModelKind.MOTION_ADAPTER:

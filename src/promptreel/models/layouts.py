@@ -56,6 +56,16 @@ class Layout(dict[str, TensorShape]):
         self.linear(f"{name}.ff.net.0.proj", channels, 8 * channels)
         self.linear(f"{name}.ff.net.2", 4 * channels, channels)
 
+    def clip_layers(self, name: str, width: int, intermediate: int, count: int) -> None:
+        """The layers of a CLIP encoder, of texts or of pictures."""
+        for layer in (f"{name}.{number}" for number in range(count)):
+            for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
+                self.linear(f"{layer}.self_attn.{part}", width, width)
+            self.norm(f"{layer}.layer_norm1", width)
+            self.linear(f"{layer}.mlp.fc1", width, intermediate)
+            self.linear(f"{layer}.mlp.fc2", intermediate, width)
+            self.norm(f"{layer}.layer_norm2", width)
+
 
 def lay_out(config: Config) -> Layout:
     """The tensors of the config's class."""
@@ -266,13 +276,6 @@ def _lay_out_text_encoder(config: TextEncoder) -> Layout:
     width = config.hidden_size
     layout["embeddings.token_embedding.weight"] = (config.vocab_size, width)
     layout["embeddings.position_embedding.weight"] = (config.max_position_embeddings, width)
-    for number in range(config.num_hidden_layers):
-        name = f"encoder.layers.{number}"
-        for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
-            layout.linear(f"{name}.self_attn.{part}", width, width)
-        layout.norm(f"{name}.layer_norm1", width)
-        layout.linear(f"{name}.mlp.fc1", width, config.intermediate_size)
-        layout.linear(f"{name}.mlp.fc2", config.intermediate_size, width)
-        layout.norm(f"{name}.layer_norm2", width)
+    layout.clip_layers("encoder.layers", width, config.intermediate_size, config.num_hidden_layers)
     layout.norm("final_layer_norm", width)
     return layout

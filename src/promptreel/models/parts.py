@@ -184,7 +184,7 @@ def _read_index(root: Path) -> dict[str, str]:
     named = {key: value for key, value in index.items() if isinstance(value, list) and not key.startswith("_")}
     named = {key: value for key, value in named.items() if value != [None, None]}
     for component, value in named.items():
-        _check_class(component, value)
+        check_class(component, value, CLASSES | UNUSED, "Use a Stable Diffusion 1.5 checkpoint with a motion adapter")
     has_adapter = (
         "motion_adapter" in named and (root / "motion_adapter").is_dir() and named.get("unet", [""])[-1] != "UNetMotionModel"
     )
@@ -197,12 +197,15 @@ def _read_index(root: Path) -> dict[str, str]:
     return {name: named[name][1] for name in needed if name in NETWORKS}
 
 
-def _check_class(component: str, named: list[Any]) -> None:
-    allowed = (CLASSES | UNUSED).get(component)
+def check_class(component: str, named: list[Any], classes: Mapping[str, str], advice: str) -> None:
+    """Raises CheckpointUnusable if model_index.json gives the component a class that is not one of `classes`, patterns by
+    component.
+    """
+    allowed = classes.get(component)
     if allowed is None or len(named) != 2 or re.fullmatch(allowed, ".".join(map(str, named)), re.ASCII) is None:
         raise CheckpointUnusable(
             f"{INDEX_NAME} gives {shorten(repr(component))} the class {shorten(repr(named))}, which Promptreel does not load. "
-            "Use a Stable Diffusion 1.5 checkpoint with a motion adapter, see docs/models.md."
+            f"{advice}, see docs/models.md."
         )
 
 

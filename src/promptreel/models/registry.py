@@ -36,6 +36,7 @@ Phrase = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, m
 
 Phrases = Annotated[tuple[Phrase, ...], Field(max_length=50)]
 Word = Annotated[str, Field(max_length=100)]
+FlowShift = Annotated[float, Field(ge=0.1, le=100)] | Literal["by_size"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,7 @@ class ModelCard:
     is the vocabulary; empty: no vocabulary. `beta_schedule` is the motion modules' noise table; None: the scheduler's file
     has it (noise_table.py). `kind` and `base` say what it is and what it fits on. `motion_adapter` and `vae` are ids of other
     models that it is made with; `has_motion`: whether it has motion modules of its own. `record`: an imported model's row,
-    and `content_hash` that of its files.
+    and `content_hash` that of its files. `flow_shift` and `low_noise_guidance` are Wan's (docs/models.md).
     `reference_seconds_per_unit` was measured on two CPU cores, for estimates before the first job.
     """
 
@@ -74,6 +75,8 @@ class ModelCard:
     default_scheduler: str | None = None
     default_steps: int | None = None
     default_guidance: float | None = None
+    flow_shift: float | Literal["by_size"] | None = None
+    low_noise_guidance: float | None = None
     has_motion: bool = True
     content_hash: str | None = None
     record: ModelRecord | None = field(default=None, compare=False)
@@ -109,6 +112,9 @@ class _CardFile(BaseModel):
     quality_words: Phrases = ()
     words: frozenset[Word] = frozenset()
     beta_schedule: Literal["linear", "scaled_linear"] | None = None
+    base: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    flow_shift: FlowShift | None = None
+    low_noise_guidance: float | None = Field(default=None, ge=0, le=20, allow_inf_nan=False)
     reference_seconds_per_unit: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     motion_adapter: str | None = Field(default=None, pattern=MODEL_ID.pattern)
     vae: str | None = Field(default=None, pattern=MODEL_ID.pattern)
@@ -383,6 +389,8 @@ def to_card(record: ModelRecord, path: Path) -> ModelCard:
         default_scheduler=told.get("default_scheduler"),
         default_steps=told.get("default_steps"),
         default_guidance=told.get("default_guidance"),
+        flow_shift=told.get("flow_shift"),
+        low_noise_guidance=told.get("low_noise_guidance"),
         has_motion=bool(told.get("has_motion")),
         content_hash=record.hash,
         record=record,

@@ -11,6 +11,8 @@ from promptreel.errors import CheckpointUnusable
 from promptreel.models.json_files import shorten
 
 SUFFIXES = (".safetensors", ".json", ".txt", ".md")
+UNREAD = frozenset({"spiece.model"})
+"""Names of files that lie in public checkpoints, are no code, and are never opened."""
 MAX_FILES = 1000
 MAX_DEPTH = 8
 
@@ -66,7 +68,7 @@ def _check_file(file: Path, root: Path) -> None:
         raise CheckpointUnusable(f"{name} is a link out of the checkpoint's folder. Copy the file itself there (cp -L).")
     if not file.is_file():
         raise CheckpointUnusable(f"{name} is not a plain file. Remove it, or put the file itself there.")
-    if file.suffix not in SUFFIXES:
+    if file.suffix not in SUFFIXES and file.name not in UNREAD:
         raise CheckpointUnusable(
             f"{name} is refused: only {', '.join(SUFFIXES)} files may be in a checkpoint's folder. "
             "Convert other weights to safetensors and remove what is left."

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from promptreel.errors import CheckpointUnusable
 from promptreel.extras import is_installed
-from promptreel.models.gate import check_checkpoint, check_image_checkpoint, check_part, check_weights
+from promptreel.models.families import WAN
+from promptreel.models.gate import Checked, check_checkpoint, check_image_checkpoint, check_part, check_weights
 from promptreel.models.inspection import read_all_tensors
 from promptreel.models.kinds import ModelKind
 from promptreel.models.registry import ModelCard, ModelRegistry
 from promptreel.models.safety import check_folder
 from promptreel.models.stored_files import hash_file
+from promptreel.models.wan.checkpoint import check_wan
 from promptreel.models.weights import check_finite
 
 
@@ -29,7 +31,7 @@ def why_unusable(card: ModelCard, models: ModelRegistry) -> str | None:
 def verify(card: ModelCard, models: ModelRegistry) -> None:
     """Raises CheckpointUnusable with what is wrong, and StorageFailed."""
     if card.record is None:
-        check_weights(check_checkpoint(card))
+        check_weights(_check_whole(card))
         return
     paths = {name: models.file_path(file) for name, file in card.record.files.items()}
     for name, path in paths.items():
@@ -45,8 +47,12 @@ def _check_headers(card: ModelCard) -> None:
     """Raises CheckpointUnusable."""
     match card.kind:
         case ModelKind.CHECKPOINT if card.has_motion:
-            check_checkpoint(card)
+            _check_whole(card)
         case ModelKind.CHECKPOINT:
             check_image_checkpoint(check_folder(card.path))
         case ModelKind.MOTION_ADAPTER | ModelKind.VAE:
             check_part(check_folder(card.path), card.kind.value)
+
+
+def _check_whole(card: ModelCard) -> Checked:
+    return check_wan(card) if card.family == WAN.name else check_checkpoint(card)

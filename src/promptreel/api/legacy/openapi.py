@@ -167,7 +167,8 @@ def _numbers(dialect: Dialect) -> dict[str, dict[str, Any]]:
         ),
         "guidance_scale": _number(
             ranges.guidance_scale,
-            "How closely the video follows the prompt. 0 to 1: no guidance.",
+            "How closely the video follows the prompt. 0 to 1: no guidance. For models of other families than Stable "
+            "Diffusion's, the default means the model's own.",
             default=defaults.guidance_scale,
             kind="number",
         ),

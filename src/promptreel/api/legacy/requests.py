@@ -17,7 +17,6 @@ from promptreel.api.model_choice import fill_in, read_lora_cards, read_models
 from promptreel.api.webhook_field import read_webhook
 from promptreel.encoding.decoder import Decoder
 from promptreel.fetching.fetcher import SafeFetcher
-from promptreel.jobs.eta import work_units
 from promptreel.jobs.job import NewJob
 from promptreel.jobs.params import (
     DEFAULT_OUTPUT_TYPE,
@@ -28,6 +27,7 @@ from promptreel.jobs.params import (
     VideoParams,
 )
 from promptreel.media import Init
+from promptreel.models.families import cost_of, negative_prompt_of, size_apart
 from promptreel.models.phrases import enhance_prompt, find_unknown_words
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistry
 
@@ -63,26 +63,26 @@ def read_create(
     card = made_with.checkpoint
     loras = read_lora_cards(reader, uses, models, card, field=HOSTED_FIELDS[0])
     reader.raise_errors()
-
+    by_seconds = dialect.defaults.num_frames is None and not reader.is_set("num_frames")
+    filled, changes = fill_in(draft, reader, made_with, by_seconds=by_seconds, api_guidance=dialect.defaults.guidance_scale)
     request = {
         "dialect": dialect.name,
         "enhance_prompt": _to_yes_no(enhance),
-        "tip": _advise(draft, card, left_out, reader.clamped),
-        "native_size": [card.native_width, card.native_height] if card.native_width else None,
+        "tip": _advise(draft, card, left_out, reader.clamped, changes),
+        "native_size": size_apart(card, filled),
         "track_id": as_sent(fields.get("track_id"), track_id),
         **switches,
     }
     if negative_prompt is None:
-        negative_prompt = card.default_negative_prompt
+        negative_prompt = negative_prompt_of(card)
     params = replace(
-        fill_in(draft, reader, made_with),
+        filled,
         loras=uses,
         prompt=enhance_prompt(draft.prompt, card, loras) if enhance and draft.prompt else draft.prompt,
         negative_prompt=negative_prompt,
         init_key=init.key if init else None,
     )
-    cost = work_units(params, card.max_frames)
-    new_job = NewJob(params=params, request=request, cost=cost, track_id=track_id, webhook_url=webhook_url)
+    new_job = NewJob(params=params, request=request, cost=cost_of(params, card), track_id=track_id, webhook_url=webhook_url)
     return new_job, init
 
 
@@ -147,13 +147,14 @@ def _to_yes_no(value: bool) -> str:
     return "yes" if value else "no"
 
 
-def _advise(draft: VideoParams, card: ModelCard, left_out: list[str], clamped: Mapping[str, float]) -> str:
+def _advise(draft: VideoParams, card: ModelCard, left_out: list[str], clamped: Mapping[str, float], changes: list[str]) -> str:
     """The tip: whatever was replaced, changed or ignored, else the documented tip."""
     advice = []
     if card.model_id != draft.model_id:
         advice.append(f'there is no model "{draft.model_id[:100]}": "{card.model_id}" makes the video')
     if clamped:
         advice.append(f"moved into range: {', '.join(f'{name} {spell(each)}' for name, each in clamped.items())}")
+    advice += changes
     unknown = find_unknown_words(draft.prompt, card.words)
     if unknown:
         advice.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,6 @@ from promptreel.api.webhook_field import read_webhook
 from promptreel.encoding.decoder import Decoder
 from promptreel.errors import JobNotFound
 from promptreel.fetching.fetcher import SafeFetcher
-from promptreel.jobs.eta import work_units
 from promptreel.jobs.job import NewJob, VideoJob
 from promptreel.jobs.params import (
     DEFAULT_OUTPUT_TYPE,
@@ -29,6 +28,7 @@ from promptreel.jobs.params import (
 )
 from promptreel.media import Init
 from promptreel.models.composition import compose, find_loras
+from promptreel.models.families import cost_of, negative_prompt_of, size_apart
 from promptreel.models.phrases import enhance_prompt, find_unknown_words
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistry
 
@@ -84,16 +84,18 @@ def read_create(
     card = made_with.checkpoint
     loras = read_lora_cards(reader, uses, models, card, field="loras")
     reader.raise_errors()
+    filled, changes = fill_in(
+        replace(draft, num_frames=num_frames), reader, made_with, by_seconds=not reader.is_set("num_frames")
+    )
     params = replace(
-        fill_in(draft, reader, made_with),
+        filled,
         loras=uses,
         prompt=enhance_prompt(draft.prompt, card, loras) if enhance else draft.prompt,
-        num_frames=num_frames,
-        negative_prompt=card.default_negative_prompt if negative_prompt is None else negative_prompt,
+        negative_prompt=negative_prompt_of(card) if negative_prompt is None else negative_prompt,
         init_key=init.key if init else None,
     )
-    request = _remember(draft.prompt, card, reader, enhance=enhance)
-    return NewJob(params=params, request=request, cost=work_units(params, card.max_frames), webhook_url=webhook_url), init
+    request = _remember(draft.prompt, params, card, reader, enhance=enhance, changes=changes)
+    return NewJob(params=params, request=request, cost=cost_of(params, card), webhook_url=webhook_url), init
 
 
 def read_remix(fields: Mapping[str, Any], source: VideoJob, models: ModelRegistry, fetcher: SafeFetcher) -> NewJob:
@@ -106,8 +108,8 @@ def read_remix(fields: Mapping[str, Any], source: VideoJob, models: ModelRegistr
     loras = find_loras(models, source.params.loras, card)
     enhance = was_enhanced(source)
     params = replace(source.params, prompt=enhance_prompt(prompt, card, loras) if enhance else prompt)
-    request = _remember(prompt, card, reader, enhance=enhance) | {"remixed_from": source.id}
-    return NewJob(params=params, request=request, cost=work_units(params, card.max_frames), webhook_url=webhook_url)
+    request = _remember(prompt, params, card, reader, enhance=enhance) | {"remixed_from": source.id}
+    return NewJob(params=params, request=request, cost=cost_of(params, card), webhook_url=webhook_url)
 
 
 def _read_params(reader: FieldReader) -> VideoParams:
@@ -176,15 +178,16 @@ def _read_image_url(reader: FieldReader, inner: FieldReader) -> object:
     return inner.given("input_reference[image_url]")
 
 
-def _remember(prompt: str, card: ModelCard, reader: FieldReader, *, enhance: bool) -> dict[str, Any]:
-    """What answers need later, such as the tip, which names everything in the request that has no effect."""
-    tips = []
+def _remember(
+    prompt: str, params: VideoParams, card: ModelCard, reader: FieldReader, *, enhance: bool, changes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What answers need later, such as the tip, which names everything in the request that has no effect or was changed."""
+    tips = list(changes)
     if unknown := find_unknown_words(prompt, card.words):
         tips.append(f'the model "{card.model_id}" does not know: {", ".join(word[:40] for word in unknown[:8])}')
     if ignored := reader.name_ignored(but=_READ_ELSEWHERE):
         tips.append(f"ignored fields: {', '.join(ignored)}")
-    native_size = [card.native_width, card.native_height] if card.native_width else None
-    request = {"dialect": DIALECT, "native_size": native_size, "enhance_prompt": "yes" if enhance else "no"}
+    request = {"dialect": DIALECT, "native_size": size_apart(card, params), "enhance_prompt": "yes" if enhance else "no"}
     return request | ({"tip": ". ".join(tips)} if tips else {})
 
 

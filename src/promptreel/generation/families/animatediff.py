@@ -18,7 +18,7 @@ from torch import Tensor
 from promptreel.errors import CheckpointUnusable
 from promptreel.generation.compute import ROWS_OF_A_CALL, ComputeThreads
 from promptreel.generation.devices import Device
-from promptreel.generation.families.family import Conditioning, Forward, Loadable, OnPart, Prepared, Rows, go_on
+from promptreel.generation.families.family import Conditioning, EncodedInit, Forward, Loadable, OnPart, Prepared, Rows, go_on
 from promptreel.generation.families.guidance import classifier_free, is_guided
 from promptreel.generation.families.windows import draw_noise, predict_in_windows
 from promptreel.generation.finite import Stage, check_finite
@@ -86,7 +86,15 @@ class LoadedCheckpoint:
         scale = _downscaling(self.vae)
         return (1, self.unet.config.in_channels, num_frames, height // scale, width // scale)
 
-    def prepare(self, params: VideoParams, init: Tensor | None = None) -> Prepared:
+    def fit_to(self, params: VideoParams) -> LoadedCheckpoint:  # noqa: ARG002
+        """See LoadedModel. One space is for all clips."""
+        return self
+
+    def encode_init(self, frames: Tensor, on_part: OnPart = go_on) -> EncodedInit:
+        """See LoadedModel."""
+        return EncodedInit(self.encode(frames, on_part))
+
+    def prepare(self, params: VideoParams, init: EncodedInit | None = None) -> Prepared:
         """See LoadedModel. The conditioning is `text` [B, tokens, width], of the negative prompt, if there is guidance, and the
         prompt. Each text is encoded alone, so that neither changes the other's bits."""
         texts = [params.negative_prompt, params.prompt] if is_guided(params) else [params.prompt]
@@ -98,7 +106,7 @@ class LoadedCheckpoint:
             draw_noise(shape, self.card.max_frames, generator),
             params.num_inference_steps,
             generator,
-            init,
+            init.latents if init else None,
             strength=1.0 if init is None else params.strength,
             guided=is_guided(params),
         )
@@ -120,7 +128,7 @@ class LoadedCheckpoint:
         """See LoadedModel."""
         return predict_in_windows(rows, forward, on_part)
 
-    def combine(self, output: Tensor, call: Call, guidance_scale: float) -> Tensor:
+    def combine(self, output: Tensor, call: Call, conditioning: Conditioning, guidance_scale: float) -> Tensor:  # noqa: ARG002
         """See LoadedModel."""
         return self.space.from_model(classifier_free(output, guidance_scale), call.latents, call.timestep)
 

@@ -6,7 +6,7 @@ The engine owns the sampler, the batching, progress and cancelling, and knows no
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -99,6 +99,15 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class EncodedInit:
+    """What a request starts from: latents [1, C, T, h, w] at the noise level of its strength, or tensors [1, ...] for the
+    conditioning of all its rows."""
+
+    latents: Tensor | None = None
+    conditioning: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Prepared:
     """A request, ready to be denoised."""
 
@@ -149,14 +158,14 @@ class LoadedModel(Protocol):
         Raises CheckpointUnusable for a LoRA that does not fit.
         """
 
-    def encode(self, frames: Tensor, on_part: OnPart = go_on) -> Tensor:
-        """Frames to latents, which `decode` turns back."""
+    def fit_to(self, params: VideoParams) -> LoadedModel:
+        """This model, or one that shares its networks and has the space for the request's clip."""
 
-    def prepare(self, params: VideoParams, init: Tensor | None = None) -> Prepared:
-        """Encodes the prompts, and draws the noise from the seed. `init`: latents to start from.
+    def encode_init(self, frames: Tensor, on_part: OnPart = go_on) -> EncodedInit:
+        """What a clip is made from. A picture is a clip that stands still."""
 
-        Raises GenerationFailed.
-        """
+    def prepare(self, params: VideoParams, init: EncodedInit | None = None) -> Prepared:
+        """Encodes the prompts, and draws the noise from the seed. Raises GenerationFailed."""
 
     def ask(self, call: Call, conditioning: Conditioning) -> Rows:
         """The rows that a sampler's call needs, in the form that the denoiser takes."""
@@ -164,7 +173,7 @@ class LoadedModel(Protocol):
     def predict(self, rows: Rows, forward: Forward, on_part: Callable[[float], None]) -> Tensor:
         """The output for all rows, by one forward or several. `on_part` gets the share that is done; it may raise."""
 
-    def combine(self, output: Tensor, call: Call, guidance_scale: float) -> Tensor:
+    def combine(self, output: Tensor, call: Call, conditioning: Conditioning, guidance_scale: float) -> Tensor:
         """Guidance: from the rows' outputs to one prediction [1, C, T, h, w] of the space's own type."""
 
     def forward(self, rows: Rows) -> Tensor:
