@@ -83,7 +83,7 @@ def denoise(models: ModelRegistry, model: LoadedCheckpoint) -> Tensor:
     while True:
         result = model.forward(model.ask(call, conditioning))
         try:
-            call = sampler.send(model.combine(result, call, PARAMS.guidance_scale))
+            call = sampler.send(model.combine(result, call, conditioning, PARAMS.guidance_scale))
         except StopIteration as finished:
             latents: Tensor = finished.value
             return latents
