@@ -69,9 +69,10 @@ fix: .venv/installed ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/installed ## measure the main job, requests that share the model, and the api under load
+bench: .venv/installed ## measure the main job, requests that share the model, many models, and the api under load
 	$(BIN)/python -m bench.main_job
 	$(BIN)/python -m bench.sharing
+	$(BIN)/python -m bench.models
 	$(BIN)/python -m bench.api_load
 
 bench-aiperf: .venv/installed .aiperf/installed ## let the public load tester aiperf ask for 20 videos, 4 at once

@@ -1,4 +1,4 @@
-"""Our loop against diffusers' own AnimateDiffPipeline, on the same checkpoint, prompt and noise."""
+"""Our loop gives what diffusers' AnimateDiffPipeline gives for the same checkpoint, prompt and noise."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PARAMS = VideoParams(
     guidance_scale=5,
     seed=11,
 )
-# Each with what it must be given by hand, in place of what our ModelSpace pins.
+# Schedulers with the options that our samplers pin.
 SCHEDULERS: dict[str, dict[str, Any]] = {
     "DDIMScheduler": {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": False},
     "EulerDiscreteScheduler": {"timestep_spacing": "trailing"},
@@ -56,7 +56,7 @@ def engine(models: ModelRegistry) -> Engine:
 
 @pytest.fixture(scope="module")
 def pipeline(models: ModelRegistry) -> Any:
-    """diffusers' own, from the same files, in the way its documentation puts a checkpoint and a motion adapter together."""
+    """diffusers' pipeline from the same files, assembled as its documentation says."""
     tiny = models.get("tiny").path
     adapter = diffusers.MotionAdapter.from_pretrained(tiny / "motion_adapter")
     pipeline = diffusers.AnimateDiffPipeline(
@@ -73,7 +73,6 @@ def pipeline(models: ModelRegistry) -> Any:
 
 
 def run_pipeline(pipeline: Any, params: VideoParams, *, output_type: str) -> Any:
-    """What diffusers makes of the request."""
     kind = getattr(diffusers, params.scheduler)
     prediction_type = "v_prediction" if params.model_id == "tiny-v" else "epsilon"
     pipeline.scheduler = kind(**TABLE, **SCHEDULERS[params.scheduler], prediction_type=prediction_type)
@@ -132,7 +131,7 @@ def test_checkpoint_saved_as_motion_unet_loads_alike(engine: Engine, tmp_path: P
 
 
 def test_motion_adapter_changes_the_video(engine: Engine, tmp_path: Path) -> None:
-    """Guards against a loader that leaves the motion modules random or out."""
+    """A loader could leave the motion modules out, or at random weights."""
     frames = engine.generate(PARAMS, go_on).clip.frames
     still = make_tiny_checkpoint(tmp_path / "tiny")
     adapter = diffusers.MotionAdapter.from_pretrained(still / "motion_adapter")
@@ -154,7 +153,7 @@ def test_embeddings_are_those_of_diffusers_pipeline(engine: Engine, pipeline: An
 
 @pytest.mark.parametrize("clip_skip", [0, 1, 2])
 def test_embeddings_with_skipped_layers_are_those_of_diffusers_pipeline(engine: Engine, pipeline: Any, clip_skip: int) -> None:
-    # diffusers looks for the last norm one level deeper, where transformers 5 has it no more.
+    # diffusers looks for the final norm in `text_model`, which transformers 5 has removed.
     object.__setattr__(pipeline.text_encoder, "text_model", pipeline.text_encoder)
     theirs, _ = pipeline.encode_prompt("a red cat", "cpu", 1, False, clip_skip=clip_skip)
 
@@ -177,7 +176,7 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
         Engine(ModelRegistry(built_in=tmp_path, models_dir=tmp_path / "none"), CPU).load("tiny")
 
 
-def test_noise_table_is_the_cards(tmp_path: Path) -> None:
+def test_noise_table_comes_from_the_card(tmp_path: Path) -> None:
     """AnimateDiff's adapters were trained on linear betas, which end at a sigma of 25.1; the scheduler's file ends at 14.6."""
     for schedule, sigma in (("scaled_linear", 14.6), ("linear", 25.1)):
         make_tiny_checkpoint(tmp_path / schedule, beta_schedule=schedule)

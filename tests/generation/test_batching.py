@@ -1,4 +1,4 @@
-"""Requests that share the network: each gets what it would get alone, and short ones do not wait behind long ones."""
+"""Requests that share forwards: each gets what it would get alone, and short ones do not wait behind long ones."""
 
 from __future__ import annotations
 

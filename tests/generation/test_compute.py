@@ -111,12 +111,12 @@ def test_serial_arithmetic_ends_with_its_block() -> None:
     assert in_new_thread(before_inside_and_after) == [2, 1, 2]
 
 
-def test_networks_of_all_jobs_run_in_the_row_threads(models: ModelRegistry) -> None:
+def test_models_of_all_jobs_run_in_the_row_threads(models: ModelRegistry) -> None:
     engine = Engine(models, CPU, threads=2)
     checkpoint = engine.load("tiny")
     seen: set[str] = set()
-    for network in (checkpoint.unet, checkpoint.vae.decoder, checkpoint.prompts.text_encoder):
-        network.register_forward_pre_hook(lambda _network, _args: seen.add(threading.current_thread().name))
+    for part in (checkpoint.unet, checkpoint.vae.decoder, checkpoint.prompts.text_encoder):
+        part.register_forward_pre_hook(lambda _part, _args: seen.add(threading.current_thread().name))
 
     engine.generate(PARAMS, go_on)
     with ThreadPoolExecutor(2) as jobs:

@@ -51,7 +51,7 @@ def test_clip_does_not_depend_on_what_was_made_before(engine: Engine, models: Mo
 
 
 @pytest.mark.slow
-def test_every_scheduler_runs_on_a_network(engine: Engine) -> None:
+def test_every_scheduler_runs_on_a_real_unet(engine: Engine) -> None:
     for scheduler in SCHEDULERS:
         clip = engine.generate(replace(PARAMS, scheduler=scheduler, num_inference_steps=3), go_on).clip
         assert clip.frames.shape == (6, 24, 32, 3)

@@ -119,10 +119,10 @@ def test_other_failures_keep_their_names() -> None:
 
 
 @pytest.mark.parametrize("place", ["unet", "text_encoder", "vae.decoder"])
-def test_too_little_memory_in_any_network_has_the_same_name(engine: Engine, place: str) -> None:
+def test_too_little_memory_in_any_part_has_the_same_name(engine: Engine, place: str) -> None:
     checkpoint = engine.load("tiny")
-    network = {"unet": checkpoint.unet, "text_encoder": checkpoint.prompts.text_encoder, "vae.decoder": checkpoint.vae.decoder}
-    network[place].register_forward_pre_hook(lambda *_: too_large_for_torch())
+    parts = {"unet": checkpoint.unet, "text_encoder": checkpoint.prompts.text_encoder, "vae.decoder": checkpoint.vae.decoder}
+    parts[place].register_forward_pre_hook(lambda *_: too_large_for_torch())
 
     with pytest.raises(OutOfMemory):
         engine.generate(replace(PARAMS, prompt="never encoded"), go_on)

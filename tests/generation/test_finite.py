@@ -21,8 +21,8 @@ INIT = Clip(np.full((6, 24, 32, 3), 90, np.uint8), 8)
 
 def first_weights(checkpoint: LoadedCheckpoint, place: str) -> nn.Parameter:
     vae = checkpoint.vae
-    network = {"unet": checkpoint.unet, "text": checkpoint.prompts.text_encoder, "decoder": vae.decoder, "encoder": vae.encoder}
-    parameters: Iterator[nn.Parameter] = network[place].parameters()
+    parts = {"unet": checkpoint.unet, "text": checkpoint.prompts.text_encoder, "decoder": vae.decoder, "encoder": vae.encoder}
+    parameters: Iterator[nn.Parameter] = parts[place].parameters()
     return next(each for each in parameters if each.dim() > 1)
 
 
