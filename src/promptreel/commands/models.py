@@ -108,6 +108,8 @@ def _to_details(card: ModelCard) -> dict[str, Any]:
         "default_scheduler": card.default_scheduler,
         "default_steps": card.default_steps,
         "default_guidance": card.default_guidance,
+        "low_noise_guidance": card.low_noise_guidance,
+        "flow_shift": card.flow_shift,
         "hash": record.hash if record else None,
         "owner_key": record.api_key_id if record else None,
         "public": record.is_public if record else True,
