@@ -72,7 +72,7 @@ def _to_cells(row: dict[str, Any]) -> Sequence[str]:
 
 @models_app.command("show")
 def show_model(model_id: ModelId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Show all that is known of a model: its card, its noise table and why, its files and their hashes."""
+    """Show all that is known of a model. Its card, its noise table and why, its files and their hashes."""
     models = build_models(_load(data_dir))
     card = models.get(model_id)
     record = card.record
