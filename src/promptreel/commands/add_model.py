@@ -57,7 +57,7 @@ def add_model(  # noqa: PLR0913, PLR0917 - one parameter for each option
     low_noise_guidance: LowGuidance = None, flow_shift: Shift = None,
     licence: Licence = None, sha256: Sha256 = None, owner_key: OwnerKey = None, replace: Replace = False,
 ) -> None:  # fmt: skip
-    """Import a model. Copies or downloads its files, finds out what it is, checks it. After Ctrl-C, it goes on."""
+    """Import a model. Copies or downloads its files, finds out what it is, checks it. Run again, it goes on where it was."""
     width, _, height = (size or "").partition("x")
     given = {
         "name": name, "description": description or "", "motion_adapter": motion_adapter, "vae": vae, "licence": licence,
