@@ -64,13 +64,13 @@ def make_sdk(service: Service, key: str) -> Client:
 
 
 def make_command_line(service: Service, key: str, folder: Path) -> CommandLine:
-    """Runs `modelslab generate` with these arguments, in this folder."""
+    """Runs `modelslab generate` with these arguments, or another command if the first one is `models`, in this folder."""
     command = [str(Path(sys.executable).with_name("modelslab")), "--base-url", service.url, "--api-key", key]
     environment = {"HOME": str(folder), "PATH": os.environ["PATH"]}
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [*command, "--no-update-check", "generate", *arguments],
+            [*command, "--no-update-check", *(() if arguments[0] == "models" else ("generate",)), *arguments],
             check=False, cwd=folder, env=environment, capture_output=True, text=True, timeout=LONGEST_SECONDS,
         )  # fmt: skip
 
@@ -87,6 +87,15 @@ def test_command_line_generates_and_downloads(modelslab: CommandLine, tmp_path: 
     assert str(file) in done.stdout
     frames, fps = decode(file.read_bytes())
     assert (frames.shape, fps) == ((25, 96, 96, 3), 8)
+
+
+def test_command_line_finds_and_describes_models(modelslab: CommandLine) -> None:
+    found, described = modelslab("models", "search", "--search", "cut"), modelslab("models", "detail", "--id", "cutout")
+
+    assert "1 results (1 total)" in found.stdout
+    assert "Cutout" in found.stdout
+    assert "model_id:    cutout" in described.stdout
+    assert modelslab("models", "detail", "--id", "nowhere").returncode != 0
 
 
 def test_command_line_reports_a_failing_job_with_its_reason(modelslab: CommandLine, broken_model: str, tmp_path: Path) -> None:
