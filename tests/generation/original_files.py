@@ -30,14 +30,15 @@ RESNET = {
 }
 
 
-def make_unet(layers: int = 2) -> UNet2DConditionModel:
+def make_unet(layers: int = 2, channels: tuple[int, ...] = CHANNELS) -> UNet2DConditionModel:
+    """All blocks but the last read the text, as in Stable Diffusion."""
     torch.manual_seed(0)
     return UNet2DConditionModel(
-        block_out_channels=CHANNELS,
+        block_out_channels=channels,
         layers_per_block=layers,
         sample_size=8,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=(*("CrossAttnDownBlock2D",) * (len(channels) - 1), "DownBlock2D"),
+        up_block_types=("UpBlock2D", *("CrossAttnUpBlock2D",) * (len(channels) - 1)),
         cross_attention_dim=HIDDEN,
         attention_head_dim=8,
     )
@@ -70,10 +71,10 @@ def make_text_encoder() -> CLIPTextModel:
     )
 
 
-def make_adapter(*, mid_block: bool = True, layers: int = 2) -> MotionAdapter:
+def make_adapter(*, mid_block: bool = True, layers: int = 2, channels: tuple[int, ...] = CHANNELS) -> MotionAdapter:
     torch.manual_seed(3)
     adapter = MotionAdapter(
-        block_out_channels=CHANNELS,
+        block_out_channels=channels,
         motion_layers_per_block=layers,
         motion_max_seq_length=SEQUENCE,
         use_motion_mid_block=mid_block,
@@ -82,6 +83,13 @@ def make_adapter(*, mid_block: bool = True, layers: int = 2) -> MotionAdapter:
         if "proj_out" in name:  # zero at first, so that the adapter would do nothing
             torch.nn.init.normal_(weights, std=0.1)
     return adapter
+
+
+def round_to_16_bits(module: torch.nn.Module) -> None:
+    """Makes all numbers such that float16 and bfloat16 hold them exactly."""
+    for tensor in module.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.bfloat16().half().float())
 
 
 def original_unet(unet: Any) -> dict[str, Tensor]:
