@@ -140,8 +140,8 @@ def test_lora_that_changes_no_layer_of_stable_diffusion_is_refused(tmp_path: Pat
 def test_adapter_of_pia_is_refused_by_name(tmp_path: Path) -> None:
     paths = write(tmp_path / "pia.safetensors", {f"{DOWN}.norm.weight": (8,), "conv_in.weight": (8, 9, 3, 3)})
 
-    with pytest.raises(CheckpointUnusable, match="made for PIA"):
-        inspect(paths, ImportParams(model_id="pia", source="pia"))
+    with pytest.raises(CheckpointUnusable, match="made for PIA, whose UNet also reads a picture"):
+        detect(paths)
 
 
 def test_another_kind_than_the_expected_one_is_refused(tmp_path: Path) -> None:

@@ -72,6 +72,17 @@ def test_checkpoint_without_a_part_is_refused_with_what_to_add(parts: dict[str, 
             assert look(tmp_path, pruned, vae="vae-ft-mse").kind is ModelKind.CHECKPOINT
 
 
+def test_tensors_that_no_part_has_are_named(parts: dict[str, Any], tmp_path: Path) -> None:
+    whole = checkpoint_shapes(parts)
+    more = whole | {"model.diffusion_model.input_blocks.1.1.fuser.linear.weight": (8, 8)}
+    less = {name: shape for name, shape in whole.items() if not name.endswith("output_blocks.7.0.in_layers.2.bias")}
+
+    with pytest.raises(CheckpointUnusable, match=r"^x\.safetensors holds no usable unet: it should not hold .*fuser"):
+        look(tmp_path, more)
+    with pytest.raises(CheckpointUnusable, match=r"usable unet: it lacks up_blocks\.2\.resnets\.1\.conv1\.bias"):
+        look(tmp_path, less)
+
+
 @pytest.mark.parametrize("channels", [8, 9])
 def test_unet_that_reads_a_picture_is_refused_as_such(parts: dict[str, Any], tmp_path: Path, channels: int) -> None:
     first = "model.diffusion_model.input_blocks.0.0.weight"

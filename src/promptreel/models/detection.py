@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,8 +68,7 @@ def _detect_single(tensors: Shapes) -> Detected:
         refuse_strange_lora(tensors)
         return Detected(kind=ModelKind.LORA, family="animatediff", base=_base_of_lora(tensors))
     if any(".motion_modules." in name or name.startswith("motion_modules.") for name in names):
-        if any(name.endswith("conv_in.weight") for name in names) and any(".resnets." in name for name in names):
-            raise CheckpointUnusable("This is a UNet by itself. Take the whole checkpoint, or the motion adapter alone.")
+        _refuse_more_than_motion(names)
         return Detected(kind=ModelKind.MOTION_ADAPTER, family="animatediff", base=_base_of_motion(tensors))
     if (width := _width_of_embedding(tensors)) is not None:
         refuse_width(width)
@@ -84,6 +83,15 @@ def _detect_single(tensors: Shapes) -> Detected:
         f"Its tensors, such as {shorten(min(names), 80) if names else 'none'}, are of no model that Promptreel knows. It runs "
         "Stable Diffusion 1.5 checkpoints, motion adapters, VAEs, LoRAs and embeddings."
     )
+
+
+def _refuse_more_than_motion(names: Sequence[str]) -> None:
+    """Raises CheckpointUnusable for motion modules beside other layers of a UNet."""
+    if not any(name.endswith("conv_in.weight") for name in names):
+        return
+    if any(".resnets." in name for name in names):
+        raise CheckpointUnusable("This is a UNet by itself. Take the whole checkpoint, or the motion adapter alone.")
+    raise made_for("PIA, whose UNet also reads a picture")
 
 
 def _base_of_unet(tensors: Shapes) -> str:

@@ -244,11 +244,18 @@ def compare(component: str, layout: Layout, part: Part) -> None:
         if tensors[name].shape != layout[name]:
             problems.append(f"has {name} in the shape {list(tensors[name].shape)} in place of {list(layout[name])}")
             break
-    if problems:
+    if not problems:
+        return
+    if any(name.endswith("config.json") for name in part.files):
         raise CheckpointUnusable(
             f"{component}/: its weights do not fit its config.json: it {'; it '.join(problems)}. "
             "Convert it to diffusers' layout, or copy the config that belongs to the weights."
         )
+    what = component.replace("_", " ")
+    raise CheckpointUnusable(
+        f"{', '.join(part.files)} holds no usable {what}: it {'; it '.join(problems)}. Download it again, or take another "
+        "version of it."
+    )
 
 
 def _check_fit(card: ModelCard, unet: MotionUNet, networks: Mapping[str, Part], tokenizer: TokenizerParts) -> None:

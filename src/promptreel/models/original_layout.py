@@ -218,8 +218,6 @@ def read_motion_adapter(tensors: Tensors, name: str) -> Found:
         for old, new in _MOTION.items():
             plain = plain.replace(old, new)
         renamed[plain] = tensor
-    if "conv_in.weight" in renamed:
-        raise CheckpointUnusable(f"{name} is made for PIA, whose UNet also reads a picture. Promptreel does not run it.")
     norms = [key for key in renamed if re.fullmatch(r"down_blocks\.[0-9]{1,4}\.motion_modules\.0\.norm\.weight", key)]
     blocks = [f"down_blocks.{block}.motion_modules.0.norm.weight" for block in range(len(norms))]
     layers = {key.split(".")[3] for key in renamed if key.startswith("down_blocks.0.motion_modules.")}
