@@ -17,9 +17,9 @@ from tests.generation import original_files as original
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def write_header(path: Path, shapes: Shapes, dtype: str = "F16") -> dict[str, Path]:
+def write_header(path: Path, shapes: Shapes, dtype: str = "F16", **metadata: str) -> dict[str, Path]:
     """`position_ids` are whole numbers, as in published files."""
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     at = 0
     for name, shape in shapes.items():
         kind = "I64" if name.endswith("position_ids") else dtype

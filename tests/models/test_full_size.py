@@ -91,13 +91,23 @@ def test_unet_that_reads_a_picture_is_refused_as_such(parts: dict[str, Any], tmp
         look(tmp_path, checkpoint_shapes(parts) | {first: (320, channels, 3, 3)})
 
 
-def test_checkpoint_says_that_it_predicts_v(parts: dict[str, Any], tmp_path: Path) -> None:
-    for added, predicts in (({}, "epsilon"), ({"v_pred": (0,)}, "v_prediction")):
-        look(tmp_path, checkpoint_shapes(parts) | added)
-        image = read_image_parts(tmp_path)
-        table = table_of_adapter(image.noise_file, None, predicts_v=image.predicts_v)
+@pytest.mark.parametrize(
+    ("added", "metadata", "predicts"),
+    [
+        ({}, {}, "epsilon"),
+        ({}, {"modelspec.prediction_type": "epsilon"}, "epsilon"),
+        ({}, {"modelspec.prediction_type": "v"}, "v_prediction"),
+        ({"v_pred": (0,)}, {}, "v_prediction"),
+    ],
+)
+def test_checkpoint_says_what_it_predicts(
+    parts: dict[str, Any], tmp_path: Path, added: Shapes, metadata: dict[str, str], predicts: str
+) -> None:
+    write_header(tmp_path / "x.safetensors", checkpoint_shapes(parts) | added, **metadata)
+    image = read_image_parts(tmp_path)
+    table = table_of_adapter(image.noise_file, None, predicts_v=image.predicts_v)
 
-        assert (table["prediction_type"], table["beta_schedule"]) == (predicts, "linear")
+    assert (table["prediction_type"], table["beta_schedule"]) == (predicts, "linear")
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "model.", "model.diffusion_model."])
