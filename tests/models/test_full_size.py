@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from diffusers import AutoencoderTiny
 
 from promptreel.errors import CheckpointUnusable
 from promptreel.jobs.import_params import ImportParams
@@ -146,6 +148,19 @@ def test_vae_in_one_file(parts: dict[str, Any], tmp_path: Path, prefix: str, add
     found = look(tmp_path, shapes_of(original.original_vae(parts["vae"], prefix)) | added)
 
     assert (found.kind, found.base) == (ModelKind.VAE, "sd15")
+
+
+def test_tiny_vae_needs_no_config(tmp_path: Path) -> None:
+    """TAESD, which decodes in a fraction of the time."""
+    with torch.device("meta"):
+        vae = AutoencoderTiny()
+    vae.save_config(tmp_path)
+    alone = look(tmp_path / "alone", shapes_of(vae.state_dict()))
+    weights = write_header(tmp_path / "diffusion_pytorch_model.safetensors", shapes_of(vae.state_dict()))
+    folder = inspect(weights | {"config.json": tmp_path / "config.json"}, ImportParams(model_id="x", source="x"))
+
+    assert alone.kind is folder.kind is ModelKind.VAE
+    assert check_part(tmp_path, "vae").config == check_part(tmp_path / "alone", "vae").config
 
 
 def test_vaes_of_other_models_are_refused_by_name(parts: dict[str, Any], tmp_path: Path) -> None:

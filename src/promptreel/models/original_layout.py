@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from promptreel.errors import CheckpointUnusable
-from promptreel.models.configs import Config, ImageUNet, MotionAdapter, TextEncoder, VaeKL
+from promptreel.models.configs import Config, ImageUNet, MotionAdapter, TextEncoder, VaeKL, VaeTiny
 from promptreel.models.json_files import explain
 from promptreel.models.weights import StoredTensor
 
@@ -150,7 +150,11 @@ def _rename_resnet(rest: str) -> str:
 
 
 def read_vae(tensors: Tensors, name: str) -> Found:
-    """Stable Diffusion's VAE, from tensors without their prefix. Names of diffusers are understood, too."""
+    """Stable Diffusion's VAE, from tensors without their prefix. Names of diffusers are understood, too, and the tiny VAE that
+    has no others.
+    """
+    if "decoder.layers.0.weight" in tensors:
+        return Found(VaeTiny(), tensors)
     blocks = _count(tensors, r"encoder\.down(?:_blocks)?\.([0-9]{1,4})\.")
     layers = _count(tensors, r"encoder\.down(?:_blocks)?\.0\.(?:block|resnets)\.([0-9]{1,4})\.")
     renamed = {_rename_vae(key, blocks): tensor for key, tensor in tensors.items()}
