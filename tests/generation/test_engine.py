@@ -119,9 +119,9 @@ def test_unknown_model_is_not_found(engine: Engine) -> None:
 
 
 def test_unknown_family_is_refused(tmp_path: Path) -> None:
-    make_tiny_checkpoint(tmp_path / "tiny", family="wan")
+    make_tiny_checkpoint(tmp_path / "tiny", family="ltx")
 
-    with pytest.raises(CheckpointUnusable, match="is of family 'wan'"):
+    with pytest.raises(CheckpointUnusable, match="is of family 'ltx'"):
         engine_on(tmp_path).load("tiny")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from promptreel.generation.families.wan_loading import _format_of, _load_network
 from promptreel.generation.families.wan_text import WanTokenizer, clean
 from promptreel.models.composition import ModelSet
 from promptreel.models.configs import Config
+from promptreel.models.kinds import ModelKind
 from promptreel.models.registry import ModelRegistry
 from promptreel.models.wan import configs
 from promptreel.models.wan.checkpoint import WanCheckpoint, check_wan
@@ -288,3 +290,12 @@ def test_damaged_table_of_characters_is_an_unusable_checkpoint(tmp_path: Path, t
         return
     with pytest.raises(CheckpointUnusable, match="A tokenizer cannot be built"):
         WanTokenizer(parts)
+
+
+def test_parts_of_other_models_are_refused(tmp_path: Path) -> None:
+    make_tiny_wan(tmp_path / "wan")
+    card = ModelRegistry(built_in=tmp_path, models_dir=tmp_path / "none").get("wan")
+    soft = replace(card, model_id="soft", kind=ModelKind.VAE)
+
+    with pytest.raises(CheckpointUnusable, match="'soft' cannot be used with 'wan': Wan has its own parts"):
+        check_wan_model(ModelSet(checkpoint=card, vae=soft), CPU, ComputeThreads(1))

@@ -95,6 +95,12 @@ def test_wans_cost_grows_faster_than_its_tokens(wan: ModelCard) -> None:
     assert cost_of(PARAMS, replace(wan, base="wan22-5b")) < whole  # a quarter of the tokens
 
 
+def test_picture_of_wan_saves_no_steps_and_a_video_does(wan: ModelCard) -> None:
+    picture, video = (replace(PARAMS, init_key=key, strength=0.5) for key in ("inits/image/1.png", "inits/video/1.mp4"))
+
+    assert cost_of(picture, wan) == cost_of(PARAMS, wan) == pytest.approx(2 * cost_of(video, wan), rel=0.05)
+
+
 def test_family_has_defaults_where_the_card_has_none(wan: ModelCard, animatediff: ModelCard) -> None:
     assert ModelSet(checkpoint=wan).defaults == {"num_inference_steps": 50, "guidance_scale": 5.0}
     assert ModelSet(checkpoint=replace(wan, default_guidance=4.0, default_steps=40)).defaults == {

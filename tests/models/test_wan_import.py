@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from promptreel.errors import CheckpointUnusable
+from promptreel.errors import CheckpointUnusable, InvalidParams
 from promptreel.importing.choosing import choose_files
 from promptreel.jobs.import_params import ImportParams
+from promptreel.models.card_fields import read_card_fields
 from promptreel.models.inspection import Inspected, inspect
 from promptreel.models.kinds import ModelKind
 from tests.models.checkpoints import change_json
@@ -53,6 +54,13 @@ def test_importer_may_say_otherwise(tmp_path: Path) -> None:
     found = import_folder(make_wan(tmp_path / "wan", "Wan2.2-T2V-A14B"), max_frames=49, default_guidance=6.0)
 
     assert found.card == {"has_motion": True} | CARDS["Wan2.2-T2V-A14B"] | {"max_frames": 49, "default_guidance": 6.0}
+
+
+@pytest.mark.parametrize(("sent", "kept"), [("5", 5.0), (3, 3.0), ("by_size", "by_size")])
+def test_shift_is_a_number_or_goes_by_size(sent: object, kept: object) -> None:
+    assert read_card_fields({"flow_shift": sent}).given == {"flow_shift": kept}
+    with pytest.raises(InvalidParams, match="flow shift"):
+        read_card_fields({"flow_shift": "by_weather"})
 
 
 def test_what_the_gate_refuses_is_not_imported(tmp_path: Path) -> None:

@@ -28,7 +28,10 @@ IMPORTS_OFF = (
 VISIBILITIES = ("private", "public")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TEXTS = ("description", "licence", "default_negative_prompt", "motion_adapter", "vae", "beta_schedule", "default_scheduler")
-_NUMBERS = ("native_width", "native_height", "max_frames", "fps", "default_steps", "default_guidance")
+_NUMBERS = (
+    "native_width", "native_height", "max_frames", "fps", "default_steps", "default_guidance", "low_noise_guidance",
+    "flow_shift",
+)  # fmt: skip
 _LISTS = ("trigger_words", "quality_words")
 
 

@@ -37,10 +37,12 @@ Qualities = Annotated[str | None, _option("Phrases put after an enhanced prompt,
 Negative = Annotated[str | None, _option("The negative prompt of requests that have none.")]
 Size = Annotated[str | None, _option("The size at which clips are made, such as 512x512.", default="the requested size")]
 Frames = Annotated[int | None, _option("Frames in one window.", default=FOUND_OUT)]
-Fps = Annotated[int | None, _option("The frame rate that it was trained at.", default="8")]
+Fps = Annotated[int | None, _option("The frame rate that it was trained at.", default="8, or what the files say")]
 Scheduler = Annotated[str | None, _option("The scheduler of requests that name none.")]
 Steps = Annotated[int | None, _option("The inference steps of requests that name none.")]
 Guidance = Annotated[float | None, _option("The guidance scale of requests that name none.")]
+LowGuidance = Annotated[float | None, _option("The guidance scale of Wan's second expert, with --guidance for the first.")]
+Shift = Annotated[str | None, _option("How far Wan's noise levels are shifted towards noise; or by_size.", default=FOUND_OUT)]
 Licence = Annotated[str | None, _option("The licence's name.", default="what the source says")]
 Sha256 = Annotated[str | None, _option("What the file's hash must be.")]
 OwnerKey = Annotated[str | None, _option("The API key that alone may use it: its id or first characters.", default="all keys")]
@@ -52,16 +54,17 @@ def add_model(  # noqa: PLR0913, PLR0917 - one parameter for each option
     description: Description = None, motion_adapter: Adapter = None, vae: Vae = None, beta_schedule: Betas = None,
     trigger_words: Triggers = None, quality_words: Qualities = None, negative_prompt: Negative = None, size: Size = None,
     max_frames: Frames = None, fps: Fps = None, scheduler: Scheduler = None, steps: Steps = None, guidance: Guidance = None,
+    low_noise_guidance: LowGuidance = None, flow_shift: Shift = None,
     licence: Licence = None, sha256: Sha256 = None, owner_key: OwnerKey = None, replace: Replace = False,
 ) -> None:  # fmt: skip
-    """Import a model: copy or download its files, find out what it is, and check it. After Ctrl-C, the same command goes on."""
+    """Import a model. Copies or downloads its files, finds out what it is, checks it. Run again, it goes on where it was."""
     width, _, height = (size or "").partition("x")
     given = {
         "name": name, "description": description or "", "motion_adapter": motion_adapter, "vae": vae, "licence": licence,
         "beta_schedule": beta_schedule, "trigger_words": _split(trigger_words), "quality_words": _split(quality_words),
         "default_negative_prompt": negative_prompt, "native_width": width or None, "native_height": height or None,
         "max_frames": max_frames, "fps": fps, "default_scheduler": scheduler, "default_steps": steps,
-        "default_guidance": guidance,
+        "default_guidance": guidance, "low_noise_guidance": low_noise_guidance, "flow_shift": flow_shift,
     }  # fmt: skip
     where = read_source(source)
     params = ImportParams(

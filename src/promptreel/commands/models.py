@@ -72,7 +72,7 @@ def _to_cells(row: dict[str, Any]) -> Sequence[str]:
 
 @models_app.command("show")
 def show_model(model_id: ModelId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """Show all that is known of a model: its card, its noise table and why, its files and their hashes."""
+    """Show all that is known of a model. Its card, its noise table and why, its files and their hashes."""
     models = build_models(_load(data_dir))
     card = models.get(model_id)
     record = card.record
@@ -108,6 +108,8 @@ def _to_details(card: ModelCard) -> dict[str, Any]:
         "default_scheduler": card.default_scheduler,
         "default_steps": card.default_steps,
         "default_guidance": card.default_guidance,
+        "low_noise_guidance": card.low_noise_guidance,
+        "flow_shift": card.flow_shift,
         "hash": record.hash if record else None,
         "owner_key": record.api_key_id if record else None,
         "public": record.is_public if record else True,

@@ -88,7 +88,11 @@ def _find_lora(models: ModelRegistry, model_id: str, checkpoint: ModelCard) -> M
         raise InvalidParams({"lora": [f"{model_id!r} is a {card.kind.replace('_', ' ')}, not a LoRA."]})
     if not _fits(card, checkpoint):
         raise InvalidParams(
-            {"lora": [f"The LoRA {model_id!r} is for {card.base}, and {checkpoint.model_id!r} is {checkpoint.base}."]}
+            {
+                "lora": [
+                    f"The LoRA {model_id!r} is for {_name_base(card)}, and {checkpoint.model_id!r} is {_name_base(checkpoint)}."
+                ]
+            }
         )
     if missing := models.missing_files(card):
         raise CheckpointUnusable(f"{missing[0]} of the LoRA {card.model_id!r} is gone, or was changed: import it again.")
@@ -113,13 +117,8 @@ def _find(models: ModelRegistry, model_id: str, kind: ModelKind, checkpoint: Mod
     if card.kind is not kind:
         raise InvalidParams({kind.value: [f"{model_id!r} is a {card.kind.replace('_', ' ')}, not a {what}."]})
     if not _fits(card, checkpoint):
-        raise InvalidParams(
-            {
-                kind.value: [
-                    f"{model_id!r} is for {card.base}, and {checkpoint.model_id!r} is {checkpoint.base}: take another one."
-                ]
-            }
-        )
+        bases = f"{model_id!r} is for {_name_base(card)}, and {checkpoint.model_id!r} is {_name_base(checkpoint)}"
+        raise InvalidParams({kind.value: [f"{bases}: take another one."]})
     return card
 
 
@@ -138,5 +137,15 @@ def _only_adapter(models: ModelRegistry, checkpoint: ModelCard) -> ModelCard:
 
 
 def _fits(card: ModelCard, checkpoint: ModelCard) -> bool:
-    """Whether both are of one base, as far as that is known."""
-    return None in {card.base, checkpoint.base} or card.base == checkpoint.base
+    """Whether both are of one family and base, as far as these are known."""
+    return all(
+        not ours or not theirs or ours == theirs for ours, theirs in zip(_made_for(card), _made_for(checkpoint), strict=True)
+    )
+
+
+def _made_for(card: ModelCard) -> tuple[str, str]:
+    return card.family, card.base or ""
+
+
+def _name_base(card: ModelCard) -> str:
+    return card.base or card.family

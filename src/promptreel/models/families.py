@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from promptreel.errors import CheckpointUnusable
 from promptreel.jobs.eta import work_units
 from promptreel.jobs.params import MAX_FRAMES, VideoParams
+from promptreel.media import kind_of_init
 from promptreel.models.registry import ModelCard
 
 WAN_NEGATIVE_PROMPT = (
@@ -137,9 +138,12 @@ def negative_prompt_of(card: ModelCard) -> str:
 
 def cost_of(params: VideoParams, card: ModelCard) -> float:
     """A job's units of work, for estimates: frames in calls, which weigh more where attention sees more tokens at once."""
-    units, family = work_units(params, card.max_frames), FAMILIES.get(card.family)
+    family = FAMILIES.get(card.family)
     if family is None or family.attention_tokens is None:
-        return units
+        return work_units(params, card.max_frames)
+    is_picture = params.init_key is not None and kind_of_init(params.init_key) == "image"
+    # Most of these models take a picture as the first frame, and denoise all steps.
+    units = work_units(replace(params, init_key=None) if is_picture else params, card.max_frames)
     width, height = generated_size(card, params)
     multiple = family.size_multiple_of(card)
     tokens = (1 + params.num_frames // family.frame_multiple) * (width // multiple) * (height // multiple)

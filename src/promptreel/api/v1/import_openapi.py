@@ -54,6 +54,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     "default_scheduler": _text("The scheduler of requests that name none."),
     "default_steps": _number("The inference steps of requests that name none."),
     "default_guidance": _number("The guidance scale of requests that name none."),
+    "low_noise_guidance": _number("Of Wan's second expert, with default_guidance for the first."),
+    "flow_shift": _number('How far Wan\'s noise levels are shifted towards noise, or "by_size". Default: what its files say.'),
     "webhook": _text("A URL that gets a signed event, model.imported or model.import_failed, when the import has ended."),
 }
 IMPORT: dict[str, Any] = {

@@ -42,6 +42,10 @@ _FREE_BYTES = 12 << 30
 
 def check_wan_model(models: ModelSet, device: Device, compute: ComputeThreads) -> Loadable:
     """Has the gate check the model's files, and all its weights. Raises CheckpointUnusable with what is wrong."""
+    for part in filter(None, (models.adapter, models.vae)):
+        raise CheckpointUnusable(
+            f"{part.model_id!r} cannot be used with {models.checkpoint.model_id!r}: Wan has its own parts."
+        )
     checkpoint = check_wan(models.checkpoint)
     check_weights(checkpoint)
     size_bytes = sum(
