@@ -142,12 +142,12 @@ def claim_positions(folder: Path) -> None:
     sparse(TEXT, 8 + len(text) + end + size, header(text))(folder)
 
 
-def rename_half(folder: Path) -> None:
-    (folder / UNET).rename((folder / UNET).with_suffix(".fp16.safetensors"))
+def rename_unet(folder: Path) -> None:
+    (folder / UNET).rename((folder / UNET).with_suffix(".int8.safetensors"))
 
 
 def index_without_end(folder: Path) -> None:
-    rename_half(folder)
+    rename_unet(folder)
     sparse(UNET + ".index.json", 1 << 40)(folder)
 
 
@@ -231,6 +231,6 @@ CASES = [
     refused("header that speaks of more than there is", "is damaged", sparse(VAE, 1 << 40, header(ONE))),
     refused("weight that overflowed", "not finite, in decoder.conv_in.weight", tensors(VAE, overflow)),
     refused("tensors of another model", "it lacks down_blocks", tensors(ADAPTER, rename_all)),
-    refused("variant that is half there", "unet/ holds the variant fp16 alone", rename_half),
+    refused("variant that is not read", "unet/ holds no diffusion_pytorch_model.safetensors", rename_unet),
     refused("folder of a thousand files", "more than 1000 files", fill),
 ]
