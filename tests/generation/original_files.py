@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel
@@ -20,6 +20,8 @@ HIDDEN = 64
 TOKENS = 49_408
 SEQUENCE = 24
 
+_Module = TypeVar("_Module", bound=torch.nn.Module)
+
 RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -30,22 +32,24 @@ RESNET = {
 }
 
 
-def make_unet(layers: int = 2) -> UNet2DConditionModel:
+def make_unet(layers: int = 2, channels: tuple[int, ...] = CHANNELS) -> UNet2DConditionModel:
+    """All blocks but the last read the text, as in Stable Diffusion."""
     torch.manual_seed(0)
-    return UNet2DConditionModel(
-        block_out_channels=CHANNELS,
+    unet = UNet2DConditionModel(
+        block_out_channels=channels,
         layers_per_block=layers,
         sample_size=8,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=(*("CrossAttnDownBlock2D",) * (len(channels) - 1), "DownBlock2D"),
+        up_block_types=("UpBlock2D", *("CrossAttnUpBlock2D",) * (len(channels) - 1)),
         cross_attention_dim=HIDDEN,
         attention_head_dim=8,
     )
+    return _vary(unet)
 
 
 def make_vae() -> AutoencoderKL:
     torch.manual_seed(1)
-    return AutoencoderKL(
+    vae = AutoencoderKL(
         block_out_channels=CHANNELS,
         layers_per_block=2,
         down_block_types=("DownEncoderBlock2D",) * 2,
@@ -54,11 +58,12 @@ def make_vae() -> AutoencoderKL:
         sample_size=16,
         scaling_factor=0.18215,
     )
+    return _vary(vae)
 
 
 def make_text_encoder() -> CLIPTextModel:
     torch.manual_seed(2)
-    return CLIPTextModel(
+    encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=TOKENS,
             hidden_size=HIDDEN,
@@ -68,12 +73,13 @@ def make_text_encoder() -> CLIPTextModel:
             max_position_embeddings=77,
         )
     )
+    return _vary(encoder)
 
 
-def make_adapter(*, mid_block: bool = True, layers: int = 2) -> MotionAdapter:
+def make_adapter(*, mid_block: bool = True, layers: int = 2, channels: tuple[int, ...] = CHANNELS) -> MotionAdapter:
     torch.manual_seed(3)
     adapter = MotionAdapter(
-        block_out_channels=CHANNELS,
+        block_out_channels=channels,
         motion_layers_per_block=layers,
         motion_max_seq_length=SEQUENCE,
         use_motion_mid_block=mid_block,
@@ -81,7 +87,23 @@ def make_adapter(*, mid_block: bool = True, layers: int = 2) -> MotionAdapter:
     for name, weights in adapter.named_parameters():
         if "proj_out" in name:  # zero at first, so that the adapter would do nothing
             torch.nn.init.normal_(weights, std=0.1)
-    return adapter
+    return _vary(adapter)
+
+
+def _vary(module: _Module) -> _Module:
+    """Gives norms and biases numbers of their own: new ones are all alike, so nobody would notice if two were swapped."""
+    with torch.no_grad():
+        for weights in module.parameters():
+            if weights.dim() == 1:
+                weights.add_(0.1 * torch.randn_like(weights))
+    return module
+
+
+def round_to_16_bits(module: torch.nn.Module) -> None:
+    """Makes all numbers such that float16 and bfloat16 hold them exactly."""
+    for tensor in module.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(tensor.bfloat16().half().float())
 
 
 def original_unet(unet: Any) -> dict[str, Tensor]:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from promptreel.errors import CheckpointUnusable
-from promptreel.importing.choosing import choose_files
+from promptreel.importing.choosing import HOW_TO_CONVERT, choose_files
 
 TEXTS = (
     "scheduler/scheduler_config.json", "text_encoder/config.json", "tokenizer/merges.txt", "tokenizer/special_tokens_map.json",
@@ -106,3 +114,24 @@ def test_named_file_or_folder_is_taken(held: set[str], wanted: str, taken: set[s
 def test_what_cannot_be_taken_is_refused_with_what_to_do(held: set[str], wanted: str | None, says: str) -> None:
     with pytest.raises(CheckpointUnusable, match=says):
         choose_files(held, wanted, of="it")
+
+
+TIED = torch.arange(6.0).reshape(2, 3)
+PICKLED_FORMS = {
+    "a training's checkpoint": {"epoch": 3, "state_dict": {"a": TIED, "b": TIED.T, "step": 7}},
+    "a word of AUTOMATIC1111": {"string_to_token": {"*": 265}, "string_to_param": {"*": TIED}, "name": "style", "step": 7},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pickled", PICKLED_FORMS.values(), ids=PICKLED_FORMS)
+def test_command_that_refusals_name_converts_a_pickle(tmp_path: Path, pickled: dict[str, Any]) -> None:
+    torch.save(pickled, tmp_path / "OLD.ckpt")
+    _, *words = shlex.split(HOW_TO_CONVERT[HOW_TO_CONVERT.index("python -c") :])
+    subprocess.run([sys.executable, *words], cwd=tmp_path, check=True)
+    inside = pickled.get("state_dict") or pickled["string_to_param"]
+    expected = {name: value for name, value in inside.items() if isinstance(value, torch.Tensor)}
+    made = load_file(tmp_path / "NEW.safetensors")
+
+    assert made.keys() == expected.keys()
+    assert all(torch.equal(made[name], tensor) for name, tensor in expected.items())

@@ -23,7 +23,8 @@ HOW_TO_CONVERT = (
     "Pickled weights can run code when they are opened, so they are never read. Take the same weights as .safetensors, or "
     "convert them where you trust them: "
     'python -c "import sys, torch; from safetensors.torch import save_file; w = torch.load(sys.argv[1], weights_only=True); '
-    "save_file({k: v.contiguous() for k, v in w.get('state_dict', w).items()}, sys.argv[2])\" OLD.ckpt NEW.safetensors"
+    "w = w.get('state_dict') or w.get('string_to_param') or w; "
+    'save_file({k: v.clone().contiguous() for k, v in w.items() if torch.is_tensor(v)}, sys.argv[2])" OLD.ckpt NEW.safetensors'
 )
 
 _STEMS = "diffusion_pytorch_model|model"

@@ -112,12 +112,20 @@ class MotionUNet(Config):
         ):
             value = getattr(self, name)
             require(isinstance(value, int) or len(value) == len(channels), f"{name} must have one value for each block")
-        require(self.in_channels == self.out_channels, "in_channels and out_channels must be equal")
+        require_plain_input(self)
         require(not any(count % 2 for count in channels), "block_out_channels must be even")
         require_multiples(channels, per_block(self.norm_num_groups, len(channels)), "norm_num_groups")
         require_multiples(channels, per_block(self.num_attention_heads, len(channels)), "num_attention_heads")
         require_multiples(channels, per_block(self.motion_num_attention_heads, len(channels)), "motion_num_attention_heads")
         return self
+
+
+def require_plain_input(unet: MotionUNet | ImageUNet) -> None:
+    require(
+        unet.in_channels == unet.out_channels,
+        f"it takes {unet.in_channels} channels and returns {unet.out_channels}, like a UNet for inpainting or for editing, "
+        "which also reads a picture: take the checkpoint that makes pictures of text alone",
+    )
 
 
 def require_multiples(channels: Sequence[int], parts: Sequence[int], name: str) -> None:
@@ -177,6 +185,11 @@ class ImageUNet(Config):
     class_embeddings_concat: Literal[False] = False
     mid_block_only_cross_attention: Literal[False] | None = None
     cross_attention_norm: None = None
+
+    @model_validator(mode="after")
+    def _takes_what_it_returns(self) -> Self:
+        require_plain_input(self)
+        return self
 
 
 class MotionAdapter(Config):

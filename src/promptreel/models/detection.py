@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from promptreel.errors import CheckpointUnusable
 from promptreel.models.families import WAN
+from promptreel.models.foreign import made_for, refuse_foreign, refuse_strange_lora, refuse_width, width_of_text
 from promptreel.models.json_files import read_object, shorten
 from promptreel.models.kinds import ModelKind
-from promptreel.models.original_layout import TEXT_ENCODER, UNET
+from promptreel.models.original_layout import TEXT_ENCODER, UNET, take
 from promptreel.models.parts import INDEX_NAME, PIPELINES
 from promptreel.models.wan.card import name_base
 from promptreel.models.wan.checkpoint import PIPELINES as WAN_PIPELINES
@@ -19,20 +20,11 @@ from promptreel.models.weights import StoredTensor, read_header
 
 Shapes = Mapping[str, StoredTensor]
 
-# A tensor that only these have. Promptreel knows them, to say by name what it does not run.
-_FOREIGN = {
-    "Stable Diffusion XL": r"(^|\.)conditioner\.embedders\.|(^|\.)add_embedding\.linear_1\.|lora_te2_",
-    "Stable Diffusion 2": r"^cond_stage_model\.model\.",
-    "Stable Diffusion 3": r"(^|\.)joint_blocks\.|^text_encoders\.clip_l\.",
-    "Flux": r"(^|[._])double_blocks[._]\d+[._]img_|(^|[._])single_blocks[._]\d+[._]linear",
-    "LTX-Video": r"(^|\.)patchify_proj\.|(^|\.)last_scale_shift_table$",
-    "HunyuanVideo": r"txt_in\.individual_token_refiner",
-    "Mochi": r"\.attn\.qkv_x\.",
-    "ControlNet": r"controlnet_|^control_model\.|zero_convs",
-}
-_OF_WAN = r"(^|\.)head\.modulation$|(^|\.)blocks\.0\.self_attn\.q\.|^condition_embedder\."
 _LORA = re.compile(r"(\.|_)lora(_linear_layer)?(\.|_)|lora_(up|down|A|B)\b|\.hada_|\.lokr_")
+_VAE = re.compile(r"(^|\.)decoder\.(up\.0\.block|up_blocks\.0\.resnets|layers\.\d{1,3})\.")
+_TOKEN = re.compile(r"emb_params|<[^<>]{1,100}>")
 _SD15_CHANNELS = (320, 640, 1280, 1280)
+_SD15_TEXT = 768
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +53,7 @@ def detect(paths: Mapping[str, Path]) -> Detected:
     return _detect_single(_read(paths, lambda _name: True))
 
 
-def _read(paths: Mapping[str, Path], wanted: object) -> dict[str, StoredTensor]:
-    assert callable(wanted)
+def _read(paths: Mapping[str, Path], wanted: Callable[[str], object]) -> dict[str, StoredTensor]:
     tensors: dict[str, StoredTensor] = {}
     for name, path in sorted(paths.items()):
         if name.endswith(".safetensors") and wanted(name):
@@ -72,22 +63,21 @@ def _read(paths: Mapping[str, Path], wanted: object) -> dict[str, StoredTensor]:
 
 def _detect_single(tensors: Shapes) -> Detected:
     names = list(tensors)
+    refuse_foreign(tensors)
     if any(map(_LORA.search, names)):
-        _refuse_foreign(names)
+        refuse_strange_lora(tensors)
         return Detected(kind=ModelKind.LORA, family="animatediff", base=_base_of_lora(tensors))
     if any(".motion_modules." in name or name.startswith("motion_modules.") for name in names):
-        if any(name.endswith("conv_in.weight") for name in names) and any(".resnets." in name for name in names):
-            raise CheckpointUnusable("This is a UNet by itself. Take the whole checkpoint, or the motion adapter alone.")
+        _refuse_more_than_motion(names)
         return Detected(kind=ModelKind.MOTION_ADAPTER, family="animatediff", base=_base_of_motion(tensors))
-    if (embedding := _embedding_width(tensors)) is not None:
-        return Detected(kind=ModelKind.EMBEDDING, family="animatediff", base="sd15" if embedding == 768 else None)
-    _refuse_foreign(names)
+    if (width := _width_of_embedding(tensors)) is not None:
+        refuse_width(width)
+        return Detected(kind=ModelKind.EMBEDDING, family="animatediff", base="sd15" if width == _SD15_TEXT else None)
     if any(name.startswith(f"{UNET}input_blocks.") for name in names):
-        unet = {name.removeprefix(UNET): tensor for name, tensor in tensors.items() if name.startswith(UNET)}
-        return Detected(kind=ModelKind.CHECKPOINT, family="animatediff", base=_base_of_unet(unet))
-    if any(re.search(r"(^|\.)decoder\.(up\.0\.block|up_blocks\.0\.resnets)\.", name) for name in names):
+        return Detected(kind=ModelKind.CHECKPOINT, family="animatediff", base=_base_of_unet(take(tensors, UNET)))
+    if any(map(_VAE.search, names)):
         return Detected(kind=ModelKind.VAE, family=None, base=_base_of_vae(tensors))
-    if any(".resnets." in name or name.startswith(TEXT_ENCODER) for name in names):
+    if any(".resnets." in name or name.startswith(("input_blocks.", TEXT_ENCODER, "text_model.")) for name in names):
         raise CheckpointUnusable("This is one part of a checkpoint by itself. Take the whole checkpoint.")
     raise CheckpointUnusable(
         f"Its tensors, such as {shorten(min(names), 80) if names else 'none'}, are of no model that Promptreel knows. It runs "
@@ -95,78 +85,65 @@ def _detect_single(tensors: Shapes) -> Detected:
     )
 
 
-def _refuse_foreign(names: Iterable[str]) -> None:
-    if any(re.search(_OF_WAN, name) for name in names):
-        raise CheckpointUnusable(
-            "This is a part of Wan, or a LoRA for it. Promptreel runs whole checkpoints of Wan in diffusers' layout, such as "
-            "Wan-AI/Wan2.1-T2V-1.3B-Diffusers: import one of these."
-        )
-    for title, pattern in _FOREIGN.items():
-        if any(re.search(pattern, name) for name in names):
-            raise CheckpointUnusable(
-                f"This is made for {title}, which Promptreel does not run yet. Take one for Stable Diffusion 1.5."
-            )
+def _refuse_more_than_motion(names: Sequence[str]) -> None:
+    """Raises CheckpointUnusable for motion modules beside other layers of a UNet."""
+    if not any(name.endswith("conv_in.weight") for name in names):
+        return
+    if any(".resnets." in name for name in names):
+        raise CheckpointUnusable("This is a UNet by itself. Take the whole checkpoint, or the motion adapter alone.")
+    raise made_for("PIA, whose UNet also reads a picture")
 
 
 def _base_of_unet(tensors: Shapes) -> str:
     """From the channels of the blocks, which motion modules share."""
-    down = {
-        int(found[1]): tensor.shape[0]
-        for name, tensor in tensors.items()
-        if (found := re.fullmatch(r"down_blocks\.(\d+)\.resnets\.0\.conv1\.weight", name))
-    }
-    if not down:  # the original layout
-        widths = [
-            tensor.shape[0]
-            for name, tensor in sorted(tensors.items(), key=lambda item: _numbers(item[0]))
-            if re.fullmatch(r"input_blocks\.\d+\.0\.out_layers\.3\.weight", name)
-        ]
-        ops = sum(1 for name in tensors if re.fullmatch(r"input_blocks\.\d+\.0\.op\.weight", name))
-        per_block = max(1, len(widths) // (ops + 1))
-        down = dict(enumerate(widths[::per_block]))
-    if any(name.endswith("attn2.to_k.weight") and tensor.shape[1] == 1024 for name, tensor in tensors.items()):
-        _refuse_foreign(["cond_stage_model.model."])
-    return _name_base(tuple(down[number] for number in sorted(down)))
+    refuse_width(width_of_text(tensors))
+    down = _channels(tensors, r"down_blocks\.([0-9]{1,2})\.resnets\.0\.conv1\.weight")
+    if not down:  # the original layout numbers all layers in one row
+        widths = _channels(tensors, r"input_blocks\.([0-9]{1,2})\.0\.out_layers\.3\.weight")
+        levels = 1 + sum(1 for name in tensors if re.fullmatch(r"input_blocks\.[0-9]{1,2}\.0\.op\.weight", name))
+        down = widths[:: max(1, len(widths) // levels)]
+    return _name_base(down)
 
 
 def _base_of_motion(tensors: Shapes) -> str:
-    found = {}
-    for name, tensor in tensors.items():
-        match = re.search(r"down_blocks\.(\d+)\.motion_modules\.0\.(?:temporal_transformer\.)?norm\.weight$", name)
-        if match:
-            found[int(match[1])] = tensor.shape[0]
-    channels = tuple(found[number] for number in sorted(found))
+    pattern = r"(?:.*\.)?down_blocks\.([0-9]{1,2})\.motion_modules\.0\.(?:temporal_transformer\.)?norm\.weight"
+    channels = _channels(tensors, pattern)
     if channels == _SD15_CHANNELS[:3]:
-        raise CheckpointUnusable("This motion adapter is made for Stable Diffusion XL, which Promptreel does not run yet.")
+        raise made_for("Stable Diffusion XL")
     return _name_base(channels)
 
 
+def _channels(tensors: Shapes, pattern: str) -> tuple[int, ...]:
+    """The output channels of the tensors whose names the pattern fits, by the number that it finds there."""
+    found = {
+        int(match[1]): tensor.shape[0]
+        for name, tensor in tensors.items()
+        if tensor.shape and (match := re.fullmatch(pattern, name)) is not None
+    }
+    return tuple(found[number] for number in sorted(found))
+
+
 def _base_of_vae(tensors: Shapes) -> str | None:
-    latents = next((each.shape[1] for name, each in tensors.items() if name.endswith("decoder.conv_in.weight")), None)
-    return "sd15" if latents == 4 and any(each.shape[0] == 512 for each in tensors.values() if each.shape) else None
+    shapes = (each.shape for name, each in tensors.items() if name.endswith("decoder.conv_in.weight"))
+    is_as_wide = any(each.shape[:1] == (512,) for each in tensors.values())
+    return "sd15" if is_as_wide and next(shapes, ())[1:2] == (4,) else None
 
 
 def _base_of_lora(tensors: Shapes) -> str | None:
     """By the width of the text that a cross attention reads, if the LoRA changes one."""
-    for name, tensor in tensors.items():
-        is_down = re.search(r"down|lora_A|_A\.", name) is not None and len(tensor.shape) == 2
-        if re.search(r"attn2[._]to_k", name) and is_down and "motion" not in name:
-            return "sd15" if tensor.shape[-1] == 768 else None
-    return None
+    return "sd15" if width_of_text(tensors) == _SD15_TEXT else None
 
 
-def _embedding_width(tensors: Shapes) -> int | None:
-    """The width of an embedding: a file with one tensor of a few rows."""
+def _width_of_embedding(tensors: Shapes) -> int | None:
+    """The width of an embedding: a file with one tensor of a few rows. Its name is the word, or one that A1111 gives."""
     if len(tensors) != 1:
         return None
     ((name, tensor),) = tensors.items()
-    is_named = name == "emb_params" or re.fullmatch(r"<[^<>]{1,100}>", name) is not None
-    return tensor.shape[-1] if is_named and len(tensor.shape) in {1, 2} else None
+    if len(tensor.shape) not in {1, 2}:
+        return None
+    is_word = _TOKEN.fullmatch(name) is not None or (tensor.shape[-1] == _SD15_TEXT and "." not in name)
+    return tensor.shape[-1] if is_word else None
 
 
 def _name_base(channels: tuple[int, ...]) -> str:
     return "sd15" if channels == _SD15_CHANNELS else f"unet-{'-'.join(map(str, channels))}"
-
-
-def _numbers(name: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", name)]

@@ -124,6 +124,14 @@ def check_part(root: Path, component: str) -> Part:
     return part
 
 
+def lack_vae() -> CheckpointUnusable:
+    """The error for a checkpoint that has no VAE, and for which none is named."""
+    return CheckpointUnusable(
+        "The checkpoint has no VAE. Import one, such as stabilityai/sd-vae-ft-mse, and then the checkpoint with that one's id "
+        "as --vae, or as vae in a request."
+    )
+
+
 def check_weights(checkpoint: Checked) -> None:
     """Reads every weight, which takes seconds for a large checkpoint. Raises CheckpointUnusable if one is not finite."""
     names = {path: name for name, path in checkpoint.files.items()}
@@ -153,16 +161,14 @@ def _check_complete(networks: Mapping[str, Part], card: ModelCard) -> None:
             f"to {INDEX_NAME}."
         )
     if "vae" not in networks:
-        raise CheckpointUnusable(
-            f"The checkpoint {card.model_id!r} has no VAE. Import one, such as stabilityai/sd-vae-ft-mse, and then the "
-            "checkpoint again with --vae."
-        )
+        raise lack_vae()
 
 
 def _read_table(image: ImageParts, card: ModelCard, adapter: ModelCard | None) -> Mapping[str, Any]:
     if adapter is None and image.noise_file is not None:
         return read_noise_table(image.noise_file, card)
-    return table_of_adapter(image.noise_file, card.beta_schedule or (adapter.beta_schedule if adapter else None))
+    schedule = card.beta_schedule or (adapter.beta_schedule if adapter else None)
+    return table_of_adapter(image.noise_file, schedule, predicts_v=image.predicts_v)
 
 
 def _made_up_adapter(unet: ImageUNet) -> Part:
@@ -238,11 +244,18 @@ def compare(component: str, layout: Layout, part: Part) -> None:
         if tensors[name].shape != layout[name]:
             problems.append(f"has {name} in the shape {list(tensors[name].shape)} in place of {list(layout[name])}")
             break
-    if problems:
+    if not problems:
+        return
+    if any(name.endswith("config.json") for name in part.files):
         raise CheckpointUnusable(
             f"{component}/: its weights do not fit its config.json: it {'; it '.join(problems)}. "
             "Convert it to diffusers' layout, or copy the config that belongs to the weights."
         )
+    what = component.replace("_", " ")
+    raise CheckpointUnusable(
+        f"{', '.join(part.files)} holds no usable {what}: it {'; it '.join(problems)}. Download it again, or take another "
+        "version of it."
+    )
 
 
 def _check_fit(card: ModelCard, unet: MotionUNet, networks: Mapping[str, Part], tokenizer: TokenizerParts) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 from promptreel.errors import CheckpointUnusable
 from promptreel.jobs.import_params import ImportParams
-from promptreel.models.configs import MotionAdapter, MotionUNet
+from promptreel.models.configs import MotionAdapter, MotionUNet, VaeKL
 from promptreel.models.detection import detect
 from promptreel.models.families import WAN
-from promptreel.models.gate import check_image_checkpoint, check_part
+from promptreel.models.foreign import made_for
+from promptreel.models.gate import check_image_checkpoint, check_part, lack_vae
 from promptreel.models.json_files import shorten
 from promptreel.models.kinds import ModelKind
 from promptreel.models.noise_table import ADAPTER_SCHEDULE, has_own_table
@@ -27,6 +28,8 @@ from promptreel.models.weights import StoredTensor, check_dtypes, check_finite, 
 TRAINED_FRAMES = 16
 """What AnimateDiff's adapters were trained on. They have positions for 24 or 32, and are best at as many as they saw."""
 _TABLE_OF_ADAPTER = "AnimateDiff's motion modules were trained on it, whatever the image checkpoint's scheduler file says"
+_CHANNELS_OF_SD3 = 16
+_SCALING_OF_SDXL = 0.13025
 _TABLE_GIVEN = "it was given with the import"
 
 
@@ -64,7 +67,7 @@ def inspect(
             case ModelKind.MOTION_ADAPTER:
                 card |= _inspect_adapter(check_part(root, found.kind.value), card)
             case ModelKind.VAE:
-                check_part(root, found.kind.value)
+                _check_vae(check_part(root, found.kind.value))
             case ModelKind.LORA | ModelKind.EMBEDDING:
                 check_dtypes(read_all_tensors(paths), found.kind.value)
     if reads_weights:
@@ -80,8 +83,20 @@ def _read_own_card(paths: Mapping[str, Path]) -> dict[str, Any]:
     return {name: value for name, value in own.items() if value not in (None, [], "") and name != "family"}
 
 
+def _check_vae(part: Part) -> None:
+    """Raises CheckpointUnusable for a VAE of other latents. That of Stable Diffusion XL has the same shapes, so only its config
+    tells it apart.
+    """
+    if isinstance(part.config, VaeKL) and part.config.latent_channels == _CHANNELS_OF_SD3:
+        raise made_for("Stable Diffusion 3 or Flux")
+    if isinstance(part.config, VaeKL) and part.config.scaling_factor == _SCALING_OF_SDXL:
+        raise made_for("Stable Diffusion XL")
+
+
 def _inspect_checkpoint(root: Path, card: Mapping[str, Any]) -> dict[str, Any]:
     image = check_image_checkpoint(root)
+    if "vae" not in image.networks and "vae" not in card:
+        raise lack_vae()
     motion = image.networks.get("motion_adapter")
     config = motion.config if motion else image.networks["unet"].config
     if not isinstance(config, MotionAdapter | MotionUNet):

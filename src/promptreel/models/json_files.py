@@ -67,7 +67,10 @@ def read_model(file: Path, name: str, model: type[_File]) -> _File:
 def explain(error: ValidationError) -> str:
     """The first few errors, one short line each."""
     problems = error.errors(include_url=False, include_context=False, include_input=False)
-    named = [shorten(": ".join([*map(str, problem["loc"]), problem["msg"]])) for problem in problems[:_MAX_PROBLEMS]]
+    named = [
+        shorten(": ".join([*map(str, problem["loc"]), problem["msg"].removeprefix("Value error, ")]))
+        for problem in problems[:_MAX_PROBLEMS]
+    ]
     more = len(problems) - len(named)
     return "; ".join(named) + (f"; and {more} more" if more else "")
 

@@ -79,15 +79,16 @@ def has_own_table(file: Path) -> bool:
     return table.is_flow or table.trained_betas is not None or table.beta_schedule != "scaled_linear"
 
 
-def table_of_adapter(file: Path | None, beta_schedule: str | None) -> dict[str, Any]:
+def table_of_adapter(file: Path | None, beta_schedule: str | None, *, predicts_v: bool = False) -> dict[str, Any]:
     """The table of a motion adapter that is a model of its own: AnimateDiff's, unless `beta_schedule` says otherwise.
 
-    Only what the UNet predicts comes from the image checkpoint's file; None: it has none, and predicts noise. Raises
+    Only what the UNet predicts comes from the image checkpoint: from its file, or from `predicts_v` if it has none. Raises
     CheckpointUnusable.
     """
     told = None if file is None else read_model(file, NAME, NoiseTable)
     table = {"_class_name": "DDIMScheduler", **ADAPTER_TABLE, "beta_schedule": beta_schedule or ADAPTER_SCHEDULE}
-    return {**table, "prediction_type": (told.prediction_type if told else None) or "epsilon"}
+    predicts = "v_prediction" if predicts_v else told.prediction_type if told else None
+    return {**table, "prediction_type": predicts or "epsilon"}
 
 
 def _check_signal(table: NoiseTable) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from promptreel.errors import CheckpointUnusable
-from promptreel.models.configs import Config, ImageUNet, MotionAdapter, TextEncoder, VaeKL
+from promptreel.models.configs import Config, ImageUNet, MotionAdapter, TextEncoder, VaeKL, VaeTiny
 from promptreel.models.json_files import explain
 from promptreel.models.weights import StoredTensor
 
@@ -22,6 +22,8 @@ _Config = TypeVar("_Config", bound=Config)
 
 UNET, VAE, TEXT_ENCODER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 """Prefixes of a checkpoint in one file, as CompVis published Stable Diffusion and as most tools save it."""
+_OF_TRAINING = ("loss.", "model_ema.")
+"""What whole VAEs also hold: the discriminator that they were trained against, and the state of their average."""
 
 HEADS = 8
 """Of a UNet and of motion modules. No shape tells it; Stable Diffusion 1.5 and AnimateDiff have eight everywhere."""
@@ -75,7 +77,7 @@ def read_unet(tensors: Tensors, name: str) -> Found:
     reads_text = names.levels_with_attention
     to_key = next((key for key in renamed if key.endswith("attn2.to_k.weight")), "")
     proj_in = next((key for key in renamed if key.endswith("proj_in.weight")), "")
-    depth = _count(renamed, r"transformer_blocks\.(\d+)\.")
+    depth = _count(renamed, r"transformer_blocks\.([0-9]{1,4})\.")
     config = _make(
         ImageUNet,
         name,
@@ -148,9 +150,13 @@ def _rename_resnet(rest: str) -> str:
 
 
 def read_vae(tensors: Tensors, name: str) -> Found:
-    """Stable Diffusion's VAE, from tensors without their prefix. Names of diffusers are understood, too."""
-    blocks = _count(tensors, r"encoder\.down(?:_blocks)?\.(\d+)\.")
-    layers = _count(tensors, r"encoder\.down(?:_blocks)?\.0\.(?:block|resnets)\.(\d+)\.")
+    """Stable Diffusion's VAE, from tensors without their prefix. Names of diffusers are understood, too, and the tiny VAE that
+    has no others.
+    """
+    if "decoder.layers.0.weight" in tensors:
+        return Found(VaeTiny(), tensors)
+    blocks = _count(tensors, r"encoder\.down(?:_blocks)?\.([0-9]{1,4})\.")
+    layers = _count(tensors, r"encoder\.down(?:_blocks)?\.0\.(?:block|resnets)\.([0-9]{1,4})\.")
     renamed = {_rename_vae(key, blocks): tensor for key, tensor in tensors.items()}
     for key, tensor in renamed.items():
         if ".attentions.0." in key and tensor.shape[2:] == (1, 1):  # a convolution of one pixel is a linear layer
@@ -171,9 +177,9 @@ def read_vae(tensors: Tensors, name: str) -> Found:
 
 
 def _rename_vae(key: str, blocks: int) -> str:
-    key = re.sub(r"^encoder\.down\.(\d+)\.block\.(\d+)\.", r"encoder.down_blocks.\1.resnets.\2.", key)
-    key = re.sub(r"^encoder\.down\.(\d+)\.downsample\.", r"encoder.down_blocks.\1.downsamplers.0.", key)
-    up = re.match(r"decoder\.up\.(\d+)\.(?:block\.(\d+)|upsample)\.", key)
+    key = re.sub(r"^encoder\.down\.([0-9]{1,4})\.block\.([0-9]{1,4})\.", r"encoder.down_blocks.\1.resnets.\2.", key)
+    key = re.sub(r"^encoder\.down\.([0-9]{1,4})\.downsample\.", r"encoder.down_blocks.\1.downsamplers.0.", key)
+    up = re.match(r"decoder\.up\.([0-9]{1,4})\.(?:block\.([0-9]{1,4})|upsample)\.", key)
     if up:
         inside = "upsamplers.0" if up[2] is None else f"resnets.{up[2]}"
         key = f"decoder.up_blocks.{blocks - 1 - int(up[1])}.{inside}.{key[up.end() :]}"
@@ -191,8 +197,8 @@ def read_text_encoder(tensors: Tensors, name: str) -> Found:
         key: tensor for key, tensor in renamed.items() if key.startswith(("embeddings.", "encoder.", "final_layer_norm."))
     }
     wanted.pop("embeddings.position_ids", None)
-    layers = _count(wanted, r"encoder\.layers\.(\d+)\.")
-    vocab_size, width = _shape(wanted, "embeddings.token_embedding.weight", name)
+    layers = _count(wanted, r"encoder\.layers\.([0-9]{1,4})\.")
+    vocab_size, width = _shape(wanted, "embeddings.token_embedding.weight", name)[:2]
     config = _make(
         TextEncoder,
         name,
@@ -216,21 +222,15 @@ def read_motion_adapter(tensors: Tensors, name: str) -> Found:
         for old, new in _MOTION.items():
             plain = plain.replace(old, new)
         renamed[plain] = tensor
-    if "conv_in.weight" in renamed:
-        raise CheckpointUnusable(f"{name} is made for PIA, whose UNet also reads a picture. Promptreel does not run it.")
-    norms = {
-        key: tensor
-        for key, tensor in renamed.items()
-        if re.fullmatch(r"down_blocks\.\d+\.motion_modules\.0\.norm\.weight", key)
-    }
-    blocks = [norms.get(f"down_blocks.{block}.motion_modules.0.norm.weight") for block in range(len(norms))]
+    norms = [key for key in renamed if re.fullmatch(r"down_blocks\.[0-9]{1,4}\.motion_modules\.0\.norm\.weight", key)]
+    blocks = [f"down_blocks.{block}.motion_modules.0.norm.weight" for block in range(len(norms))]
     layers = {key.split(".")[3] for key in renamed if key.startswith("down_blocks.0.motion_modules.")}
-    depth = _count(renamed, r"transformer_blocks\.(\d+)\.")
-    positions = next((key for key in renamed if key.endswith("pos_embed.pe")), "")
+    depth = _count(renamed, r"transformer_blocks\.([0-9]{1,4})\.")
+    positions = next((key for key in renamed if key.endswith("pos_embed.pe")), "pos_embed.pe")
     config = _make(
         MotionAdapter,
         name,
-        block_out_channels=tuple(block.shape[0] for block in blocks if block is not None),
+        block_out_channels=tuple(_shape(renamed, norm, name)[0] for norm in blocks),
         motion_layers_per_block=max(1, len(layers)),
         motion_transformer_layers_per_block=depth,
         motion_transformer_layers_per_mid_block=1,
@@ -248,8 +248,16 @@ def _start_of_block(key: str) -> int:
 
 
 def take(tensors: Tensors, prefix: str) -> dict[str, StoredTensor]:
-    """The tensors with this prefix, without it."""
-    return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    """The tensors with this prefix, without it, and without what only training needs."""
+    taken = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    return {key: tensor for key, tensor in taken.items() if not key.startswith(_OF_TRAINING)}
+
+
+def predict_v(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
+    """Whether a checkpoint in one file predicts v in place of noise: by an empty tensor of this name, as ComfyUI knows it, or
+    by the key of the standard for metadata of models.
+    """
+    return "v_pred" in tensors or metadata.get("modelspec.prediction_type") == "v"
 
 
 def _rename(tensors: Tensors, blocks: Mapping[str, str], *, inside: Any) -> dict[str, StoredTensor]:
@@ -272,8 +280,8 @@ def _count(names: Iterable[str], pattern: str) -> int:
 
 
 def _shape(tensors: Tensors, key: str, name: str) -> tuple[int, ...]:
-    """Raises CheckpointUnusable if the tensor is missing, or has fewer than two dimensions and so tells nothing."""
-    if key not in tensors or (len(tensors[key].shape) < 2 and not key.endswith("norm.weight")):
+    """Raises CheckpointUnusable if the tensor is missing, or has fewer dimensions than such tensors have."""
+    if key not in tensors or len(tensors[key].shape) < (1 if key.endswith("norm.weight") else 2):
         raise CheckpointUnusable(
             f"{name} lacks {key.rpartition('.')[0] or 'tensors'}, or has it in another shape: it is not complete. "
             "Download it again, or take another version of it."

@@ -17,7 +17,7 @@ from promptreel.models.json_files import read_model, read_object, shorten
 from promptreel.models.noise_table import NAME as NOISE_NAME
 from promptreel.models.sd15.tokenizer import read_clip_tokenizer
 from promptreel.models.tokenizers import TokenizerParts, read_tokenizer
-from promptreel.models.weights import AGAIN, StoredTensor, check_dtypes, find_weights, read_header, read_tensors
+from promptreel.models.weights import AGAIN, StoredTensor, check_dtypes, find_weights, read_header, read_metadata, read_tensors
 
 PIPELINES = ("AnimateDiffPipeline", "StableDiffusionPipeline")
 CLASSES = {
@@ -58,13 +58,14 @@ class Part:
 @dataclass(frozen=True, kw_only=True)
 class ImageParts:
     """An image checkpoint. `networks` by component; with `motion_adapter` if it has one of its own. `noise_file`: None if the
-    checkpoint says nothing of its training.
+    checkpoint has no file that says how it was trained. `predicts_v`: whether it says without one that it predicts v.
     """
 
     networks: Mapping[str, Part]
     tokenizer: TokenizerParts
     noise_file: Path | None
     files: Mapping[str, Path]
+    predicts_v: bool = False
 
 
 class _Named(BaseModel):
@@ -117,7 +118,8 @@ def _read_single(root: Path, file: Path) -> ImageParts:
         found = read(halves[prefix], name)
         check_dtypes(found.tensors, name)
         networks[component] = _to_part(found, {name: file})
-    return ImageParts(networks=networks, tokenizer=read_clip_tokenizer(), noise_file=None, files={})
+    predicts_v = original.predict_v(tensors, read_metadata(file, name))
+    return ImageParts(networks=networks, tokenizer=read_clip_tokenizer(), noise_file=None, files={}, predicts_v=predicts_v)
 
 
 def read_part(root: Path, component: str) -> Part:
@@ -136,9 +138,14 @@ def read_part(root: Path, component: str) -> Part:
     if component == "motion_adapter":
         found = original.read_motion_adapter(tensors, name)
     else:
-        found = original.read_vae(original.take(tensors, original.VAE) or _rename_tensors(tensors, component), name)
+        found = original.read_vae(_rename_tensors(_take_vae(tensors), component), name)
     check_dtypes(found.tensors, name)
     return _to_part(found, {name: file})
+
+
+def _take_vae(tensors: Mapping[str, StoredTensor]) -> Mapping[str, StoredTensor]:
+    """Those of a VAE in one file, with the prefix that it has in a checkpoint or without."""
+    return original.take(tensors, original.VAE) or original.take(tensors, "")
 
 
 def _to_part(found: original.Found, files: Mapping[str, Path]) -> Part:

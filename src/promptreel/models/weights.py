@@ -130,6 +130,15 @@ def read_header(file: Path, name: str) -> dict[str, StoredTensor]:
     return tensors
 
 
+def read_metadata(file: Path, name: str) -> dict[str, str]:
+    """What the header says of the file, such as its title. Raises CheckpointUnusable."""
+    try:
+        with safe_open(file, framework="np") as content:
+            return dict(content.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointUnusable(f"{name} cannot be read. {AGAIN}") from error
+
+
 def _find_start(file: Path, name: str) -> int:
     """The offset of the first tensor. Refuses large headers: the library parses up to 100 MB, in many times as much memory."""
     with file.open("rb") as content:
