@@ -6,6 +6,9 @@
     python -m recipes.cutout train --folder train/cutout --stage probe --minutes 20
     python -m recipes.cutout evaluate --folder train/cutout --clips 300
     python -m recipes.cutout schedulers --folder train/cutout --clips 30
+    python -m recipes.cutout style night --as lora
+    python -m recipes.cutout style night --as checkpoint
+    python -m recipes.cutout queue --clips 10
 
 Every command may be stopped at any time; the same command then continues. All run on a CPU and on CUDA. `keep` saves the
 averaged weights of an unfinished training beside the recipe, where they can be committed; `take-up` makes a training folder
@@ -23,15 +26,18 @@ import transformers
 from promptreel.jobs.params import DEFAULT_SCHEDULER
 from recipes.cutout.card import write_card
 from recipes.cutout.evaluate import contact_sheet, evaluate, table
+from recipes.cutout.finetune import LEARNING_RATES, teach
 from recipes.cutout.look import look_into
 from recipes.cutout.loop import Budget
 from recipes.cutout.motion import train_motion
-from recipes.cutout.package import package, unpack
+from recipes.cutout.package import BUILT_IN, package, unpack
 from recipes.cutout.pairs import evaluate_pairs, pairs_line
 from recipes.cutout.picture import train_picture
 from recipes.cutout.probes import package_probe, train_probe
 from recipes.cutout.progress import keep_progress, take_up_progress
 from recipes.cutout.schedulers import compare_schedulers
+from recipes.cutout.style_queue import measure_queue
+from recipes.cutout.styles import STYLES
 from recipes.cutout.vae import train_vae
 
 # Each stage's function, and its share of --minutes.
@@ -75,15 +81,34 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--clips", type=int, default=30, help="number of clips of each scheduler (default: 30)")
     compare.set_defaults(run=lambda options: print(compare_schedulers(options.folder, clips=options.clips)))
-    for command in (train, keep, take, look, pack, back, measure, compare):
+    style = commands.add_parser("style", help="teach a packaged model a style of the world, and write what `models add` takes")
+    style.add_argument("style", choices=STYLES, help="the style")
+    style.add_argument("--as", dest="form", choices=LEARNING_RATES, required=True, help="what to make of it")
+    style.add_argument("--model", type=Path, default=BUILT_IN, help="the model's folder (default: the built-in one)")
+    style.add_argument("--minutes", type=float, default=10, help="training time (default: 10)")
+    style.add_argument("--steps", type=int, help="the total number of steps, instead of --minutes")
+    style.set_defaults(run=_teach)
+    queue = commands.add_parser("queue", help="measure the style's LoRA and checkpoint in one service's queue")
+    queue.add_argument("--clips", type=int, default=10, help="number of clips of each model (default: 10)")
+    queue.set_defaults(run=lambda options: print(measure_queue(options.folder, clips=options.clips)))
+    for command in (train, keep, take, look, pack, back, measure, compare, style, queue):
         command.add_argument(
             "--folder", type=Path, default=Path("train/cutout"), help="weights, data and progress (default: train/cutout)"
         )
     return parser
 
 
+def _budget(options: argparse.Namespace) -> Budget:
+    return Budget(steps=options.steps) if options.steps else Budget(minutes=options.minutes)
+
+
+def _teach(options: argparse.Namespace) -> None:
+    made = teach(options.folder, style=options.style, form=options.form, model=options.model, budget=_budget(options))
+    print(f"promptreel models add {made}")
+
+
 def _train(options: argparse.Namespace) -> None:
-    alone = Budget(steps=options.steps) if options.steps else Budget(minutes=options.minutes)
+    alone = _budget(options)
     if options.stage == "probe":
         train_probe(options.folder, alone)
         package_probe(options.folder)

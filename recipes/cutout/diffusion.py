@@ -50,8 +50,9 @@ def build_scheduler() -> DDIMScheduler:
 class Noising:
     """Adds noise and computes the loss. Latents are [B, ...]; timesteps are int64 [B]."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.alphas = build_scheduler().alphas_cumprod.to(device)
+    def __init__(self, device: torch.device, scheduler: DDIMScheduler | None = None) -> None:
+        """`scheduler` has the noise table of the model that is trained; it must predict v. Default: `build_scheduler`'s."""
+        self.alphas = (scheduler or build_scheduler()).alphas_cumprod.to(device)
 
     def add(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         alpha = self._shaped(timesteps, clean)

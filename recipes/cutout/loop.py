@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,12 +48,21 @@ class Loop:
     `progress.json`.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], folder: Path, *, lr: float, average_decay: float = 0.998) -> None:
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        folder: Path,
+        *,
+        lr: float,
+        average_decay: float = 0.998,
+        optimizers: Sequence[torch.optim.Optimizer] = (),
+    ) -> None:
+        """`optimizers` replace those of muon.py."""
         self.modules = dict(modules)
         self.folder = folder
         self.lr = lr
         self.average_decay = average_decay
-        self.optimizers = optimizers_for(self.modules.values(), lr)
+        self.optimizers = list(optimizers) or optimizers_for(self.modules.values(), lr)
         self.step = 0
         self.seconds = 0.0
         self.averages = {name: copy.deepcopy(module).requires_grad_(False) for name, module in self.modules.items()}

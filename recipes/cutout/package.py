@@ -43,12 +43,12 @@ def package(folder: Path, target: Path = BUILT_IN, *, measured_frames: int = MEA
     vae = load_vae(folder, cpu, measured_frames=measured_frames)
     models = {"unet": unet, "motion_adapter": adapter, "text_encoder": text_encoder, "vae": vae}
     for name, model in models.items():
-        _save(model, target / name)
+        save_part(model, target / name)
     build_tokenizer().save_pretrained(target / "tokenizer")
     build_scheduler().save_pretrained(target / "scheduler")
     index = {"_class_name": "AnimateDiffPipeline", "_diffusers_version": diffusers.__version__, **COMPONENTS}
-    _write_json(target / "model_index.json", index)
-    _write_json(target / "promptreel.json", card())
+    write_json(target / "model_index.json", index)
+    write_json(target / "promptreel.json", card())
 
 
 def unpack(folder: Path, source: Path = BUILT_IN) -> None:
@@ -91,12 +91,12 @@ def card() -> dict[str, object]:
     }
 
 
-def _save(model: Any, target: Path) -> None:
+def save_part(model: Any, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
     model.half().save_pretrained(target)
     for path in target.iterdir():
         path.chmod(0o644)  # save_pretrained writes weights that only their owner can read
 
 
-def _write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")

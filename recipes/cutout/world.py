@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from recipes.cutout.palette import COLOURS, DARK, WOOD, Colour
+from recipes.cutout.styles import PLAIN, Outline, Style, Tinted
 from recipes.cutout.things import THINGS, Pen
 
 SIZE = 192
@@ -102,21 +103,24 @@ def pick_actor(rng: random.Random, held_out: bool) -> Actor:
     )
 
 
-def draw_clip(scene: Scene, num_frames: int) -> NDArray[np.uint8]:
+def draw_clip(scene: Scene, num_frames: int, style: Style = PLAIN) -> NDArray[np.uint8]:
     """The scene's frames, uint8 [num_frames, 192, 192, 3]."""
-    return np.stack([draw_frame(scene, i, num_frames) for i in range(num_frames)])
+    return np.stack([draw_frame(scene, i, num_frames, style) for i in range(num_frames)])
 
 
-def draw_frame(scene: Scene, index: int, num_frames: int) -> NDArray[np.uint8]:
+def draw_frame(scene: Scene, index: int, num_frames: int, style: Style = PLAIN) -> NDArray[np.uint8]:
     """Frame `index` of a clip of `num_frames`, uint8 [192, 192, 3]."""
     side = SIZE * SUPERSAMPLING
     picture = Image.new("RGB", (side, side))
-    draw = ImageDraw.Draw(picture)
-    _draw_place(draw, side, scene)
+    ground = Tinted(picture, style.ground)
+    _draw_place(ground, side, scene)
+    _draw_stars(ImageDraw.Draw(picture), side, scene, style.stars)
     if scene.support:
-        _draw_support(draw, side, scene.support)
+        _draw_support(ground, side, scene.support)
     for actor in scene.actors:
-        _draw_actor(draw, side, actor, index, num_frames)
+        if style.outline:
+            _draw_actor(Outline(picture, style.outline), side, actor, index, num_frames)
+        _draw_actor(Tinted(picture, style.paper), side, actor, index, num_frames)
     return np.asarray(picture.reduce(SUPERSAMPLING))
 
 
@@ -204,7 +208,16 @@ def _hills(draw: ImageDraw.ImageDraw, side: int, horizon: int, rng: random.Rando
 
 def _moon(draw: ImageDraw.ImageDraw, side: int, _horizon: int, rng: random.Random) -> None:
     _disc(draw, side * rng.choice((0.14, 0.86)), side * 0.14, side * 0.085, (242, 240, 208))
-    for _ in range(5):
+    _stars(draw, side, 5, rng)
+
+
+def _draw_stars(draw: ImageDraw.ImageDraw, side: int, scene: Scene, count: int) -> None:
+    """A style's stars. They are not where those of a night are."""
+    _stars(draw, side, count, random.Random(f"stars {scene.variant}"))
+
+
+def _stars(draw: ImageDraw.ImageDraw, side: int, count: int, rng: random.Random) -> None:
+    for _ in range(count):
         _disc(draw, side * rng.uniform(0.05, 0.95), side * rng.uniform(0.04, 0.45), side * 0.012, (255, 255, 240))
 
 
