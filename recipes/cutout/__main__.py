@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TypeAlias
 
 import diffusers
 import transformers
@@ -42,6 +43,7 @@ from recipes.cutout.vae import train_vae
 
 # Each stage's function, and its share of --minutes.
 STAGES = {"vae": (train_vae, 0.2), "picture": (train_picture, 0.4), "motion": (train_motion, 0.4)}
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 SHEET = Path(__file__).parents[2] / "docs" / "cutout.png"
 
 
@@ -81,6 +83,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     compare.add_argument("--clips", type=int, default=30, help="number of clips of each scheduler (default: 30)")
     compare.set_defaults(run=lambda options: print(compare_schedulers(options.folder, clips=options.clips)))
+    style, queue = _add_style(commands)
+    for command in (train, keep, take, look, pack, back, measure, compare, style, queue):
+        command.add_argument(
+            "--folder", type=Path, default=Path("train/cutout"), help="weights, data and progress (default: train/cutout)"
+        )
+    return parser
+
+
+def _add_style(commands: Commands) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     style = commands.add_parser("style", help="teach a packaged model a style of the world, and write what `models add` takes")
     style.add_argument("style", choices=STYLES, help="the style")
     style.add_argument("--as", dest="form", choices=LEARNING_RATES, required=True, help="what to make of it")
@@ -91,11 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     queue = commands.add_parser("queue", help="measure the style's LoRA and checkpoint in one service's queue")
     queue.add_argument("--clips", type=int, default=10, help="number of clips of each model (default: 10)")
     queue.set_defaults(run=lambda options: print(measure_queue(options.folder, clips=options.clips)))
-    for command in (train, keep, take, look, pack, back, measure, compare, style, queue):
-        command.add_argument(
-            "--folder", type=Path, default=Path("train/cutout"), help="weights, data and progress (default: train/cutout)"
-        )
-    return parser
+    return style, queue
 
 
 def _budget(options: argparse.Namespace) -> Budget:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +35,8 @@ from recipes.cutout.package import save_part, write_json
 from recipes.cutout.styles import STYLES
 from recipes.cutout.world import Scene, draw_frame, scaled
 
+KEPT_LORA = Path(__file__).with_name("night-lora.safetensors")
+"""What `style night --as lora` wrote on the built-in model. A new built-in model needs a new one."""
 PICTURES = 2000
 BATCH = 32
 TEXTS_AT_ONCE = 100
@@ -70,6 +72,20 @@ class Examples:
     no_text: Tensor
 
 
+@dataclass(frozen=True)
+class Batch:
+    """One step's examples: latents and noise [B, C, h, w], timesteps int64 [B], positions [B, 1], texts [B, tokens, width]."""
+
+    clean: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    positions: Tensor
+    texts: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
 def teach(folder: Path, *, style: str, form: str, model: Path, budget: Budget, pictures: int = PICTURES) -> Path:
     """Trains on `model`, and returns the file or folder that `promptreel models add` takes. `form`: "lora" or "checkpoint".
 
@@ -86,17 +102,12 @@ def teach(folder: Path, *, style: str, form: str, model: Path, budget: Budget, p
     noising, positions = Noising(device, start.scheduler), Positions(start.unet)
 
     def loss() -> Tensor:
-        rng = torch.Generator().manual_seed(loop.step)  # so that a stopped training continues with the steps that it lacks
-        chosen = torch.randint(len(examples.latents), (BATCH,), generator=rng)
-        clean = examples.latents[chosen].to(device)
-        texts = examples.texts[chosen]
-        texts[torch.rand(BATCH, generator=rng) < UNCONDITIONAL_SHARE] = examples.no_text
-        timesteps = torch.randint(len(noising.alphas), (BATCH,), generator=rng).to(device)
-        noise = torch.randn(clean.shape, generator=rng).to(device)
-        with mixed_precision(device), positions.at(examples.positions[chosen].to(device)):
-            noisy = noising.add(clean, noise, timesteps)
-            output = start.unet(noisy.unsqueeze(2), timesteps, texts.to(device)).sample.squeeze(2)
-        return noising.loss(output, clean, noise, timesteps)
+        # A step's random numbers follow from its number alone, so a stopped training continues as if never stopped.
+        batch = draw_batch(examples, torch.Generator().manual_seed(loop.step), len(noising.alphas)).to(device)
+        with mixed_precision(device), positions.at(batch.positions):
+            noisy = noising.add(batch.clean, batch.noise, batch.timesteps)
+            output = start.unet(noisy.unsqueeze(2), batch.timesteps, batch.texts).sample.squeeze(2)
+        return noising.loss(output, batch.clean, batch.noise, batch.timesteps)
 
     loop.run(loss, budget)
     with torch.no_grad():
@@ -105,6 +116,15 @@ def teach(folder: Path, *, style: str, form: str, model: Path, budget: Budget, p
     if form == "lora":
         return write_lora(start.unet, folder / f"{style}-lora.safetensors")
     return write_checkpoint(start, folder / style, style=style)
+
+
+def draw_batch(examples: Examples, rng: torch.Generator, num_timesteps: int) -> Batch:
+    """Random examples, some without their text, for classifier-free guidance."""
+    chosen = torch.randint(len(examples.latents), (BATCH,), generator=rng)
+    clean, texts = examples.latents[chosen], examples.texts[chosen]
+    texts[torch.rand(BATCH, generator=rng) < UNCONDITIONAL_SHARE] = examples.no_text
+    timesteps = torch.randint(num_timesteps, (BATCH,), generator=rng)
+    return Batch(clean, torch.randn(clean.shape, generator=rng), timesteps, examples.positions[chosen], texts)
 
 
 def load_start(folder: Path, device: torch.device) -> Start:
@@ -182,8 +202,7 @@ def write_lora(unet: UNetMotionModel, target: Path) -> Path:
         prefix = f"lora_unet_{layer.replace('.', '_')}"
         tensors[f"{prefix}.lora_{'down' if half == 'lora_A' else 'up'}.weight"] = value.half().cpu().contiguous()
         tensors[f"{prefix}.alpha"] = torch.tensor(float(RANK))
-    metadata = {"ss_network_dim": str(RANK), "ss_network_alpha": str(RANK), "modelspec.title": target.stem}
-    save_file(tensors, target, metadata)
+    save_file(tensors, target, {"modelspec.title": target.stem})  # of several entries, the order would be random
     target.chmod(0o644)  # safetensors writes files that only their owner can read
     return target
 

@@ -1,4 +1,7 @@
-"""LoRAs: imported by command, named in a request, side by side with others, gone when nobody asks for them."""
+"""LoRAs: imported by command, named in a request, side by side with others, gone when nobody asks for them.
+
+Two are random, and one was trained: the style "night" of the built-in model's world.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,10 @@ from promptreel.bootstrap import BUILT_IN_MODELS
 from promptreel.encoding.video import read_metadata
 from promptreel.generation.engine import Engine
 from promptreel.models.registry import ModelRegistry
+from recipes.cutout.finetune import KEPT_LORA
+from recipes.cutout.styles import IS_NIGHT, nightness
 from tests.command_line import run_promptreel as run
-from tests.flows.service import SHORT, Service
+from tests.flows.service import SHORT, Service, decode
 from tests.generation import loras
 from tests.generation.conftest import CPU
 from tests.generation.loras import draw_lora, save_lora
@@ -31,8 +36,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     save_lora(folder / "soft.safetensors", draw_lora(model, loras.diffusers, seed=2))
     service = Service(folder)
     service.data_dir.mkdir()
-    for name, more in (("sharp", ["--trigger-words", "paper"]), ("soft", [])):
-        added = run("models", "add", folder / f"{name}.safetensors", "--data-dir", service.data_dir, *more)
+    for file, more in (
+        (folder / "sharp.safetensors", ["--trigger-words", "paper"]),
+        (folder / "soft.safetensors", []),
+        (KEPT_LORA, []),
+    ):
+        added = run("models", "add", file, "--data-dir", service.data_dir, *more)
         assert added.returncode == 0, added.stderr
     service.start()
     yield service
@@ -62,6 +71,15 @@ def test_lora_changes_the_video_and_leaves_nothing_behind(service: Service, tmp_
     assert told["loras"] == [{"model_id": "sharp", "strength": 0.7}]
     sha256 = hashlib.sha256((service.data_dir.parent / "sharp.safetensors").read_bytes()).hexdigest()
     assert told["lora_sha256"] == {"sharp": sha256}
+
+
+@pytest.mark.slow
+def test_trained_style_is_seen_in_the_clips_that_ask_for_it_and_in_no_others(service: Service) -> None:
+    queued = [service.ask(**SMALL | {"num_inference_steps": 8}, **wish) for wish in ({}, {"lora_model": "night-lora"}, {})]
+    plain, night, again = (service.download(service.finish(answer)) for answer in queued)
+
+    assert plain == again
+    assert nightness(decode(plain)[0]) < IS_NIGHT < nightness(decode(night)[0])
 
 
 @pytest.mark.slow
