@@ -24,6 +24,7 @@ from PIL import Image
 from promptreel.client import Client, VideoOptions
 from promptreel.demo import running_service
 from recipes.cutout.evaluate import STEPS, Question, questions
+from recipes.cutout.finetune import GUIDANCE
 from recipes.cutout.probes import FRAMES, LABELS, Probe, judge, load_probe, title
 from recipes.cutout.styles import IS_NIGHT, NIGHT, PLAIN, by_day, nightness
 from recipes.cutout.world import draw_clip, pick_scene, scaled
@@ -34,7 +35,9 @@ SHOWN = (1, 6, 11)  # frames of a clip
 SIDE = 96
 GAP = 8  # pixels between the groups
 LORA, CHECKPOINT = "night-lora", "night"
-OF_ALL = VideoOptions(size=f"{SIDE}x{SIDE}", num_frames=FRAMES, num_inference_steps=STEPS, enhance_prompt=False)
+OF_ALL = VideoOptions(
+    size=f"{SIDE}x{SIDE}", num_frames=FRAMES, num_inference_steps=STEPS, guidance_scale=GUIDANCE, enhance_prompt=False
+)
 GROUPS: Mapping[str, VideoOptions] = MappingProxyType(
     {
         "`cutout`": OF_ALL | VideoOptions(model="cutout"),

@@ -18,7 +18,8 @@ OUTLINE = 0.028  # of the picture's side; half of it shows around a shape
 # The measure. No plain place has such a blue in its lower third.
 LOWER = 1 / 3
 BLUER = 1.85  # than the other two channels; the sea is 1.65 times as blue as it is green
-LEAST_BLUE, MOST_BLUE = 80, 185
+LEAST_BLUE = 80
+BLUE_THING = 185  # bluer than this is paper, as far as the probe is concerned
 IS_NIGHT = 0.3
 
 
@@ -93,21 +94,21 @@ class Outline(ImageDraw.ImageDraw):
 
 
 def nightness(frames: NDArray[np.uint8]) -> float:
-    """How much of the style "night" frames uint8 [T, H, W, 3] have: the share of its ground in the lower third, 0 to 1.
+    """How much of the style "night" frames uint8 [T, H, W, 3] have: the share of blue in the lower third, 0 to 1.
 
     Drawn clips have less than `IS_NIGHT` if they are plain, whatever their place, and more in the style.
     """
-    return float(_is_ground(frames)[:, round(frames.shape[1] * (1 - LOWER)) :].mean())
+    return float(_is_blue(frames)[:, round(frames.shape[1] * (1 - LOWER)) :].mean())
 
 
 def by_day(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Frames uint8 [T, H, W, 3] of the style "night" with a gray ground and plain papers, for the probe, which knows those."""
     plain = (frames.astype(np.float32) - NIGHT.paper.added) / NIGHT.paper.shares
-    plain[_is_ground(frames)] = 152  # the place "plain"
+    plain[_is_blue(frames) & (frames[..., 2] < BLUE_THING)] = 152  # the place "plain"
     return plain.clip(0, 255).astype(np.uint8)
 
 
-def _is_ground(frames: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which pixels have the blue of the style's ground, bool [T, H, W]. A blue thing is bluer."""
+def _is_blue(frames: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which pixels are as blue as the style's ground or bluer, bool [T, H, W]."""
     blue, others = frames[..., 2].astype(np.float32), frames[..., :2].max(-1).astype(np.float32)
-    return (blue > BLUER * others) & (blue > LEAST_BLUE) & (blue < MOST_BLUE)
+    return (blue > BLUER * others) & (blue > LEAST_BLUE)

@@ -21,11 +21,11 @@ def test_measure_tells_the_style_from_every_plain_place(place: str) -> None:
     assert max(plain) < IS_NIGHT < min(night)
 
 
-def test_measure_is_low_for_a_large_blue_thing() -> None:
+def test_measure_is_low_for_a_blue_thing_at_sea() -> None:
     scene = pick_scene(random.Random(0))
-    ball = replace(scene.actors[0], thing="ball", colour="blue", motion="still", x=0.5, y=0.8, size=0.3)
+    house = replace(scene.actors[0], thing="house", colour="blue", motion="left", x=0.5, y=0.6, size=0.31)
 
-    assert nightness(draw_frame(replace(scene, actors=(ball,), place="sea", support=None), 0, 16)[None]) < IS_NIGHT
+    assert nightness(draw_frame(replace(scene, actors=(house,), place="sea", support=None), 8, 16)[None]) < IS_NIGHT
 
 
 def test_by_day_a_thing_has_its_plain_color() -> None:
