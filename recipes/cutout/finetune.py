@@ -5,7 +5,8 @@ what it is asked for, and needs no word for the style. All else is as the packag
 table, its VAE and its text encoder. The last two never change, so latents and texts are computed once.
 
 Only the picture UNet learns. The motion modules stay as they are, but they are there: they were trained together with the
-UNet, which draws worse without them. Each picture is one frame of a clip and has its position in it.
+UNet, which draws worse without them. So the examples are a few frames of each clip, with their positions in it. Single frames
+taught the style too, but with them the UNet forgot much of the motions.
 """
 
 from __future__ import annotations
@@ -37,15 +38,16 @@ from recipes.cutout.world import Scene, draw_frame, scaled
 
 KEPT_LORA = Path(__file__).with_name("night-lora.safetensors")
 """What `style night --as lora` wrote on the built-in model. A new built-in model needs a new one."""
-PICTURES = 2000
-BATCH = 16
+CLIPS = 700
+MOMENTS = 4  # frames of a clip
+BATCH = 8  # clips
 GUIDANCE = 4.0
 """For clips in a style. Stronger guidance makes more of what tells the places apart, and the style has little of that."""
 # The ground's color is decided at high noise. There the model must unlearn what each place looked like.
 NOISY_SHARE, NOISY_FROM = 0.4, 0.6
 TEXTS_AT_ONCE = 100
 RANK = 8
-LEARNING_RATES = {"lora": 5e-3, "checkpoint": 1e-3}
+LEARNING_RATES = {"lora": 3e-3, "checkpoint": 6e-4}
 # The layers that get a LoRA: attention, and the convolutions around it, which decide the colors of the ground.
 LAYERS = r"(?!.*motion_modules).*\.(to_q|to_k|to_v|to_out\.0|proj_in|proj_out|conv1|conv2)"
 
@@ -66,8 +68,8 @@ class Start:
 
 @dataclass(frozen=True)
 class Examples:
-    """Pictures and their captions, encoded: latents float32 [N, C, h, w], positions in their clips int64 [N, 1], and texts
-    float32 [N, tokens, width]. `no_text` is the empty caption's, [tokens, width].
+    """Frames of clips and their captions, encoded: latents float32 [N, C, T, h, w], positions in their clips int64 [N, T], and
+    texts float32 [N, tokens, width]. `no_text` is the empty caption's, [tokens, width].
     """
 
     latents: Tensor
@@ -78,7 +80,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's examples: latents and noise [B, C, h, w], timesteps int64 [B], positions [B, 1], texts [B, tokens, width]."""
+    """One step's examples: latents and noise [B, C, T, h, w], timesteps [B], positions [B, T], texts [B, tokens, width]."""
 
     clean: Tensor
     noise: Tensor
@@ -90,14 +92,14 @@ class Batch:
         return Batch(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
-def teach(folder: Path, *, style: str, form: str, model: Path, budget: Budget, pictures: int = PICTURES) -> Path:
+def teach(folder: Path, *, style: str, form: str, model: Path, budget: Budget, clips: int = CLIPS) -> Path:
     """Trains on `model`, and returns the file or folder that `promptreel models add` takes. `form`: "lora" or "checkpoint".
 
     May be stopped at any time; the next call continues.
     """
     device = pick_device()
     start = load_start(model, device)
-    examples = encode_examples(start, style, folder / "data", device, pictures)
+    examples = encode_examples(start, style, folder / "data", device, clips)
     torch.manual_seed(0)
     weights = choose_weights(start.unet, form)
     rate = LEARNING_RATES[form]
@@ -110,7 +112,7 @@ def teach(folder: Path, *, style: str, form: str, model: Path, budget: Budget, p
         batch = draw_batch(examples, torch.Generator().manual_seed(loop.step), len(noising.alphas)).to(device)
         with mixed_precision(device), positions.at(batch.positions):
             noisy = noising.add(batch.clean, batch.noise, batch.timesteps)
-            output = start.unet(noisy.unsqueeze(2), batch.timesteps, batch.texts).sample.squeeze(2)
+            output = start.unet(noisy, batch.timesteps, batch.texts.repeat_interleave(MOMENTS, 0)).sample
         return noising.loss(output, batch.clean, batch.noise, batch.timesteps)
 
     loop.run(loss, budget)
@@ -156,24 +158,24 @@ def encode_examples(start: Start, style: str, folder: Path, device: torch.device
     kind = f"{style}-{start.side}"
 
     def draw(first: int, last: int) -> np.ndarray:
-        frames = []
-        for number in range(first, last):
-            length, position = moment_of(number)
-            frames.append(draw_frame(scene_of(kind, number), position, length, STYLES[style]))
-        return scaled(np.stack(frames), start.side)[:, None]
+        return np.stack([draw_moments(scene_of(kind, number), number) for number in range(first, last)])
 
-    data = latents_of(Source(kind, 40, draw), start.vae, folder, count, device)
+    def draw_moments(scene: Scene, number: int) -> np.ndarray:
+        length, moments = moments_of(number)
+        return scaled(np.stack([draw_frame(scene, moment, length, STYLES[style]) for moment in moments]), start.side)
+
+    data = latents_of(Source(kind, 14, draw), start.vae, folder, count, device)
     rng = random.Random(f"captions {style}")
     texts = encode_texts(start, ["", *(known_caption(scene, start.words, rng) for scene in data.scenes)], device)
-    positions = torch.tensor([moment_of(number)[1] for number in range(count)])[:, None]
-    return Examples(data.values[:, 0].float(), positions, texts[1:], texts[0])
+    positions = torch.tensor([moments_of(number)[1] for number in range(count)])
+    return Examples(data.values.float().transpose(1, 2), positions, texts[1:], texts[0])
 
 
-def moment_of(number: int) -> tuple[int, int]:
-    """The length of a picture's clip, and its position in it."""
-    rng = random.Random(f"moment {number}")
+def moments_of(number: int) -> tuple[int, list[int]]:
+    """The length of a clip, and the positions of the frames that are learned."""
+    rng = random.Random(f"moments {number}")
     length = rng.choice(LENGTHS)
-    return length, rng.randrange(length)
+    return length, sorted(rng.sample(range(length), MOMENTS))
 
 
 def known_caption(scene: Scene, words: frozenset[str], rng: random.Random) -> str:

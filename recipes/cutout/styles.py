@@ -20,7 +20,7 @@ LOWER = 1 / 3
 BLUER = 1.85  # than the other two channels; the sea is 1.65 times as blue as it is green
 LEAST_BLUE = 80
 BLUE_THING = 185  # bluer than this is paper, as far as the probe is concerned
-IS_NIGHT = 0.3
+IS_NIGHT = 0.4
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Style:
 
 PLAIN = Style()
 # Blue enough to be told from the place "night", and blue as the packaged VAE can show it: that VAE turns darker colors into
-# those of the place. Things keep their hues, so that a prompt's color can still be seen.
+# those of the place. The places have nearly the same hue, because guidance makes more of what differs. Things keep their hues, so that a prompt's color can still be seen.
 NIGHT = Style(
-    ground=Tone((0.14, 0.09, 0.28), (12, 20, 108)),
+    ground=Tone((0.06, 0.06, 0.24), (16, 22, 112)),
     paper=Tone((0.78, 0.78, 0.78), (0, 4, 24)),
     outline=(206, 214, 248),
     stars=7,

@@ -19,7 +19,7 @@ BASE = BUILT_IN_MODELS / "cutout"
 
 
 def learn(folder: Path, form: str, steps: int) -> Path:
-    return teach(folder, style="night", form=form, model=BASE, budget=Budget(steps=steps), pictures=8)
+    return teach(folder, style="night", form=form, model=BASE, budget=Budget(steps=steps), clips=8)
 
 
 def hashes(folder: Path) -> dict[str, str]:
