@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import Connection, select, text, update
 from sqlalchemy.dialects import sqlite
 
 from promptreel.errors import JobLost
 from promptreel.jobs.claims import PASSED_FOR, first_in_line
 from promptreel.jobs.database import Database, read_transaction, write_transaction
+from promptreel.jobs.installation_facts import read_fact, write_fact
 from promptreel.jobs.job import Claim, Job, JobStage, JobStatus
 from promptreel.jobs.keys import KeyLimits, KeyStore
 from promptreel.jobs.store import JobStore, WorkerRecord
@@ -539,3 +540,44 @@ def test_key_at_its_limit_is_not_preferred_for_its_model(database: Database, sto
     assert store.claim("w", loaded=("b",)) is not None
 
     assert take(store, loaded=("b",)) == "a"
+
+
+def test_what_a_result_writes_is_there_exactly_if_the_job_succeeds(store: JobStore, database: Database) -> None:
+    job = store.submit(make_new_job())
+    claim, _ = claim_next(store)
+    written: list[str] = []
+
+    def write(connection: Connection) -> None:
+        written.append(connection.execute(select(jobs.c.status).where(jobs.c.id == job.id)).scalar_one())
+
+    def fail(connection: Connection) -> None:
+        write_fact(connection, "half", "done")
+        raise ValueError("the id is taken")
+
+    with pytest.raises(JobLost):
+        store.finish(replace(claim, owner="another"), replace(make_result(), write=write))
+    with pytest.raises(ValueError, match="taken"):
+        store.finish(claim, replace(make_result(), write=fail))
+    with read_transaction(database) as connection:
+        assert read_fact(connection, "half") is None
+    assert store.get(job.id).status is JobStatus.RUNNING
+    assert written == []
+
+    store.finish(claim, replace(make_result(), write=write))
+    assert written == ["succeeded"]
+
+
+def test_longest_wait_is_that_of_jobs_that_may_be_claimed(store: JobStore, clock: Clock) -> None:
+    assert store.longest_wait("video") == 0
+
+    store.submit(make_new_job())
+    clock.advance(7)
+    store.submit(make_new_job())
+    assert (store.longest_wait("video"), store.longest_wait("import")) == (7, 0)
+
+    claim_next(store)
+    clock.advance(2)
+    assert store.longest_wait("video") == 2
+    claim, _ = claim_next(store)
+    store.put_off(claim, code="disk_full", message="")
+    assert store.longest_wait("video") == 0

@@ -88,6 +88,12 @@ def _choose(taker: Taker, now: datetime) -> ColumnElement[int]:
     return case((has_waited, first.scalar_subquery()), else_=func.coalesce(preferred, first.scalar_subquery()))
 
 
+def waiting_since(kind: str, now: datetime) -> Select[Any]:
+    """Since when the job of this kind that has waited longest may be claimed."""
+    waiting = (has_status(JobStatus.QUEUED), jobs.c.kind == kind, jobs.c.run_at <= now, may_run())
+    return select(func.min(jobs.c.run_at)).where(*waiting)
+
+
 def may_run() -> ColumnElement[bool]:
     """Condition: the job's API key, if any, is below its limit of running jobs."""
     running = jobs.alias()

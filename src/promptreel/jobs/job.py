@@ -63,12 +63,16 @@ class NewJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a job made: a file in storage, and facts about how it was made, such as the seconds of each stage."""
+    """What a job made: a file in storage, and facts about how it was made, such as the seconds of each stage.
+
+    `write` gets the connection of the transaction that ends the job, to write what must be there exactly if the job succeeds.
+    """
 
     key: str
     size_bytes: int
     sha256: str
     facts: dict[str, Any]
+    write: Callable[[Any], object] | None = None
 
 
 ParamsT_co = TypeVar("ParamsT_co", bound=Params, covariant=True)

@@ -239,6 +239,13 @@ class JobStore:
             return None
         return Claim(row.id, row.attempt, owner), self._to_job(row)
 
+    def longest_wait(self, kind: str) -> float:
+        """Seconds that the queued job of this kind which has waited longest has waited; 0 if no worker may claim one now."""
+        with read_transaction(self._database) as connection:
+            now = self._now().steady
+            since = connection.execute(claims.waiting_since(kind, now)).scalar()
+        return 0.0 if since is None else (now - since).total_seconds()
+
     def heartbeat(self, claim: Claim) -> bool:
         """Renews the lease. Returns whether the job is to be cancelled. Raises JobLost."""
         with write_transaction(self._database) as connection:
@@ -268,6 +275,8 @@ class JobStore:
         }
         with write_transaction(self._database) as connection:
             claims.end(connection, claim, JobStatus.SUCCEEDED, now=self._now(), busy_seconds=busy_seconds, **values)
+            if result.write is not None:
+                result.write(connection)
 
     def fail(self, claim: Claim, *, code: str, message: str) -> None:
         """running -> failed. Raises JobLost."""

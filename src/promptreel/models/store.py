@@ -77,24 +77,28 @@ class ModelStore:
         Raises InvalidParams if the id belongs to another owner's model or, without `replace`, to other files.
         """
         with write_transaction(self._database) as connection:
-            row = connection.execute(_ONE, {"model_id": record.id}).one_or_none()
-            if row is not None:
-                _check_replaceable(row, record, replace=replace)
-                connection.execute(delete(models).where(models.c.id == record.id))
-            values = {
-                "id": record.id,
-                "kind": record.kind.value,
-                "family": record.family,
-                "base": record.base,
-                "card": dict(record.card),
-                "files": {name: asdict(file) for name, file in record.files.items()},
-                "hash": record.hash,
-                "source": record.source,
-                "api_key_id": record.api_key_id,
-                "is_public": record.is_public,
-                "created_at": self._now(),
-            }
-            return _to_record(connection.execute(insert(models).values(values).returning(models)).one())
+            return self.write(connection, record, replace=replace)
+
+    def write(self, connection: Connection, record: ModelRecord, *, replace: bool = False) -> ModelRecord:
+        """Like `add`, as a part of a write transaction."""
+        row = connection.execute(_ONE, {"model_id": record.id}).one_or_none()
+        if row is not None:
+            _check_replaceable(row, record, replace=replace)
+            connection.execute(delete(models).where(models.c.id == record.id))
+        values = {
+            "id": record.id,
+            "kind": record.kind.value,
+            "family": record.family,
+            "base": record.base,
+            "card": dict(record.card),
+            "files": {name: asdict(file) for name, file in record.files.items()},
+            "hash": record.hash,
+            "source": record.source,
+            "api_key_id": record.api_key_id,
+            "is_public": record.is_public,
+            "created_at": self._now(),
+        }
+        return _to_record(connection.execute(insert(models).values(values).returning(models)).one())
 
     def remove(self, model_id: str, *, force: bool = False) -> ModelRecord:
         """Deletes the row and returns it. Raises ModelNotFound, and ModelInUse unless `force`."""

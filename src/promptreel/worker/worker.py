@@ -258,6 +258,11 @@ class Worker:
         except JobLost:
             self.storage.delete(result.key)
             raise
+        except PromptreelError as error:  # of what the result writes, such as a model whose id was taken meanwhile
+            self.storage.delete(result.key)
+            self._fail(claim, error.code, error.message)
+            log.warning("job %d failed: %s", job.id, error)
+            return
         log.info("job %d succeeded: %s", job.id, result.facts)
 
     def _fail(self, claim: Claim, code: str, message: str) -> None:
