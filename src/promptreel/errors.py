@@ -220,6 +220,12 @@ class GenerationFailed(JobFailed):
     code = "generation_failed"
 
 
+class TrainingFailed(JobFailed):
+    """The model could not be trained."""
+
+    code = "training_failed"
+
+
 class InitUnusable(JobFailed):
     """The init image or video cannot be decoded, or not within the limits on time and memory."""
 
@@ -267,7 +273,9 @@ TEMPORARY = (DatabaseBusy, DiskFull)
 
 
 class JobCancelled(Exception):
-    """Ends a running job that was cancelled."""
+    """Ends a running job that was cancelled. `write`: what to write in the transaction that ends it, as in Result."""
+
+    write: Callable[[Any], object] | None = None
 
 
 class JobLost(Exception):

@@ -283,10 +283,12 @@ class JobStore:
         with write_transaction(self._database) as connection:
             claims.end(connection, claim, JobStatus.FAILED, now=self._now(), error_code=code, error_message=message)
 
-    def acknowledge_cancel(self, claim: Claim) -> None:
-        """running -> cancelled, once the worker has stopped. Raises JobLost."""
+    def acknowledge_cancel(self, claim: Claim, *, write: Callable[[Connection], object] | None = None) -> None:
+        """running -> cancelled, once the worker has stopped. `write`: as in Result. Raises JobLost."""
         with write_transaction(self._database) as connection:
             claims.end(connection, claim, JobStatus.CANCELLED, now=self._now())
+            if write is not None:
+                write(connection)
 
     def give_back(self, claim: Claim) -> None:
         """running -> queued, in its old place and without a crash; -> cancelled if that was requested. Raises JobLost."""

@@ -30,6 +30,14 @@ class WorkerStopping(Exception):
     """Raised inside a running job when the worker must stop: the job goes back to the queue."""
 
 
+class GiveWay(Exception):
+    """Raised inside a long job so that others get their turn: it goes back to the queue, and waits there as long as is said."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+
 class Hold:
     """A claimed job. The pulse thread and the job's thread both write it, but never the same field."""
 

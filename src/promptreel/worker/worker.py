@@ -20,7 +20,7 @@ from promptreel.jobs.store import JobStore, WorkerRecord
 from promptreel.logs import Seldom
 from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.storage.local import LocalStorage
-from promptreel.worker.pulse import Hold, Pulse, WorkerStopping
+from promptreel.worker.pulse import GiveWay, Hold, Pulse, WorkerStopping
 from promptreel.worker.recipes.recipe import Recipe
 from promptreel.worker.room import Room, return_freed_memory
 from promptreel.worker.timekeeping import SharedTime
@@ -227,9 +227,12 @@ class Worker:
                 recipe = self.recipes[job.kind]
                 time_shared = self.time.now if recipe.uses_device else time.monotonic
                 result = recipe.run(job, claim, on_progress=hold.on_progress, time_shared=time_shared)
-        except JobCancelled:
-            self._record(claim, lambda: self.jobs.acknowledge_cancel(claim))
-            log.info("job %d cancelled", job.id)
+        except JobCancelled as cancelled:
+            self._cancel(claim, cancelled)
+        except GiveWay as turn:
+            wait_seconds = turn.seconds
+            self._record(claim, lambda: self.jobs.give_back(claim, wait_seconds=wait_seconds))
+            log.info("job %d gives way to others for %.0f s", job.id, wait_seconds)
         except WorkerStopping:
             self._record(claim, lambda: self.jobs.give_back(claim))
             log.info("job %d given back to the queue", job.id)
@@ -264,6 +267,14 @@ class Worker:
             log.warning("job %d failed: %s", job.id, error)
             return
         log.info("job %d succeeded: %s", job.id, result.facts)
+
+    def _cancel(self, claim: Claim, cancelled: JobCancelled) -> None:
+        try:
+            self._record(claim, lambda: self.jobs.acknowledge_cancel(claim, write=cancelled.write))
+        except PromptreelError as error:
+            log.warning("job %d: what it had made could not be kept: %s", claim.job_id, error)
+            self._record(claim, lambda: self.jobs.acknowledge_cancel(claim))
+        log.info("job %d cancelled", claim.job_id)
 
     def _fail(self, claim: Claim, code: str, message: str) -> None:
         self._record(claim, lambda: self.jobs.fail(claim, code=code, message=message))
