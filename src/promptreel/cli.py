@@ -55,7 +55,7 @@ app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
 
-# What a model may have a default of its own for.
+# Options whose default may come from the model.
 Steps = Annotated[int | None, typer.Option(min=1, max=50, help="Inference steps.", show_default="the model's own, or 20")]
 Guidance = Annotated[
     float | None,

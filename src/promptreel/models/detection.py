@@ -1,4 +1,4 @@
-"""What a model is, by the names and shapes of its tensors. File names are not believed."""
+"""What a model is: by its pipeline's class, else by its tensors. File names are not believed."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def _detect_single(tensors: Shapes) -> Detected:
     if any(".resnets." in name or name.startswith(("input_blocks.", TEXT_ENCODER, "text_model.")) for name in names):
         raise CheckpointUnusable("This is one part of a checkpoint by itself. Take the whole checkpoint.")
     raise CheckpointUnusable(
-        f"Its tensors, such as {shorten(min(names), 80) if names else 'none'}, are of no model that Promptreel knows. It runs "
-        "Stable Diffusion 1.5 checkpoints, motion adapters, VAEs, LoRAs and embeddings."
+        f"Its tensors, such as {shorten(min(names), 80) if names else 'none'}, are of no model that Promptreel knows. It reads "
+        "Stable Diffusion 1.5 checkpoints, motion adapters, VAEs, LoRAs and embeddings, and Wan in diffusers' folders."
     )
 
 
@@ -95,10 +95,10 @@ def _refuse_more_than_motion(names: Sequence[str]) -> None:
 
 
 def _base_of_unet(tensors: Shapes) -> str:
-    """From the channels of the blocks, which motion modules share."""
+    """From the channels of the blocks. Motion modules have the same channels."""
     refuse_width(width_of_text(tensors))
     down = _channels(tensors, r"down_blocks\.([0-9]{1,2})\.resnets\.0\.conv1\.weight")
-    if not down:  # the original layout numbers all layers in one row
+    if not down:  # the original layout numbers the blocks consecutively
         widths = _channels(tensors, r"input_blocks\.([0-9]{1,2})\.0\.out_layers\.3\.weight")
         levels = 1 + sum(1 for name in tensors if re.fullmatch(r"input_blocks\.[0-9]{1,2}\.0\.op\.weight", name))
         down = widths[:: max(1, len(widths) // levels)]
@@ -114,7 +114,7 @@ def _base_of_motion(tensors: Shapes) -> str:
 
 
 def _channels(tensors: Shapes, pattern: str) -> tuple[int, ...]:
-    """The output channels of the tensors whose names the pattern fits, by the number that it finds there."""
+    """The output channels of the tensors whose names the pattern fits, in the order of the block numbers."""
     found = {
         int(match[1]): tensor.shape[0]
         for name, tensor in tensors.items()
@@ -135,7 +135,7 @@ def _base_of_lora(tensors: Shapes) -> str | None:
 
 
 def _width_of_embedding(tensors: Shapes) -> int | None:
-    """The width of an embedding: a file with one tensor of a few rows. Its name is the word, or one that A1111 gives."""
+    """The width of an embedding: a file with one tensor of a few rows, named like its word, or `emb_params` (AUTOMATIC1111)."""
     if len(tensors) != 1:
         return None
     ((name, tensor),) = tensors.items()

@@ -25,12 +25,12 @@ WAN_NEGATIVE_PROMPT = (
 class Family:
     """A family of models with one architecture.
 
-    `size_multiples`: sides of its clips are multiples of this, in pixels, by the first word of the model's base; "" for all
-    others. `frame_multiple`: a clip has a multiple of this many frames, plus one; 1 allows every number. `has_windows`:
-    whether clips may be longer than the card's `max_frames`.
+    `size_multiples`: sides are multiples of this many pixels. The key is the first word of the model's base; "" is for all
+    others. `frame_multiple`: a clip has `n * frame_multiple + 1` frames; 1 allows every number. `has_windows`: whether clips
+    may be longer than the card's `max_frames`.
 
-    `guidance_scale` and `num_inference_steps` are its defaults. `ignores_api_defaults`: they, and the card's frame rate, come
-    before those of the APIs, which were made for Stable Diffusion. `attention_tokens`: at so many tokens, attention takes as
+    `guidance_scale` and `num_inference_steps` are its defaults. `ignores_api_defaults`: they, and the card's frame rate, win
+    over those of the APIs, which were made for Stable Diffusion. `attention_tokens`: at so many tokens, attention takes as
     long as all else; None: its share does not grow with the clip.
     """
 

@@ -35,7 +35,7 @@ _TABLE_GIVEN = "it was given with the import"
 
 @dataclass(frozen=True, kw_only=True)
 class Inspected:
-    """`card`: what the importer said of the model, completed by what its files say."""
+    """`card`: what the import names, completed by what the model's files say."""
 
     kind: ModelKind
     family: str | None
