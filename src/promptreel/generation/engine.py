@@ -150,16 +150,15 @@ class Engine:
         return self.residency.use(compose(self.models, model_id, motion_adapter), on_wait)
 
     def _check(self, models: ModelSet) -> Loadable:
-        with serial_arithmetic():
-            match get_family(models.checkpoint):
-                case families.ANIMATEDIFF:
-                    return check_animatediff(models, self.device, self.compute)
-                case families.WAN:
-                    from promptreel.generation.families.wan_loading import check_wan_model  # noqa: PLC0415 - loads slowly
+        match get_family(models.checkpoint):
+            case families.ANIMATEDIFF:
+                return check_animatediff(models, self.device, self.compute)
+            case families.WAN:
+                from promptreel.generation.families.wan_loading import check_wan_model  # noqa: PLC0415 - loads slowly
 
-                    return check_wan_model(models, self.device, self.compute)
-                case other:
-                    raise AssertionError(other)
+                return check_wan_model(models, self.device, self.compute)
+            case other:
+                raise AssertionError(other)
 
     def measure(self, model_id: str) -> float:
         """Seconds per frame and row in a guided call of the longest clip. Also logs how rows are batched."""

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from promptreel.generation.compute import serial_arithmetic
 from promptreel.generation.families.family import Loadable, LoadedModel
 from promptreel.generation.seat import WAIT_SECONDS, OnWait, in_turn, keep_waiting
 from promptreel.models.composition import ModelSet
@@ -99,10 +100,11 @@ class Residency:
             if found is not None:
                 return found
             started = time.monotonic()
-            source = self._check_once(models)
-            size_bytes = source.loadable.size_bytes
-            self._make_room(size_bytes, models, on_wait)
-            resident = Resident(models, source.loadable.load(), source, users=1)
+            with serial_arithmetic():
+                source = self._check_once(models)
+                size_bytes = source.loadable.size_bytes
+                self._make_room(size_bytes, models, on_wait)
+                resident = Resident(models, source.loadable.load(), source, users=1)
             with self._changed:
                 self._residents.append(resident)
             log.info(
