@@ -56,7 +56,7 @@ def inspect(
     """
     found = detect(paths)
     if params.expects not in (None, found.kind.value):
-        raise CheckpointUnusable(f"This is {_spell(found.kind)}, not {_spell(ModelKind(params.expects))}.")
+        raise CheckpointUnusable(f"This is {found.kind.with_article}, not {ModelKind(params.expects).with_article}.")
     card = {**(facts or {}), **_read_own_card(paths), **params.card}
     with _laid_out(paths) as root:
         match found.kind:
@@ -150,11 +150,3 @@ def _laid_out(paths: Mapping[str, Path]) -> Iterator[Path]:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path.absolute())
         yield Path(folder)
-
-
-def _spell(kind: ModelKind) -> str:
-    return {
-        ModelKind.VAE: "a VAE",
-        ModelKind.LORA: "a LoRA",
-        ModelKind.EMBEDDING: "an embedding",
-    }.get(kind, f"a {kind.replace('_', ' ')}")

@@ -13,3 +13,12 @@ class ModelKind(StrEnum):
     VAE = "vae"
     LORA = "lora"
     EMBEDDING = "embedding"
+
+    @property
+    def spelled(self) -> str:
+        """For people, inside a sentence."""
+        return {ModelKind.VAE: "VAE", ModelKind.LORA: "LoRA"}.get(self, self.value.replace("_", " "))
+
+    @property
+    def with_article(self) -> str:
+        return f"{'an' if self is ModelKind.EMBEDDING else 'a'} {self.spelled}"
