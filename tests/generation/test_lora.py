@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from promptreel.errors import CheckpointUnusable
+from promptreel.errors import CheckpointUnusable, GenerationFailed
 from promptreel.generation.engine import Engine
 from promptreel.generation.families.animatediff import LoadedCheckpoint
 from promptreel.generation.families.family import Rows
@@ -134,3 +135,13 @@ def test_lora_of_another_model_is_refused(model: LoadedCheckpoint, tmp_path: Pat
     for number, tensors in enumerate((foreign, wide, {"weight": torch.ones(2)})):
         with pytest.raises(CheckpointUnusable, match="was made for another one"):
             model.with_loras([save_lora(tmp_path / f"{number}.safetensors", tensors)])
+
+
+def test_missing_peft_is_named_with_what_to_install(
+    model: LoadedCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = save_lora(tmp_path / "lora.safetensors", draw_lora(model, seed=99))
+    monkeypatch.setitem(sys.modules, "peft", None)  # as Python says that there is none
+
+    with pytest.raises(GenerationFailed, match=r"peft, which is not installed here: pip install 'promptreel\[worker\]'"):
+        model.with_loras([lora])

@@ -23,7 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from promptreel.errors import CheckpointUnusable
+from promptreel.errors import CheckpointUnusable, GenerationFailed
+from promptreel.extras import install_command, missing_modules
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -86,8 +87,15 @@ def share_weights(module: nn.Module) -> Any:
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
 
+def check_peft() -> None:
+    """Raises GenerationFailed without peft, for which diffusers' loaders have the error of a file that does not fit."""
+    if "peft" in missing_modules("worker"):
+        raise GenerationFailed(f"LoRAs need the package peft, which is not installed here: {install_command('worker')}")
+
+
 def add_loras(unet: Any, text_encoder: Any, files: Sequence[LoraFile]) -> None:
     """Adds LoRAs to modules that nobody else uses. Raises CheckpointUnusable for a file that fits neither of the two."""
+    check_peft()
     strengths: dict[str, dict[str, float]] = {"unet": {}, "text_encoder": {}}
     for number, file in enumerate(files):
         name = f"lora_{number}"
