@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from promptreel.api.add_on_fields import HOSTED_FIELDS, STRENGTH
 from promptreel.api.field_reader import Limits
 from promptreel.api.init_fields import FIELDS, MAX_MEGABYTES
 from promptreel.api.legacy.dialect import Dialect
 from promptreel.api.legacy.requests import MAX_TEXT, SAMPLES, SEED
 from promptreel.api.legacy.size import RESOLUTION
-from promptreel.api.lora_fields import HOSTED_FIELDS, STRENGTH
 from promptreel.encoding.inits import readable_types
 from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, OUTPUT_TYPES, SCHEDULERS
 from promptreel.media import MEDIA_TYPES, PREVIEW_MEDIA_TYPE

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from promptreel.api.add_on_fields import HOSTED_FIELDS, read_hosted_loras
 from promptreel.api.field_reader import FieldReader, Limits, as_sent, count_frames, label, spell
 from promptreel.api.init_fields import read_init, sent_inits
 from promptreel.api.legacy.dialect import Dialect
 from promptreel.api.legacy.size import read_size, spell_out_resolution
-from promptreel.api.lora_fields import HOSTED_FIELDS, read_hosted_loras
 from promptreel.api.model_choice import fill_in, read_lora_cards, read_models
 from promptreel.api.webhook_field import read_webhook
 from promptreel.encoding.decoder import Decoder
