@@ -15,6 +15,7 @@ from promptreel.errors import CheckpointUnusable, GenerationFailed
 from promptreel.generation.engine import Engine
 from promptreel.generation.families.animatediff import LoadedCheckpoint
 from promptreel.generation.families.family import Rows
+from promptreel.jobs.params import VideoParams
 from promptreel.models.registry import ModelRegistry
 from tests.generation import loras
 from tests.generation.conftest import CPU
@@ -76,15 +77,15 @@ def test_latents_are_those_of_diffusers_pipeline(
     assert not torch.allclose(ours, denoise(models, model), atol=1e-3)
 
 
-def denoise(models: ModelRegistry, model: LoadedCheckpoint) -> Tensor:
+def denoise(models: ModelRegistry, model: LoadedCheckpoint, params: VideoParams = PARAMS) -> Tensor:
     engine = Engine(models, CPU)
-    sampler = engine.samplers[PARAMS.scheduler](model.space, model.prepare(PARAMS).start)
-    conditioning = model.prepare(PARAMS).conditioning
+    sampler = engine.samplers[params.scheduler](model.space, model.prepare(params).start)
+    conditioning = model.prepare(params).conditioning
     call = next(sampler)
     while True:
         result = model.forward(model.ask(call, conditioning))
         try:
-            call = sampler.send(model.combine(result, call, conditioning, PARAMS.guidance_scale))
+            call = sampler.send(model.combine(result, call, conditioning, params.guidance_scale))
         except StopIteration as finished:
             latents: Tensor = finished.value
             return latents

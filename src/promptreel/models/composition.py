@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound
 from promptreel.jobs.params import LoraUse
 from promptreel.models.families import FAMILIES
 from promptreel.models.kinds import ModelKind
+from promptreel.models.phrases import words_of
 from promptreel.models.registry import ModelCard, ModelRegistry
 
 HOW_TO_ADD_MOTION = "Import one, for example `promptreel models add guyoww/animatediff-motion-adapter-v1-5-3`."
@@ -72,50 +73,77 @@ def compose(models: ModelRegistry, model_id: str, motion_adapter: str | None = N
     return found
 
 
-def find_loras(models: ModelRegistry, uses: Sequence[LoraUse], checkpoint: ModelCard) -> tuple[ModelCard, ...]:
-    """The LoRAs that a request names. Raises InvalidParams and CheckpointUnusable."""
-    return tuple(_find_lora(models, use.model_id, checkpoint) for use in uses)
+@dataclass(frozen=True, kw_only=True)
+class AddOns:
+    """What a request adds to its model."""
+
+    loras: tuple[ModelCard, ...] = ()
+    embeddings: tuple[ModelCard, ...] = ()
 
 
-def _find_lora(models: ModelRegistry, model_id: str, checkpoint: ModelCard) -> ModelCard:
+class AddOnUses(Protocol):
+    """The add-ons that a request names, as VideoParams does."""
+
+    @property
+    def loras(self) -> Sequence[LoraUse]: ...
+
+    @property
+    def embeddings(self) -> Sequence[str]: ...
+
+
+def find_add_ons(models: ModelRegistry, uses: AddOnUses, checkpoint: ModelCard) -> AddOns:
+    """The LoRAs and embeddings that a request names. Raises InvalidParams and CheckpointUnusable."""
+    embeddings = tuple(_find_add_on(models, each, ModelKind.EMBEDDING, checkpoint) for each in uses.embeddings)
+    _check_words(embeddings)
+    loras = tuple(_find_add_on(models, use.model_id, ModelKind.LORA, checkpoint) for use in uses.loras)
+    return AddOns(loras=loras, embeddings=embeddings)
+
+
+def _check_words(embeddings: Sequence[ModelCard]) -> None:
+    """Raises InvalidParams if two have the same word."""
+    taken: dict[str, str] = {}
+    for card in embeddings:
+        for word in words_of(card):
+            other = taken.setdefault(word.lower(), card.model_id)
+            if other != card.model_id:
+                why = f"{word!r} stands for {other!r} and for {card.model_id!r}: name only one, or import one with other words."
+                raise InvalidParams({ModelKind.EMBEDDING.value: [why]})
+
+
+def _find_add_on(models: ModelRegistry, model_id: str, kind: ModelKind, checkpoint: ModelCard) -> ModelCard:
     try:
         card = models.get(model_id)
     except ModelNotFound as error:
-        fitting = [each.model_id for each in models.list(tell=False) if each.kind is ModelKind.LORA and _fits(each, checkpoint)]
+        fitting = [each.model_id for each in models.list(tell=False) if each.kind is kind and _fits(each, checkpoint)]
         known = f"Known ones: {', '.join(fitting)}." if fitting else "Import one with `promptreel models add`."
-        raise InvalidParams({"lora": [f"There is no LoRA {model_id[:100]!r}. {known}"]}) from error
-    if card.kind is not ModelKind.LORA:
-        raise InvalidParams({"lora": [f"{model_id!r} is a {card.kind.replace('_', ' ')}, not a LoRA."]})
+        raise InvalidParams({kind.value: [f"There is no {kind.label} {model_id[:100]!r}. {known}"]}) from error
+    if card.kind is not kind:
+        raise InvalidParams({kind.value: [f"{model_id!r} is {card.kind.with_article}, not {kind.with_article}."]})
     if not _fits(card, checkpoint):
-        raise InvalidParams(
-            {
-                "lora": [
-                    f"The LoRA {model_id!r} is for {_name_base(card)}, and {checkpoint.model_id!r} is {_name_base(checkpoint)}."
-                ]
-            }
-        )
+        bases = f"is for {_name_base(card)}, and {checkpoint.model_id!r} is {_name_base(checkpoint)}"
+        raise InvalidParams({kind.value: [f"The {kind.label} {model_id!r} {bases}."]})
     if missing := models.missing_files(card):
-        raise CheckpointUnusable(f"{missing[0]} of the LoRA {card.model_id!r} is gone, or was changed: import it again.")
+        raise CheckpointUnusable(
+            f"{missing[0]} of the {kind.label} {card.model_id!r} is gone, or was changed: import it again."
+        )
     return card
 
 
 def _wrong_kind(card: ModelCard) -> str:
-    what = card.kind.replace("_", " ")
     how = " Send its id as motion_adapter, with a checkpoint as the model." if card.kind is ModelKind.MOTION_ADAPTER else ""
-    return f"{card.model_id!r} is a {what}, and makes no videos by itself.{how}"
+    return f"{card.model_id!r} is {card.kind.with_article}, and makes no videos by itself.{how}"
 
 
 def _find(models: ModelRegistry, model_id: str, kind: ModelKind, checkpoint: ModelCard) -> ModelCard:
     """The model of this kind, which must fit the checkpoint. Raises InvalidParams."""
-    what = kind.replace("_", " ")
     try:
         card = models.get(model_id)
     except ModelNotFound as error:
         fitting = [each.model_id for each in models.list(tell=False) if each.kind is kind and _fits(each, checkpoint)]
         known = f"Known ones for {checkpoint.model_id!r}: {', '.join(fitting)}." if fitting else HOW_TO_ADD_MOTION
-        raise InvalidParams({kind.value: [f"There is no {what} {model_id[:100]!r}. {known}"]}) from error
+        raise InvalidParams({kind.value: [f"There is no {kind.label} {model_id[:100]!r}. {known}"]}) from error
     if card.kind is not kind:
-        raise InvalidParams({kind.value: [f"{model_id!r} is a {card.kind.replace('_', ' ')}, not a {what}."]})
+        raise InvalidParams({kind.value: [f"{model_id!r} is {card.kind.with_article}, not {kind.with_article}."]})
     if not _fits(card, checkpoint):
         bases = f"{model_id!r} is for {_name_base(card)}, and {checkpoint.model_id!r} is {_name_base(checkpoint)}"
         raise InvalidParams({kind.value: [f"{bases}: take another one."]})
