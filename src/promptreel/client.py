@@ -64,6 +64,7 @@ class VideoOptions(TypedDict, total=False):
     clip_skip: int | None
     motion_adapter: str | None
     loras: Sequence[str | Mapping[str, Any]] | None
+    embeddings: Sequence[str] | None
     output_type: str | None
     input_reference: Path | bytes | str | None
     strength: float | None

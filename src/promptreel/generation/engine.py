@@ -8,13 +8,14 @@ loads, encodes prompts, applies guidance, runs and decodes. Several threads may 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from promptreel.generation.add_ons import AddOnFile, EmbeddingFile, LoraFile
 from promptreel.generation.batching import StepBatcher
 from promptreel.generation.compute import ROWS_OF_A_CALL, ComputeThreads, serial_arithmetic
 from promptreel.generation.devices import Device
@@ -23,7 +24,6 @@ from promptreel.generation.families.animatediff import check_animatediff
 from promptreel.generation.families.family import EncodedInit, Loadable, LoadedModel, Prepared
 from promptreel.generation.finite import check_finite
 from promptreel.generation.latent_previews import SECONDS_APART, OnPreview, Previews
-from promptreel.generation.lora import LoraFile
 from promptreel.generation.peak_memory import MemoryWatch
 from promptreel.generation.residency import Residency
 from promptreel.generation.row_plan import measure_row_plan
@@ -34,8 +34,9 @@ from promptreel.jobs.job import JobStage, OnProgress
 from promptreel.jobs.params import VideoParams
 from promptreel.media import Clip
 from promptreel.models import families
-from promptreel.models.composition import ModelSet, compose, find_loras
+from promptreel.models.composition import ModelSet, compose, find_add_ons
 from promptreel.models.families import get_family
+from promptreel.models.phrases import words_of
 from promptreel.models.registry import ModelCard, ModelRegistry
 
 
@@ -43,7 +44,8 @@ from promptreel.models.registry import ModelCard, ModelRegistry
 class Generated:
     """A clip, and how it was made.
 
-    `model_hash`: of all models but the LoRAs. `lora_hashes`: by id. `device_seconds`: its share of the time in forwards.
+    `model_hash`: of all models but the add-ons. `lora_hashes`, `embedding_hashes`: by id. `device_seconds`: its share of the
+    time in forwards.
     `peak_memory_mb`: the peak while it was made, of all clips together; None if this machine cannot measure it.
     """
 
@@ -51,6 +53,7 @@ class Generated:
     model_hash: str
     device_seconds: float
     lora_hashes: Mapping[str, str] = field(default_factory=dict)
+    embedding_hashes: Mapping[str, str] = field(default_factory=dict)
     peak_memory_mb: float | None = None
 
 
@@ -94,20 +97,26 @@ class Engine:
         with named_failures(params), self.memory.watch() as peak:
             models = compose(self.models, params.model_id, params.motion_adapter)
             with self.residency.use(models, told.again) as model, serial_arithmetic():
-                loras = self._find_loras(params, models.checkpoint)
-                fitted = (model.with_loras(loras) if loras else model).fit_to(params)
-                made = self._make(fitted, params, told, init, on_preview)
-        hashes = {lora.model_id: lora.sha256 for lora in loras}
-        return replace(made, lora_hashes=hashes, peak_memory_mb=peak.megabytes)
+                loras, embeddings = self._find_add_ons(params, models.checkpoint)
+                changed = model.with_loras(loras) if loras else model
+                changed = changed.with_embeddings(embeddings) if embeddings else changed
+                made = self._make(changed.fit_to(params), params, told, init, on_preview)
+        return replace(
+            made,
+            lora_hashes=_hashes(loras),
+            embedding_hashes=_hashes(embeddings),
+            peak_memory_mb=peak.megabytes,
+        )
 
-    def _find_loras(self, params: VideoParams, checkpoint: ModelCard) -> list[LoraFile]:
+    def _find_add_ons(self, params: VideoParams, checkpoint: ModelCard) -> tuple[list[LoraFile], list[EmbeddingFile]]:
         """Raises InvalidParams and CheckpointUnusable."""
-        cards = find_loras(self.models, params.loras, checkpoint)
-        files = [self.models.only_file(card) for card in cards]
-        return [
-            LoraFile(card.model_id, path, sha256, use.strength)
-            for card, (path, sha256), use in zip(cards, files, params.loras, strict=True)
+        found = find_add_ons(self.models, params, checkpoint)
+        loras = [
+            LoraFile(card.model_id, *self.models.only_file(card), use.strength)
+            for card, use in zip(found.loras, params.loras, strict=True)
         ]
+        words = [EmbeddingFile(card.model_id, *self.models.only_file(card), words_of(card)) for card in found.embeddings]
+        return loras, words
 
     def _make(
         self,
@@ -203,6 +212,10 @@ class _Told:
 
     def again(self) -> None:
         self._on_progress(*self._latest)
+
+
+def _hashes(files: Sequence[AddOnFile]) -> dict[str, str]:
+    return {file.model_id: file.sha256 for file in files}
 
 
 def _tell_progress(on_progress: OnProgress, call: Call, share_of_call: float) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound
 from promptreel.jobs.params import LoraUse
 from promptreel.models.families import FAMILIES
 from promptreel.models.kinds import ModelKind
+from promptreel.models.phrases import words_of
 from promptreel.models.registry import ModelCard, ModelRegistry
 
 _HOW_TO_ADD = "Import one with `promptreel models add`."
@@ -70,12 +71,43 @@ def compose(models: ModelRegistry, model_id: str, motion_adapter: str | None = N
     return ModelSet(checkpoint=checkpoint, adapter=adapter, vae=vae)
 
 
-def find_loras(models: ModelRegistry, uses: Sequence[LoraUse], checkpoint: ModelCard) -> tuple[ModelCard, ...]:
-    """The LoRAs that a request names. Raises InvalidParams and CheckpointUnusable."""
-    cards = tuple(_find(models, use.model_id, ModelKind.LORA, checkpoint) for use in uses)
-    for card in cards:
+@dataclass(frozen=True, kw_only=True)
+class AddOns:
+    """What a request adds to its model."""
+
+    loras: tuple[ModelCard, ...] = ()
+    embeddings: tuple[ModelCard, ...] = ()
+
+
+class AddOnUses(Protocol):
+    """The add-ons that a request names, as VideoParams does."""
+
+    @property
+    def loras(self) -> Sequence[LoraUse]: ...
+
+    @property
+    def embeddings(self) -> Sequence[str]: ...
+
+
+def find_add_ons(models: ModelRegistry, uses: AddOnUses, checkpoint: ModelCard) -> AddOns:
+    """The LoRAs and embeddings that a request names. Raises InvalidParams and CheckpointUnusable."""
+    embeddings = tuple(_find(models, each, ModelKind.EMBEDDING, checkpoint) for each in uses.embeddings)
+    _check_words(embeddings)
+    loras = tuple(_find(models, use.model_id, ModelKind.LORA, checkpoint) for use in uses.loras)
+    for card in (*embeddings, *loras):
         _check_files(models, card)
-    return cards
+    return AddOns(loras=loras, embeddings=embeddings)
+
+
+def _check_words(embeddings: Sequence[ModelCard]) -> None:
+    """Raises InvalidParams if two have the same word."""
+    taken: dict[str, str] = {}
+    for card in embeddings:
+        for word in words_of(card):
+            other = taken.setdefault(word.lower(), card.model_id)
+            if other != card.model_id:
+                why = f"{word!r} stands for {other!r} and for {card.model_id!r}: name only one, or import one with other words."
+                raise InvalidParams({ModelKind.EMBEDDING.value: [why]})
 
 
 def _wrong_kind(card: ModelCard) -> str:
@@ -91,7 +123,7 @@ def _find(models: ModelRegistry, model_id: str, kind: ModelKind, checkpoint: Mod
         names = ", ".join(each.model_id for each in _list_fitting(models, kind, checkpoint))
         how = _HOW_TO_ADD_MOTION if kind is ModelKind.MOTION_ADAPTER else _HOW_TO_ADD
         known = f"Known ones for {checkpoint.model_id!r}: {names}." if names else how
-        raise InvalidParams({kind.value: [f"There is no {kind.spelled} {model_id[:100]!r}. {known}"]}) from error
+        raise InvalidParams({kind.value: [f"There is no {kind.label} {model_id[:100]!r}. {known}"]}) from error
     if card.kind is not kind:
         raise InvalidParams({kind.value: [f"{model_id!r} is {card.kind.with_article}, not {kind.with_article}."]})
     if not _fits(card, checkpoint):

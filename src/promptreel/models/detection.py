@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,17 +24,22 @@ Shapes = Mapping[str, StoredTensor]
 _LORA = re.compile(r"(\.|_)lora(_linear_layer)?(\.|_)|lora_(up|down|A|B)\b|\.hada_|\.lokr_")
 _VAE = re.compile(r"(^|\.)decoder\.(up\.0\.block|up_blocks\.0\.resnets|layers\.\d{1,3})\.")
 _TOKEN = re.compile(r"emb_params|<[^<>]{1,100}>")
+_NO_WORDS = frozenset({"emb_params", "clip_l"})
+_LONGEST_WORD = 100
+MOST_VECTORS = 75
+"""Of an embedding: as many tokens as Stable Diffusion's text encoder takes at once."""
 _SD15_CHANNELS = (320, 640, 1280, 1280)
 _SD15_TEXT = 768
 
 
 @dataclass(frozen=True, kw_only=True)
 class Detected:
-    """`base`: what it fits on; None if its tensors do not tell."""
+    """`base`: what it fits on; None if its tensors do not tell. `words`: what stands for an embedding, if its file says so."""
 
     kind: ModelKind
     family: str | None
     base: str | None
+    words: tuple[str, ...] = ()
 
 
 def detect(paths: Mapping[str, Path]) -> Detected:
@@ -72,7 +78,8 @@ def _detect_single(tensors: Shapes) -> Detected:
         return Detected(kind=ModelKind.MOTION_ADAPTER, family="animatediff", base=_base_of_motion(tensors))
     if (width := _width_of_embedding(tensors)) is not None:
         refuse_width(width)
-        return Detected(kind=ModelKind.EMBEDDING, family="animatediff", base="sd15" if width == _SD15_TEXT else None)
+        base = "sd15" if width == _SD15_TEXT else None
+        return Detected(kind=ModelKind.EMBEDDING, family="animatediff", base=base, words=_words_of_embedding(tensors))
     if any(name.startswith(f"{UNET}input_blocks.") for name in names):
         return Detected(kind=ModelKind.CHECKPOINT, family="animatediff", base=_base_of_unet(take(tensors, UNET)))
     if any(map(_VAE.search, names)):
@@ -142,7 +149,15 @@ def _width_of_embedding(tensors: Shapes) -> int | None:
     if len(tensor.shape) not in {1, 2}:
         return None
     is_word = _TOKEN.fullmatch(name) is not None or (tensor.shape[-1] == _SD15_TEXT and "." not in name)
+    if is_word and math.prod(tensor.shape) > MOST_VECTORS * tensor.shape[-1]:
+        raise CheckpointUnusable(f"This embedding has more than {MOST_VECTORS} vectors. Take one of fewer.")
     return tensor.shape[-1] if is_word else None
+
+
+def _words_of_embedding(tensors: Shapes) -> tuple[str, ...]:
+    """diffusers names the tensor like the word. A1111 gives all of them one name: there the model's id is the word."""
+    (name,) = tensors
+    return () if name in _NO_WORDS or len(name) > _LONGEST_WORD or not name.strip() else (name.strip(),)
 
 
 def _name_base(channels: tuple[int, ...]) -> str:

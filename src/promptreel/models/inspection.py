@@ -70,6 +70,7 @@ def inspect(
                 _check_vae(check_part(root, found.kind.value))
             case ModelKind.LORA | ModelKind.EMBEDDING:
                 check_dtypes(read_all_tensors(paths), found.kind.value)
+                card = {"trigger_words": found.words, **card} if found.words else card
     if reads_weights:
         check_finite(read_all_tensors(paths).values(), {path: name for name, path in paths.items()})
     return Inspected(kind=found.kind, family=found.family, base=found.base, card=card)

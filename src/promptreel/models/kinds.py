@@ -15,10 +15,11 @@ class ModelKind(StrEnum):
     EMBEDDING = "embedding"
 
     @property
-    def spelled(self) -> str:
-        """For people, inside a sentence."""
-        return {ModelKind.VAE: "VAE", ModelKind.LORA: "LoRA"}.get(self, self.value.replace("_", " "))
+    def label(self) -> str:
+        """In a sentence."""
+        return {ModelKind.VAE: "VAE", ModelKind.LORA: "LoRA"}.get(self, self.replace("_", " "))
 
     @property
     def with_article(self) -> str:
-        return f"{'an' if self is ModelKind.EMBEDDING else 'a'} {self.spelled}"
+        """The label with its article."""
+        return f"{'an' if self is ModelKind.EMBEDDING else 'a'} {self.label}"

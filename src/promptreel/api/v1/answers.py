@@ -62,6 +62,7 @@ class Video(Answer):
     clip_skip: Count
     motion_adapter: str | None = Field(description="The motion adapter's id; null if the model has one of its own.")
     loras: list[LoraOfVideo]
+    embeddings: list[str] = Field(description="The embeddings' ids.")
     output_type: Annotated[str, one_of(OUTPUT_TYPES)]
     media_type: Annotated[str, one_of(MEDIA_TYPES.values())]
     enhance_prompt: bool
@@ -238,6 +239,7 @@ def to_extensions(params: VideoParams) -> dict[str, Any]:
         "clip_skip": params.clip_skip,
         "motion_adapter": params.motion_adapter,
         "loras": [LoraOfVideo(model=lora.model_id, strength=lora.strength) for lora in params.loras],
+        "embeddings": list(params.embeddings),
         "output_type": params.output_type,
         "media_type": MEDIA_TYPES[params.output_type],
     }

@@ -175,5 +175,9 @@ def provenance(params: VideoParams, made: Generated) -> dict[str, object]:
     `init_key` contains the init's hash.
     """
     versions = {name: version(name) for name in ("promptreel", "torch", "diffusers", *(("peft",) if params.loras else ()))}
-    hashes = {"model_sha256": made.model_hash, "lora_sha256": dict(made.lora_hashes)}
+    hashes = {
+        "model_sha256": made.model_hash,
+        "lora_sha256": dict(made.lora_hashes),
+        "embedding_sha256": dict(made.embedding_hashes),
+    }
     return {**params.to_json(), **hashes, "versions": versions}
