@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from promptreel.bootstrap import BUILT_IN_MODELS
 from promptreel.errors import CheckpointUnusable, JobCancelled
@@ -71,6 +72,27 @@ def test_model_larger_than_the_budget_is_kept_alone(shelf: Shelf) -> None:
             assert residency.list_loaded() == [name]
 
     assert shelf.loaded == ["a", "b"]
+
+
+def test_models_are_checked_and_loaded_without_helper_threads(shelf: Shelf) -> None:
+    """A request's thread must not compute with helpers of its own (ADR 9), and loading computes."""
+    found: list[int] = []
+    before_check = shelf.check
+
+    def check(models: ModelSet) -> Loadable:
+        found.append(torch.get_num_threads())
+        return before_check(models)
+
+    def use() -> int:
+        torch.set_num_threads(2)
+        with Residency(check, budget_bytes=10).use(shelf.get("a")):
+            return torch.get_num_threads()
+
+    shelf.before_load = lambda _name: found.append(torch.get_num_threads())
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(use).result(MINUTE) == 2
+
+    assert found == [1, 1]
 
 
 def test_files_are_checked_once_while_they_stay_the_same(shelf: Shelf) -> None:

@@ -2,7 +2,7 @@
 
     queued ----> running ----> succeeded | failed | cancelled
       |   <----     |
-      |   lost, given back
+      |   lost, given back, put off
       +-----------------------> cancelled
 
 When a method returns, its change is on disk. A job that has ended never changes again.

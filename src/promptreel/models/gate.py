@@ -99,7 +99,7 @@ def check_checkpoint(card: ModelCard, adapter: ModelCard | None = None, vae: Mod
 
 
 def check_image_checkpoint(root: Path) -> ImageParts:
-    """Checks a checkpoint by itself, for an import: it may lack motion modules and a VAE. Raises CheckpointUnusable."""
+    """Checks a checkpoint by itself: it may lack motion modules and a VAE. Raises CheckpointUnusable."""
     image = read_image_parts(root)
     unet = image.networks["unet"].config
     if isinstance(unet, MotionUNet) or "motion_adapter" in image.networks:
@@ -114,7 +114,7 @@ def check_image_checkpoint(root: Path) -> ImageParts:
 
 
 def check_part(root: Path, component: str) -> Part:
-    """Checks a motion adapter or a VAE by itself, for an import. Raises CheckpointUnusable."""
+    """Checks a motion adapter or a VAE by itself. Raises CheckpointUnusable."""
     part = read_part(root, component)
     if isinstance(part.config, MotionAdapter):
         layout = lay_out(_join({"unet": _made_up_unet(part.config), "motion_adapter": part}))
@@ -127,8 +127,8 @@ def check_part(root: Path, component: str) -> Part:
 def lack_vae() -> CheckpointUnusable:
     """The error for a checkpoint that has no VAE, and for which none is named."""
     return CheckpointUnusable(
-        "The checkpoint has no VAE. Import one, such as stabilityai/sd-vae-ft-mse, and then the checkpoint with that one's id "
-        "as --vae, or as vae in a request."
+        "The checkpoint has no VAE. Import a VAE, such as stabilityai/sd-vae-ft-mse; then import the checkpoint again with "
+        "`--vae ID` (`vae` in a request)."
     )
 
 

@@ -13,3 +13,13 @@ class ModelKind(StrEnum):
     VAE = "vae"
     LORA = "lora"
     EMBEDDING = "embedding"
+
+    @property
+    def label(self) -> str:
+        """In a sentence."""
+        return {ModelKind.VAE: "VAE", ModelKind.LORA: "LoRA"}.get(self, self.replace("_", " "))
+
+    @property
+    def with_article(self) -> str:
+        """The label with its article."""
+        return f"{'an' if self is ModelKind.EMBEDDING else 'a'} {self.label}"

@@ -41,15 +41,15 @@ FlowShift = Annotated[float, Field(ge=0.1, le=100)] | Literal["by_size"]
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """What the service knows about a checkpoint before loading it.
+    """What the service knows about a model before loading it.
 
     Clips are made at the native size (pixels; None: any size) and scaled to the requested size. `max_frames` is the most that
-    the motion modules take at once. `trigger_words` and `quality_words` are phrases for enhanced prompts (phrases.py). `words`
-    is the vocabulary; empty: no vocabulary. `beta_schedule` is the motion modules' noise table; None: the scheduler's file
-    has it (noise_table.py). `kind` and `base` say what it is and what it fits on. `motion_adapter` and `vae` are ids of other
-    models that it is made with; `has_motion`: whether it has motion modules of its own. `record`: an imported model's row,
-    and `content_hash` that of its files. `flow_shift` and `low_noise_guidance` are Wan's (docs/models.md).
-    `reference_seconds_per_unit` was measured on two CPU cores, for estimates before the first job.
+    the motion modules take at once; for Wan, the most frames of a clip. `trigger_words` and `quality_words` are phrases for
+    enhanced prompts (phrases.py). `words` is the vocabulary; empty: no vocabulary. `beta_schedule` is the motion modules' noise
+    table; None: the scheduler's file has it (noise_table.py). `kind` and `base` say what it is and what it fits on.
+    `motion_adapter` and `vae` are ids of other models that it is made with; `has_motion`: whether it has motion modules of its
+    own. `record`: an imported model's row. `content_hash`: the hash of its files. `flow_shift` and `low_noise_guidance` are
+    Wan's (docs/models.md). `reference_seconds_per_unit` was measured on two CPU cores, for estimates before the first job.
     """
 
     model_id: str
@@ -130,7 +130,7 @@ class _CardFile(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _phrases_are_no_book(self) -> Self:
+    def _phrases_are_short(self) -> Self:
         """Limits the length: the model reads all of it for each frame."""
         if sum(map(len, self.trigger_words + self.quality_words)) > MAX_TEXT:
             raise ValueError(f"trigger_words and quality_words may have {MAX_TEXT} characters together")
@@ -138,8 +138,8 @@ class _CardFile(BaseModel):
 
 
 class ModelRegistry:
-    """The models in two folders, the package's and the user's, and the imported ones. Of one id, a built-in model hides a
-    user's folder, and that an imported model.
+    """The models in two folders, the package's and the user's, and the imported ones. If several have one id, the built-in
+    model wins, then the user's folder, then the imported model.
 
     `store` and `files`: the imported models; None: there are none. `aliases`: other names for models in requests, for clients
     that were written for another service's models.
@@ -191,9 +191,7 @@ class ModelRegistry:
         return folder is not None and folder.parent == self._built_in
 
     def list(self, *, tell: bool = True) -> list[ModelCard]:
-        """All models with a usable card, checkpoints first, by id. Others are left out, and logged unless the caller reports
-        them.
-        """
+        """All models with a usable card, checkpoints first, by id. The others are left out, and logged if `tell`."""
         folders, cards = self._folders(), []
         for folder in folders.values():
             try:
@@ -212,11 +210,11 @@ class ModelRegistry:
         return {name: reason for name, reason in reasons.items() if reason}
 
     def remove(self, model_id: str, *, force: bool = False) -> ModelRecord:
-        """Removes an imported model, and its files unless another model has them. Of a caller, only their own.
+        """Removes an imported model, and its files unless another model has them. A caller can remove only its own models.
 
         The row goes first. A crash leaves files that no row names; the next removal or import sweeps them.
 
-        Raises ModelNotFound; NotAvailable for a model that cannot be removed so; ModelInUse unless `force`.
+        Raises ModelNotFound; NotAvailable for a model that cannot be removed this way; ModelInUse unless `force`.
         """
         card = self.get(model_id)
         if self.is_built_in(card.model_id):
@@ -263,8 +261,8 @@ class ModelRegistry:
         return 0 if self._files is None or self._store is None else self._files.sweep(self._store.hashes)
 
     def free_id(self, given: str | None, suggested: str, *, source: str, replace: bool) -> str:
-        """The id for a model to import. A given one may be of a model that is imported again; a suggested one gets a number if
-        another model has it. Raises InvalidParams if the given one cannot be used.
+        """The id for a model to import. A given id is used as it is; it may replace a model. A suggested id gets a number if it
+        is taken. Raises InvalidParams if the given one cannot be used.
         """
         if given is not None:
             self.check_id(given)
@@ -359,7 +357,7 @@ def _read_card(folder: Path) -> ModelCard:
 
 
 DEFAULT_FPS, DEFAULT_MAX_FRAMES = 8, 16
-"""Of AnimateDiff's motion adapters."""
+"""What AnimateDiff's motion adapters were trained at."""
 
 
 def to_card(record: ModelRecord, path: Path) -> ModelCard:

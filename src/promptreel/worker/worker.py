@@ -1,4 +1,4 @@
-"""The worker: claims jobs and runs them. Jobs that can share the model's calls run at the same time."""
+"""The worker: claims jobs and runs them. Jobs of loaded models run at the same time; those of one model share its calls."""
 
 from __future__ import annotations
 
@@ -169,7 +169,9 @@ class Worker:
             return None
 
     def _has_room(self, params: Params) -> bool:
-        """Whether a job fits into memory beside the running ones. A job alone on the device always fits, and one off it."""
+        """Whether a job fits into memory beside the running ones. It always does if no other uses the device, or if it does
+        not use the device itself.
+        """
         on_device = [each for each in self.running if each.job.kind not in self.aside]
         if not on_device or params.kind in self.aside:
             return True

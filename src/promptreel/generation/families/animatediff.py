@@ -15,16 +15,17 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
 
-from promptreel.errors import CheckpointUnusable
+from promptreel.generation.add_ons import EmbeddingFile, LoraFile, Variants, share_weights
 from promptreel.generation.compute import ROWS_OF_A_CALL, ComputeThreads
 from promptreel.generation.devices import Device
+from promptreel.generation.embeddings import add_embeddings
 from promptreel.generation.families.family import Conditioning, EncodedInit, Forward, Loadable, OnPart, Prepared, Rows, go_on
 from promptreel.generation.families.guidance import classifier_free, is_guided
 from promptreel.generation.families.windows import draw_noise, predict_in_windows
 from promptreel.generation.finite import Stage, check_finite
 from promptreel.generation.latent_previews import fit_colors
-from promptreel.generation.loading import load_network, load_tokenizer
-from promptreel.generation.lora import LoraFile, Variants, add_loras, name_variant, share_weights
+from promptreel.generation.loading import load_network, load_tokenizer, make_space
+from promptreel.generation.lora import add_loras, name_variant
 from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.prompts import PromptEncoder
 from promptreel.generation.samplers.sampler import Call, Start
@@ -67,6 +68,15 @@ class LoadedCheckpoint:
         add_loras(unet, text_encoder, loras)
         prompts = PromptEncoder(self.prompts.tokenizer, text_encoder)
         return replace(self, unet=unet, prompts=prompts, variant=variant, variants=Variants())
+
+    def with_embeddings(self, embeddings: Sequence[EmbeddingFile]) -> LoadedCheckpoint:
+        """See LoadedModel. The UNet is the same, so that rows with embeddings and without share forwards."""
+        name = "+".join(f"{each.sha256}={each.words}" for each in embeddings)
+        return self.variants.get(name, lambda _name: self._add_words(embeddings))
+
+    def _add_words(self, embeddings: Sequence[EmbeddingFile]) -> LoadedCheckpoint:
+        text_encoder, words = add_embeddings(self.prompts.text_encoder, embeddings)
+        return replace(self, prompts=PromptEncoder(self.prompts.tokenizer, text_encoder, words), variants=Variants())
 
     def encode_text(self, text: str, clip_skip: int = 0, chunks: int = 1) -> Tensor:
         """Embeddings [1, tokens, width] of one text, on the device. A long text takes several chunks; `chunks` is their least
@@ -236,12 +246,8 @@ def check_animatediff(models: ModelSet, device: Device, compute: ComputeThreads)
 
 
 def _load(checkpoint: Checkpoint, model_hash: str, device: Device, compute: ComputeThreads) -> LoadedCheckpoint:
-    try:
-        space = ModelSpace(checkpoint.noise_table, distilled=checkpoint.unet.arguments["time_cond_proj_dim"] is not None)
-    except ValueError as error:
-        raise CheckpointUnusable(
-            f"model {checkpoint.card.model_id!r} has a noise table that cannot be used: {error}"
-        ) from error
+    distilled = checkpoint.unet.arguments["time_cond_proj_dim"] is not None
+    space = make_space(checkpoint.noise_table, model_id=checkpoint.card.model_id, distilled=distilled)
     return LoadedCheckpoint(
         card=checkpoint.card,
         model_hash=model_hash,
