@@ -604,3 +604,76 @@ def test_longest_wait_is_that_of_jobs_that_may_be_claimed(store: JobStore, clock
     claim, _ = claim_next(store)
     store.put_off(claim, code="disk_full", message="")
     assert store.longest_wait("video") == 0
+
+
+def test_report_outlives_attempts_until_the_next_one_replaces_it(store: JobStore, clock: Clock) -> None:
+    job = store.submit(make_new_job())
+    assert job.report is None
+    first, _ = claim_next(store)
+    store.report(first, stage=JobStage.TRAINING, progress=0.5, report={"checkpoint": "step-000100"})
+    store.report(first, stage=JobStage.SAMPLING, progress=0.5)  # without one, the last one stays
+    store.give_back(first)
+    assert (store.get(job.id).report, store.get(job.id).progress) == ({"checkpoint": "step-000100"}, 0.0)
+
+    second, taken = claim_next(store)
+    assert taken.report == {"checkpoint": "step-000100"}
+    clock.advance(31)
+    assert store.requeue_expired() == 1
+    third, taken = claim_next(store)
+    assert taken.report == {"checkpoint": "step-000100"}
+    for stale in (first, second):
+        with pytest.raises(JobLost):
+            store.report(stale, stage=JobStage.TRAINING, progress=0.9, report={"checkpoint": "step-000200"})
+    assert store.get(job.id).report == {"checkpoint": "step-000100"}
+
+    store.report(third, stage=JobStage.TRAINING, progress=0.9, report={"checkpoint": "step-000300"})
+    store.finish(third, make_result())
+    assert store.get(job.id).report == {"checkpoint": "step-000300"}
+
+
+def test_crashes_before_a_headway_do_not_count(store: JobStore) -> None:
+    """Of the three lives, two go twice, with a headway in between."""
+    job = store.submit(make_new_job())
+    for made_headway in (False, False, True, False, False):
+        claim, _ = claim_next(store)
+        store.report(claim, stage=JobStage.TRAINING, progress=0.1, report={}, made_headway=made_headway)
+        store.free_owner(claim.owner)
+
+    assert (store.get(job.id).status, store.get(job.id).crashes) == (JobStatus.FAILED, 3)
+    assert [attempt.outcome for attempt in store.list_attempts(job.id)] == ["lost"] * 5
+
+
+def test_job_given_back_for_a_while_keeps_its_place_and_lets_others_pass(store: JobStore, clock: Clock) -> None:
+    long, short = store.submit(make_new_job()), store.submit(make_new_job())
+    claim, _ = claim_next(store)
+    store.give_back(claim, wait_seconds=20)
+    with pytest.raises(JobLost):
+        store.give_back(claim, wait_seconds=0)  # it must not end the wait
+
+    assert claim_next(store)[1].id == short.id
+    clock.advance(19.9)
+    assert store.claim("w") is None
+    assert store.longest_wait("video") == 0
+    clock.advance(0.1)
+    assert claim_next(store)[1].id == long.id
+    assert store.get(long.id).crashes == 0
+
+
+def test_job_given_back_for_a_while_is_cancelled_at_once(store: JobStore) -> None:
+    job = store.submit(make_new_job())
+    claim, _ = claim_next(store)
+    store.cancel(job.id)
+    store.give_back(claim, wait_seconds=3600)
+
+    assert store.get(job.id).status is JobStatus.CANCELLED
+
+
+def test_file_prefix_of_an_unfinished_job(store: JobStore) -> None:
+    job = store.submit(replace(make_new_job(), file_prefix="its-own"))
+    assert (job.file_prefix, store.is_unfinished("its-own"), store.is_unfinished("another")) == ("its-own", True, False)
+    assert (store.is_making("cutout", kind="video"), store.is_making("cutout", kind="import")) == (True, False)
+
+    claim, _ = claim_next(store)
+    assert store.is_unfinished("its-own")
+    store.finish(claim, make_result())
+    assert (store.is_unfinished("its-own"), store.is_making("cutout", kind="video")) == (False, False)

@@ -205,9 +205,16 @@ def end(
     _close_attempt(connection, claim, status.value, now=now, busy_seconds=busy_seconds)
 
 
-def give_back(connection: Connection, claim: Claim, *, now: Moment) -> None:
-    """running -> queued, or -> cancelled if that was requested meanwhile."""
-    _return_to_queue(connection, claim, "given_back", run_at=now.steady, now=now)
+def give_back(connection: Connection, claim: Claim, *, now: Moment, wait: timedelta = timedelta()) -> None:
+    """running -> queued, or -> cancelled if that was requested meanwhile. Not claimed again before `wait` has passed."""
+    _return_to_queue(connection, claim, "given_back", run_at=now.steady + wait, now=now)
+
+
+def give_all_back(connection: Connection, owner: str, *, now: Moment) -> None:
+    """Gives back all jobs that this worker still holds."""
+    held = select(jobs).where(has_status(JobStatus.RUNNING), jobs.c.owner == owner)
+    for row in connection.execute(held).all():
+        give_back(connection, Claim(row.id, row.attempt, row.owner), now=now)
 
 
 def put_off(connection: Connection, claim: Claim, *, code: str, message: str, now: Moment) -> None:

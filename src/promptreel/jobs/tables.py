@@ -100,6 +100,8 @@ jobs = Table(
     Column("result_facts", JSON(none_as_null=True)),
     Column("kind", String(32), nullable=False, server_default="video"),
     Column("passed_at", UtcTime),
+    # What a running job tells beyond stage and progress. It stays when the job returns to the queue.
+    Column("report", JSON(none_as_null=True)),
     UniqueConstraint("api_key_id", "idem_key", name="jobs_idem_key"),
     CheckConstraint("status IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="jobs_status"),
     # Ids are public: an id is never reused, even after its row is deleted.
