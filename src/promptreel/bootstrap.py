@@ -35,6 +35,7 @@ from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.store import JobStore
+from promptreel.jobs.training_params import TrainingParams
 from promptreel.jobs.webhook_secrets import WebhookSecrets
 from promptreel.models.registry import ModelRegistry
 from promptreel.models.store import ModelStore
@@ -223,6 +224,9 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
     with imports_for_good():
         from promptreel.encoding.mp4 import ENCODER_THREADS
         from promptreel.worker.recipes.importing import ImportRecipe
+        from promptreel.worker.recipes.trained_model import TrainedModels
+        from promptreel.worker.recipes.training import TrainingRecipe
+        from promptreel.worker.recipes.training_samples import SampleMaker
         from promptreel.worker.recipes.video import Makers, VideoRecipe
         from promptreel.worker.room import Room, machine_memory
         from promptreel.worker.worker import Worker
@@ -231,12 +235,28 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
     memory = machine_memory() // 4 // max(1, settings.workers) if megabytes is None else megabytes * 1024 * 1024
     engine, storage = build_engine(settings, database), build_storage(settings)
     encoders = threading.Semaphore(max(1, settings.threads_per_worker // ENCODER_THREADS))
-    videos = VideoRecipe(Makers(engine, Decoder(), encoders), storage, scratch=settings.data_dir / "scratch")
+    makers, scratch = Makers(engine, Decoder(), encoders), settings.data_dir / "scratch"
+    trainings = TrainingRecipe(
+        jobs=jobs,
+        storage=storage,
+        samples=SampleMaker(makers, storage, scratch),
+        trained=TrainedModels(engine.models, ModelStore(database), build_model_files(settings)),
+        folder=settings.data_dir / "trainings",
+        device=engine.device.name,
+        threads=settings.threads_per_worker,
+        models={"data_dir": str(settings.data_dir)},
+        slice_seconds=settings.training_slice_seconds,
+        checkpoint_seconds=settings.training_checkpoint_seconds,
+    )
     return Worker(
         owner=owner,
         jobs=jobs,
         engine=engine,
-        recipes={VideoParams.kind: videos, ImportParams.kind: ImportRecipe(build_importer(settings, database), storage)},
+        recipes={
+            VideoParams.kind: VideoRecipe(makers, storage, scratch=scratch),
+            ImportParams.kind: ImportRecipe(build_importer(settings, database), storage),
+            TrainingParams.kind: trainings,
+        },
         storage=storage,
         lease_seconds=settings.lease_seconds,
         room=Room(settings.jobs_at_once, memory),

@@ -41,7 +41,8 @@ This module knows nothing of HTTP: `api/problems.py` turns errors into answers.
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 
 class PromptreelError(Exception):

@@ -192,6 +192,19 @@ class Settings(BaseSettings):
         default=(), description="Ports that URLs in requests may use, in addition to 80 and 443, separated by commas."
     )
 
+    training_slice_seconds: float = Field(
+        default=30.0,
+        ge=1,
+        le=86400,
+        description="A training gives way to a video that has waited this long, in seconds, once it has run as long itself; "
+        "and goes on after as long a wait.",
+    )
+    training_checkpoint_seconds: float = Field(
+        default=120.0,
+        ge=1,
+        le=86400,
+        description="How often a training saves a training checkpoint, in seconds. A crash loses what came after it.",
+    )
     imports: Literal["on", "off"] = Field(
         default="on", description="Whether requests may import models from URLs: on or off. The command line always may."
     )

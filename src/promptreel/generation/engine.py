@@ -84,20 +84,30 @@ class Engine:
         self._vae = threading.Semaphore(1)  # one job at a time: a VAE's activations are the largest tensors of all
 
     def generate(
-        self, params: VideoParams, on_progress: OnProgress, *, init: Clip | None = None, on_preview: OnPreview | None = None
+        self,
+        params: VideoParams,
+        on_progress: OnProgress,
+        *,
+        init: Clip | None = None,
+        on_preview: OnPreview | None = None,
+        models: ModelSet | None = None,
+        more_loras: Sequence[LoraFile] = (),
     ) -> Generated:
         """One clip at the checkpoint's native size, or at the requested size if it has none.
 
         `init`, of that size and as many frames, is what the clip starts from, at the noise level of `strength`.
-        `on_preview` gets a preview from time to time; an error in it does not end the job.
+        `on_preview` gets a preview from time to time; an error in it does not end the job. `models` and `more_loras` are for
+        a training's samples, whose weights are not in the registry yet: models in place of those that the params name, and
+        LoRAs beside theirs.
         Raises ModelNotFound, CheckpointUnusable, OutOfMemory, GenerationFailed and DeviceLost, and what `on_progress` raises.
         """
         told = _Told(on_progress)
         told(JobStage.LOADING, 0.0)
         with named_failures(params), self.memory.watch() as peak:
-            models = compose(self.models, params.model_id, params.motion_adapter)
-            with self.residency.use(models, told.again) as model, serial_arithmetic():
-                loras, embeddings = self._find_add_ons(params, models.checkpoint)
+            used = models or compose(self.models, params.model_id, params.motion_adapter)
+            with self.residency.use(used, told.again) as model, serial_arithmetic():
+                loras, embeddings = self._find_add_ons(params, used.checkpoint)
+                loras = [*loras, *more_loras]
                 changed = model.with_loras(loras) if loras else model
                 changed = changed.with_embeddings(embeddings) if embeddings else changed
                 made = self._make(changed.fit_to(params), params, told, init, on_preview)

@@ -79,6 +79,7 @@ class ModelCard:
     low_noise_guidance: float | None = None
     has_motion: bool = True
     content_hash: str | None = None
+    base_model: str | None = None
     record: ModelRecord | None = field(default=None, compare=False)
 
     @property
@@ -391,5 +392,6 @@ def to_card(record: ModelRecord, path: Path) -> ModelCard:
         low_noise_guidance=told.get("low_noise_guidance"),
         has_motion=bool(told.get("has_motion")),
         content_hash=record.hash,
+        base_model=told.get("base_model"),
         record=record,
     )

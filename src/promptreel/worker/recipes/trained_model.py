@@ -42,7 +42,9 @@ class TrainedModels:
         """The row of the model. `made`: a LoRA's file, or a checkpoint's folder. Raises CheckpointUnusable."""
         params = job.params
         paths = _files_of(made, params)
-        found = inspect(paths, ImportParams(model_id=params.model_id, source=SOURCE, card=self._card(params)), reads_weights=True)
+        found = inspect(
+            paths, ImportParams(model_id=params.model_id, source=SOURCE, card=self._card(params)), reads_weights=True
+        )
         trained = {**self._origin(params), "step": step, "is_complete": is_complete}
         return ModelRecord(
             id=params.model_id,

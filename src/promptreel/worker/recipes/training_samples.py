@@ -9,7 +9,7 @@ from typing import Any
 
 from promptreel.encoding.scaling import scale_clip
 from promptreel.encoding.video import encode
-from promptreel.generation.lora import LoraFile
+from promptreel.generation.add_ons import LoraFile
 from promptreel.jobs.job import OnProgress, TrainingJob
 from promptreel.jobs.params import VideoParams
 from promptreel.models.composition import ModelSet, compose
@@ -49,7 +49,7 @@ class SampleMaker:
     def _make_clip(
         self, params: VideoParams, models: ModelSet, loras: Sequence[LoraFile], key: str, on_progress: OnProgress
     ) -> None:
-        clip = self.makers.engine.generate(params, on_progress, models=models, loras=loras).clip
+        clip = self.makers.engine.generate(params, on_progress, models=models, more_loras=loras).clip
         path = self.scratch / key.replace("/", ".")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,10 +62,6 @@ class SampleMaker:
 def _to_video(job: TrainingJob, models: ModelSet, prompt: str, number: int) -> VideoParams:
     """At the checkpoint's own size, else at that of the examples."""
     card = models.checkpoint
-    size = {
-        "width": card.native_width or job.params.width,
-        "height": card.native_height or job.params.height,
-    }
     return VideoParams(
         model_id=card.model_id,
         motion_adapter=models.adapter_id,
@@ -73,6 +69,7 @@ def _to_video(job: TrainingJob, models: ModelSet, prompt: str, number: int) -> V
         num_frames=min(MOST_FRAMES, card.max_frames),
         fps=card.fps,
         seed=job.params.seed + number,
-        **size,
+        width=card.native_width or job.params.width,
+        height=card.native_height or job.params.height,
         **models.defaults,
     )
