@@ -244,7 +244,12 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
         folder=settings.data_dir / "trainings",
         device=engine.device.name,
         threads=settings.threads_per_worker,
-        models={"data_dir": str(settings.data_dir)},
+        models={
+            "built_in": str(BUILT_IN_MODELS),
+            "models_dir": str(settings.data_dir / "models"),
+            "database": str(settings.database),
+            "model_files": str(settings.data_dir / "model-files"),
+        },
         slice_seconds=settings.training_slice_seconds,
         checkpoint_seconds=settings.training_checkpoint_seconds,
     )

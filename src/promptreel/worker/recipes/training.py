@@ -27,6 +27,8 @@ from promptreel.worker.trainer import Trainer, TrainerDied, started
 
 log = logging.getLogger(__name__)
 
+CHECKPOINTS = "checkpoints"
+"""The trainer's folder of training checkpoints, in that of the job."""
 POLL_SECONDS = 0.2
 WAITS_SECONDS = 2.0
 """How often the queue is asked how long videos have waited."""
@@ -152,7 +154,7 @@ class Slice:
         }
 
     def _is_there(self, checkpoint: str | None) -> bool:
-        return checkpoint is not None and (self.folder / checkpoint).is_dir()
+        return checkpoint is not None and (self.folder / CHECKPOINTS / checkpoint).is_dir()
 
     def _path_of(self, key: str) -> Path:
         path = self.recipe.storage.path(key)
