@@ -15,12 +15,13 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from promptreel.errors import CheckpointUnusable
+from promptreel.models.card_fields import CARD_NAME
 from promptreel.models.configs import Config, ImageUNet, MotionAdapter, MotionUNet, TextEncoder, add_motion
 from promptreel.models.json_files import explain, shorten
 from promptreel.models.layouts import MOTION, Layout, lay_out
 from promptreel.models.noise_table import read_noise_table, table_of_adapter
 from promptreel.models.parts import INDEX_NAME, ImageParts, Part, read_image_parts, read_part
-from promptreel.models.registry import CARD_NAME, ModelCard
+from promptreel.models.registry import ModelCard
 from promptreel.models.safety import check_folder, hash_files
 from promptreel.models.tokenizers import TokenizerParts
 from promptreel.models.weights import StoredTensor, check_finite
