@@ -18,8 +18,9 @@ from typing import Literal
 from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound, NotAvailable
 from promptreel.jobs.keys import Caller
 from promptreel.models.card_fields import CARD_NAME, MODEL_ID, CardFile
+from promptreel.models.index import has_motion
 from promptreel.models.json_files import read_model
-from promptreel.models.kinds import ModelKind
+from promptreel.models.kinds import ANIMATEDIFF, ModelKind
 from promptreel.models.store import ModelRecord, ModelStore
 from promptreel.models.stored_files import StoredFile, StoredFiles
 
@@ -294,7 +295,8 @@ def _why_left_out(path: Path, built_in: Path) -> str | None:
 
 def _read_card(folder: Path) -> ModelCard:
     card = read_model(folder / CARD_NAME, f"{folder.name}/{CARD_NAME}", CardFile)
-    return ModelCard(model_id=folder.name, path=folder, **dict(card))
+    moves = card.family != ANIMATEDIFF or has_motion(folder)
+    return ModelCard(model_id=folder.name, path=folder, has_motion=moves, **dict(card))
 
 
 DEFAULT_FPS, DEFAULT_MAX_FRAMES = 8, 16
