@@ -14,8 +14,9 @@ from promptreel.jobs.claims import PASSED_FOR, Taker, anything_to_take, first_in
 from promptreel.jobs.database import Database, read_transaction, write_transaction
 from promptreel.jobs.job import Claim, Job, JobStage, JobStatus
 from promptreel.jobs.keys import KeyLimits, KeyStore
-from promptreel.jobs.store import JobStore, WorkerRecord
+from promptreel.jobs.store import JobStore
 from promptreel.jobs.tables import attempts, jobs
+from promptreel.jobs.worker_records import WorkerRecord
 from tests.jobs.factories import START, Clock, make_new_job, make_result
 
 WORKER_WRITES: dict[str, Callable[[JobStore, Claim], object]] = {
