@@ -57,7 +57,7 @@ class _Fields(BaseModel):
     low_noise_guidance: Guidance | None = None
 
     @model_validator(mode="after")
-    def _phrases_are_no_book(self) -> Self:
+    def _phrases_are_short(self) -> Self:
         """Limits the length: the model reads all of it for each frame."""
         if sum(map(len, self.trigger_words + self.quality_words)) > MAX_TEXT:
             raise ValueError(f"trigger_words and quality_words may have {MAX_TEXT} characters together")
