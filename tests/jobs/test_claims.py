@@ -15,8 +15,9 @@ from promptreel.jobs.database import Database, read_transaction, write_transacti
 from promptreel.jobs.installation_facts import read_fact, write_fact
 from promptreel.jobs.job import Claim, Job, JobStage, JobStatus
 from promptreel.jobs.keys import KeyLimits, KeyStore
-from promptreel.jobs.store import JobStore, WorkerRecord
+from promptreel.jobs.store import JobStore
 from promptreel.jobs.tables import attempts, jobs
+from promptreel.jobs.worker_records import WorkerRecord
 from tests.jobs.factories import START, Clock, make_new_job, make_result
 
 WORKER_WRITES: dict[str, Callable[[JobStore, Claim], object]] = {

@@ -305,9 +305,16 @@ def replace_indexes(connection: Connection, *definitions: str) -> None:
         connection.execute(text(f"CREATE INDEX {each}"))
 
 
-def downgrade_to_0006(database: Database) -> None:
+def downgrade_to_0007(database: Database) -> None:
     with write_transaction(database) as connection:
         connection.execute(text("ALTER TABLE jobs DROP COLUMN report"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0007'"))
+
+
+def downgrade_to_0006(database: Database) -> None:
+    downgrade_to_0007(database)
+    with write_transaction(database) as connection:
+        connection.execute(text("ALTER TABLE workers DROP COLUMN loaded"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0006'"))
 
 

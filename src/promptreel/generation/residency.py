@@ -80,11 +80,11 @@ class Residency:
                 resident.last_used = time.monotonic()
                 self._changed.notify_all()
 
-    def list_loaded(self) -> list[str]:
-        """The loaded models by name, the most recently used first."""
+    def list_loaded(self) -> list[ModelSet]:
+        """The most recently used first."""
         with self._changed:
             latest = sorted(self._residents, key=lambda each: (each.users, each.last_used), reverse=True)
-            return [each.models.name for each in latest]
+            return [each.models for each in latest]
 
     def _enter(self, models: ModelSet) -> Resident | None:
         """Counts a user of the model, if it is loaded."""

@@ -31,6 +31,10 @@ class ModelSet:
         return self.checkpoint.model_id if self.adapter is None else f"{self.checkpoint.model_id}+{self.adapter.model_id}"
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(card.model_id for card in (self.checkpoint, self.adapter, self.vae) if card is not None)
+
+    @property
     def adapter_id(self) -> str | None:
         return None if self.adapter is None else self.adapter.model_id
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from promptreel.errors import CheckpointUnusable
 from promptreel.models.families import WAN
 from promptreel.models.foreign import made_for, refuse_foreign, refuse_strange_lora, refuse_width, width_of_text
+from promptreel.models.index import INDEX_NAME
 from promptreel.models.json_files import read_object, shorten
-from promptreel.models.kinds import ModelKind
+from promptreel.models.kinds import ANIMATEDIFF, ModelKind
 from promptreel.models.original_layout import TEXT_ENCODER, UNET, take
-from promptreel.models.parts import INDEX_NAME, PIPELINES
+from promptreel.models.parts import PIPELINES
 from promptreel.models.wan.card import name_base
 from promptreel.models.wan.checkpoint import PIPELINES as WAN_PIPELINES
 from promptreel.models.weights import StoredTensor, read_header
@@ -55,7 +56,7 @@ def detect(paths: Mapping[str, Path]) -> Detected:
                 f"{INDEX_NAME} names the pipeline {shorten(repr(pipeline))}; Promptreel runs {known} only."
             )
         unet = _read(paths, lambda name: name.startswith("unet/"))
-        return Detected(kind=ModelKind.CHECKPOINT, family="animatediff", base=_base_of_unet(unet))
+        return Detected(kind=ModelKind.CHECKPOINT, family=ANIMATEDIFF, base=_base_of_unet(unet))
     return _detect_single(_read(paths, lambda _name: True))
 
 
@@ -72,16 +73,16 @@ def _detect_single(tensors: Shapes) -> Detected:
     refuse_foreign(tensors)
     if any(map(_LORA.search, names)):
         refuse_strange_lora(tensors)
-        return Detected(kind=ModelKind.LORA, family="animatediff", base=_base_of_lora(tensors))
+        return Detected(kind=ModelKind.LORA, family=ANIMATEDIFF, base=_base_of_lora(tensors))
     if any(".motion_modules." in name or name.startswith("motion_modules.") for name in names):
         _refuse_more_than_motion(names)
-        return Detected(kind=ModelKind.MOTION_ADAPTER, family="animatediff", base=_base_of_motion(tensors))
+        return Detected(kind=ModelKind.MOTION_ADAPTER, family=ANIMATEDIFF, base=_base_of_motion(tensors))
     if (width := _width_of_embedding(tensors)) is not None:
         refuse_width(width)
         base = "sd15" if width == _SD15_TEXT else None
-        return Detected(kind=ModelKind.EMBEDDING, family="animatediff", base=base, words=_words_of_embedding(tensors))
+        return Detected(kind=ModelKind.EMBEDDING, family=ANIMATEDIFF, base=base, words=_words_of_embedding(tensors))
     if any(name.startswith(f"{UNET}input_blocks.") for name in names):
-        return Detected(kind=ModelKind.CHECKPOINT, family="animatediff", base=_base_of_unet(take(tensors, UNET)))
+        return Detected(kind=ModelKind.CHECKPOINT, family=ANIMATEDIFF, base=_base_of_unet(take(tensors, UNET)))
     if any(map(_VAE.search, names)):
         return Detected(kind=ModelKind.VAE, family=None, base=_base_of_vae(tensors))
     if any(".resnets." in name or name.startswith(("input_blocks.", TEXT_ENCODER, "text_model.")) for name in names):

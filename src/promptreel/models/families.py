@@ -10,6 +10,7 @@ from promptreel.errors import CheckpointUnusable
 from promptreel.jobs.eta import work_units
 from promptreel.jobs.params import MAX_FRAMES, VideoParams
 from promptreel.media import kind_of_init
+from promptreel.models import kinds
 from promptreel.models.registry import ModelCard
 
 WAN_NEGATIVE_PROMPT = (
@@ -65,7 +66,7 @@ class Family:
 
 
 ANIMATEDIFF = Family(
-    name="animatediff",
+    name=kinds.ANIMATEDIFF,
     size_multiples={"": 8},
     frame_multiple=1,
 )

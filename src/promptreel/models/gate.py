@@ -15,17 +15,19 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from promptreel.errors import CheckpointUnusable
+from promptreel.models.card_fields import CARD_NAME
 from promptreel.models.configs import Config, ImageUNet, MotionAdapter, MotionUNet, TextEncoder, add_motion
+from promptreel.models.index import INDEX_NAME
 from promptreel.models.json_files import explain, shorten
+from promptreel.models.kinds import ANIMATEDIFF
 from promptreel.models.layouts import MOTION, Layout, lay_out
 from promptreel.models.noise_table import read_noise_table, table_of_adapter
-from promptreel.models.parts import INDEX_NAME, ImageParts, Part, read_image_parts, read_part
-from promptreel.models.registry import CARD_NAME, ModelCard
+from promptreel.models.parts import ImageParts, Part, read_image_parts, read_part
+from promptreel.models.registry import ModelCard
 from promptreel.models.safety import check_folder, hash_files
 from promptreel.models.tokenizers import TokenizerParts
 from promptreel.models.weights import StoredTensor, check_finite
 
-FAMILY = "animatediff"
 MAX_PARAMETERS = 3_000_000_000
 """The most parameters of all networks together. Stable Diffusion 1.5 with motion modules has 1.5 billion."""
 
@@ -72,8 +74,8 @@ def check_checkpoint(card: ModelCard, adapter: ModelCard | None = None, vae: Mod
 
     Raises CheckpointUnusable with the reason.
     """
-    if card.family != FAMILY:
-        raise CheckpointUnusable(f"model {card.model_id!r} is of family {card.family!r}; only {FAMILY!r} can be run")
+    if card.family != ANIMATEDIFF:
+        raise CheckpointUnusable(f"model {card.model_id!r} is of family {card.family!r}; only {ANIMATEDIFF!r} can be run")
     image = read_image_parts(check_folder(card.path))
     networks, files = dict(image.networks), dict(image.files)
     for component, other in (("motion_adapter", adapter), ("vae", vae)):

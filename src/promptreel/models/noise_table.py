@@ -16,8 +16,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from promptreel.errors import CheckpointUnusable
+from promptreel.models.card_fields import CARD_NAME
 from promptreel.models.json_files import read_model
-from promptreel.models.registry import CARD_NAME, ModelCard
+from promptreel.models.registry import ModelCard
 
 Beta = Annotated[float, Field(gt=0, lt=1)]
 Shift = Annotated[float, Field(ge=1e-3, le=1e3)]

@@ -9,34 +9,22 @@ import builtins
 import copy
 import itertools
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from typing import Literal
 
 from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound, NotAvailable
 from promptreel.jobs.keys import Caller
-from promptreel.jobs.params import SCHEDULERS
+from promptreel.models.card_fields import CARD_NAME, MODEL_ID, CardFile
+from promptreel.models.index import has_motion
 from promptreel.models.json_files import read_model
-from promptreel.models.kinds import ModelKind
+from promptreel.models.kinds import ANIMATEDIFF, ModelKind
 from promptreel.models.store import ModelRecord, ModelStore
 from promptreel.models.stored_files import StoredFile, StoredFiles
 
 DEFAULT_MODEL_ID = "cutout"
-CARD_NAME = "promptreel.json"
-MAX_TEXT = 2000
-MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
-
-Size = Annotated[int, Field(ge=8, le=1024, multiple_of=8)]
-Phrase = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
-
-Phrases = Annotated[tuple[Phrase, ...], Field(max_length=50)]
-Word = Annotated[str, Field(max_length=100)]
-FlowShift = Annotated[float, Field(ge=0.1, le=100)] | Literal["by_size"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,59 +71,16 @@ class ModelCard:
     record: ModelRecord | None = field(default=None, compare=False)
 
     @property
+    def is_public(self) -> bool:
+        """Whether all callers see it."""
+        return self.record is None or self.record.is_public
+
+    @property
     def created_at(self) -> datetime:
         """When the model was imported, or its folder last changed."""
         if self.record is not None and self.record.created_at is not None:
             return self.record.created_at
         return datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
-
-
-def _check_scheduler(name: str) -> str:
-    if name not in SCHEDULERS:
-        raise ValueError(f"there is no scheduler {name[:100]!r}")
-    return name
-
-
-class _CardFile(BaseModel):
-    """`promptreel.json`; docs/models.md describes it."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    name: str = Field(min_length=1, max_length=200)
-    description: str = Field(default="", max_length=MAX_TEXT)
-    family: str = Field(min_length=1, max_length=100)
-    native_width: Size | None = None
-    native_height: Size | None = None
-    max_frames: int = Field(ge=1, le=240)
-    fps: int = Field(ge=1, le=30)
-    default_negative_prompt: str = Field(default="", max_length=MAX_TEXT)
-    trigger_words: Phrases = ()
-    quality_words: Phrases = ()
-    words: frozenset[Word] = frozenset()
-    beta_schedule: Literal["linear", "scaled_linear"] | None = None
-    base: Annotated[str, Field(min_length=1, max_length=100)] | None = None
-    flow_shift: FlowShift | None = None
-    low_noise_guidance: float | None = Field(default=None, ge=0, le=20, allow_inf_nan=False)
-    reference_seconds_per_unit: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    motion_adapter: str | None = Field(default=None, pattern=MODEL_ID.pattern)
-    vae: str | None = Field(default=None, pattern=MODEL_ID.pattern)
-    licence: str | None = Field(default=None, max_length=200)
-    default_scheduler: Annotated[str, AfterValidator(_check_scheduler)] | None = None
-    default_steps: int | None = Field(default=None, ge=1, le=50)
-    default_guidance: float | None = Field(default=None, ge=0, le=20, allow_inf_nan=False)
-
-    @model_validator(mode="after")
-    def _sizes_come_together(self) -> Self:
-        if (self.native_width is None) != (self.native_height is None):
-            raise ValueError("give native_width and native_height, or neither")
-        return self
-
-    @model_validator(mode="after")
-    def _phrases_are_short(self) -> Self:
-        """Limits the length: the model reads all of it for each frame."""
-        if sum(map(len, self.trigger_words + self.quality_words)) > MAX_TEXT:
-            raise ValueError(f"trigger_words and quality_words may have {MAX_TEXT} characters together")
-        return self
 
 
 class ModelRegistry:
@@ -347,14 +292,10 @@ def _why_left_out(path: Path, built_in: Path) -> str | None:
     return None
 
 
-def read_card_file(file: Path) -> dict[str, Any]:
-    """What a card says, as JSON. Raises CheckpointUnusable."""
-    return read_model(file, CARD_NAME, _CardFile).model_dump(mode="json")
-
-
 def _read_card(folder: Path) -> ModelCard:
-    card = read_model(folder / CARD_NAME, f"{folder.name}/{CARD_NAME}", _CardFile)
-    return ModelCard(model_id=folder.name, path=folder, **dict(card))
+    card = read_model(folder / CARD_NAME, f"{folder.name}/{CARD_NAME}", CardFile)
+    moves = card.family != ANIMATEDIFF or has_motion(folder)
+    return ModelCard(model_id=folder.name, path=folder, has_motion=moves, **dict(card))
 
 
 DEFAULT_FPS, DEFAULT_MAX_FRAMES = 8, 16

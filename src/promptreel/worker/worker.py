@@ -16,7 +16,8 @@ from promptreel.errors import TEMPORARY, DeviceLost, DiskFull, GenerationFailed,
 from promptreel.generation.engine import Engine
 from promptreel.jobs.job import AnyJob, Claim, Result
 from promptreel.jobs.kinds import Params
-from promptreel.jobs.store import JobStore, WorkerRecord
+from promptreel.jobs.store import JobStore
+from promptreel.jobs.worker_records import WorkerRecord
 from promptreel.logs import Seldom
 from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.storage.local import LocalStorage
@@ -89,6 +90,7 @@ class Worker:
             lease_seconds=lease_seconds,
             stop=stop,
             announce=self.announce,
+            news=self.list_loaded,
             stall_seconds=stall_seconds,
             on_stall=self.give_up,
         )
@@ -160,7 +162,7 @@ class Worker:
                 beside=beside,
                 aside=self.aside,
                 is_busy=is_busy,
-                loaded=self.engine.residency.list_loaded(),
+                loaded=[models.name for models in self.engine.residency.list_loaded()],
                 fits=self._has_room,
             )
         except TEMPORARY as temporary:  # the running jobs go on
@@ -200,11 +202,16 @@ class Worker:
         self.pulse.end()
         log.info("worker %s stopped", self.owner)
 
+    def list_loaded(self) -> tuple[str, ...]:
+        """The ids of all loaded models, sorted."""
+        return tuple(sorted({model_id for models in self.engine.residency.list_loaded() for model_id in models.ids}))
+
     def announce(self) -> None:
         record = WorkerRecord(
             id=self.owner,
             device=str(self.engine.device),
             seconds_per_unit=self.seconds_per_unit,
+            loaded=self.list_loaded(),
         )
         self.jobs.record_worker(record)
 

@@ -15,6 +15,7 @@ from promptreel.errors import PromptreelError
 from promptreel.importing.sources import read_remote_source
 from promptreel.jobs.job import AnyJob, ImportJob, JobStage, JobStatus, VideoJob
 from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
+from promptreel.jobs.worker_records import Holders
 from promptreel.media import MEDIA_TYPES
 from promptreel.models.kinds import ModelKind
 from promptreel.models.registry import ModelCard
@@ -116,6 +117,7 @@ class Model(Answer):
     size_bytes: Count | None
     sha256: str | None = Field(description="SHA-256 of the names and hashes of its files.")
     visibility: Literal["public", "private"]
+    loaded_on: list[str] = Field(description="The devices of the workers that have it loaded, one for each worker.")
 
 
 class Models(Answer):
@@ -279,7 +281,8 @@ def to_page(jobs: Sequence[VideoJob], cursor: Cursor) -> VideoPage:
     )
 
 
-def to_model(card: ModelCard) -> Model:
+def to_model(card: ModelCard, holders: Holders) -> Model:
+    """`holders`: the workers that have each model loaded."""
     record = card.record
     return Model(
         id=card.model_id,
@@ -301,7 +304,8 @@ def to_model(card: ModelCard) -> Model:
         source=record.source if record else None,
         size_bytes=record.size_bytes if record else None,
         sha256=record.hash if record else None,
-        visibility="public" if record is None or record.is_public else "private",
+        visibility="public" if card.is_public else "private",
+        loaded_on=[worker.device for worker in holders.get(card.model_id, ())],
     )
 
 
@@ -336,8 +340,8 @@ def _to_event(job: AnyJob, delivery_id: str, kind: str, data: Answer) -> dict[st
     }
 
 
-def to_models(cards: Sequence[ModelCard]) -> Models:
-    return Models(object="list", data=[to_model(card) for card in cards])
+def to_models(cards: Sequence[ModelCard], holders: Holders) -> Models:
+    return Models(object="list", data=[to_model(card, holders) for card in cards])
 
 
 def to_error(status: int, message: str, *, code: str | None = None, param: str | None = None) -> OpenAIError:

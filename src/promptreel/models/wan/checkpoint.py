@@ -10,14 +10,16 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from promptreel.errors import CheckpointUnusable
+from promptreel.models.card_fields import CARD_NAME
 from promptreel.models.configs import Config
 from promptreel.models.families import WAN
 from promptreel.models.gate import Network, check_size, compare
+from promptreel.models.index import INDEX_NAME
 from promptreel.models.json_files import read_model, read_object, shorten
 from promptreel.models.noise_table import NAME as NOISE_NAME
 from promptreel.models.noise_table import NoiseTable
-from promptreel.models.parts import INDEX_NAME, STEM, Part, check_class
-from promptreel.models.registry import CARD_NAME, ModelCard
+from promptreel.models.parts import STEM, Part, check_class
+from promptreel.models.registry import ModelCard
 from promptreel.models.safety import check_folder
 from promptreel.models.wan.configs import NETWORKS, ImageEncoder, TextEncoder, Transformer, Vae
 from promptreel.models.wan.layouts import lay_out
