@@ -25,6 +25,7 @@
         ├── CheckpointUnusable    checkpoint_unusable
         ├── OutOfMemory           out_of_memory
         ├── GenerationFailed      generation_failed
+        ├── TrainingFailed        training_failed
         ├── InitUnusable          init_unusable
         ├── EncodingFailed        encoding_failed
         ├── StorageFailed         storage_failed
@@ -222,7 +223,7 @@ class GenerationFailed(JobFailed):
 
 
 class TrainingFailed(JobFailed):
-    """The model could not be trained."""
+    """The model could not be trained: the loss is no number, an example cannot be read, or a training checkpoint is damaged."""
 
     code = "training_failed"
 

@@ -354,7 +354,8 @@ def downgrade_to_0002(database: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    "downgrade", [downgrade_to_0002, downgrade_to_0003, downgrade_to_0004, downgrade_to_0005, downgrade_to_0006]
+    "downgrade",
+    [downgrade_to_0002, downgrade_to_0003, downgrade_to_0004, downgrade_to_0005, downgrade_to_0006, downgrade_to_0007],
 )
 def test_older_database_with_jobs_in_flight_is_brought_up_to_date(
     database: Database, store: JobStore, downgrade: Callable[[Database], None]

@@ -91,9 +91,14 @@ class LoadedCheckpoint:
         """How many chunks the text takes."""
         return self.prompts.count_chunks(text)
 
+    @property
+    def pixels_a_latent(self) -> int:
+        """Pixels for each latent, along one side."""
+        return _downscaling(self.vae)
+
     def latent_shape(self, num_frames: int, width: int, height: int) -> tuple[int, int, int, int, int]:
         """Shape [1, C, T, h, w] of the latents of a clip of `width` x `height` pixels."""
-        scale = _downscaling(self.vae)
+        scale = self.pixels_a_latent
         return (1, self.unet.config.in_channels, num_frames, height // scale, width // scale)
 
     def fit_to(self, params: VideoParams) -> LoadedCheckpoint:  # noqa: ARG002
@@ -174,7 +179,7 @@ class LoadedCheckpoint:
         """See LoadedModel. Between two parts others may compute. These VAEs draw no noise."""
         config = self.vae.config
         frames = latents[0].transpose(0, 1) / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
-        scale = _downscaling(self.vae)
+        scale = self.pixels_a_latent
         count = self._count_parts(len(frames), frames.shape[2] * scale, frames.shape[3] * scale)
         yield from self._run_parts(self._decode_some, frames.tensor_split(count), on_part)
 
@@ -261,7 +266,6 @@ def _load(checkpoint: Checkpoint, model_hash: str, device: Device, compute: Comp
 
 
 def _downscaling(vae: Any) -> int:
-    """Pixels a latent, along one side."""
     config = vae.config
     if hasattr(config, "block_out_channels"):  # AutoencoderKL, AutoencoderTiny
         return int(2 ** (len(config.block_out_channels) - 1))
