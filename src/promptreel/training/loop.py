@@ -43,6 +43,10 @@ class Stopped(Exception):
     """Ends the training after a command. A training checkpoint was saved."""
 
 
+class Finished(Exception):
+    """Ends the training early after a command, with what it has learned so far. A training checkpoint was saved."""
+
+
 class NotFinite(Exception):
     """The loss or its gradient is infinite or no number."""
 
@@ -90,6 +94,8 @@ class Loop:
                 self._train()
             except NotFinite:
                 self._roll_back()
+            except Finished:
+                return
             else:
                 return
 
@@ -180,6 +186,9 @@ class Loop:
             case "stop":
                 self._save()
                 raise Stopped
+            case "finish":
+                self._save()
+                raise Finished
             case "named":
                 self._checkpoints.forget_older(str(command.get("name")))
             case _:  # such as a late "go on"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from promptreel.generation.compute import ComputeThreads
 from promptreel.generation.devices import Device
-from promptreel.training.examples import Examples
+from promptreel.training.latents import Examples
 from promptreel.training.noising import Noising
 
 Weights = Mapping[str, nn.Parameter]

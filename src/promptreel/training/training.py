@@ -21,8 +21,8 @@ from promptreel.models.composition import ModelSet
 from promptreel.training.bases import choose_device, find_base, load_base
 from promptreel.training.checkpoints import Checkpoints, Saved
 from promptreel.training.clips import learn_clips
-from promptreel.training.examples import prepare_examples
 from promptreel.training.export import CHECKPOINT_FOLDER, LORA_FILE, hash_params, save_checkpoint, save_lora
+from promptreel.training.latents import prepare_examples
 from promptreel.training.loop import Loop, Plan, Stopped, Talk
 from promptreel.training.noising import Noising
 from promptreel.training.orders import Order
