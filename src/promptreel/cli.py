@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -35,7 +36,7 @@ from promptreel.errors import PromptreelError
 from promptreel.jobs.job import JobStage, OnProgress
 from promptreel.jobs.params import DEFAULT_SCHEDULER, MAX_FRAMES, MAX_SEED, SCHEDULERS
 from promptreel.logs import set_up_logging
-from promptreel.models.composition import compose, find_add_ons
+from promptreel.models.composition import compose, find_add_ons, stand_for_base
 from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.remote import RemoteVideo
 from promptreel.settings import Settings, load_settings
@@ -227,6 +228,8 @@ def _generate_here(wanted: Wanted, settings: Settings, decoder: Decoder) -> int:
 
     check_worker_extra(instead="Or have a server make the video: --server URL.")
     registry = build_models(settings)
+    base, loras = stand_for_base(registry, wanted.model, wanted.loras)
+    wanted = replace(wanted, model=base, loras=loras)
     models = compose(registry, wanted.model, wanted.motion_adapter)
     add_ons = find_add_ons(registry, wanted, models.checkpoint)
     print_notes(unknown_words_note(wanted.prompt, models.checkpoint, add_ons))

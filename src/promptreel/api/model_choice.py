@@ -9,7 +9,7 @@ from promptreel.api.field_reader import FieldReader
 from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound, PromptreelError
 from promptreel.extras import is_installed
 from promptreel.jobs.params import VideoParams
-from promptreel.models.composition import AddOns, ModelSet, compose, find_add_ons
+from promptreel.models.composition import AddOns, ModelSet, compose, find_add_ons, stand_for_base
 from promptreel.models.families import FAMILIES, fit_clip
 from promptreel.models.gate import check_checkpoint
 from promptreel.models.kinds import ModelKind
@@ -36,6 +36,12 @@ def read_models(reader: FieldReader, model_id: str, models: ModelRegistry, *, or
         reader.raise_errors()
         raise
     return found
+
+
+def stand_for_base_in(models: ModelRegistry, model_id: str, uses: AddOnFields) -> tuple[str, AddOnFields]:
+    """See stand_for_base."""
+    base, loras = stand_for_base(models, model_id, uses.loras)
+    return base, replace(uses, loras=loras)
 
 
 def _check_fit(found: ModelSet) -> None:

@@ -75,6 +75,18 @@ def compose(models: ModelRegistry, model_id: str, motion_adapter: str | None = N
     return ModelSet(checkpoint=checkpoint, adapter=adapter, vae=vae)
 
 
+def stand_for_base(models: ModelRegistry, model_id: str, loras: tuple[LoraUse, ...]) -> tuple[str, tuple[LoraUse, ...]]:
+    """A checkpoint's id, and the LoRAs to use with it. A LoRA that names its base model stands for that model with itself."""
+    try:
+        card = models.get(model_id)
+    except ModelNotFound:
+        return model_id, loras
+    if card.kind is not ModelKind.LORA or card.base_model is None:
+        return model_id, loras
+    is_named = any(use.model_id == card.model_id for use in loras)
+    return card.base_model, loras if is_named else (LoraUse(card.model_id), *loras)
+
+
 @dataclass(frozen=True, kw_only=True)
 class AddOns:
     """What a request adds to its model."""

@@ -13,7 +13,7 @@ from promptreel.api.field_reader import FieldReader, Limits, as_sent, count_fram
 from promptreel.api.init_fields import read_init, sent_inits
 from promptreel.api.legacy.dialect import Dialect
 from promptreel.api.legacy.size import read_size, spell_out_resolution
-from promptreel.api.model_choice import fill_in, read_add_on_cards, read_models
+from promptreel.api.model_choice import fill_in, read_add_on_cards, read_models, stand_for_base_in
 from promptreel.api.webhook_field import read_webhook
 from promptreel.encoding.decoder import Decoder
 from promptreel.fetching.fetcher import SafeFetcher
@@ -57,8 +57,8 @@ def read_create(
     left_out = _read_unavailable(reader, dialect)
     switches = {name: _to_yes_no(reader.yes_no(name, default=False)) for name in dialect.switches}
     init = _read_init(reader, dialect, fetcher, decoder)
-    uses = read_hosted_add_ons(reader)
-    made_with = read_models(reader, draft.model_id, models, or_default=dialect.replaces_unknown_model)
+    model_id, uses = stand_for_base_in(models, draft.model_id, read_hosted_add_ons(reader))
+    made_with = read_models(reader, model_id, models, or_default=dialect.replaces_unknown_model)
     card = made_with.checkpoint
     add_ons = read_add_on_cards(reader, uses, models, card)
     reader.raise_errors()

@@ -11,7 +11,7 @@ from typing import Any
 from promptreel.api.add_on_fields import read_add_ons
 from promptreel.api.field_reader import FieldReader, Limits, count_frames
 from promptreel.api.init_fields import read_any_init
-from promptreel.api.model_choice import fill_in, read_add_on_cards, read_models
+from promptreel.api.model_choice import fill_in, read_add_on_cards, read_models, stand_for_base_in
 from promptreel.api.webhook_field import read_webhook
 from promptreel.encoding.decoder import Decoder
 from promptreel.errors import JobNotFound
@@ -79,8 +79,8 @@ def read_create(
     enhance = reader.yes_no("enhance_prompt", default=False)
     value = _read_reference(reader) if reference == "input_reference" else reader.given(reference)
     init = read_any_init(reader, reference, value, fetcher=fetcher, decoder=decoder)
-    uses = read_add_ons(reader)
-    made_with = read_models(reader, draft.model_id, models)
+    model_id, uses = stand_for_base_in(models, draft.model_id, read_add_ons(reader))
+    made_with = read_models(reader, model_id, models)
     card = made_with.checkpoint
     add_ons = read_add_on_cards(reader, uses, models, card)
     reader.raise_errors()
