@@ -11,6 +11,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,14 +44,16 @@ from promptreel.models.registry import ModelCard, ModelRegistry
 class Generated:
     """A clip, and how it was made.
 
-    `model_hash`: of all models but the LoRAs. `lora_hashes`: by id. `device_seconds`: its share of the time in forwards.
-    `peak_memory_mb`: the peak while it was made, of all clips together; None if this machine cannot measure it.
+    `model_hash`: of all models but the LoRAs. `lora_hashes`: by id. `cards`: see `ModelSet.told`. `device_seconds`: its share
+    of the time in forwards. `peak_memory_mb`: the peak while it was made, of all clips together; None if this machine cannot
+    measure it.
     """
 
     clip: Clip
     model_hash: str
     device_seconds: float
     lora_hashes: Mapping[str, str] = field(default_factory=dict)
+    cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     peak_memory_mb: float | None = None
 
 
@@ -98,7 +101,7 @@ class Engine:
                 fitted = (model.with_loras(loras) if loras else model).fit_to(params)
                 made = self._make(fitted, params, told, init, on_preview)
         hashes = {lora.model_id: lora.sha256 for lora in loras}
-        return replace(made, lora_hashes=hashes, peak_memory_mb=peak.megabytes)
+        return replace(made, lora_hashes=hashes, cards=models.told, peak_memory_mb=peak.megabytes)
 
     def _find_loras(self, params: VideoParams, checkpoint: ModelCard) -> list[LoraFile]:
         """Raises InvalidParams and CheckpointUnusable."""

@@ -176,4 +176,4 @@ def provenance(params: VideoParams, made: Generated) -> dict[str, object]:
     """
     versions = {name: version(name) for name in ("promptreel", "torch", "diffusers", *(("peft",) if params.loras else ()))}
     hashes = {"model_sha256": made.model_hash, "lora_sha256": dict(made.lora_hashes)}
-    return {**params.to_json(), **hashes, "versions": versions}
+    return {**params.to_json(), **hashes, "cards": made.cards, "versions": versions}
