@@ -10,6 +10,7 @@ import pytest
 from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound
 from promptreel.models.composition import compose
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistry
+from promptreel.models.verification import why_unusable
 from tests.models.checkpoints import CARD, change_json, make_card, make_checkpoint
 
 BAD_CARDS = {
@@ -214,6 +215,14 @@ def test_folder_without_motion_modules_is_told_by_its_files(
             make_card(folder)
 
     assert registry.get("mine").has_motion is moves
+
+
+def test_model_of_an_unknown_family_is_told_which_ones_there_are(registry: ModelRegistry, models_dir: Path) -> None:
+    make_card(models_dir / "mine", family="svd")
+
+    assert why_unusable(registry.get("mine"), registry) == (
+        "model 'mine' is of family 'svd'; Promptreel runs 'animatediff', 'wan'"
+    )
 
 
 def test_folder_with_one_file_needs_a_motion_adapter(registry: ModelRegistry, models_dir: Path) -> None:
