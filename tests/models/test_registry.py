@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -196,7 +197,14 @@ def test_example_card_in_the_docs_is_usable(registry, models_dir):
 
 @pytest.mark.parametrize(
     ("form", "moves"),
-    [("as it is saved", True), ("its UNet alone moves", True), ("no adapter", False), ("one file", False), ("nothing", True)],
+    [
+        ("as it is saved", True),
+        ("its UNet alone moves", True),
+        ("no adapter", False),
+        ("one file", False),
+        ("nothing", True),
+        ("a pipe that nobody writes to", True),
+    ],
 )
 def test_folder_without_motion_modules_is_told_by_its_files(
     registry: ModelRegistry, models_dir: Path, form: str, moves: bool
@@ -210,6 +218,9 @@ def test_folder_without_motion_modules_is_told_by_its_files(
             shutil.rmtree(folder / "motion_adapter")
         case "one file":
             (folder / "model_index.json").unlink()
+        case "a pipe that nobody writes to":
+            (folder / "model_index.json").unlink()
+            os.mkfifo(folder / "model_index.json")
         case "nothing":
             shutil.rmtree(folder)
             make_card(folder)

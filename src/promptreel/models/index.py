@@ -24,11 +24,14 @@ def has_motion(root: Path) -> bool:
 
     A folder that is no checkpoint counts as having some, because the gate says best what is wrong with it.
     """
-    if not (root / INDEX_NAME).is_file():
-        return next(root.rglob("*.safetensors"), None) is None
+    index = root / INDEX_NAME
     try:
-        named = read_components(read_object(root / INDEX_NAME, INDEX_NAME))
-    except CheckpointUnusable:
+        if not index.exists():
+            return index.is_symlink() or next(root.rglob("*.safetensors"), None) is None
+        if not index.is_file():  # such as a pipe, which nobody may ever write to
+            return True
+        named = read_components(read_object(index, INDEX_NAME))
+    except (OSError, CheckpointUnusable):
         return True
     is_of_pictures = named.get("unet") == ["diffusers", "UNet2DConditionModel"]
     return not is_of_pictures or ("motion_adapter" in named and (root / "motion_adapter").is_dir())
