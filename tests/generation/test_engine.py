@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from promptreel.errors import CheckpointUnusable, JobCancelled, ModelNotFound
+from promptreel.errors import CheckpointUnusable, InvalidParams, JobCancelled, ModelNotFound
 from promptreel.generation.devices import choose_cuda_format, pick_device
 from promptreel.generation.engine import Engine
 from promptreel.jobs.job import JobStage
@@ -129,7 +129,7 @@ def test_checkpoint_without_motion_adapter_is_refused(tmp_path: Path) -> None:
     """diffusers would fill it with random motion modules, without a word."""
     shutil.rmtree(make_tiny_checkpoint(tmp_path / "tiny") / "motion_adapter")
 
-    with pytest.raises(CheckpointUnusable, match="no motion adapter"):
+    with pytest.raises(InvalidParams, match="no motion adapter, so nothing would move"):
         engine_on(tmp_path).load("tiny")
 
 
