@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from promptreel.errors import InvalidParams
 from promptreel.jobs.params import MAX_FRAMES, SCHEDULERS
-from promptreel.models.registry import MAX_TEXT, MODEL_ID, FlowShift, Phrases, Size
+from promptreel.models.registry import MAX_TEXT, MODEL_ID, Expert, FlowShift, Phrases, Size
 
 ModelId = Annotated[str, Field(pattern=MODEL_ID.pattern)]
 
@@ -37,6 +37,7 @@ class CardFields(BaseModel):
     default_guidance: float | None = Field(default=None, ge=0, le=20)
     flow_shift: FlowShift | None = None
     low_noise_guidance: float | None = Field(default=None, ge=0, le=20)
+    expert: Expert | None = None
 
     @property
     def given(self) -> dict[str, Any]:

@@ -36,6 +36,7 @@ Phrase = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, m
 
 Phrases = Annotated[tuple[Phrase, ...], Field(max_length=50)]
 Word = Annotated[str, Field(max_length=100)]
+Expert = Literal["high_noise", "low_noise"]
 FlowShift = Annotated[float, Field(ge=0.1, le=100)] | Literal["by_size"]
 
 
@@ -48,7 +49,7 @@ class ModelCard:
     is the vocabulary; empty: no vocabulary. `beta_schedule` is the motion modules' noise table; None: the scheduler's file
     has it (noise_table.py). `kind` and `base` say what it is and what it fits on. `motion_adapter` and `vae` are ids of other
     models that it is made with; `has_motion`: whether it has motion modules of its own. `record`: an imported model's row,
-    and `content_hash` that of its files. `flow_shift` and `low_noise_guidance` are Wan's (docs/models.md).
+    and `content_hash` that of its files. `flow_shift`, `low_noise_guidance` and a LoRA's `expert` are Wan's (docs/models.md).
     `reference_seconds_per_unit` was measured on two CPU cores, for estimates before the first job.
     """
 
@@ -77,6 +78,7 @@ class ModelCard:
     default_guidance: float | None = None
     flow_shift: float | Literal["by_size"] | None = None
     low_noise_guidance: float | None = None
+    expert: Expert | None = None
     has_motion: bool = True
     content_hash: str | None = None
     record: ModelRecord | None = field(default=None, compare=False)
@@ -391,6 +393,7 @@ def to_card(record: ModelRecord, path: Path) -> ModelCard:
         default_guidance=told.get("default_guidance"),
         flow_shift=told.get("flow_shift"),
         low_noise_guidance=told.get("low_noise_guidance"),
+        expert=told.get("expert"),
         has_motion=bool(told.get("has_motion")),
         content_hash=record.hash,
         record=record,
