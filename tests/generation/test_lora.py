@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from promptreel.errors import CheckpointUnusable, GenerationFailed
+from promptreel.generation.add_ons import LoraFile
 from promptreel.generation.engine import Engine
 from promptreel.generation.families.animatediff import LoadedCheckpoint
 from promptreel.generation.families.family import Rows
+from promptreel.generation.told_alpha import fold_told_alpha
 from promptreel.jobs.params import VideoParams
 from promptreel.models.registry import ModelRegistry
 from tests.generation import loras
@@ -91,12 +95,49 @@ def denoise(models: ModelRegistry, model: LoadedCheckpoint, params: VideoParams 
             return latents
 
 
+def test_alpha_may_be_in_the_metadata(
+    model: LoadedCheckpoint,
+    models: ModelRegistry,
+    pipeline: Any,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """As diffusers' own training scripts write it."""
+    told = {
+        "unet.r": loras.RANK,
+        "unet.lora_alpha": 0.5,
+        "unet.target_modules": list(loras.draw_layers(model.unet, loras.UNET_LAYERS)),
+        "text_encoder.r": loras.RANK,
+        "text_encoder.lora_alpha": 3,
+        "text_encoder.target_modules": list(loras.TEXT_LAYERS),
+    }
+    path = tmp_path / "lora.safetensors"
+    save_file(draw_lora(model, loras.peft_in_diffusers), path, {"format": "pt", "lora_adapter_metadata": json.dumps(told)})
+    changed = model.with_loras([LoraFile("lora", path, "0", 1.0)])
+    pipeline.load_lora_weights(path)
+    try:
+        theirs = run_pipeline(pipeline, PARAMS, output_type="latent")
+    finally:
+        pipeline.unload_lora_weights()
+
+    ours = denoise(models, changed)
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "told", ["[", "[]", '{"unet.lora_alpha": "os"}', '{"unet.lora_alpha": NaN}', '{"unet.megatron_core": "os"}']
+)
+def test_strange_metadata_has_no_effect(told: str) -> None:
+    tensors = {"unet.a.lora_B.weight": torch.ones(4, 2)}
+
+    assert torch.equal(fold_told_alpha(tensors, {"lora_adapter_metadata": told})["unet.a.lora_B.weight"], torch.ones(4, 2))
+
+
 def test_model_keeps_its_bits_and_memory_whatever_loras_are_used(model: LoadedCheckpoint, tmp_path: Path) -> None:
     before = output(model)
     for number in range(20):
         changed = model.with_loras([save_lora(tmp_path / f"{number}.safetensors", draw_lora(model, seed=number))])
         assert not torch.equal(output(changed), before)
-        assert changed.unet.conv_in.weight is model.unet.conv_in.weight
+        assert changed.unet.conv_in.weight.data_ptr() == model.unet.conv_in.weight.data_ptr()
     assert torch.equal(output(model), before)
     assert not any("lora" in name for name, _ in model.unet.named_modules())
     assert len(model.variants._kept) < 20

@@ -115,7 +115,7 @@ class Engine:
         """Raises InvalidParams and CheckpointUnusable."""
         found = find_add_ons(self.models, params, checkpoint)
         loras = [
-            LoraFile(card.model_id, *self.models.only_file(card), use.strength)
+            LoraFile(card.model_id, *self.models.only_file(card), use.strength, card.expert)
             for card, use in zip(found.loras, params.loras, strict=True)
         ]
         words = [EmbeddingFile(card.model_id, *self.models.only_file(card), words_of(card)) for card in found.embeddings]
