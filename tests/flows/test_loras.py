@@ -24,19 +24,20 @@ SMALL = {**SHORT, "width": 64, "height": 64, "num_inference_steps": 2, "seed": 7
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def folder(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Of the files of the LoRAs that the service, which runs, has during these tests."""
     folder = tmp_path_factory.mktemp("loras")
     model = Engine(ModelRegistry(built_in=BUILT_IN_MODELS, models_dir=folder / "none"), CPU).load("cutout")
     save_lora(folder / "sharp.safetensors", draw_lora(model, seed=1))
     save_lora(folder / "soft.safetensors", draw_lora(model, loras.diffusers, seed=2))
-    service = Service(folder)
-    service.data_dir.mkdir()
-    for name, more in (("sharp", ["--trigger-words", "paper"]), ("soft", [])):
+    names = {"sharp": ["--trigger-words", "paper"], "soft": []}
+    for name, more in names.items():
         added = run("models", "add", folder / f"{name}.safetensors", "--data-dir", service.data_dir, *more)
         assert added.returncode == 0, added.stderr
-    service.start()
-    yield service
-    service.stop()
+    yield folder
+    for name in names:
+        removed = run("models", "remove", name, "--data-dir", service.data_dir)
+        assert removed.returncode == 0, removed.stderr
 
 
 def make(service: Service, **fields: object) -> tuple[bytes, dict[str, Any]]:
@@ -44,8 +45,7 @@ def make(service: Service, **fields: object) -> tuple[bytes, dict[str, Any]]:
     return service.download(done), done["meta"]
 
 
-@pytest.mark.slow
-def test_lora_changes_the_video_and_leaves_nothing_behind(service: Service, tmp_path: Path) -> None:
+def test_lora_changes_the_video_and_leaves_nothing_behind(service: Service, folder: Path, tmp_path: Path) -> None:
     before, _ = make(service)
     changed, meta = make(service, lora_model="sharp", lora_strength="0.7")
     both, _ = make(service, lora_model="sharp,soft", lora_strength="0.7,0.2")
@@ -60,11 +60,11 @@ def test_lora_changes_the_video_and_leaves_nothing_behind(service: Service, tmp_
     (tmp_path / "video.mp4").write_bytes(changed)
     told = read_metadata(tmp_path / "video.mp4")
     assert told["loras"] == [{"model_id": "sharp", "strength": 0.7}]
-    sha256 = hashlib.sha256((service.data_dir.parent / "sharp.safetensors").read_bytes()).hexdigest()
+    sha256 = hashlib.sha256((folder / "sharp.safetensors").read_bytes()).hexdigest()
     assert told["lora_sha256"] == {"sharp": sha256}
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("folder")
 def test_requests_with_other_loras_run_side_by_side_and_have_the_bytes_that_they_have_alone(service: Service) -> None:
     wishes: list[dict[str, object]] = [{}, {"lora_model": "sharp"}, {"lora_model": "soft"}, {"lora_model": "sharp,soft"}]
     alone = [make(service, **wish)[0] for wish in wishes]
@@ -74,7 +74,7 @@ def test_requests_with_other_loras_run_side_by_side_and_have_the_bytes_that_they
     assert len(set(alone)) == 4
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("folder")
 def test_openais_api_and_the_command_line_take_loras_too(service: Service, tmp_path: Path) -> None:
     body = {"prompt": "a red ball", "size": "64x64", "num_frames": 4, "num_inference_steps": 2, "seed": 3}
     asked = httpx.post(f"{service.url}/v1/videos", json=body | {"loras": [{"model": "sharp", "strength": 0.5}]})
@@ -94,7 +94,7 @@ def test_openais_api_and_the_command_line_take_loras_too(service: Service, tmp_p
     assert (tmp_path / "a.mp4").read_bytes() == content
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("folder")
 def test_lora_of_a_waiting_job_is_not_removed(service: Service) -> None:
     answer = service.ask(**{**SMALL, "num_frames": 240, "num_inference_steps": 50}, lora_model="soft")
     refused = run("models", "remove", "soft", "--data-dir", service.data_dir)
@@ -102,3 +102,4 @@ def test_lora_of_a_waiting_job_is_not_removed(service: Service) -> None:
     assert refused.returncode == 2
     assert "needs the model 'soft'" in refused.stderr
     httpx.post(f"{service.url}/v1/videos/video_{answer['id']}/cancel").raise_for_status()
+    service.finish(answer)
