@@ -13,10 +13,12 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 
 import promptreel
-from promptreel.demo import READY, open_url
+from promptreel.demo import READY, REQUEST
 from promptreel.extras import MODULES
 from tests.rules.documents import ROOT
 from tests.waiting import wait_for
@@ -118,7 +120,7 @@ def test_doctor_finds_nothing_wrong_and_says_what_brings_torch(base: dict[str, s
 
 
 @pytest.mark.slow
-def test_service_without_workers_of_its_own_runs(base: dict[str, str], tmp_path: Path) -> None:
+def test_service_without_workers_is_ready_and_takes_jobs_for_those_elsewhere(base: dict[str, str], tmp_path: Path) -> None:
     settings = {"PROMPTREEL_DATA_DIR": str(tmp_path), "PROMPTREEL_PORT": "0", "PROMPTREEL_WORKERS": "0"}
     command = [sys.executable, "-S", "-m", "promptreel.cli", "serve"]
     log = tmp_path / "log"
@@ -126,8 +128,15 @@ def test_service_without_workers_of_its_own_runs(base: dict[str, str], tmp_path:
         service = subprocess.Popen(command, env=base | settings, stdout=output, stderr=subprocess.STDOUT)
     try:
         url = wait_for(lambda: READY.search(log.read_text()))[1]
-        assert b'"status"' in open_url(f"{url}/health").read()
+        names = [" ".join(child.cmdline()) for child in psutil.Process(service.pid).children()]
+        with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
+            assert client.get("/health").json()["workers"] == 0
+            assert client.get("/health/ready").status_code == 503
+            assert client.post("/api/v4/dreambooth/text2video", json=REQUEST).json()["status"] == "processing"
     finally:
         service.send_signal(signal.SIGTERM)
         code = service.wait(60)
     assert code == 0
+    assert "it starts no workers, because PROMPTREEL_WORKERS is 0" in log.read_text()
+    assert len(names) == 2
+    assert not any(" worker" in name for name in names)
