@@ -175,6 +175,8 @@ def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[
         track_id_is_idempotent=settings.track_id_is_idempotent,
         may_import=settings.imports == "on",
         may_use_hub=settings.hub == "on",
+        may_train=settings.trainings == "on",
+        slice_seconds=settings.training_slice_seconds,
         is_stopping=is_stopping,
     )
     return create_app(parts)

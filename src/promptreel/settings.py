@@ -195,6 +195,16 @@ class Settings(BaseSettings):
     imports: Literal["on", "off"] = Field(
         default="on", description="Whether requests may import models from URLs: on or off. The command line always may."
     )
+    trainings: Literal["on", "off"] = Field(
+        default="on", description="Whether requests may train models: on or off. The command line always may."
+    )
+    training_slice_seconds: float = Field(
+        default=60.0,
+        ge=1,
+        le=86400,
+        description="When a video has waited so many seconds, a training of the worker that it waits for saves what it has, "
+        "and goes on after the video.",
+    )
     model_megabytes: int = Field(
         default=65536, ge=1, description="The most megabytes that the files of one imported model may have together."
     )

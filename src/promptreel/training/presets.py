@@ -15,7 +15,7 @@ from promptreel.jobs.training_params import ExampleKind
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     """`examples`: what it learns from. `layers`: which layers get a LoRA, or are trained whole if `is_whole`. `fewest` and
-    `most` examples are taken.
+    `most` examples are taken. `families`: of the checkpoints that it trains.
 
     `spatial_rate`: of the LoRA that learns the looks of one clip and is thrown away; 0 for presets without one.
     """
@@ -27,6 +27,7 @@ class Preset:
     is_whole: bool = False
     rank: int = 16
     learning_rate: float = 1e-4
+    families: tuple[str, ...] = ("animatediff",)
     spatial_rate: float = 0.0
     batch_size: int = 4
     steps: int = 800
@@ -46,6 +47,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 name="subject",
                 description="A thing, a person or an animal, from pictures of it. Makes a LoRA.",
                 examples=ExampleKind.PICTURE,
+                families=("animatediff", "wan"),
                 layers=ATTENTION,
             ),
             Preset(
@@ -61,6 +63,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 name="motion",
                 description="A movement, from clips of it. Makes a motion LoRA.",
                 examples=ExampleKind.CLIP,
+                families=("animatediff", "wan"),
                 layers=MOTION,
                 rank=32,
                 learning_rate=5e-4,
