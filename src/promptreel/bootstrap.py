@@ -35,6 +35,7 @@ from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.store import JobStore
+from promptreel.jobs.training_params import TrainingParams
 from promptreel.jobs.webhook_secrets import WebhookSecrets
 from promptreel.models.registry import ModelRegistry
 from promptreel.models.store import ModelStore
@@ -69,6 +70,12 @@ def find_database(settings: Settings) -> Database:
     database = open_database(settings.database, create=False)
     migrate(database)
     return database
+
+
+def look_for_database(settings: Settings) -> Database | None:
+    """Opens and migrates the database if it is there: a command that only reads makes none."""
+    exists = not isinstance(settings.database, Path) or settings.database.is_file()
+    return find_database(settings) if exists else None
 
 
 def make_data_dir(settings: Settings) -> None:
@@ -116,9 +123,8 @@ def build_links(settings: Settings, database: Database) -> LinkMaker:
 
 
 def build_models(settings: Settings, database: Database | None = None) -> ModelRegistry:
-    """`database`: opened and migrated. Without one, it is opened if it is there: a command that only reads makes none."""
-    if database is None and (not isinstance(settings.database, Path) or settings.database.is_file()):
-        database = find_database(settings)
+    """`database`: opened and migrated. Without one, it is opened if it is there."""
+    database = database or look_for_database(settings)
     return ModelRegistry(
         built_in=BUILT_IN_MODELS,
         models_dir=settings.data_dir / "models",
@@ -225,6 +231,9 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
     with imports_for_good():
         from promptreel.encoding.mp4 import ENCODER_THREADS
         from promptreel.worker.recipes.importing import ImportRecipe
+        from promptreel.worker.recipes.trained_model import TrainedModels
+        from promptreel.worker.recipes.training import TrainingRecipe
+        from promptreel.worker.recipes.training_samples import SampleMaker
         from promptreel.worker.recipes.video import Makers, VideoRecipe
         from promptreel.worker.room import Room, machine_memory
         from promptreel.worker.worker import Worker
@@ -233,12 +242,33 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
     memory = machine_memory() // 4 // max(1, settings.workers) if megabytes is None else megabytes * 1024 * 1024
     engine, storage = build_engine(settings, database), build_storage(settings)
     encoders = threading.Semaphore(max(1, settings.threads_per_worker // ENCODER_THREADS))
-    videos = VideoRecipe(Makers(engine, Decoder(), encoders), storage, scratch=settings.data_dir / "scratch")
+    makers, scratch = Makers(engine, Decoder(), encoders), settings.data_dir / "scratch"
+    trainings = TrainingRecipe(
+        jobs=jobs,
+        storage=storage,
+        samples=SampleMaker(makers, storage, scratch),
+        trained=TrainedModels(engine.models, ModelStore(database), build_model_files(settings)),
+        folder=settings.data_dir / "trainings",
+        device=engine.device.name,
+        threads=settings.threads_per_worker,
+        models={
+            "built_in": str(BUILT_IN_MODELS),
+            "models_dir": str(settings.data_dir / "models"),
+            "database": str(settings.database),
+            "model_files": str(settings.data_dir / "model-files"),
+        },
+        slice_seconds=settings.training_slice_seconds,
+        checkpoint_seconds=settings.training_checkpoint_seconds,
+    )
     return Worker(
         owner=owner,
         jobs=jobs,
         engine=engine,
-        recipes={VideoParams.kind: videos, ImportParams.kind: ImportRecipe(build_importer(settings, database), storage)},
+        recipes={
+            VideoParams.kind: VideoRecipe(makers, storage, scratch=scratch),
+            ImportParams.kind: ImportRecipe(build_importer(settings, database), storage),
+            TrainingParams.kind: trainings,
+        },
         storage=storage,
         lease_seconds=settings.lease_seconds,
         room=Room(settings.jobs_at_once, memory),

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -35,7 +36,7 @@ from promptreel.errors import PromptreelError
 from promptreel.jobs.job import JobStage, OnProgress
 from promptreel.jobs.params import DEFAULT_SCHEDULER, MAX_FRAMES, MAX_SEED, SCHEDULERS
 from promptreel.logs import set_up_logging
-from promptreel.models.composition import compose, find_loras
+from promptreel.models.composition import compose, find_add_ons, stand_for_base
 from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.remote import RemoteVideo
 from promptreel.settings import Settings, load_settings
@@ -55,7 +56,7 @@ app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
 
-# What a model may have a default of its own for.
+# Options whose default may come from the model.
 Steps = Annotated[int | None, typer.Option(min=1, max=50, help="Inference steps.", show_default="the model's own, or 20")]
 Guidance = Annotated[
     float | None,
@@ -156,6 +157,7 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same video.")] = None,
     motion_adapter: Annotated[str | None, typer.Option(help="The motion adapter's id.", show_default="the model's own")] = None,
     lora: Annotated[list[str] | None, typer.Option(help="A LoRA's id, or ID:STRENGTH. Can be given several times.")] = None,
+    embedding: Annotated[list[str] | None, typer.Option(help="An embedding's id. Can be given several times.")] = None,
     steps: Steps = None,
     guidance: Guidance = None,
     scheduler: Scheduler = None,
@@ -176,17 +178,17 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     set_up_logging("warning")
     decoder = Decoder()
     wanted = Wanted(
-        output=output, prompt=prompt, model=model, motion_adapter=motion_adapter, loras=read_loras(lora or ()), enhance=enhance,
-        seed=seed, steps=steps, negative_prompt=negative_prompt, guidance=guidance, scheduler=scheduler, frames=frames, fps=fps,
-        width=width, height=height, init=read_init(init, decoder) if init else None, strength=strength,
+        output=output, prompt=prompt, model=model, motion_adapter=motion_adapter, loras=read_loras(lora or ()), seed=seed,
+        embeddings=tuple(embedding or ()), enhance=enhance, steps=steps, negative_prompt=negative_prompt, guidance=guidance,
+        scheduler=scheduler, frames=frames, fps=fps, width=width, height=height, strength=strength,
+        init=read_init(init, decoder) if init else None,
     )  # fmt: skip
     wanted.check()
     print_notes(wanted.size_note())
-    if server is None:
-        used_seed: int | None = _generate_here(wanted, settings, decoder)
-    else:
-        used_seed = _generate_on_server(wanted, server, settings.api_key)
-    print(f"{output}  (seed {used_seed})")  # noqa: T201
+    seed = (
+        _generate_here(wanted, settings, decoder) if server is None else _generate_on_server(wanted, server, settings.api_key)
+    )
+    print(f"{output}  (seed {seed})")  # noqa: T201
 
 
 app.command()(doctor)
@@ -226,10 +228,12 @@ def _generate_here(wanted: Wanted, settings: Settings, decoder: Decoder) -> int:
 
     check_worker_extra(instead="Or have a server make the video: --server URL.")
     registry = build_models(settings)
+    base, loras = stand_for_base(registry, wanted.model, wanted.loras)
+    wanted = replace(wanted, model=base, loras=loras)
     models = compose(registry, wanted.model, wanted.motion_adapter)
-    loras = find_loras(registry, wanted.loras, models.checkpoint)
-    print_notes(unknown_words_note(wanted.prompt, models.checkpoint))
-    params, changes = complete_params(wanted, models, loras)
+    add_ons = find_add_ons(registry, wanted, models.checkpoint)
+    print_notes(unknown_words_note(wanted.prompt, models.checkpoint, add_ons))
+    params, changes = complete_params(wanted, models, add_ons)
     print_notes(*changes)
     with _progress_bar() as show:
         on_progress = _show_stages(show)

@@ -64,6 +64,7 @@ class VideoOptions(TypedDict, total=False):
     clip_skip: int | None
     motion_adapter: str | None
     loras: Sequence[str | Mapping[str, Any]] | None
+    embeddings: Sequence[str] | None
     output_type: str | None
     input_reference: Path | bytes | str | None
     strength: float | None
@@ -174,7 +175,9 @@ class Client:
     # One request
 
     def _poll(self, video: str | RemoteVideo, deadline: float) -> RemoteVideo:
-        """The video's current state. Raises NotDoneInTime if `deadline` passes and `video` is an earlier state."""
+        """The video's current state. Raises NotDoneInTime if `deadline` passes and `video` is a RemoteVideo, whose state the
+        message tells.
+        """
         try:
             return read_video(self._ask("GET", _path_of(video), deadline=deadline))
         except ServerUnreachable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from promptreel.errors import CheckpointUnusable
+from promptreel.errors import CheckpointUnusable, GenerationFailed
 from promptreel.generation.engine import Engine
 from promptreel.generation.families.animatediff import LoadedCheckpoint
 from promptreel.generation.families.family import Rows
+from promptreel.jobs.params import VideoParams
 from promptreel.models.registry import ModelRegistry
 from tests.generation import loras
 from tests.generation.conftest import CPU
@@ -75,15 +77,15 @@ def test_latents_are_those_of_diffusers_pipeline(
     assert not torch.allclose(ours, denoise(models, model), atol=1e-3)
 
 
-def denoise(models: ModelRegistry, model: LoadedCheckpoint) -> Tensor:
+def denoise(models: ModelRegistry, model: LoadedCheckpoint, params: VideoParams = PARAMS) -> Tensor:
     engine = Engine(models, CPU)
-    sampler = engine.samplers[PARAMS.scheduler](model.space, model.prepare(PARAMS).start)
-    conditioning = model.prepare(PARAMS).conditioning
+    sampler = engine.samplers[params.scheduler](model.space, model.prepare(params).start)
+    conditioning = model.prepare(params).conditioning
     call = next(sampler)
     while True:
         result = model.forward(model.ask(call, conditioning))
         try:
-            call = sampler.send(model.combine(result, call, conditioning, PARAMS.guidance_scale))
+            call = sampler.send(model.combine(result, call, conditioning, params.guidance_scale))
         except StopIteration as finished:
             latents: Tensor = finished.value
             return latents
@@ -134,3 +136,13 @@ def test_lora_of_another_model_is_refused(model: LoadedCheckpoint, tmp_path: Pat
     for number, tensors in enumerate((foreign, wide, {"weight": torch.ones(2)})):
         with pytest.raises(CheckpointUnusable, match="was made for another one"):
             model.with_loras([save_lora(tmp_path / f"{number}.safetensors", tensors)])
+
+
+def test_missing_peft_is_named_with_what_to_install(
+    model: LoadedCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lora = save_lora(tmp_path / "lora.safetensors", draw_lora(model, seed=99))
+    monkeypatch.setitem(sys.modules, "peft", None)  # as Python says that there is none
+
+    with pytest.raises(GenerationFailed, match=r"peft, which is not installed here: pip install 'promptreel\[worker\]'"):
+        model.with_loras([lora])

@@ -193,8 +193,7 @@ def test_latents_are_those_of_diffusers_pipeline(engine: Engine, case: str, sche
 
     ours = make_latents(engine, params, STILL if of_picture else None)
     assert ours.shape == theirs.shape
-    # Euler's latents, which are noise times sigma, begin at a sigma of thousands: float32 keeps less of what is beside it.
-    assert distance(ours, theirs) < (1e-5 if scheduler == "UniPCMultistepScheduler" else 1e-4)
+    assert distance(ours, theirs) < 1e-5
 
 
 @pytest.mark.parametrize("case", ["t2v", "ti2v of a picture"])

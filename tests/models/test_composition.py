@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from promptreel.models.composition import _fits
+from promptreel.errors import InvalidParams
+from promptreel.models.composition import _fits, compose
 from promptreel.models.kinds import ModelKind
+from promptreel.models.registry import ModelRegistry
 from tests.models.checkpoints import card_of, make_card
 
 
@@ -28,3 +30,10 @@ def test_models_fit_if_they_are_of_one_family_and_base(tmp_path: Path, family: s
     lora = replace(card, kind=ModelKind.LORA, family=family, base=base)
 
     assert _fits(lora, replace(card, family="wan", base="wan21-14b")) is fits
+
+
+def test_missing_vae_is_told_as_a_vae(tmp_path: Path) -> None:
+    make_card(tmp_path / "mine", vae="nowhere")
+
+    with pytest.raises(InvalidParams, match=r"There is no VAE 'nowhere'\. Import one with `promptreel models add`"):
+        compose(ModelRegistry(built_in=tmp_path, models_dir=tmp_path / "none"), "mine")

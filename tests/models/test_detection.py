@@ -144,6 +144,29 @@ def test_adapter_of_pia_is_refused_by_name(tmp_path: Path) -> None:
         detect(paths)
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("<my-style>", {}, ["<my-style>"]),
+        ("midjourney-style", {}, ["midjourney-style"]),
+        ("emb_params", {}, None),  # the model's id
+        ("<my-style>", {"trigger_words": ["mine"]}, ["mine"]),
+    ],
+)
+def test_word_of_an_embedding_is_that_of_its_file(
+    tmp_path: Path, name: str, given: dict[str, list[str]], words: list[str] | None
+) -> None:
+    paths = write(tmp_path / "x.safetensors", {name: (2, 768)})
+    told_words = inspect(paths, ImportParams(model_id="x", source="x", card=given)).card.get("trigger_words")
+
+    assert (None if told_words is None else list(told_words)) == words
+
+
+def test_embedding_of_too_many_vectors_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointUnusable, match="more than 75 vectors"):
+        told(tmp_path, {"emb_params": (76, 768)})
+
+
 def test_another_kind_than_the_expected_one_is_refused(tmp_path: Path) -> None:
     paths = write(tmp_path / "x.safetensors", {"emb_params": (1, 768)})
 

@@ -66,7 +66,7 @@ def test_stable_diffusion_in_one_file(parts: dict[str, Any], tmp_path: Path, add
 
 def test_checkpoint_without_a_part_is_refused_with_what_to_add(parts: dict[str, Any], tmp_path: Path) -> None:
     whole = checkpoint_shapes(parts)
-    for lacks, why in (("first_stage_model.", "as --vae, or as vae in a request"), ("cond_stage_model.", "no text encoder")):
+    for lacks, why in (("first_stage_model.", "`--vae ID`"), ("cond_stage_model.", "no text encoder")):
         pruned = {name: shape for name, shape in whole.items() if not name.startswith(lacks)}
         with pytest.raises(CheckpointUnusable, match=why):
             look(tmp_path, pruned)

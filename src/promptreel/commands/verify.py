@@ -16,6 +16,7 @@ from promptreel.encoding.decoder import Decoder
 from promptreel.errors import InvalidParams, StorageFailed
 from promptreel.jobs.params import MAX_FRAMES, MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
 from promptreel.media import MEDIA_TYPES, Init
+from promptreel.models.kinds import ModelKind
 
 if TYPE_CHECKING:
     from promptreel.generation.engine import Engine
@@ -56,8 +57,12 @@ def read_told(path: Path) -> Told:
     from promptreel.encoding.video import read_metadata  # noqa: PLC0415 - of the extra `media`
 
     comment = read_metadata(path)
-    loras = {f"LoRA {name}": sha256 for name, sha256 in _to_texts(comment.get("lora_sha256")).items()}
-    facts = {"model": str(comment.get("model_sha256")), **loras, **_to_texts(comment.get("versions"))}
+    add_ons = {
+        f"{kind.label} {name}": sha256
+        for kind in (ModelKind.LORA, ModelKind.EMBEDDING)
+        for name, sha256 in _to_texts(comment.get(f"{kind.value}_sha256")).items()
+    }
+    facts = {"model": str(comment.get("model_sha256")), **add_ons, **_to_texts(comment.get("versions"))}
     try:
         params = TypeAdapter(VideoParams).validate_json(json.dumps(VideoParams.from_json(comment).to_json()), strict=True)
         _check_bounds(params)

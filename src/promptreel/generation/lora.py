@@ -1,35 +1,25 @@
 """LoRA (Hu et al. 2021): small changes to a model's layers, applied to a copy that shares the model's weights.
 
-The model itself never changes: `y = base(x) + strength * alpha / rank * up(down(x))` is computed by the copy's layers. So jobs
-with different LoRAs, and jobs without any, run side by side, and the bits of the latter cannot change. diffusers and peft read
-the files' many spellings and build the layers.
+`y = base(x) + strength * alpha / rank * up(down(x))` is computed by the copy's layers. diffusers and peft read the files' many
+spellings and build the layers.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 import re
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
 from diffusers.utils import set_weights_and_activate_adapters
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from promptreel.errors import CheckpointUnusable
+from promptreel.errors import CheckpointUnusable, GenerationFailed
+from promptreel.extras import install_command, missing_modules
+from promptreel.generation.add_ons import LoraFile
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-MOST_VARIANTS = 8
-"""Copies kept of one model. Each takes its LoRAs' weights, and some megabytes for its modules."""
 
 _PEFT_PREFIX = "base_model.model."
 _IN_UNET = ("down_blocks.", "mid_block.", "up_blocks.", "conv_in.", "conv_out.", "time_embedding.")
@@ -46,48 +36,20 @@ _SUFFIX = re.compile(r"(?:\.lora_linear_layer|\.lora|_lora)(?:\.down|\.up|_A|_B|
 _TEXT_LAYER = re.compile(r"\.to_(q|k|v|out)$")
 
 
-@dataclass(frozen=True)
-class LoraFile:
-    """A checked safetensors file, and how strongly it is applied; 1 is as trained, 0 changes nothing."""
-
-    model_id: str
-    path: Path
-    sha256: str
-    strength: float
-
-
 def name_variant(files: Sequence[LoraFile]) -> str:
     """Names a model with these LoRAs. Equal sets, in the same order and as strong, have the same name."""
     return "+".join(f"{file.sha256}*{file.strength}" for file in files)
 
 
-class Variants:
-    """A model's copies with LoRAs, so that the next job with the same ones need not wait. Safe to use from several threads."""
-
-    def __init__(self, most: int = MOST_VARIANTS) -> None:
-        self._most = most
-        self._kept: OrderedDict[str, Any] = OrderedDict()
-        self._making = threading.Lock()
-
-    def get(self, name: str, make: Callable[[str], T]) -> T:
-        """The copy of this name; makes it if it is not kept. The one that was used longest ago is dropped."""
-        with self._making:
-            found: T = self._kept[name] if name in self._kept else make(name)
-            self._kept[name] = found
-            self._kept.move_to_end(name)
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
-            return found
-
-
-def share_weights(module: nn.Module) -> Any:
-    """A copy of a module that has the same tensors. Layers of the copy can be replaced; weights must not be written."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+def check_peft() -> None:
+    """Raises GenerationFailed without peft, for which diffusers' loaders have the error of a file that does not fit."""
+    if "peft" in missing_modules("worker"):
+        raise GenerationFailed(f"LoRAs need the package peft, which is not installed here: {install_command('worker')}")
 
 
 def add_loras(unet: Any, text_encoder: Any, files: Sequence[LoraFile]) -> None:
     """Adds LoRAs to modules that nobody else uses. Raises CheckpointUnusable for a file that fits neither of the two."""
+    check_peft()
     strengths: dict[str, dict[str, float]] = {"unet": {}, "text_encoder": {}}
     for number, file in enumerate(files):
         name = f"lora_{number}"
@@ -110,7 +72,7 @@ def _freeze(module: Any) -> None:
 def _add_lora(unet: Any, text_encoder: Any, file: LoraFile, name: str) -> set[str]:
     """Returns the modules that it changes: `unet`, `text_encoder` or both."""
     tensors, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(
-        {rename(key): tensor for key, tensor in _read(file).items()}, unet_config=unet.config
+        {rename(key): tensor for key, tensor in file.read().items()}, unet_config=unet.config
     )
     parts = {layer.split(".")[0] for layer in fitting_layers(tensors, unet=unet, text_encoder=text_encoder)}
     if not parts:
@@ -155,10 +117,3 @@ def rename(key: str) -> str:
     if key.startswith("text_model."):
         return f"text_encoder.{key}"
     return f"unet.{key}" if key.startswith(_IN_UNET) else key
-
-
-def _read(file: LoraFile) -> dict[str, Tensor]:
-    try:
-        return load_file(file.path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointUnusable(f"The file of the LoRA {file.model_id!r} cannot be read. Import it again.") from error

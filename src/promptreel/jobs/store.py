@@ -2,7 +2,7 @@
 
     queued ----> running ----> succeeded | failed | cancelled
       |   <----     |
-      |   lost, given back
+      |   lost, given back, put off
       +-----------------------> cancelled
 
 When a method returns, its change is on disk. A job that has ended never changes again.
@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Row, and_, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, func, select, update
 
 from promptreel.errors import JobNotFound
 from promptreel.jobs import claims, workload
@@ -33,21 +32,12 @@ from promptreel.jobs.selecting import any_unfinished, attempts_of, belongs, get_
 from promptreel.jobs.submissions import check_room, find_first, insert_job
 from promptreel.jobs.tables import has_status, jobs, utc_now, workers
 from promptreel.jobs.timings import RecentTimings
+from promptreel.jobs.worker_records import WorkerRecord, read_workers, write_worker
 
 # Built once: building a statement takes longer than running it.
-_LIVE_WORKERS = select(workers).where(workers.c.last_seen >= bindparam("since")).order_by(workers.c.id)
 
 FORGET_AFTER = timedelta(minutes=5)
 """A worker not seen for this long is removed from its table. If it comes back, it registers again."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerRecord:
-    """What a worker reports about itself. It measures `seconds_per_unit` when it warms up; None before that."""
-
-    id: str
-    device: str
-    seconds_per_unit: float | None
 
 
 class JobStore:
@@ -292,10 +282,12 @@ class JobStore:
         with write_transaction(self._database) as connection:
             claims.end(connection, claim, JobStatus.FAILED, now=self._now(), error_code=code, error_message=message)
 
-    def acknowledge_cancel(self, claim: Claim) -> None:
-        """running -> cancelled, once the worker has stopped. Raises JobLost."""
+    def acknowledge_cancel(self, claim: Claim, *, write: Callable[[Connection], object] | None = None) -> None:
+        """running -> cancelled, once the worker has stopped. `write`: as in Result. Raises JobLost."""
         with write_transaction(self._database) as connection:
             claims.end(connection, claim, JobStatus.CANCELLED, now=self._now())
+            if write is not None:
+                write(connection)
 
     def give_back(self, claim: Claim, *, wait_seconds: float = 0.0) -> None:
         """running -> queued, in its old place and without a crash; -> cancelled if that was requested. Raises JobLost.
@@ -375,18 +367,14 @@ class JobStore:
 
     def record_worker(self, worker: WorkerRecord) -> None:
         """Replaces the worker's record, and marks it as seen now."""
-        values = {**asdict(worker), "last_seen": self._now().steady}
         with write_transaction(self._database) as connection:
-            known = connection.execute(update(workers).where(workers.c.id == worker.id).values(values))
-            if known.rowcount == 0:
-                connection.execute(insert(workers).values(values))
+            write_worker(connection, worker, now=self._now().steady)
 
     def live_workers(self) -> builtins.list[WorkerRecord]:
         """The workers seen within `claims.LIVE`, sorted by id."""
         since = self._now().steady - claims.LIVE
         with read_transaction(self._database) as connection:
-            rows = connection.execute(_LIVE_WORKERS, {"since": since}).all()
-        return [WorkerRecord(id=row.id, device=row.device, seconds_per_unit=row.seconds_per_unit) for row in rows]
+            return read_workers(connection, since=since)
 
     def recent_timings(self, model_id: str) -> Sequence[Timing]:
         """How long this model's latest succeeded jobs took, newest first."""

@@ -20,8 +20,9 @@ from promptreel.jobs.job import AnyJob, Job, JobStatus, NewJob, TrainingJob, Vid
 from promptreel.jobs.keys import Caller
 from promptreel.jobs.kinds import Params
 from promptreel.jobs.params import VideoParams
-from promptreel.jobs.store import JobStore, WorkerRecord
+from promptreel.jobs.store import JobStore
 from promptreel.jobs.training_params import TrainingParams
+from promptreel.jobs.worker_records import WorkerRecord
 
 
 @dataclass(frozen=True)

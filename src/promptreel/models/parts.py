@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from promptreel.errors import CheckpointUnusable
 from promptreel.models import original_layout as original
 from promptreel.models.configs import NETWORKS, Config
+from promptreel.models.index import INDEX_NAME
 from promptreel.models.json_files import read_model, read_object, shorten
 from promptreel.models.noise_table import NAME as NOISE_NAME
 from promptreel.models.sd15.tokenizer import read_clip_tokenizer
@@ -38,7 +39,6 @@ UNUSED = {
 STEM = "diffusion_pytorch_model"
 STEMS = {"text_encoder": "model"}
 """The names of weight files, without suffix, by component."""
-INDEX_NAME = "model_index.json"
 
 # Old and new names of the parts of a VAE's attention in diffusers.
 _OLD_ATTENTION = re.compile(r"(\.mid_block\.attentions\.0\.)(query|key|value|proj_attn)(?=\.)")

@@ -47,7 +47,6 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 name="subject",
                 description="A thing, a person or an animal, from pictures of it. Makes a LoRA.",
                 examples=ExampleKind.PICTURE,
-                families=("animatediff", "wan"),
                 layers=ATTENTION,
             ),
             Preset(
@@ -63,7 +62,6 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 name="motion",
                 description="A movement, from clips of it. Makes a motion LoRA.",
                 examples=ExampleKind.CLIP,
-                families=("animatediff", "wan"),
                 layers=MOTION,
                 rank=32,
                 learning_rate=5e-4,

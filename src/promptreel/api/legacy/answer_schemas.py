@@ -85,6 +85,7 @@ _META_OF_SOME: Schema = {
     "motion_adapter": TEXT,
     "lora_model": TEXT,
     "lora_strength": TEXT,
+    "embeddings_model": TEXT,
     "native_W": {**COUNT, "description": "The width of the clip before it was scaled."},
     "native_H": COUNT,
 }

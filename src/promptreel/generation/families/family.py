@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from promptreel.generation.lora import LoraFile
+from promptreel.generation.add_ons import EmbeddingFile, LoraFile
 from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.samplers.sampler import Call, Start
 from promptreel.jobs.params import VideoParams
@@ -150,12 +150,18 @@ class LoadedModel(Protocol):
 
     @property
     def variant(self) -> str:
-        """Names the LoRAs; empty without any."""
+        """Names the LoRAs; empty without any. Models of one hash and variant have the same denoiser."""
 
     def with_loras(self, loras: Sequence[LoraFile]) -> LoadedModel:
         """The same model with LoRAs. It shares the weights of this one, which does not change.
 
         Raises CheckpointUnusable for a LoRA that does not fit.
+        """
+
+    def with_embeddings(self, embeddings: Sequence[EmbeddingFile]) -> LoadedModel:
+        """The same model, whose prompts may contain the words of embeddings. It shares the weights of this one.
+
+        Raises CheckpointUnusable for an embedding that does not fit.
         """
 
     def fit_to(self, params: VideoParams) -> LoadedModel:

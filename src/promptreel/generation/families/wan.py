@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from promptreel.errors import CheckpointUnusable, GenerationFailed
+from promptreel.generation.add_ons import EmbeddingFile, LoraFile
 from promptreel.generation.compute import ROWS_OF_A_CALL, ComputeThreads
 from promptreel.generation.devices import Device
 from promptreel.generation.families.family import Conditioning, EncodedInit, Forward, OnPart, Prepared, Rows, go_on
@@ -25,7 +26,6 @@ from promptreel.generation.families.wan_text import WanTokenizer
 from promptreel.generation.families.wan_vae import WanVae
 from promptreel.generation.finite import Stage, check_finite
 from promptreel.generation.latent_previews import fit_colors
-from promptreel.generation.lora import LoraFile
 from promptreel.generation.model_space import ModelSpace, vp_scales
 from promptreel.generation.samplers.sampler import Call, Start
 from promptreel.jobs.params import VideoParams
@@ -67,6 +67,13 @@ class LoadedWan:
         """See LoadedModel."""
         raise CheckpointUnusable(
             f"The LoRA {loras[0].model_id!r} cannot be used with {self.card.model_id!r}: LoRAs for Wan are not applied yet."
+        )
+
+    def with_embeddings(self, embeddings: Sequence[EmbeddingFile]) -> LoadedWan:
+        """See LoadedModel."""
+        raise CheckpointUnusable(
+            f"The embedding {embeddings[0].model_id!r} cannot be used with {self.card.model_id!r}: it is for Stable "
+            "Diffusion's text encoder."
         )
 
     def fit_to(self, params: VideoParams) -> LoadedWan:

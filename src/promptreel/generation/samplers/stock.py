@@ -67,11 +67,8 @@ _FEW_STEPS = 8
 
 def sample_stock(name: str, space: ModelSpace, start: Start) -> Sampler:
     """Runs a diffusers scheduler; returns the clean latents, float32 [1, C, T, h, w]."""
-    options = _OPTIONS.get(name, _Options())  # lcm.py runs LCMScheduler, which needs none
-    gives_epsilon = options.sums_outputs and space.prediction_type == "v_prediction"
-    scheduler = space.scheduler(name, **_configuration(options, start.num_inference_steps, gives_epsilon=gives_epsilon))
-    scheduler.set_timesteps(start.num_inference_steps)
-    timesteps = _begin(scheduler, space, start)
+    gives_epsilon = _OPTIONS.get(name, _Options()).sums_outputs and space.prediction_type == "v_prediction"
+    scheduler, timesteps = begin(name, space, start, gives_epsilon=gives_epsilon)
     latents = _noisy_latents(scheduler, start, timesteps[:1])
     extra: dict[str, Any] = _random_source(scheduler.step, start.generator)
     for number, timestep in enumerate(timesteps):
@@ -87,6 +84,14 @@ def sample_stock(name: str, space: ModelSpace, start: Start) -> Sampler:
     return latents
 
 
+def begin(name: str, space: ModelSpace, start: Start, *, gives_epsilon: bool = False) -> tuple[Any, Tensor]:
+    """The scheduler at its first step, and the timesteps of its calls. `gives_epsilon`: it gets epsilon, whatever the space."""
+    options = _OPTIONS.get(name, _Options())  # lcm.py runs LCMScheduler, which needs none
+    scheduler = space.scheduler(name, **_configuration(options, start.num_inference_steps, gives_epsilon=gives_epsilon))
+    scheduler.set_timesteps(start.num_inference_steps)
+    return scheduler, _move_to_strength(scheduler, space, start)
+
+
 def _configuration(options: _Options, steps: int, *, gives_epsilon: bool) -> dict[str, str]:
     chosen = {}
     if options.spacing is not None:
@@ -96,7 +101,7 @@ def _configuration(options: _Options, steps: int, *, gives_epsilon: bool) -> dic
     return chosen
 
 
-def _begin(scheduler: Any, space: ModelSpace, start: Start) -> Tensor:
+def _move_to_strength(scheduler: Any, space: ModelSpace, start: Start) -> Tensor:
     """Moves the scheduler to its first step at this strength; returns the timesteps of the remaining calls."""
     timesteps: Tensor = scheduler.timesteps
     if isinstance(scheduler, diffusers.PNDMScheduler):
