@@ -6,16 +6,13 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from promptreel.bootstrap import (
     build_app,
@@ -31,7 +28,8 @@ from promptreel.commands.doctor import doctor
 from promptreel.commands.jobs import jobs_app
 from promptreel.commands.keys import keys_app
 from promptreel.commands.models import models_app
-from promptreel.commands.terminal import DataDir, printable
+from promptreel.commands.terminal import DataDir, printable, progress_bar
+from promptreel.commands.train import train
 from promptreel.errors import PromptreelError
 from promptreel.jobs.job import JobStage, OnProgress
 from promptreel.jobs.params import DEFAULT_SCHEDULER, MAX_FRAMES, MAX_SEED, SCHEDULERS
@@ -191,6 +189,7 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     print(f"{output}  (seed {seed})")  # noqa: T201
 
 
+app.command()(train)
 app.command()(doctor)
 
 
@@ -214,7 +213,7 @@ def verify(
     told = again.read_told(file)
     start = again.find_init(told.params, read_init(init, Decoder()) if init else None, build_storage(settings))
     build_models(settings).get(told.params.model_id)
-    with _progress_bar() as show, tempfile.TemporaryDirectory() as folder:
+    with progress_bar() as show, tempfile.TemporaryDirectory() as folder:
         on_progress = _show_stages(show)
         verdict = again.make_again(file, told, Path(folder), engine=build_engine(settings), init=start, on_progress=on_progress)
     for line in again.explain(file.name, verdict):
@@ -235,7 +234,7 @@ def _generate_here(wanted: Wanted, settings: Settings, decoder: Decoder) -> int:
     print_notes(unknown_words_note(wanted.prompt, models.checkpoint, add_ons))
     params, changes = complete_params(wanted, models, add_ons)
     print_notes(*changes)
-    with _progress_bar() as show:
+    with progress_bar() as show:
         on_progress = _show_stages(show)
         engine = build_engine(settings)
         write_video(params, wanted.output, engine=engine, decoder=decoder, on_progress=on_progress, init=wanted.init)
@@ -263,7 +262,7 @@ def _generate_on_server(wanted: Wanted, server: str, api_key: str | None) -> int
         eta = f"{video.eta} s to go" if video.eta and not video.is_done else ""
         show(video.stage or video.status, video.progress, ", ".join(filter(None, [place, eta])))
 
-    with Client(server, api_key) as client, _progress_bar() as show:
+    with Client(server, api_key) as client, progress_bar() as show:
         return make_on_server(wanted, client, on_progress).seed
 
 
@@ -284,28 +283,6 @@ def _set_on_signals(stop: Stop) -> None:
     signal.signal(signal.SIGINT, ask_to_stop)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, ask_to_stop)
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Callable[..., None]]:
-    """Yields a function that sets the bar's label, percentage and note. The bar appears when it is first called."""
-    columns = (
-        TextColumn("{task.description:>11}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task("", total=100, note="")
-    with ExitStack() as shown:
-
-        def show(label: str, percent: float, note: str = "") -> None:
-            if not bar.live.is_started:
-                shown.enter_context(bar)
-            bar.update(task, description=label, completed=percent, note=note)
-
-        yield show
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ SHORTEST_TIMEOUT_SECONDS = 0.05
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 3.0
 
-_UNAVAILABLE = frozenset({502, 503, 504})  # from the server, or from a proxy while the server restarts
-_RETRIED = _UNAVAILABLE | {429}
+UNAVAILABLE = frozenset({502, 503, 504})  # from the server, or from a proxy while the server restarts
+_RETRIED = UNAVAILABLE | {429}
 
 
 class VideoOptions(TypedDict, total=False):
@@ -108,7 +108,7 @@ class Client:
         """
         headers = {"Idempotency-Key": str(uuid.uuid4())}
         body = _to_body({"prompt": prompt, **options})
-        return read_video(self._ask("POST", "/v1/videos", retry_on=_UNAVAILABLE, headers=headers, **body))
+        return read_video(self._ask("POST", "/v1/videos", retry_on=UNAVAILABLE, headers=headers, **body))
 
     def get(self, video: str | RemoteVideo) -> RemoteVideo:
         """The video's current state. Raises JobNotFound."""

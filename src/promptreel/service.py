@@ -14,6 +14,7 @@ from functools import partial
 from ipaddress import ip_address
 
 from promptreel.bootstrap import (
+    LOCK_NAME,
     build_database_of_service,
     build_deliveries,
     build_jobs,
@@ -31,7 +32,6 @@ from promptreel.supervisor import ChildSpec, Stop, Supervisor
 
 log = logging.getLogger(__name__)
 
-LOCK_NAME = "serve.lock"
 START_SECONDS = 600.0
 """A worker gets at least this long to become ready."""
 

@@ -208,6 +208,9 @@ class Settings(BaseSettings):
     imports: Literal["on", "off"] = Field(
         default="on", description="Whether requests may import models from URLs: on or off. The command line always may."
     )
+    trainings: Literal["on", "off"] = Field(
+        default="on", description="Whether requests may train models: on or off. The command line always may."
+    )
     model_megabytes: int = Field(
         default=65536, ge=1, description="The most megabytes that the files of one imported model may have together."
     )

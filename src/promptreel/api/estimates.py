@@ -12,15 +12,17 @@ from promptreel.api.parts import Services
 from promptreel.errors import CheckpointUnusable, ModelNotFound
 from promptreel.jobs.eta import (
     FIRST_GUESS_SECONDS_PER_UNIT,
+    Ahead,
     Rate,
     Timing,
     VideoShape,
     Work,
     estimate_queue_seconds,
     estimate_seconds,
+    estimate_training_seconds,
     learn_rate,
 )
-from promptreel.jobs.job import JobStatus, VideoJob
+from promptreel.jobs.job import JobStatus, TrainingJob, VideoJob
 from promptreel.jobs.worker_records import WorkerRecord
 from promptreel.models.registry import DEFAULT_MODEL_ID
 
@@ -46,10 +48,36 @@ def look_ahead(services: Services, job: VideoJob) -> Outlook:
     ahead = services.jobs.queue_ahead(job)
     return Outlook(
         eta=estimate_seconds(
-            job, ahead=ahead, live_workers=len(workers), rate=_rates(services, workers), now=datetime.now(UTC)
+            job,
+            ahead=ahead,
+            live_workers=len(workers),
+            rate=_rates(services, workers),
+            now=datetime.now(UTC),
+            slice_seconds=services.slice_seconds,
         ),
         queue_position=ahead.waiting + 1 if job.status is JobStatus.QUEUED else 0,
     )
+
+
+def look_ahead_of_training(services: Services, job: TrainingJob) -> Outlook:
+    """The same for a training. One that runs is as fast as it says; before that, a guess is made from its base's videos."""
+    if job.is_final:
+        return Outlook(eta=0, queue_position=0)
+    workers, params, report = services.jobs.live_workers(), job.params, job.report or {}
+    rates = _rates(services, workers)
+    shape = VideoShape(params.num_frames, params.width, params.height)
+    work = Work(model_id=params.base, shape=shape, owner=None, units=job.cost, fixed_times=0)
+    seconds_per_step, share_done = report.get("seconds_per_step"), min(1.0, report.get("step", 0) / params.steps)
+    seconds_per_unit = seconds_per_step * params.steps / job.cost if seconds_per_step else rates(work).seconds_per_unit
+    ahead = services.trainings.queue_ahead(job) if job.status is JobStatus.QUEUED else Ahead()
+    eta = estimate_training_seconds(
+        units=job.cost * (1 - share_done),
+        seconds_per_unit=seconds_per_unit,
+        ahead=ahead,
+        live_workers=len(workers),
+        rate=rates,
+    )
+    return Outlook(eta=eta, queue_position=ahead.waiting + 1 if job.status is JobStatus.QUEUED else 0)
 
 
 def estimate_queue(services: Services) -> int:

@@ -16,7 +16,7 @@ from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.jobs.keys import Caller
 from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.store import JobStore
-from promptreel.jobs.views import OwnImports, OwnJobs, PublicJobs
+from promptreel.jobs.views import OwnImports, OwnJobs, OwnTrainings, PublicJobs
 from promptreel.models.registry import ModelRegistry
 from promptreel.storage.local import LocalStorage
 from promptreel.version import installed_version
@@ -26,7 +26,8 @@ from promptreel.version import installed_version
 class Shared:
     """The parts that are the same for every caller, and the settings that shape answers.
 
-    `may_import`: whether requests may import models, and `may_use_hub`: from a hub, too. `public_url` has no trailing slash;
+    `may_import`: whether requests may import models, and `may_use_hub`: from a hub, too. `may_train`: whether they may train
+    models. `slice_seconds`: how long a training makes a video wait at most. `public_url` has no trailing slash;
     None means that links use the scheme and host that the client used. `is_stopping` says whether the process is shutting
     down, so that endless answers end.
     """
@@ -43,6 +44,8 @@ class Shared:
     track_id_is_idempotent: bool = False
     may_import: bool = True
     may_use_hub: bool = False
+    may_train: bool = True
+    slice_seconds: float = 60.0
     is_stopping: Callable[[], bool] = lambda: False
     version: str = field(default_factory=installed_version)
 
@@ -58,10 +61,13 @@ class AppParts(Shared):
 
 @dataclass(frozen=True, kw_only=True)
 class Services(Shared):
-    """The parts for a handler that serves one caller: `jobs`, `imports` and `models` hold only what this caller may see."""
+    """The parts for a handler that serves one caller: `jobs`, `imports`, `trainings` and `models` hold only what this caller
+    may see.
+    """
 
     jobs: OwnJobs
     imports: OwnImports
+    trainings: OwnTrainings
     caller: Caller
 
 

@@ -117,7 +117,7 @@ class Engine:
             made,
             lora_hashes=_hashes(loras),
             embedding_hashes=_hashes(embeddings),
-            cards=models.told,
+            cards=used.told,
             peak_memory_mb=peak.megabytes,
         )
 

@@ -7,6 +7,15 @@ from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
+CALLS_A_STEP = 3
+"""A step's forward and backward take about as long as three calls of a video: the backward counts twice."""
+CALLS_FOR_CLASS = 1
+"""With a class prompt, the base is asked once more in each step."""
+SAMPLES = 9
+"""How often samples are made: at the start, and after each eighth of the steps."""
+UNITS_OF_SAMPLE = 16 * 20 * 2
+"""A sample's frames, steps and rows."""
+
 
 class ExampleKind(StrEnum):
     """What a training example is: one picture, or a clip with motion."""
@@ -77,3 +86,10 @@ class TrainingParams:
         given = {name: value for name, value in data.items() if name in known}
         examples = (Example(**{**each, "kind": ExampleKind(each["kind"])}) for each in given["examples"])
         return cls(**{**given, "examples": tuple(examples), "sample_prompts": tuple(given.get("sample_prompts", ()))})
+
+
+def training_units(params: TrainingParams) -> float:
+    """A training's work, in the units of videos (eta.py): frames in calls to the model. API keys share the workers by them."""
+    frames = params.num_frames if any(each.kind is ExampleKind.CLIP for each in params.examples) else 1
+    calls = CALLS_A_STEP + (0 if params.class_prompt is None else CALLS_FOR_CLASS)
+    return float(params.steps * params.batch_size * frames * calls + SAMPLES * len(params.sample_prompts) * UNITS_OF_SAMPLE)

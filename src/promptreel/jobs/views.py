@@ -230,6 +230,13 @@ class PublicJobs:
         """Raises JobNotFound."""
         return _to_video_job(self._store.get_by_file_prefix(file_prefix))
 
+    def get_training_by_file_prefix(self, file_prefix: str) -> TrainingJob:
+        """Raises JobNotFound."""
+        job = self._store.get_by_file_prefix(file_prefix)
+        if isinstance(job.params, TrainingParams):
+            return cast("TrainingJob", job)
+        raise JobNotFound(f"There is no training whose files are named {file_prefix}.")
+
     def count(self, status: JobStatus) -> int:
         return self._store.count(status)
 

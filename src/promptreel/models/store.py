@@ -134,6 +134,7 @@ def _check_replaceable(row: Row[Any], record: ModelRecord, *, replace: bool) -> 
 def _check_unused(connection: Connection, model_id: str) -> None:
     """Raises ModelInUse if a queued or running job, or another model's card, names the model."""
     named = [jobs.c.model_id == model_id, *(jobs.c.params[name].as_string() == model_id for name in REFERENCES)]
+    named.append(jobs.c.params["base"].as_string() == model_id)  # of a training
     named += [jobs.c.params[name].as_string().contains(f'"{model_id}"', autoescape=True) for name in ("loras", "embeddings")]
     unfinished = jobs.c.status.in_([JobStatus.QUEUED.value, JobStatus.RUNNING.value])
     count = connection.execute(select(func.count()).select_from(jobs).where(unfinished, or_(*named))).scalar_one()

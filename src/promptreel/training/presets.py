@@ -15,7 +15,7 @@ from promptreel.jobs.training_params import ExampleKind
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     """`examples`: what it learns from. `layers`: which layers get a LoRA, or are trained whole if `is_whole`. `fewest` and
-    `most` examples are taken.
+    `most` examples are taken. `families`: of the checkpoints that it trains.
 
     `spatial_rate`: of the LoRA that learns the looks of one clip and is thrown away; 0 for presets without one.
     """
@@ -27,6 +27,7 @@ class Preset:
     is_whole: bool = False
     rank: int = 16
     learning_rate: float = 1e-4
+    families: tuple[str, ...] = ("animatediff",)
     spatial_rate: float = 0.0
     batch_size: int = 4
     steps: int = 800

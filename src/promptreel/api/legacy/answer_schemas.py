@@ -147,6 +147,39 @@ SCHEMAS: dict[str, Schema] = {
         },
     ),
     "Done": shape({"status": only("success"), **_WORDS}, optional={"model_id": TEXT}),
+    "TrainingStarted": shape({"status": only("success"), **_WORDS, "data": TEXT, "training_id": TEXT}),
+    "TrainingStatus": shape(
+        {
+            "status": {"enum": ["success", "failed"]},
+            **_WORDS,
+            "data": {**TEXT, "description": "What happened so far, a line each. The last one says what is to come."},
+            "training_id": TEXT,
+            "model_id": TEXT,
+            "model_training_status": {**TEXT, "description": "The state, as in message."},
+            "test_image": nullable({**URL, "description": "The first frame of the newest sample."}),
+            "eta": {**COUNT, "description": "Seconds until the model is there."},
+        }
+    ),
+    "TrainingChanged": shape({"status": only("success"), **_WORDS, "training_id": TEXT}),
+    "TrainingList": shape(
+        {
+            "status": only("success"),
+            **_WORDS,
+            "data": several(
+                shape(
+                    {
+                        "model_id": TEXT,
+                        "training_id": TEXT,
+                        "status": TEXT,
+                        "created_at": {"type": "string", "format": "date-time"},
+                        "instance_prompt": TEXT,
+                        "base_model_id": TEXT,
+                        "model_category": TEXT,
+                    }
+                )
+            ),
+        }
+    ),
     "HostedModel": shape(
         {
             "model_id": TEXT,

@@ -200,7 +200,7 @@ def to_video(job: VideoJob, outlook: Outlook | None = None) -> Video:
         size=f"{params.width}x{params.height}",
         seconds=f"{params.num_frames / params.fps:g}",
         remixed_from_video_id=None if remixed_from is None else to_video_id(remixed_from),
-        error=_to_job_error(job),
+        error=to_job_error(job),
         **to_extensions(params),
         enhance_prompt=was_enhanced(job),
         **optional,
@@ -211,7 +211,7 @@ def to_video(job: VideoJob, outlook: Outlook | None = None) -> Video:
 def to_webhook(job: VideoJob, delivery_id: str) -> dict[str, Any]:
     """The event that tells a webhook of a job's end, in the shape of OpenAI's events. `data` is the whole video."""
     succeeded = job.status is JobStatus.SUCCEEDED
-    return _to_event(job, delivery_id, "video.completed" if succeeded else "video.failed", to_video(job))
+    return to_event(job, delivery_id, "video.completed" if succeeded else "video.failed", to_video(job))
 
 
 def to_outlook(outlook: Outlook) -> dict[str, int]:
@@ -254,7 +254,7 @@ def _to_measurements(job: VideoJob) -> dict[str, Any]:
     return {field: facts[name] for name, field in fields.items() if name in facts}
 
 
-def _to_job_error(job: AnyJob) -> VideoError | None:
+def to_job_error(job: AnyJob) -> VideoError | None:
     match job.status:
         case JobStatus.FAILED:
             message = job.error_message or "The job failed, and its worker could not say why."
@@ -320,17 +320,17 @@ def to_import(job: ImportJob) -> ModelImport:
         progress=to_progress(job),
         created_at=int(job.created_at.timestamp()),
         completed_at=int(job.finished_at.timestamp()) if job.finished_at else None,
-        error=_to_job_error(job),
+        error=to_job_error(job),
     )
 
 
 def to_import_webhook(job: ImportJob, delivery_id: str) -> dict[str, Any]:
     """The webhook's event for an import that has ended, in the shape of OpenAI's events. `data` is the whole import."""
     succeeded = job.status is JobStatus.SUCCEEDED
-    return _to_event(job, delivery_id, "model.imported" if succeeded else "model.import_failed", to_import(job))
+    return to_event(job, delivery_id, "model.imported" if succeeded else "model.import_failed", to_import(job))
 
 
-def _to_event(job: AnyJob, delivery_id: str, kind: str, data: Answer) -> dict[str, Any]:
+def to_event(job: AnyJob, delivery_id: str, kind: str, data: Answer) -> dict[str, Any]:
     return {
         "id": f"evt_{delivery_id.removeprefix('msg_')}",
         "object": "event",

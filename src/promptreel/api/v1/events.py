@@ -20,14 +20,14 @@ from promptreel.jobs.links import Links
 EVENTS_MEDIA_TYPE = "text/event-stream"
 POLL_SECONDS = 0.5  # workers report once a second
 KEEP_ALIVE_SECONDS = 15.0  # proxies close silent connections after about a minute
-_LOOKS_PER_OUTLOOK = 10  # the queue is read less often than the job
+LOOKS_PER_OUTLOOK = 10  # the queue is read less often than the job
 
 KEEP_ALIVE = b": keep-alive\n\n"
 
 
 @dataclass(frozen=True)
 class Event:
-    """`stage`, `progress`, `preview` or `end`, with its data."""
+    """Its name and its data."""
 
     name: str
     data: dict[str, Any]
@@ -84,7 +84,7 @@ class VideoWatcher:
         is_new_stage, is_new_share = self._is_new("stage", stage), self._is_new("share", progress)
         if is_new_stage:
             yield Event("stage", stage)
-        if is_new_stage or is_new_share or self._looks % _LOOKS_PER_OUTLOOK == 0:
+        if is_new_stage or is_new_share or self._looks % LOOKS_PER_OUTLOOK == 0:
             outlook = {} if job.is_final else to_outlook(look_ahead(self._services, job))
             if self._is_new("progress", progress | outlook):
                 yield Event("progress", progress | outlook)

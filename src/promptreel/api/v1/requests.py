@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -212,15 +212,17 @@ class Cursor:
     oldest_first: bool
 
 
-def read_cursor(fields: Mapping[str, Any]) -> Cursor:
-    """Raises InvalidParams."""
+def read_cursor(
+    fields: Mapping[str, Any], *, read_id: Callable[[object], int | None] | None = None, what: str = "video"
+) -> Cursor:
+    """`read_id`: reads the ids of what is listed; None: those of videos. Raises InvalidParams."""
     reader = FieldReader(fields)
     limit = reader.whole("limit", PAGE, default=DEFAULT_PAGE)
     order = reader.choice("order", ORDERS, default="desc")
     sent = reader.given("after")
-    after = None if sent is None else read_video_id(sent)
+    after = None if sent is None else (read_id or read_video_id)(sent)
     if sent is not None and after is None:
-        reader.reject("after", 'The after must be the id of a video, such as "video_17": the last_id of the previous page.')
+        reader.reject("after", f'The after must be the id of a {what}, such as "{what}_17": the last_id of the previous page.')
     reader.raise_errors()
     return Cursor(limit, after, oldest_first=order == "asc")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
@@ -15,13 +14,13 @@ from promptreel.api.dependencies import Authenticated, ServicesOfApp
 from promptreel.api.estimates import look_ahead
 from promptreel.api.intake import submit
 from promptreel.api.parts import Services
+from promptreel.api.posters import poster_of
 from promptreel.api.v1 import openapi
 from promptreel.api.v1.answers import ContentUnavailable, to_deleted, to_page, to_video
 from promptreel.api.v1.edits import read_edit, read_edit_of, read_source_id, refuse_large
 from promptreel.api.v1.events import EVENTS_MEDIA_TYPE, VideoWatcher, stream_events
 from promptreel.api.v1.requests import NO_SUCH_VIDEO, parse_video_id, read_create, read_cursor, read_remix, read_variant
 from promptreel.errors import JobNotFound, NotAvailable
-from promptreel.extras import install_command, is_installed
 from promptreel.jobs.job import JobStatus, NewJob, VideoJob
 from promptreel.media import MEDIA_TYPES, POSTER_MEDIA_TYPE, Init
 
@@ -135,17 +134,8 @@ def send_content(request: Request, video_id: str, services: ServicesOfApp) -> Re
     if path is None:
         raise ContentUnavailable(_why_unavailable(job))
     if variant == "thumbnail":
-        return Response(_make_poster(path), media_type=POSTER_MEDIA_TYPE, headers=_KEPT)
+        return Response(poster_of(path), media_type=POSTER_MEDIA_TYPE, headers=_KEPT)
     return FileResponse(path, media_type=MEDIA_TYPES[job.params.output_type], headers=_KEPT)
-
-
-def _make_poster(path: Path) -> bytes:
-    """Raises NotAvailable without the extra `media`."""
-    if not is_installed("media"):
-        raise NotAvailable(f"This server makes no thumbnails. Its operator can add them with: {install_command('media')}")
-    from promptreel.encoding.poster import make_poster  # noqa: PLC0415 - an extra
-
-    return make_poster(path)
 
 
 def _why_unavailable(job: VideoJob) -> str:
