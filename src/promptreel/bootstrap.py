@@ -71,6 +71,12 @@ def find_database(settings: Settings) -> Database:
     return database
 
 
+def look_for_database(settings: Settings) -> Database | None:
+    """Opens and migrates the database if it is there: a command that only reads makes none."""
+    exists = not isinstance(settings.database, Path) or settings.database.is_file()
+    return find_database(settings) if exists else None
+
+
 def make_data_dir(settings: Settings) -> None:
     """Creates the data directory, accessible only to its owner. Does not change the mode of an existing one."""
     try:
@@ -116,9 +122,8 @@ def build_links(settings: Settings, database: Database) -> LinkMaker:
 
 
 def build_models(settings: Settings, database: Database | None = None) -> ModelRegistry:
-    """`database`: opened and migrated. Without one, it is opened if it is there: a command that only reads makes none."""
-    if database is None and (not isinstance(settings.database, Path) or settings.database.is_file()):
-        database = find_database(settings)
+    """`database`: opened and migrated. Without one, it is opened if it is there."""
+    database = database or look_for_database(settings)
     return ModelRegistry(
         built_in=BUILT_IN_MODELS,
         models_dir=settings.data_dir / "models",

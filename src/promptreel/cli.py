@@ -30,7 +30,7 @@ from promptreel.commands.doctor import doctor
 from promptreel.commands.jobs import jobs_app
 from promptreel.commands.keys import keys_app
 from promptreel.commands.models import models_app
-from promptreel.commands.terminal import DataDir
+from promptreel.commands.terminal import DataDir, printable
 from promptreel.errors import PromptreelError
 from promptreel.jobs.job import JobStage, OnProgress
 from promptreel.jobs.params import DEFAULT_SCHEDULER, MAX_FRAMES, MAX_SEED, SCHEDULERS
@@ -55,7 +55,7 @@ app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
 
-# What a model may have a default of its own for.
+# Options whose default may come from the model.
 Steps = Annotated[int | None, typer.Option(min=1, max=50, help="Inference steps.", show_default="the model's own, or 20")]
 Guidance = Annotated[
     float | None,
@@ -217,7 +217,7 @@ def verify(
         on_progress = _show_stages(show)
         verdict = again.make_again(file, told, Path(folder), engine=build_engine(settings), init=start, on_progress=on_progress)
     for line in again.explain(file.name, verdict):
-        print(line)  # noqa: T201
+        print(printable(line))  # noqa: T201
     raise typer.Exit(0 if verdict.same_bytes else 1)
 
 

@@ -175,7 +175,9 @@ class Client:
     # One request
 
     def _poll(self, video: str | RemoteVideo, deadline: float) -> RemoteVideo:
-        """The video's current state. Raises NotDoneInTime if `deadline` passes and `video` is an earlier state."""
+        """The video's current state. Raises NotDoneInTime if `deadline` passes and `video` is a RemoteVideo, whose state the
+        message tells.
+        """
         try:
             return read_video(self._ask("GET", _path_of(video), deadline=deadline))
         except ServerUnreachable:

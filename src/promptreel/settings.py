@@ -157,7 +157,7 @@ class Settings(BaseSettings):
         default=8,
         ge=1,
         le=64,
-        description="How many jobs of the same model a worker runs at once. They share the model's calls.",
+        description="How many jobs a worker runs at once. Jobs of one model share its calls.",
     )
     memory_per_worker: int | None = Field(
         default=None,

@@ -10,12 +10,13 @@ from sqlalchemy import select, text, update
 from sqlalchemy.dialects import sqlite
 
 from promptreel.errors import JobLost
-from promptreel.jobs.claims import PASSED_FOR, first_in_line
+from promptreel.jobs.claims import PASSED_FOR, Taker, anything_to_take, first_in_line
 from promptreel.jobs.database import Database, read_transaction, write_transaction
 from promptreel.jobs.job import Claim, Job, JobStage, JobStatus
 from promptreel.jobs.keys import KeyLimits, KeyStore
-from promptreel.jobs.store import JobStore, WorkerRecord
+from promptreel.jobs.store import JobStore
 from promptreel.jobs.tables import attempts, jobs
+from promptreel.jobs.worker_records import WorkerRecord
 from tests.jobs.factories import START, Clock, make_new_job, make_result
 
 WORKER_WRITES: dict[str, Callable[[JobStore, Claim], object]] = {
@@ -99,6 +100,29 @@ def test_claim_reads_an_index_and_does_not_sort(database: Database) -> None:
 
     assert "USING COVERING INDEX jobs_queued " in plan
     assert "TEMP B-TREE" not in plan
+
+
+def test_poll_takes_no_longer_if_the_line_is_long_and_holds_no_job_of_the_loaded_models(
+    store: JobStore, database: Database
+) -> None:
+    taker = Taker("w", ("video",), loaded=("a", "b"))
+
+    def count_instructions() -> int:
+        counted = []
+        with read_transaction(database) as connection:
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            driver.set_progress_handler(lambda: counted.append(1), 1)
+            connection.execute(select(anything_to_take(taker, START)))
+            driver.set_progress_handler(None, 1)
+        return len(counted)
+
+    store.submit(make_new_job(model_id="c"))
+    short = count_instructions()
+    for _ in range(100):
+        store.submit(make_new_job(model_id="c"))
+
+    assert count_instructions() == short
 
 
 def test_heartbeat_extends_the_lease(store: JobStore, clock: Clock) -> None:

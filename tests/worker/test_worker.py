@@ -108,6 +108,7 @@ def test_worker_is_known_with_its_rate_before_it_takes_a_job(running: threading.
     assert record.device == "cpu (float32)"
     assert record.seconds_per_unit is not None
     assert record.seconds_per_unit > 0
+    assert record.loaded == ("cutout",)
 
 
 def test_failing_job_says_why_and_does_not_end_the_worker(running: threading.Thread, jobs: JobStore) -> None:

@@ -21,7 +21,7 @@ from promptreel.jobs.eta import (
     learn_rate,
 )
 from promptreel.jobs.job import JobStatus, VideoJob
-from promptreel.jobs.store import WorkerRecord
+from promptreel.jobs.worker_records import WorkerRecord
 from promptreel.models.registry import DEFAULT_MODEL_ID
 
 

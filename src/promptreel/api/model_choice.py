@@ -39,7 +39,7 @@ def read_models(reader: FieldReader, model_id: str, models: ModelRegistry, *, or
 
 
 def _check_fit(found: ModelSet) -> None:
-    """Raises InvalidParams if a motion adapter does not fit a folder that was laid out by hand: nobody has told its base."""
+    """Raises InvalidParams if a motion adapter does not fit a folder that was laid out by hand: its base is unknown."""
     if found.adapter is None or found.checkpoint.record is not None or not is_installed("media"):
         return
     try:

@@ -31,7 +31,7 @@ PATIENCE_SECONDS = 30.0
 """The api's limits: how many requests may use or await the decoder, and how long each waits. Each one blocks a thread."""
 LONGEST_LINE = 4096
 BY_SIGNAL = 128
-"""Added to a signal's number, the exit code for a child that this signal ended, as in a shell."""
+"""128 plus the signal's number is the exit code of a child that a signal ended, as in a shell."""
 # One thread per library and one malloc arena save memory; freed large blocks go straight back to the system.
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from promptreel.errors import CheckpointUnusable
-from promptreel.models.registry import Expert
+from promptreel.models.card_fields import Expert
 
 T = TypeVar("T")
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from promptreel.generation.residency import Residency
 from promptreel.generation.row_plan import measure_row_plan
 from promptreel.generation.samplers.catalogue import all_samplers
 from promptreel.generation.samplers.sampler import Call, Sample
-from promptreel.generation.seat import OnWait, Seat, in_turn, keep_waiting
+from promptreel.generation.seat import OnWait, Seat, in_turn
 from promptreel.jobs.job import JobStage, OnProgress
 from promptreel.jobs.params import VideoParams
 from promptreel.media import Clip
@@ -38,23 +38,24 @@ from promptreel.models import families
 from promptreel.models.composition import ModelSet, compose, find_add_ons
 from promptreel.models.families import get_family
 from promptreel.models.phrases import words_of
-from promptreel.models.registry import ModelRegistry
+from promptreel.models.registry import ModelCard, ModelRegistry
 
 
 @dataclass(frozen=True)
 class Generated:
     """A clip, and how it was made.
 
-    `model_hash`: of all models but the add-ons. `lora_hashes`, `embedding_hashes`: by id. `device_seconds`: its share of the
-    time in forwards.
-    `peak_memory_mb`: the peak while it was made, of all clips together; None if this machine cannot measure it.
+    `model_hash`: of all models but the add-ons. `lora_hashes`, `embedding_hashes`: by id. `cards`: see `ModelSet.told`.
+    `device_seconds`: its share of the time in forwards. `peak_memory_mb`: the peak while it was made, of all clips together;
+    None if this machine cannot measure it.
     """
 
     clip: Clip
     model_hash: str
     device_seconds: float
-    lora_hashes: Mapping[str, str]
+    lora_hashes: Mapping[str, str] = field(default_factory=dict)
     embedding_hashes: Mapping[str, str] = field(default_factory=dict)
+    cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     peak_memory_mb: float | None = None
 
 
@@ -95,26 +96,24 @@ class Engine:
         """
         told = _Told(on_progress)
         told(JobStage.LOADING, 0.0)
-        with (
-            named_failures(params),
-            self.memory.watch() as peak,
-            self._use(params.model_id, params.motion_adapter, told.again) as model,
-            serial_arithmetic(),
-        ):
-            loras, embeddings = self._find_add_ons(params)
-            changed = model.with_loras(loras) if loras else model
-            changed = changed.with_embeddings(embeddings) if embeddings else changed
-            made = self._make(changed.fit_to(params), params, told, init, on_preview)
+        with named_failures(params), self.memory.watch() as peak:
+            models = compose(self.models, params.model_id, params.motion_adapter)
+            with self.residency.use(models, told.again) as model, serial_arithmetic():
+                loras, embeddings = self._find_add_ons(params, models.checkpoint)
+                changed = model.with_loras(loras) if loras else model
+                changed = changed.with_embeddings(embeddings) if embeddings else changed
+                made = self._make(changed.fit_to(params), params, told, init, on_preview)
         return replace(
             made,
             lora_hashes=_hashes(loras),
             embedding_hashes=_hashes(embeddings),
+            cards=models.told,
             peak_memory_mb=peak.megabytes,
         )
 
-    def _find_add_ons(self, params: VideoParams) -> tuple[list[LoraFile], list[EmbeddingFile]]:
+    def _find_add_ons(self, params: VideoParams, checkpoint: ModelCard) -> tuple[list[LoraFile], list[EmbeddingFile]]:
         """Raises InvalidParams and CheckpointUnusable."""
-        found = find_add_ons(self.models, params, self.models.get(params.model_id))
+        found = find_add_ons(self.models, params, checkpoint)
         loras = [
             LoraFile(card.model_id, *self.models.only_file(card), use.strength, card.expert)
             for card, use in zip(found.loras, params.loras, strict=True)
@@ -144,34 +143,28 @@ class Engine:
         with named_arithmetic_failures(params), in_turn(self._vae, on_progress.again):
             on_progress(JobStage.DECODING, 0.0)
             frames = torch.cat(list(model.decode(latents, prepared.start.generator, on_progress.again)))
-        return Generated(Clip(frames.numpy(), params.fps), model.model_hash, seat.device_seconds, {})
+        return Generated(Clip(frames.numpy(), params.fps), model.model_hash, seat.device_seconds)
 
     def load(self, model_id: str) -> LoadedModel:
         """The model, loaded if it is not already."""
-        with self._use(model_id) as model:
+        with self.residency.use(compose(self.models, model_id)) as model:
             return model
 
-    def _use(
-        self, model_id: str, motion_adapter: str | None = None, on_wait: OnWait = keep_waiting
-    ) -> AbstractContextManager[LoadedModel]:
-        """The model, loaded while the block runs."""
-        return self.residency.use(compose(self.models, model_id, motion_adapter), on_wait)
-
     def _check(self, models: ModelSet) -> Loadable:
-        with serial_arithmetic():
-            match get_family(models.checkpoint):
-                case families.ANIMATEDIFF:
-                    return check_animatediff(models, self.device, self.compute)
-                case families.WAN:
-                    from promptreel.generation.families.wan_loading import check_wan_model  # noqa: PLC0415 - loads slowly
+        match get_family(models.checkpoint):
+            case families.ANIMATEDIFF:
+                return check_animatediff(models, self.device, self.compute)
+            case families.WAN:
+                from promptreel.generation.families.wan_loading import check_wan_model  # noqa: PLC0415 - loads slowly
 
-                    return check_wan_model(models, self.device, self.compute)
-                case other:
-                    raise AssertionError(other)
+                return check_wan_model(models, self.device, self.compute)
+            case other:
+                raise AssertionError(other)
 
     def measure(self, model_id: str) -> float:
         """Seconds per frame and row in a guided call of the longest clip. Also logs how rows are batched."""
-        with self._use(model_id) as model, serial_arithmetic(), self.batcher.seat() as seat:
+        models = compose(self.models, model_id)
+        with self.residency.use(models) as model, serial_arithmetic(), self.batcher.seat() as seat:
             rows = model.example()
             self.batcher.plan(rows)
             seat.forward(rows)  # the first one of a shape takes longer

@@ -2,7 +2,7 @@
 
     queued ----> running ----> succeeded | failed | cancelled
       |   <----     |
-      |   lost, given back
+      |   lost, given back, put off
       +-----------------------> cancelled
 
 When a method returns, its change is on disk. A job that has ended never changes again.
@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, delete, func, insert, select, true, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, delete, func, select, true, update
 
 from promptreel.errors import JobNotFound
 from promptreel.jobs import claims, workload
@@ -32,24 +31,15 @@ from promptreel.jobs.rows import to_job
 from promptreel.jobs.submissions import check_room, find_first, insert_job
 from promptreel.jobs.tables import attempts, has_status, is_of, jobs, utc_now, workers
 from promptreel.jobs.timings import RecentTimings
+from promptreel.jobs.worker_records import WorkerRecord, read_workers, write_worker
 
 # Built once: building a statement takes longer than running it.
 _ONE = select(jobs).where(jobs.c.id == bindparam("job_id"))
 _ONE_OF_KEY = _ONE.where(jobs.c.api_key_id == bindparam("api_key_id"))
 _ONE_WITHOUT_KEY = _ONE.where(jobs.c.api_key_id.is_(None))
-_LIVE_WORKERS = select(workers).where(workers.c.last_seen >= bindparam("since")).order_by(workers.c.id)
 
 FORGET_AFTER = timedelta(minutes=5)
 """A worker not seen for this long is removed from its table. If it comes back, it registers again."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerRecord:
-    """What a worker reports about itself. It measures `seconds_per_unit` when it warms up; None before that."""
-
-    id: str
-    device: str
-    seconds_per_unit: float | None
 
 
 class JobStore:
@@ -356,18 +346,14 @@ class JobStore:
 
     def record_worker(self, worker: WorkerRecord) -> None:
         """Replaces the worker's record, and marks it as seen now."""
-        values = {**asdict(worker), "last_seen": self._now().steady}
         with write_transaction(self._database) as connection:
-            known = connection.execute(update(workers).where(workers.c.id == worker.id).values(values))
-            if known.rowcount == 0:
-                connection.execute(insert(workers).values(values))
+            write_worker(connection, worker, now=self._now().steady)
 
     def live_workers(self) -> builtins.list[WorkerRecord]:
         """The workers seen within `claims.LIVE`, sorted by id."""
         since = self._now().steady - claims.LIVE
         with read_transaction(self._database) as connection:
-            rows = connection.execute(_LIVE_WORKERS, {"since": since}).all()
-        return [WorkerRecord(id=row.id, device=row.device, seconds_per_unit=row.seconds_per_unit) for row in rows]
+            return read_workers(connection, since=since)
 
     def recent_timings(self, model_id: str) -> Sequence[Timing]:
         """How long this model's latest succeeded jobs took, newest first."""

@@ -126,6 +126,8 @@ workers = Table(
     Column("device", String(255), nullable=False),
     Column("seconds_per_unit", Double),
     Column("last_seen", UtcTime, nullable=False),
+    # The ids of the models that it has loaded.
+    Column("loaded", JSON, nullable=False, server_default="[]"),
 )
 
 api_keys = Table(

@@ -19,7 +19,8 @@ from promptreel.jobs.import_params import ImportParams
 from promptreel.jobs.job import AnyJob, ImportJob, JobStatus, NewJob, VideoJob
 from promptreel.jobs.keys import Caller
 from promptreel.jobs.params import VideoParams
-from promptreel.jobs.store import JobStore, WorkerRecord
+from promptreel.jobs.store import JobStore
+from promptreel.jobs.worker_records import WorkerRecord
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from promptreel.models.kinds import ModelKind
 from promptreel.models.phrases import words_of
 from promptreel.models.registry import ModelCard, ModelRegistry
 
-HOW_TO_ADD_MOTION = "Import one, for example `promptreel models add guyoww/animatediff-motion-adapter-v1-5-3`."
+_HOW_TO_ADD = "Import one with `promptreel models add`."
+_HOW_TO_ADD_MOTION = "Import one, for example `promptreel models add guyoww/animatediff-motion-adapter-v1-5-3`."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +31,23 @@ class ModelSet:
         return self.checkpoint.model_id if self.adapter is None else f"{self.checkpoint.model_id}+{self.adapter.model_id}"
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        return tuple(card.model_id for card in (self.checkpoint, self.adapter, self.vae) if card is not None)
+
+    @property
     def adapter_id(self) -> str | None:
         return None if self.adapter is None else self.adapter.model_id
+
+    @property
+    def told(self) -> dict[str, dict[str, Any]]:
+        """What the cards say that changes a clip's bits, by model and field. The hash of the files does not cover it."""
+        names = ["flow_shift", "low_noise_guidance", "native_width", "native_height", "beta_schedule"]
+        if self.checkpoint.low_noise_guidance is not None:
+            names.append("default_guidance")  # requests with this one get the other for low noise
+        if self.adapter is None:
+            return {self.checkpoint.model_id: _read(self.checkpoint, [*names, "max_frames"])}
+        of_adapter = _read(self.adapter, ["beta_schedule", "max_frames"])
+        return {self.checkpoint.model_id: _read(self.checkpoint, names), self.adapter.model_id: of_adapter}
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -47,6 +63,11 @@ class ModelSet:
             found.setdefault("num_inference_steps", family.num_inference_steps)
             found.setdefault("guidance_scale", family.guidance_scale)
         return found
+
+
+def _read(card: ModelCard, names: Sequence[str]) -> dict[str, Any]:
+    """The fields that say something."""
+    return {name: value for name in names if (value := getattr(card, name)) is not None}
 
 
 def compose(models: ModelRegistry, model_id: str, motion_adapter: str | None = None) -> ModelSet:
@@ -65,12 +86,9 @@ def compose(models: ModelRegistry, model_id: str, motion_adapter: str | None = N
     elif not checkpoint.has_motion:
         adapter = _only_adapter(models, checkpoint)
     vae = None if checkpoint.vae is None else _find(models, checkpoint.vae, ModelKind.VAE, checkpoint)
-    found = ModelSet(checkpoint=checkpoint, adapter=adapter, vae=vae)
     for card in filter(None, (checkpoint, adapter, vae)):
-        missing = models.missing_files(card)
-        if missing:
-            raise CheckpointUnusable(f"{missing[0]} of the model {card.model_id!r} is gone, or was changed: import it again.")
-    return found
+        _check_files(models, card)
+    return ModelSet(checkpoint=checkpoint, adapter=adapter, vae=vae)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +111,11 @@ class AddOnUses(Protocol):
 
 def find_add_ons(models: ModelRegistry, uses: AddOnUses, checkpoint: ModelCard) -> AddOns:
     """The LoRAs and embeddings that a request names. Raises InvalidParams and CheckpointUnusable."""
-    embeddings = tuple(_find_add_on(models, each, ModelKind.EMBEDDING, checkpoint) for each in uses.embeddings)
+    embeddings = tuple(_find(models, each, ModelKind.EMBEDDING, checkpoint) for each in uses.embeddings)
     _check_words(embeddings)
-    loras = tuple(_find_add_on(models, use.model_id, ModelKind.LORA, checkpoint) for use in uses.loras)
+    loras = tuple(_find(models, use.model_id, ModelKind.LORA, checkpoint) for use in uses.loras)
+    for card in (*embeddings, *loras):
+        _check_files(models, card)
     return AddOns(loras=loras, embeddings=embeddings)
 
 
@@ -110,25 +130,6 @@ def _check_words(embeddings: Sequence[ModelCard]) -> None:
                 raise InvalidParams({ModelKind.EMBEDDING.value: [why]})
 
 
-def _find_add_on(models: ModelRegistry, model_id: str, kind: ModelKind, checkpoint: ModelCard) -> ModelCard:
-    try:
-        card = models.get(model_id)
-    except ModelNotFound as error:
-        fitting = [each.model_id for each in models.list(tell=False) if each.kind is kind and _fits(each, checkpoint)]
-        known = f"Known ones: {', '.join(fitting)}." if fitting else "Import one with `promptreel models add`."
-        raise InvalidParams({kind.value: [f"There is no {kind.label} {model_id[:100]!r}. {known}"]}) from error
-    if card.kind is not kind:
-        raise InvalidParams({kind.value: [f"{model_id!r} is {card.kind.with_article}, not {kind.with_article}."]})
-    if not _fits(card, checkpoint):
-        bases = f"is for {_name_base(card)}, and {checkpoint.model_id!r} is {_name_base(checkpoint)}"
-        raise InvalidParams({kind.value: [f"The {kind.label} {model_id!r} {bases}."]})
-    if missing := models.missing_files(card):
-        raise CheckpointUnusable(
-            f"{missing[0]} of the {kind.label} {card.model_id!r} is gone, or was changed: import it again."
-        )
-    return card
-
-
 def _wrong_kind(card: ModelCard) -> str:
     how = " Send its id as motion_adapter, with a checkpoint as the model." if card.kind is ModelKind.MOTION_ADAPTER else ""
     return f"{card.model_id!r} is {card.kind.with_article}, and makes no videos by itself.{how}"
@@ -139,8 +140,9 @@ def _find(models: ModelRegistry, model_id: str, kind: ModelKind, checkpoint: Mod
     try:
         card = models.get(model_id)
     except ModelNotFound as error:
-        fitting = [each.model_id for each in models.list(tell=False) if each.kind is kind and _fits(each, checkpoint)]
-        known = f"Known ones for {checkpoint.model_id!r}: {', '.join(fitting)}." if fitting else HOW_TO_ADD_MOTION
+        names = ", ".join(each.model_id for each in _list_fitting(models, kind, checkpoint))
+        how = _HOW_TO_ADD_MOTION if kind is ModelKind.MOTION_ADAPTER else _HOW_TO_ADD
+        known = f"Known ones for {checkpoint.model_id!r}: {names}." if names else how
         raise InvalidParams({kind.value: [f"There is no {kind.label} {model_id[:100]!r}. {known}"]}) from error
     if card.kind is not kind:
         raise InvalidParams({kind.value: [f"{model_id!r} is {card.kind.with_article}, not {kind.with_article}."]})
@@ -150,18 +152,27 @@ def _find(models: ModelRegistry, model_id: str, kind: ModelKind, checkpoint: Mod
     return card
 
 
+def _check_files(models: ModelRegistry, card: ModelCard) -> None:
+    """Raises CheckpointUnusable."""
+    if missing := models.missing_files(card):
+        raise CheckpointUnusable(f"{missing[0]} of the model {card.model_id!r} is gone, or was changed: import it again.")
+
+
 def _only_adapter(models: ModelRegistry, checkpoint: ModelCard) -> ModelCard:
     """Raises InvalidParams if there is none that fits, or several."""
-    cards = models.list(tell=False)
-    fitting = [card for card in cards if card.kind is ModelKind.MOTION_ADAPTER and _fits(card, checkpoint)]
+    fitting = _list_fitting(models, ModelKind.MOTION_ADAPTER, checkpoint)
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
-        why = f"The model {checkpoint.model_id!r} has no motion adapter, so nothing would move. {HOW_TO_ADD_MOTION}"
+        why = f"The model {checkpoint.model_id!r} has no motion adapter, so nothing would move. {_HOW_TO_ADD_MOTION}"
     else:
         names = ", ".join(card.model_id for card in fitting)
         why = f"The model {checkpoint.model_id!r} needs a motion adapter. Name one: {names}."
     raise InvalidParams({ModelKind.MOTION_ADAPTER.value: [why]})
+
+
+def _list_fitting(models: ModelRegistry, kind: ModelKind, checkpoint: ModelCard) -> list[ModelCard]:
+    return [card for card in models.list(tell=False) if card.kind is kind and _fits(card, checkpoint)]
 
 
 def _fits(card: ModelCard, checkpoint: ModelCard) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from promptreel.errors import CheckpointUnusable
 from promptreel.jobs.import_params import ImportParams
+from promptreel.models.card_fields import CARD_NAME, read_card_file
 from promptreel.models.configs import MotionAdapter, MotionUNet, VaeKL
 from promptreel.models.detection import detect
 from promptreel.models.families import WAN
@@ -20,7 +21,6 @@ from promptreel.models.json_files import shorten
 from promptreel.models.kinds import ModelKind
 from promptreel.models.noise_table import ADAPTER_SCHEDULE, has_own_table
 from promptreel.models.parts import Part
-from promptreel.models.registry import CARD_NAME, read_card_file
 from promptreel.models.wan.card import fill_card
 from promptreel.models.wan.checkpoint import read_wan
 from promptreel.models.weights import StoredTensor, check_dtypes, check_finite, read_header
@@ -35,7 +35,7 @@ _TABLE_GIVEN = "it was given with the import"
 
 @dataclass(frozen=True, kw_only=True)
 class Inspected:
-    """`card`: what the importer said of the model, completed by what its files say."""
+    """`card`: what the import names, completed by what the model's files say."""
 
     kind: ModelKind
     family: str | None

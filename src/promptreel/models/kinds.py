@@ -1,8 +1,11 @@
-"""The kinds of model."""
+"""The kinds of model, and the family that is made of several."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+
+ANIMATEDIFF = "animatediff"
+"""The family whose checkpoints may lack motion modules, which a motion adapter then brings."""
 
 
 class ModelKind(StrEnum):

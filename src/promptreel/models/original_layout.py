@@ -1,4 +1,4 @@
-"""Reads weights in the layouts of their authors: tensors by their names in diffusers, and the config that follows from shapes.
+"""Reads weights in their authors' own layouts: renames tensors to diffusers' names, and works out the config from shapes.
 
 Nothing is converted on disk. A renamed tensor still names its place in the file, so the loader reads it from there.
 """
@@ -23,12 +23,12 @@ _Config = TypeVar("_Config", bound=Config)
 UNET, VAE, TEXT_ENCODER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 """Prefixes of a checkpoint in one file, as CompVis published Stable Diffusion and as most tools save it."""
 _OF_TRAINING = ("loss.", "model_ema.")
-"""What whole VAEs also hold: the discriminator that they were trained against, and the state of their average."""
+"""What whole VAEs also hold: the discriminator that they were trained against, and their EMA."""
 
 HEADS = 8
-"""Of a UNet and of motion modules. No shape tells it; Stable Diffusion 1.5 and AnimateDiff have eight everywhere."""
+"""Attention heads per layer. No shape tells it; Stable Diffusion 1.5 and AnimateDiff have eight everywhere."""
 WIDTH_OF_HEAD = 64
-"""Of CLIP's text encoders."""
+"""Channels per head in CLIP's text encoders."""
 
 _RESNET = {
     "in_layers.0": "norm1",
@@ -150,8 +150,8 @@ def _rename_resnet(rest: str) -> str:
 
 
 def read_vae(tensors: Tensors, name: str) -> Found:
-    """Stable Diffusion's VAE, from tensors without their prefix. Names of diffusers are understood, too, and the tiny VAE that
-    has no others.
+    """Stable Diffusion's VAE, from tensors without their prefix. Also reads diffusers' names, and AutoencoderTiny, which only
+    has those.
     """
     if "decoder.layers.0.weight" in tensors:
         return Found(VaeTiny(), tensors)
@@ -254,8 +254,8 @@ def take(tensors: Tensors, prefix: str) -> dict[str, StoredTensor]:
 
 
 def predict_v(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
-    """Whether a checkpoint in one file predicts v in place of noise: by an empty tensor of this name, as ComfyUI knows it, or
-    by the key of the standard for metadata of models.
+    """Whether a checkpoint in one file predicts v in place of noise: by a tensor `v_pred` (ComfyUI's convention), or by the
+    metadata `modelspec.prediction_type`.
     """
     return "v_pred" in tensors or metadata.get("modelspec.prediction_type") == "v"
 

@@ -15,6 +15,7 @@ from promptreel.errors import PromptreelError
 from promptreel.importing.sources import read_remote_source
 from promptreel.jobs.job import AnyJob, ImportJob, JobStage, JobStatus, VideoJob
 from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
+from promptreel.jobs.worker_records import Holders
 from promptreel.media import MEDIA_TYPES
 from promptreel.models.kinds import ModelKind
 from promptreel.models.registry import ModelCard
@@ -69,11 +70,9 @@ class Video(Answer):
     stage: Annotated[str, one_of(JobStage)] | None = None
     queue_position: Count | Unset = Field(default=None, description="1 is next. 0 means that the job has left the queue.")
     eta: Count | Unset = Field(default=None, description="Estimated seconds until the video is done.")
-    tip: str | Unset = Field(
-        default=None, description="Names the prompt's words that the model does not know, and the fields that were ignored."
-    )
+    tip: str | Unset = Field(default=None, description="What of the request has no effect, or was changed.")
     inference_time_s: Seconds | Unset = Field(
-        default=None, description="The worker's time in seconds. Jobs that run at the same time share it."
+        default=None, description="The worker's time in seconds. Time is divided among jobs that run at once."
     )
     stage_durations: dict[Annotated[str, one_of(JobStage)], Seconds] | Unset = Field(
         default=None, description="inference_time_s, divided by stage."
@@ -116,8 +115,9 @@ class Model(Answer):
     licence: str | None
     source: str | None = Field(description="Where it was imported from; null for a folder.")
     size_bytes: Count | None
-    sha256: str | None = Field(description="Of the names and hashes of its files.")
+    sha256: str | None = Field(description="SHA-256 of the names and hashes of its files.")
     visibility: Literal["public", "private"]
+    loaded_on: list[str] = Field(description="The devices of the workers that have it loaded, one for each worker.")
 
 
 class Models(Answer):
@@ -178,8 +178,8 @@ def to_video_id(job_id: int) -> str:
 def to_video(job: VideoJob, outlook: Outlook | None = None) -> Video:
     """A job as its client sees it.
 
-    `stage`, `eta` and `queue_position` are present only while the job is not done, and only if `outlook` is given. Lists do
-    without it.
+    `stage`, `eta` and `queue_position` are present only while the job is not done, and only if `outlook` is given. Lists have
+    none of the three.
     """
     params = job.params
     remixed_from = job.request.get("remixed_from")
@@ -281,7 +281,8 @@ def to_page(jobs: Sequence[VideoJob], cursor: Cursor) -> VideoPage:
     )
 
 
-def to_model(card: ModelCard) -> Model:
+def to_model(card: ModelCard, holders: Holders) -> Model:
+    """`holders`: the workers that have each model loaded."""
     record = card.record
     return Model(
         id=card.model_id,
@@ -303,7 +304,8 @@ def to_model(card: ModelCard) -> Model:
         source=record.source if record else None,
         size_bytes=record.size_bytes if record else None,
         sha256=record.hash if record else None,
-        visibility="public" if record is None or record.is_public else "private",
+        visibility="public" if card.is_public else "private",
+        loaded_on=[worker.device for worker in holders.get(card.model_id, ())],
     )
 
 
@@ -338,8 +340,8 @@ def _to_event(job: AnyJob, delivery_id: str, kind: str, data: Answer) -> dict[st
     }
 
 
-def to_models(cards: Sequence[ModelCard]) -> Models:
-    return Models(object="list", data=[to_model(card) for card in cards])
+def to_models(cards: Sequence[ModelCard], holders: Holders) -> Models:
+    return Models(object="list", data=[to_model(card, holders) for card in cards])
 
 
 def to_error(status: int, message: str, *, code: str | None = None, param: str | None = None) -> OpenAIError:

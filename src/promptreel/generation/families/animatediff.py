@@ -15,7 +15,6 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
 
-from promptreel.errors import CheckpointUnusable
 from promptreel.generation.add_ons import EmbeddingFile, LoraFile, Variants, share_weights
 from promptreel.generation.compute import ROWS_OF_A_CALL, ComputeThreads
 from promptreel.generation.devices import Device
@@ -25,7 +24,7 @@ from promptreel.generation.families.guidance import classifier_free, is_guided
 from promptreel.generation.families.windows import draw_noise, predict_in_windows
 from promptreel.generation.finite import Stage, check_finite
 from promptreel.generation.latent_previews import fit_colors
-from promptreel.generation.loading import load_network, load_tokenizer
+from promptreel.generation.loading import load_network, load_tokenizer, make_space
 from promptreel.generation.lora import add_loras, name_variant
 from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.prompts import PromptEncoder
@@ -247,12 +246,8 @@ def check_animatediff(models: ModelSet, device: Device, compute: ComputeThreads)
 
 
 def _load(checkpoint: Checkpoint, model_hash: str, device: Device, compute: ComputeThreads) -> LoadedCheckpoint:
-    try:
-        space = ModelSpace(checkpoint.noise_table, distilled=checkpoint.unet.arguments["time_cond_proj_dim"] is not None)
-    except ValueError as error:
-        raise CheckpointUnusable(
-            f"model {checkpoint.card.model_id!r} has a noise table that cannot be used: {error}"
-        ) from error
+    distilled = checkpoint.unet.arguments["time_cond_proj_dim"] is not None
+    space = make_space(checkpoint.noise_table, model_id=checkpoint.card.model_id, distilled=distilled)
     return LoadedCheckpoint(
         card=checkpoint.card,
         model_hash=model_hash,

@@ -11,7 +11,7 @@ from torch.nn import Parameter
 
 
 class Turns:
-    """A model's networks by name, on the CPU at first. Not for several threads: one computes on such a device.
+    """A model's networks by name, on the CPU at first. Not thread-safe: only one thread computes on such a device.
 
     `together`: whether all fit at once. Otherwise one is there at a time, and its weights stay on the CPU besides, so that
     it can leave without being copied back.

@@ -22,7 +22,7 @@ from promptreel.generation.families.turns import Turns, count_bytes
 from promptreel.generation.families.wan import SHIFTS_BY_SIZE, LoadedWan
 from promptreel.generation.families.wan_text import WanTokenizer
 from promptreel.generation.families.wan_vae import WanVae
-from promptreel.generation.loading import build, read_weights
+from promptreel.generation.loading import build, make_space, read_weights
 from promptreel.generation.model_space import ModelSpace
 from promptreel.models.composition import ModelSet
 from promptreel.models.gate import Network, check_weights, hash_checkpoint
@@ -123,13 +123,10 @@ def _fits(networks: dict[str, Any], device: Device) -> bool:
 
 def _make_spaces(checkpoint: WanCheckpoint, card: ModelCard) -> dict[bool, ModelSpace]:
     """By whether a clip is small."""
-    table = checkpoint.noise_table
-    try:
-        if card.flow_shift == "by_size":
-            return {is_small: ModelSpace({**table, "shift": shift}) for is_small, shift in SHIFTS_BY_SIZE.items()}
-        space = ModelSpace(table if card.flow_shift is None else {**table, "shift": card.flow_shift})
-    except ValueError as error:
-        raise CheckpointUnusable(f"model {card.model_id!r} has a noise table that cannot be used: {error}") from error
+    table, make = checkpoint.noise_table, partial(make_space, model_id=card.model_id)
+    if card.flow_shift == "by_size":
+        return {is_small: make({**table, "shift": shift}) for is_small, shift in SHIFTS_BY_SIZE.items()}
+    space = make(table if card.flow_shift is None else {**table, "shift": card.flow_shift})
     return {True: space, False: space}
 
 

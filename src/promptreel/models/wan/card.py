@@ -27,7 +27,7 @@ def base_of_lora(tensors: Mapping[str, StoredTensor]) -> str | None:
 
 
 def fill_card(checkpoint: WanCheckpoint, card: Mapping[str, Any]) -> dict[str, Any]:
-    """The card, completed where the importer says nothing."""
+    """The card, completed where the import names no value."""
     own: dict[str, Any] = {"has_motion": True, "max_frames": 81, "fps": 16}
     if checkpoint.expands_timesteps:
         own |= {"max_frames": 121, "fps": 24}
