@@ -88,11 +88,12 @@ class Engine:
     def generate(
         self, params: VideoParams, on_progress: OnProgress, *, init: Clip | None = None, on_preview: OnPreview | None = None
     ) -> Generated:
-        """One clip at the checkpoint's native size, or at the requested size if it has none.
+        """One clip at the checkpoint's native size, else at the requested size, rounded up to what the model can make.
 
         `init`, of that size and as many frames, is what the clip starts from, at the noise level of `strength`.
         `on_preview` gets a preview from time to time; an error in it does not end the job.
-        Raises ModelNotFound, CheckpointUnusable, OutOfMemory, GenerationFailed and DeviceLost, and what `on_progress` raises.
+        Raises ModelNotFound, InvalidParams, CheckpointUnusable, OutOfMemory, GenerationFailed and DeviceLost, and what
+        `on_progress` raises.
         """
         told = _Told(on_progress)
         told(JobStage.LOADING, 0.0)
