@@ -17,7 +17,7 @@ from promptreel.generation.families.animatediff import LoadedCheckpoint
 from promptreel.generation.lora import LoraFile
 from promptreel.models.registry import ModelRegistry
 from promptreel.training.checkpoints import Checkpoints
-from promptreel.training.examples import prepare_examples
+from promptreel.training.latents import prepare_examples
 from promptreel.training.noising import Noising
 from promptreel.training.orders import Order
 from promptreel.training.task import Setup
