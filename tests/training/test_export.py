@@ -14,9 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from promptreel.generation.add_ons import LoraFile, share_weights
 from promptreel.generation.engine import Engine
 from promptreel.generation.families.animatediff import LoadedCheckpoint
-from promptreel.generation.lora import LoraFile, share_weights
 from promptreel.jobs.import_params import ImportParams
 from promptreel.models.composition import ModelSet
 from promptreel.models.detection import detect
@@ -31,8 +31,8 @@ from promptreel.training.tensor_files import save_tensors
 from tests.generation import original_files as original
 from tests.generation.checkpoints import TABLE
 from tests.generation.conftest import CPU
-from tests.generation.test_animatediff import PARAMS, pipeline, run_pipeline  # noqa: F401 - a fixture
-from tests.generation.test_lora import denoise
+from tests.generation.test_animatediff import pipeline, run_pipeline  # noqa: F401 - a fixture
+from tests.generation.test_lora import PARAMS, denoise
 from tests.training.conftest import Trained
 
 # The layers of Stable Diffusion 1.5 as kohya-ss/sd-scripts names them, and of AnimateDiff's motion modules as its authors do.

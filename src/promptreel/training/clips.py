@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from promptreel.generation.add_ons import share_weights
-from promptreel.training.layers import TRAINED, add_lora, leave_out_motion, use_loras
+from promptreel.training.layers import TRAINED, add_lora, leave_out_motion, share_parameters, use_loras
 from promptreel.training.orders import Order
 from promptreel.training.pictures import is_better_without_motion
 from promptreel.training.presets import ATTENTION
@@ -124,15 +123,15 @@ def learn_clips(order: Order, setup: Setup) -> ClipTask:
     """A LoRA on the motion modules, and one for each clip on the attention of its pictures."""
     unet, params, preset = setup.unet, order.params, order.preset
     is_left_out = is_better_without_motion(setup)
-    base = share_weights(unet)
+    base = share_parameters(unet)
     kept = add_lora(unet, preset.layers, rank=params.rank, kind=params.lora_type)
     rank = min(params.rank, MOST_RANK_OF_LOOKS)
     looks: dict[str, nn.Parameter] = {}
     for number in range(len(order.examples)):
         looks |= add_lora(unet, ATTENTION, name=_name_looks(number), rank=rank)
     rate = preset.spatial_rate * params.learning_rate / preset.learning_rate
-    shown = leave_out_motion(unet) if is_left_out else share_weights(unet)
-    plain = share_weights(unet)
+    shown = leave_out_motion(unet) if is_left_out else share_parameters(unet)
+    plain = share_parameters(unet)
     use_loras(plain, TRAINED)
     groups = (Group("trained", params.learning_rate, kept), Group("spatial", rate, looks))
     return ClipTask(setup=setup, order=order, groups=groups, shown=shown, plain=plain, base=base, leaves_out_motion=is_left_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,6 @@ from peft import LoKrConfig, LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from promptreel.generation.add_ons import share_weights
 from promptreel.training.presets import ATTENTION, ATTENTION_AND_FEED_FORWARD, MOTION
 
 TRAINED = "trained"
@@ -64,9 +64,14 @@ def use_loras(unet: nn.Module, *names: str) -> None:
                 weights.requires_grad_(not name.startswith("base_layer."))
 
 
+def share_parameters(module: nn.Module) -> Any:
+    """A copy of a module that has the same parameters and buffers: what is learned in one is learned in both."""
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
+
+
 def leave_out_motion(unet: nn.Module) -> Any:
     """A copy that shares the weights, in which nothing is between the motion modules' inputs and outputs."""
-    copied = share_weights(unet)
+    copied = share_parameters(unet)
     for module in copied.modules():
         if isinstance(modules := getattr(module, "motion_modules", None), nn.ModuleList):
             for number in range(len(modules)):

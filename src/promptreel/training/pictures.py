@@ -9,8 +9,7 @@ from typing import Any
 
 import torch
 
-from promptreel.generation.add_ons import share_weights
-from promptreel.training.layers import add_lora, leave_out_motion, train_all
+from promptreel.training.layers import add_lora, leave_out_motion, share_parameters, train_all
 from promptreel.training.orders import Order
 from promptreel.training.task import Batch, Gradients, Group, Setup, add_up, drop_captions, preserved_rows
 
@@ -81,7 +80,7 @@ def learn_pictures(order: Order, setup: Setup) -> PictureTask:
     """A LoRA on the preset's layers, or all weights."""
     unet, preset, params = setup.unet, order.preset, order.params
     is_left_out = is_better_without_motion(setup)
-    base = _as_shown(copy.deepcopy(unet) if preset.is_whole else share_weights(unet), is_left_out)
+    base = _as_shown(copy.deepcopy(unet) if preset.is_whole else share_parameters(unet), is_left_out)
     weights = train_all(unet) if preset.is_whole else add_lora(unet, preset.layers, rank=params.rank, kind=params.lora_type)
     return PictureTask(
         setup=setup,
