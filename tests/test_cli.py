@@ -7,7 +7,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -52,8 +51,7 @@ def jobs(tmp_path: Path) -> Iterator[JobStore]:
 
 
 def test_help_names_the_commands() -> None:
-    command = [sys.executable, "-m", "promptreel.cli", "--help"]
-    ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
+    ran = run("--help")
 
     for command in ("serve", "worker", "generate", "jobs", "models", "keys"):
         assert command in ran.stdout

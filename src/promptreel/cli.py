@@ -28,7 +28,7 @@ from promptreel.commands.doctor import doctor
 from promptreel.commands.jobs import jobs_app
 from promptreel.commands.keys import keys_app
 from promptreel.commands.models import models_app
-from promptreel.commands.terminal import DataDir, progress_bar
+from promptreel.commands.terminal import DataDir, printable, progress_bar
 from promptreel.commands.train import train
 from promptreel.errors import PromptreelError
 from promptreel.jobs.job import JobStage, OnProgress
@@ -217,7 +217,7 @@ def verify(
         on_progress = _show_stages(show)
         verdict = again.make_again(file, told, Path(folder), engine=build_engine(settings), init=start, on_progress=on_progress)
     for line in again.explain(file.name, verdict):
-        print(line)  # noqa: T201
+        print(printable(line))  # noqa: T201
     raise typer.Exit(0 if verdict.same_bytes else 1)
 
 

@@ -32,8 +32,8 @@ SHORT = {"prompt": "a red ball rolling", "width": 96, "height": 96, "num_frames"
 # Takes most of a minute, for tests that cancel it.
 LONG = SHORT | {"num_frames": 120, "num_inference_steps": 50}
 # The first preview comes after 1.5 s. Tests that must see one ask for the next length if the job had ended by then.
-STEPS_OF_PREVIEWED = {"num_inference_steps": 50, "scheduler": "HeunDiscreteScheduler"}
-LENGTHS_OF_PREVIEWED = (4, 16, 64)
+STEPS_OF_PREVIEWED = {"num_inference_steps": 30, "scheduler": "HeunDiscreteScheduler"}
+LENGTHS_OF_PREVIEWED = (4, 8, 16, 64)
 
 
 class Service:

@@ -110,6 +110,20 @@ def test_embedding_changes_the_video_and_is_verified_from_its_comment(service: S
     assert (again.returncode, again.stdout) == (0, "video.mp4: made again, and every byte is the same.\n")
 
 
+@pytest.mark.slow
+def test_embedding_that_was_replaced_is_named_by_verify(service: Service, tmp_path: Path) -> None:
+    made, _ = make(service, prompt="a red ghost", embeddings_model="twin")
+    (tmp_path / "video.mp4").write_bytes(made)
+    then, now = (service.data_dir.parent / f"{name}.safetensors" for name in ("ghost", "toy"))
+    other = ("--id", "twin", "--trigger-words", "Ghost", "--replace")
+    assert run("models", "add", now, "--data-dir", service.data_dir, *other).returncode == 0
+    again = run("verify", tmp_path / "video.mp4", "--data-dir", service.data_dir, threads="1")
+
+    assert again.returncode == 1
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (then, now)]
+    assert f"embedding twin: {hashes[0]} then, {hashes[1]} now" in again.stdout
+
+
 def test_embedding_that_nobody_writes_is_told(service: Service) -> None:
     told = service.ask(**SMALL, embeddings_model="ghost,toy", negative_prompt="Ghost")["tip"]
 

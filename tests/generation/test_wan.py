@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -136,8 +137,16 @@ def load_pipeline(model: LoadedWan, *, of_picture: bool) -> Any:
     return pipeline
 
 
-def run_pipeline(engine: Engine, params: VideoParams, *, of_picture: bool, output_type: str, **more: Any) -> Any:
-    """What diffusers makes of the request, at the times of our samplers."""
+def run_pipeline(
+    engine: Engine,
+    params: VideoParams,
+    *,
+    of_picture: bool,
+    output_type: str,
+    change: Callable[[Any], None] = lambda _pipeline: None,
+    **more: Any,
+) -> Any:
+    """What diffusers makes of the request, at the times of our samplers. `change` gets the pipeline before it runs."""
     model = load(engine, params.model_id).fit_to(params)
     init = model.encode_init(torch.from_numpy(STILL.frames)) if of_picture else None
     sampler = engine.samplers[params.scheduler](model.space, model.prepare(params, init).start)
@@ -150,6 +159,7 @@ def run_pipeline(engine: Engine, params: VideoParams, *, of_picture: bool, outpu
     except StopIteration:
         pass
     pipeline = load_pipeline(model, of_picture=of_picture)
+    change(pipeline)
     pipeline.scheduler = THEIRS[params.scheduler]()
     pipeline.scheduler.times = torch.stack(times)
     # WanImageToVideoPipeline cleans prompts with a package that WanPipeline does without.

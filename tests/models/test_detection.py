@@ -94,7 +94,22 @@ def test_what_is_not_run_is_refused_by_name(tmp_path: Path, name: str, title: st
         told(tmp_path, {name: (2, 2)})
 
 
-@pytest.mark.parametrize("name", ["blocks.0.self_attn.q.weight", "diffusion_model.blocks.0.self_attn.q.lora_A.weight"])
+@pytest.mark.parametrize(
+    ("name", "shape", "base"),
+    [
+        ("diffusion_model.blocks.0.self_attn.q.lora_A.weight", (4, 1536), "wan21-1.3b"),
+        ("diffusion_model.blocks.0.cross_attn.o.lora_up.weight", (5120, 4), "wan21-14b"),
+        ("transformer.blocks.0.attn2.to_out.0.lora_B.weight", (3072, 4), "wan22-5b"),
+        ("lora_unet_blocks_39_self_attn_q.lora_down.weight", (4, 5120), "wan21-14b"),
+        ("base_model.model.blocks.0.attn1.to_q.lora_A.weight", (4, 24), None),
+        ("blocks.0.ffn.0.lora_A.default.weight", (4, 5120), None),
+    ],
+)
+def test_lora_for_wan_is_told_from_its_tensors(tmp_path: Path, name: str, shape: tuple[int, ...], base: str | None) -> None:
+    assert told(tmp_path, {name: shape}) == Detected(kind=ModelKind.LORA, family="wan", base=base)
+
+
+@pytest.mark.parametrize("name", ["blocks.0.self_attn.q.weight", "diffusion_model.blocks.0.self_attn.q.lokr_w1"])
 def test_parts_of_wan_are_refused_with_what_to_take(tmp_path: Path, name: str) -> None:
     with pytest.raises(CheckpointUnusable, match="whole checkpoints of Wan in diffusers' layout, such as"):
         told(tmp_path, {name: (2, 2)})

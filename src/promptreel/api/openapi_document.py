@@ -11,7 +11,16 @@ from fastapi.routing import APIRoute
 
 from promptreel.api import files, health
 from promptreel.api.answer_model import Answer, either, ref, schemas_of
-from promptreel.api.legacy import base64_uploads, model_lists, model_operations, results, system_load, trainings, unavailable
+from promptreel.api.legacy import (
+    base64_uploads,
+    model_lists,
+    model_operations,
+    model_search,
+    results,
+    system_load,
+    trainings,
+    unavailable,
+)
 from promptreel.api.legacy import routes as legacy_routes
 from promptreel.api.legacy.answer_schemas import SCHEMAS as HOSTED_SCHEMAS
 from promptreel.api.problems import speaks_openai, status_to_send
@@ -33,8 +42,11 @@ _SUCCESS_ANSWERS: dict[Callable[..., Any], tuple[str | type[Answer], ...]] = {
     health.health: (health.Health,),
     health.ready: (health.Health,),
     model_lists.list_models: ("HostedModels",),
-    model_lists.search_models: ("AgentsModels",),
-    model_lists.show_model: ("OneAgentsModel",),
+    model_search.search_models: ("AgentsModels",),
+    model_search.show_model: ("OneAgentsModel",),
+    model_search.list_filters: ("AgentsFilters",),
+    model_search.list_tags: ("AgentsValues",),
+    model_search.list_providers: ("AgentsValues",),
     model_operations.load_model: ("Done",),
     model_operations.verify_model: ("Done",),
     model_operations.delete_model: ("Done",),

@@ -6,13 +6,31 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from promptreel.api import docs_page, files, health
-from promptreel.api.legacy import base64_uploads, model_lists, model_operations, results, system_load, trainings, unavailable
+from promptreel.api.legacy import (
+    base64_uploads,
+    model_lists,
+    model_operations,
+    model_search,
+    results,
+    system_load,
+    trainings,
+    unavailable,
+)
 from promptreel.api.legacy import routes as legacy_routes
 from promptreel.api.v1 import model_routes as v1_model_routes
 from promptreel.api.v1 import routes as v1_routes
 from promptreel.api.v1 import training_routes as v1_training_routes
 
-_OF_HOSTED_SERVICE = (model_lists, model_operations, system_load, results, base64_uploads, trainings, unavailable)
+_OF_HOSTED_SERVICE = (
+    model_lists,
+    model_search,
+    model_operations,
+    system_load,
+    results,
+    base64_uploads,
+    trainings,
+    unavailable,
+)
 
 
 def build_router() -> APIRouter:

@@ -124,6 +124,7 @@ def _to_details(card: ModelCard) -> dict[str, Any]:
         "default_guidance": card.default_guidance,
         "low_noise_guidance": card.low_noise_guidance,
         "flow_shift": card.flow_shift,
+        "expert": card.expert,
         "hash": record.hash if record else None,
         "owner_key": record.api_key_id if record else None,
         "public": card.is_public,

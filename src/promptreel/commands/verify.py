@@ -28,7 +28,7 @@ MOST_PIXELS, MOST_STEPS = 2048, 1000
 
 @dataclass(frozen=True)
 class Told:
-    """What a video's comment says of how it was made. `facts`: the model's hash, and versions by name."""
+    """What a video's comment says of how it was made. `facts`: hashes, what the models' cards said, and versions, by name."""
 
     params: VideoParams
     facts: Mapping[str, str]
@@ -62,7 +62,8 @@ def read_told(path: Path) -> Told:
         for kind in (ModelKind.LORA, ModelKind.EMBEDDING)
         for name, sha256 in _to_texts(comment.get(f"{kind.value}_sha256")).items()
     }
-    facts = {"model": str(comment.get("model_sha256")), **add_ons, **_to_texts(comment.get("versions"))}
+    model = {"model": str(comment.get("model_sha256"))}
+    facts = model | add_ons | _read_cards(comment.get("cards")) | _to_texts(comment.get("versions"))
     try:
         params = TypeAdapter(VideoParams).validate_json(json.dumps(VideoParams.from_json(comment).to_json()), strict=True)
         _check_bounds(params)
@@ -71,6 +72,12 @@ def read_told(path: Path) -> Told:
             {"file": [f"{path.name} has no comment that says how Promptreel made it. Give the file as it was downloaded."]}
         ) from error
     return Told(params, facts)
+
+
+def _read_cards(cards: object) -> dict[str, str]:
+    """Files of older versions say nothing of cards."""
+    told = cards.items() if isinstance(cards, dict) else ()
+    return {f"{field} of {model}": value for model, card in told for field, value in _to_texts(card).items()}
 
 
 def _to_texts(versions: object) -> dict[str, str]:
@@ -162,5 +169,5 @@ def explain(name: str, verdict: Verdict) -> list[str]:
     for each in verdict.differences:
         lines.append(f"  {each.name}: {each.then or 'unknown'} then, {each.now or 'unknown'} now")
     if not verdict.differences:
-        lines.append("  Model and versions are the same. Another processor or GPU computes other bits.")
+        lines.append("  Models and versions are the same. Another processor or GPU computes other bits.")
     return lines

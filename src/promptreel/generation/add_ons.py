@@ -9,16 +9,16 @@ from __future__ import annotations
 import copy
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from promptreel.errors import CheckpointUnusable
+from promptreel.models.card_fields import Expert
 
 T = TypeVar("T")
 
@@ -36,17 +36,23 @@ class AddOnFile:
 
     def read(self) -> dict[str, Tensor]:
         """Raises CheckpointUnusable."""
+        return self.read_with_metadata()[0]
+
+    def read_with_metadata(self) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+        """Raises CheckpointUnusable."""
         try:
-            return load_file(self.path)
+            with safe_open(self.path, framework="pt") as content:
+                return {name: content.get_tensor(name).clone() for name in content.keys()}, content.metadata() or {}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise CheckpointUnusable(f"The file of {self.model_id!r} cannot be read. Import it again.") from error
 
 
 @dataclass(frozen=True)
 class LoraFile(AddOnFile):
-    """`strength`: 1 is as trained, 0 changes nothing."""
+    """`strength`: 1 is as trained, 0 changes nothing. `expert`: the one that it is for; None: all."""
 
     strength: float
+    expert: Expert | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,10 @@ class Variants:
 
 
 def share_weights(module: nn.Module) -> Any:
-    """A copy of a module that has the same tensors. Layers of the copy can be replaced; weights must not be written."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+    """A copy of a module that has the same tensors. Layers of the copy can be replaced; weights must not be written.
+
+    Each has parameters of its own, so that one of the two may move to another device.
+    """
+    known: dict[int, Any] = {id(buffer): buffer for buffer in module.buffers()}
+    known |= {id(weight): nn.Parameter(weight.data, requires_grad=False) for weight in module.parameters()}
+    return copy.deepcopy(module, known)

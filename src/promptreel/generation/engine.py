@@ -11,6 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,9 +45,9 @@ from promptreel.models.registry import ModelCard, ModelRegistry
 class Generated:
     """A clip, and how it was made.
 
-    `model_hash`: of all models but the add-ons. `lora_hashes`, `embedding_hashes`: by id. `device_seconds`: its share of the
-    time in forwards.
-    `peak_memory_mb`: the peak while it was made, of all clips together; None if this machine cannot measure it.
+    `model_hash`: of all models but the add-ons. `lora_hashes`, `embedding_hashes`: by id. `cards`: see `ModelSet.told`.
+    `device_seconds`: its share of the time in forwards. `peak_memory_mb`: the peak while it was made, of all clips together;
+    None if this machine cannot measure it.
     """
 
     clip: Clip
@@ -54,6 +55,7 @@ class Generated:
     device_seconds: float
     lora_hashes: Mapping[str, str] = field(default_factory=dict)
     embedding_hashes: Mapping[str, str] = field(default_factory=dict)
+    cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     peak_memory_mb: float | None = None
 
 
@@ -115,6 +117,7 @@ class Engine:
             made,
             lora_hashes=_hashes(loras),
             embedding_hashes=_hashes(embeddings),
+            cards=used.told,
             peak_memory_mb=peak.megabytes,
         )
 
@@ -122,7 +125,7 @@ class Engine:
         """Raises InvalidParams and CheckpointUnusable."""
         found = find_add_ons(self.models, params, checkpoint)
         loras = [
-            LoraFile(card.model_id, *self.models.only_file(card), use.strength)
+            LoraFile(card.model_id, *self.models.only_file(card), use.strength, card.expert)
             for card, use in zip(found.loras, params.loras, strict=True)
         ]
         words = [EmbeddingFile(card.model_id, *self.models.only_file(card), words_of(card)) for card in found.embeddings]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
@@ -18,6 +19,7 @@ from torch import nn
 from promptreel.errors import CheckpointUnusable, GenerationFailed
 from promptreel.extras import install_command, missing_modules
 from promptreel.generation.add_ons import LoraFile
+from promptreel.generation.told_alpha import fold_told_alpha
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,7 @@ _TEXT_LAYER = re.compile(r"\.to_(q|k|v|out)$")
 
 def name_variant(files: Sequence[LoraFile]) -> str:
     """Names a model with these LoRAs. Equal sets, in the same order and as strong, have the same name."""
-    return "+".join(f"{file.sha256}*{file.strength}" for file in files)
+    return "+".join(f"{file.sha256}*{file.strength}" + (f"@{file.expert}" if file.expert else "") for file in files)
 
 
 def check_peft() -> None:
@@ -57,40 +59,54 @@ def add_loras(unet: Any, text_encoder: Any, files: Sequence[LoraFile]) -> None:
             strengths[part][name] = file.strength
     for part, module in (("unet", unet), ("text_encoder", text_encoder)):
         if strengths[part]:
-            set_weights_and_activate_adapters(module, list(strengths[part]), list(strengths[part].values()))
-            _freeze(module)
+            activate(module, strengths[part])
 
 
-def _freeze(module: Any) -> None:
-    """Gives the new layers the device and number format of the others."""
-    for name, weight in module.named_parameters():
-        if ".lora_" in name:
-            weight.requires_grad_(False)
-            weight.data = weight.data.to(module.device, module.dtype)
+def activate(module: Any, strengths: Mapping[str, float]) -> None:
+    """Uses a module's LoRAs, which are given by name, with these strengths."""
+    from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415 - loads slowly
+
+    set_weights_and_activate_adapters(module, list(strengths), list(strengths.values()))
+    layers: Iterator[Any] = (layer for layer in module.modules() if isinstance(layer, BaseTunerLayer))
+    for layer in layers:
+        own = layer.get_base_layer().weight
+        for name, weight in layer.named_parameters():
+            if not name.startswith("base_layer."):
+                weight.requires_grad_(False)
+                weight.data = weight.data.to(own.device, own.dtype)
+
+
+@contextmanager
+def naming_misfits(file: LoraFile) -> Iterator[None]:
+    """Turns the loaders' errors into CheckpointUnusable."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError) as error:
+        log.warning("LoRA %s cannot be applied", file.model_id, exc_info=error)
+        raise CheckpointUnusable(
+            f"The LoRA {file.model_id!r} does not fit the model, whose layers have other sizes: it was made for another one."
+        ) from error
+
+
+def fits_nowhere(file: LoraFile) -> CheckpointUnusable:
+    return CheckpointUnusable(f"The LoRA {file.model_id!r} changes no layer that the model has: it was made for another one.")
 
 
 def _add_lora(unet: Any, text_encoder: Any, file: LoraFile, name: str) -> set[str]:
     """Returns the modules that it changes: `unet`, `text_encoder` or both."""
-    tensors, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(
-        {rename(key): tensor for key, tensor in file.read().items()}, unet_config=unet.config
-    )
+    content, metadata = file.read_with_metadata()
+    given = fold_told_alpha({rename(key): tensor for key, tensor in content.items()}, metadata)
+    tensors, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(given, unet_config=unet.config)
     parts = {layer.split(".")[0] for layer in fitting_layers(tensors, unet=unet, text_encoder=text_encoder)}
     if not parts:
-        raise CheckpointUnusable(
-            f"The LoRA {file.model_id!r} changes no layer that the model has: it was made for another one."
-        )
-    try:
+        raise fits_nowhere(file)
+    with naming_misfits(file):
         if "unet" in parts:
             StableDiffusionLoraLoaderMixin.load_lora_into_unet(tensors, network_alphas=alphas, unet=unet, adapter_name=name)
         if "text_encoder" in parts:
             StableDiffusionLoraLoaderMixin.load_lora_into_text_encoder(
                 tensors, network_alphas=alphas, text_encoder=text_encoder, adapter_name=name
             )
-    except (RuntimeError, ValueError, KeyError) as error:
-        log.warning("LoRA %s cannot be applied", file.model_id, exc_info=error)
-        raise CheckpointUnusable(
-            f"The LoRA {file.model_id!r} does not fit the model, whose layers have other sizes: it was made for another one."
-        ) from error
     return parts
 
 

@@ -27,6 +27,7 @@ Phrase = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, m
 Phrases = Annotated[tuple[Phrase, ...], Field(max_length=50)]
 Word = Annotated[str, Field(max_length=100)]
 Guidance = Annotated[float, Field(ge=0, le=20, allow_inf_nan=False)]
+Expert = Literal["high_noise", "low_noise"]
 FlowShift = Annotated[float, Field(ge=0.1, le=100)] | Literal["by_size"]
 
 
@@ -93,6 +94,7 @@ class CardFields(_Fields):
     max_frames: Frames | None = None
     fps: Fps | None = None
     default_negative_prompt: Text | None = None
+    expert: Expert | None = None
 
     @property
     def given(self) -> dict[str, Any]:

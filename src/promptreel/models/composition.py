@@ -39,6 +39,17 @@ class ModelSet:
         return None if self.adapter is None else self.adapter.model_id
 
     @property
+    def told(self) -> dict[str, dict[str, Any]]:
+        """What the cards say that changes a clip's bits, by model and field. The hash of the files does not cover it."""
+        names = ["flow_shift", "low_noise_guidance", "native_width", "native_height", "beta_schedule"]
+        if self.checkpoint.low_noise_guidance is not None:
+            names.append("default_guidance")  # requests with this one get the other for low noise
+        if self.adapter is None:
+            return {self.checkpoint.model_id: _read(self.checkpoint, [*names, "max_frames"])}
+        of_adapter = _read(self.adapter, ["beta_schedule", "max_frames"])
+        return {self.checkpoint.model_id: _read(self.checkpoint, names), self.adapter.model_id: of_adapter}
+
+    @property
     def defaults(self) -> dict[str, Any]:
         """The params that the models were made for, by name: the adapter's, else the checkpoint's. Unknown ones are missing."""
         found: dict[str, Any] = {}
@@ -52,6 +63,11 @@ class ModelSet:
             found.setdefault("num_inference_steps", family.num_inference_steps)
             found.setdefault("guidance_scale", family.guidance_scale)
         return found
+
+
+def _read(card: ModelCard, names: Sequence[str]) -> dict[str, Any]:
+    """The fields that say something."""
+    return {name: value for name in names if (value := getattr(card, name)) is not None}
 
 
 def compose(models: ModelRegistry, model_id: str, motion_adapter: str | None = None) -> ModelSet:

@@ -16,8 +16,9 @@ from promptreel.models.json_files import read_object, shorten
 from promptreel.models.kinds import ANIMATEDIFF, ModelKind
 from promptreel.models.original_layout import TEXT_ENCODER, UNET, take
 from promptreel.models.parts import PIPELINES
-from promptreel.models.wan.card import name_base
+from promptreel.models.wan.card import base_of_lora, name_base
 from promptreel.models.wan.checkpoint import PIPELINES as WAN_PIPELINES
+from promptreel.models.wan.lora import is_wan_lora
 from promptreel.models.weights import StoredTensor, read_header
 
 Shapes = Mapping[str, StoredTensor]
@@ -70,6 +71,8 @@ def _read(paths: Mapping[str, Path], wanted: Callable[[str], object]) -> dict[st
 
 def _detect_single(tensors: Shapes) -> Detected:
     names = list(tensors)
+    if is_wan_lora(names):
+        return Detected(kind=ModelKind.LORA, family=WAN.name, base=base_of_lora(tensors))
     refuse_foreign(tensors)
     if any(map(_LORA.search, names)):
         refuse_strange_lora(tensors)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from promptreel.errors import CheckpointUnusable
 from promptreel.models.json_files import read_object
 
 INDEX_NAME = "model_index.json"
+
+
+def read_components(index: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What the index names as components: for each, the library and the class, unless a stranger wrote something else."""
+    named = {key: value for key, value in index.items() if isinstance(value, list) and not key.startswith("_")}
+    return {key: value for key, value in named.items() if value != [None, None]}
 
 
 def has_motion(root: Path) -> bool:
@@ -16,12 +24,14 @@ def has_motion(root: Path) -> bool:
 
     A folder that is no checkpoint counts as having some, because the gate says best what is wrong with it.
     """
-    if not (root / INDEX_NAME).is_file():
-        return next(root.rglob("*.safetensors"), None) is None
+    index = root / INDEX_NAME
     try:
-        named = read_object(root / INDEX_NAME, INDEX_NAME)
-    except CheckpointUnusable:
+        if not index.exists():
+            return index.is_symlink() or next(root.rglob("*.safetensors"), None) is None
+        if not index.is_file():  # such as a pipe, which nobody may ever write to
+            return True
+        named = read_components(read_object(index, INDEX_NAME))
+    except (OSError, CheckpointUnusable):
         return True
     is_of_pictures = named.get("unet") == ["diffusers", "UNet2DConditionModel"]
-    has_adapter = named.get("motion_adapter", [None, None]) != [None, None] and (root / "motion_adapter").is_dir()
-    return has_adapter or not is_of_pictures
+    return not is_of_pictures or ("motion_adapter" in named and (root / "motion_adapter").is_dir())

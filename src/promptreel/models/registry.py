@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound, NotAvailable
 from promptreel.jobs.keys import Caller
-from promptreel.models.card_fields import CARD_NAME, MODEL_ID, CardFile
+from promptreel.models.card_fields import CARD_NAME, MODEL_ID, CardFile, Expert
 from promptreel.models.index import has_motion
 from promptreel.models.json_files import read_model
 from promptreel.models.kinds import ANIMATEDIFF, ModelKind
@@ -36,8 +36,9 @@ class ModelCard:
     enhanced prompts (phrases.py). `words` is the vocabulary; empty: no vocabulary. `beta_schedule` is the motion modules' noise
     table; None: the scheduler's file has it (noise_table.py). `kind` and `base` say what it is and what it fits on.
     `motion_adapter` and `vae` are ids of other models that it is made with; `has_motion`: whether it has motion modules of its
-    own. `record`: an imported model's row. `content_hash`: the hash of its files. `flow_shift` and `low_noise_guidance` are
-    Wan's (docs/models.md). `reference_seconds_per_unit` was measured on two CPU cores, for estimates before the first job.
+    own. `record`: an imported model's row. `content_hash`: the hash of its files. `flow_shift`,
+    `low_noise_guidance` and a LoRA's `expert` are Wan's (docs/models.md). `reference_seconds_per_unit` was measured on two CPU
+    cores, for estimates before the first job.
     """
 
     model_id: str
@@ -65,6 +66,7 @@ class ModelCard:
     default_guidance: float | None = None
     flow_shift: float | Literal["by_size"] | None = None
     low_noise_guidance: float | None = None
+    expert: Expert | None = None
     has_motion: bool = True
     content_hash: str | None = None
     base_model: str | None = None
@@ -338,6 +340,7 @@ def to_card(record: ModelRecord, path: Path) -> ModelCard:
         default_guidance=told.get("default_guidance"),
         flow_shift=told.get("flow_shift"),
         low_noise_guidance=told.get("low_noise_guidance"),
+        expert=told.get("expert"),
         has_motion=bool(told.get("has_motion")),
         content_hash=record.hash,
         base_model=told.get("base_model"),

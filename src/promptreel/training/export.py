@@ -42,10 +42,12 @@ def hash_params(order: Order) -> str:
 
 def save_lora(path: Path, unet: nn.Module, order: Order, base_hash: str) -> None:
     """Raises StorageFailed and DiskFull."""
-    halves = {name: fold(down, up) for name, (down, up) in read_halves(unet).items()}
+    unfolded = read_halves(unet)
+    rank = max(len(down) for down, _ in unfolded.values())
+    halves = {name: fold(*_widen(down, up, rank)) for name, (down, up) in unfolded.items()}
     tensors = name_motion(halves) if order.preset.layers == MOTION else name_kohya(halves)
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(path, tensors, describe_lora(order, base_hash, ranks={len(down) for down, _ in halves.values()}))
+    save_tensors(path, tensors, describe_lora(order, base_hash, rank))
 
 
 def fold(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
@@ -55,6 +57,12 @@ def fold(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
     halves = (down / balance, up * balance)
     narrow = tuple(half.half() for half in halves)
     return (narrow[0], narrow[1]) if all(bool(half.isfinite().all()) for half in narrow) else halves
+
+
+def _widen(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Adds zeros, so that all layers have one rank: not every reader looks at each layer's own."""
+    more = rank - len(down)
+    return nn.functional.pad(down, (0, 0, 0, more)), nn.functional.pad(up, (0, more))
 
 
 def name_kohya(halves: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
@@ -79,14 +87,13 @@ def name_motion(halves: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor
     return tensors
 
 
-def describe_lora(order: Order, base_hash: str, *, ranks: set[int]) -> dict[str, str]:
+def describe_lora(order: Order, base_hash: str, rank: int) -> dict[str, str]:
     """The metadata that other programs show, and what it was trained with. Nothing of it depends on the time."""
     params = order.params
-    rank = str(ranks.pop()) if len(ranks) == 1 else "Dynamic"
     told = {
         "ss_network_module": "networks.lora",
-        "ss_network_dim": rank,
-        "ss_network_alpha": rank,
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(rank),
         "ss_base_model_version": "sd_v1",
         "ss_steps": str(params.steps),
         "ss_learning_rate": str(params.learning_rate),

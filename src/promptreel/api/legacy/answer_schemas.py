@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from promptreel.api.answer_model import Schema, either, ref
+from promptreel.api.legacy.model_search import FILTERS
 from promptreel.jobs.params import MAX_FRAMES, MAX_SEED, OUTPUT_TYPES, SCHEDULERS
 
 TEXT: Schema = {"type": "string"}
@@ -202,9 +203,13 @@ SCHEMAS: dict[str, Schema] = {
             "description": TEXT,
             "provider": TEXT,
             "model_type": TEXT,
+            "model_subcategory": TEXT,
+            "base_model": nullable(TEXT),
             "status": only("model_ready"),
         }
     ),
+    "AgentsFilters": shape({"data": shape(dict.fromkeys(FILTERS, several(TEXT)))}),
+    "AgentsValues": shape({"data": several(TEXT)}),
     "OneAgentsModel": shape({"data": ref("AgentsModel")}),
     "AgentsModels": shape({"data": several(ref("AgentsModel")), "meta": ref("Pagination")}),
     "Pagination": shape(

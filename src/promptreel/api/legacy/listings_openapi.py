@@ -63,8 +63,14 @@ LOAD_MODEL: Properties = {
     "webhook": _field(_NULLABLE, "The URL that is told when the import has ended."),
     "track_id": _field(_NULLABLE, "Repeated in the webhook."),
 }
-PAGED_MODELS: Properties = {
+SEARCHED_MODELS: Properties = {
     "search": _field("string", "A part of a model's id, name or description."),
+    "feature": _field("string", "`video` and `video_fusion` find all models, which make videos or belong to such."),
+    "provider": _field("string", "`promptreel` finds all models."),
+    "model_type": _field("string", "A family, such as `animatediff`; a kind for models of no family."),
+    "model_subcategory": _field("string", "A kind, such as `checkpoint` or `lora`."),
+    "base_model": _field("string", "What a model fits on, such as `sd15`."),
+    "tags": _field("string", "Trigger words, separated by commas: models with any of them."),
     **_paged(default=20, maximum=100),
 }
 ASSETS: Properties = {

@@ -8,24 +8,26 @@ timestep of its own, 0 for those of a given first frame.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from promptreel.errors import CheckpointUnusable, GenerationFailed
-from promptreel.generation.add_ons import EmbeddingFile, LoraFile
+from promptreel.generation.add_ons import EmbeddingFile, LoraFile, Variants, share_weights
 from promptreel.generation.compute import ROWS_OF_A_CALL, ComputeThreads
 from promptreel.generation.devices import Device
 from promptreel.generation.families.family import Conditioning, EncodedInit, Forward, OnPart, Prepared, Rows, go_on
 from promptreel.generation.families.guidance import classifier_free, is_guided
 from promptreel.generation.families.turns import Turns
+from promptreel.generation.families.wan_lora import add_wan_loras
 from promptreel.generation.families.wan_text import WanTokenizer
 from promptreel.generation.families.wan_vae import WanVae
 from promptreel.generation.finite import Stage, check_finite
 from promptreel.generation.latent_previews import fit_colors
+from promptreel.generation.lora import name_variant
 from promptreel.generation.model_space import ModelSpace, vp_scales
 from promptreel.generation.samplers.sampler import Call, Start
 from promptreel.jobs.params import VideoParams
@@ -35,6 +37,8 @@ from promptreel.models.wan.configs import TIME_SCALE
 
 HIGH, LOW = "transformer", "transformer_2"
 """The experts, by component: for high noise, and for low noise. Most models have the first alone."""
+MOST_VARIANTS = 3
+"""Copies kept of one model. The LoRAs of a 14B have a gigabyte."""
 SMALL_PIXELS = 832 * 480
 SHIFTS_BY_SIZE = {True: 3.0, False: 5.0}
 """The shift of noise levels that Wan's authors use: for clips of up to SMALL_PIXELS, and for larger ones."""
@@ -62,12 +66,21 @@ class LoadedWan:
     takes_picture: bool
     read_picture: Callable[[Tensor], Tensor] | None
     variant: str = ""
+    variants: Variants = field(default_factory=partial(Variants, MOST_VARIANTS), repr=False, compare=False)
 
     def with_loras(self, loras: Sequence[LoraFile]) -> LoadedWan:
         """See LoadedModel."""
-        raise CheckpointUnusable(
-            f"The LoRA {loras[0].model_id!r} cannot be used with {self.card.model_id!r}: LoRAs for Wan are not applied yet."
-        )
+        return self.variants.get(name_variant(loras), lambda variant: self._make_variant(variant, loras))
+
+    def _make_variant(self, variant: str, loras: Sequence[LoraFile]) -> LoadedWan:
+        def change() -> Turns:
+            experts = {name: share_weights(expert) for name, expert in self.networks.find(HIGH, LOW).items()}
+            changed = add_wan_loras(experts, loras)
+            return self.networks.with_changed({name: experts[name] for name in changed})
+
+        # Where networks take turns, none may be there while it is copied.
+        networks = change() if self.networks.together else self.compute.run(change)
+        return replace(self, networks=networks, variant=variant, variants=Variants())
 
     def with_embeddings(self, embeddings: Sequence[EmbeddingFile]) -> LoadedWan:
         """See LoadedModel."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from promptreel.generation.samplers.ddim_inverse import sample_ddim_inverse
-from promptreel.generation.samplers.euler import sample_euler
 from promptreel.generation.samplers.ipndm import sample_ipndm
 from promptreel.generation.samplers.karras_ve import sample_karras_ve
 from promptreel.generation.samplers.lcm import sample_lcm
@@ -15,7 +14,6 @@ from promptreel.generation.samplers.stock import stock_samplers
 def all_samplers() -> dict[str, Sample]:
     """A sampler for each name in `jobs/params.py: SCHEDULERS`."""
     return stock_samplers() | {
-        "EulerDiscreteScheduler": sample_euler,
         "DDIMInverseScheduler": sample_ddim_inverse,
         "IPNDMScheduler": sample_ipndm,
         "KarrasVeScheduler": sample_karras_ve,

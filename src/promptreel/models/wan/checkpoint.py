@@ -14,11 +14,11 @@ from promptreel.models.card_fields import CARD_NAME
 from promptreel.models.configs import Config
 from promptreel.models.families import WAN
 from promptreel.models.gate import Network, check_size, compare
-from promptreel.models.index import INDEX_NAME
+from promptreel.models.index import INDEX_NAME, read_components
 from promptreel.models.json_files import read_model, read_object, shorten
 from promptreel.models.noise_table import NAME as NOISE_NAME
 from promptreel.models.noise_table import NoiseTable
-from promptreel.models.parts import STEM, Part, check_class
+from promptreel.models.parts import STEM, Part, by_name, check_class, check_own_class
 from promptreel.models.registry import ModelCard
 from promptreel.models.safety import check_folder
 from promptreel.models.wan.configs import NETWORKS, ImageEncoder, TextEncoder, Transformer, Vae
@@ -118,9 +118,7 @@ def _read_index(root: Path) -> tuple[_Index, dict[str, str]]:
             f"{INDEX_NAME} names the pipeline {shorten(repr(index.class_name))}; "
             f"of Wan, Promptreel runs {' and '.join(PIPELINES)}."
         )
-    content = read_object(root / INDEX_NAME, INDEX_NAME)
-    named = {key: value for key, value in content.items() if isinstance(value, list) and not key.startswith("_")}
-    named = {key: value for key, value in named.items() if value != [None, None]}
+    named = read_components(read_object(root / INDEX_NAME, INDEX_NAME))
     for component, value in named.items():
         check_class(component, value, CLASSES, "Use a Wan checkpoint as it was published")
     for component in CLASSES:
@@ -139,7 +137,7 @@ def _read_parts(root: Path, components: Mapping[str, str]) -> dict[str, Part]:
     parts = {}
     for name, class_name in classes.items():
         config = _read_config(root, name, class_name)
-        read = {file.relative_to(root).as_posix(): file for file in (root / name / "config.json", *files[name])}
+        read = by_name(root, (root / name / "config.json", *files[name]))
         parts[name] = Part(class_name=class_name, config=config, tensors=_read_tensors(root, name, files[name]), files=read)
     if "image_encoder" in parts and getattr(parts["transformer"].config, "image_dim", None) is None:
         del parts["image_encoder"]  # nothing reads its tokens
@@ -149,11 +147,7 @@ def _read_parts(root: Path, components: Mapping[str, str]) -> dict[str, Part]:
 def _read_config(root: Path, component: str, class_name: str) -> Config:
     file, name = root / component / "config.json", f"{component}/config.json"
     if component not in _STEMS:  # configs of transformers name no class; their model_type is checked
-        own = read_object(file, name).get("_class_name")
-        if own != class_name:
-            raise CheckpointUnusable(
-                f"{name} is of the class {shorten(repr(own))}, but {INDEX_NAME} says {class_name!r}. Make the two agree."
-            )
+        check_own_class(file, name, class_name)
     return read_model(file, name, NETWORKS[class_name])
 
 

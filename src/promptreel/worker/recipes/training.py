@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 """The trainer's folder of training checkpoints, in that of the job."""
+COMPUTED = "*.safetensors"
+"""The trainer's files in its folder: the examples as latents."""
 POLL_SECONDS = 0.2
 WAITS_SECONDS = 2.0
 """How often the queue is asked how long videos have waited."""
@@ -102,14 +105,15 @@ class Slice:
         self.pass_on = on_progress
         self.time_shared = time_shared
         self.report = TrainingReport.from_json(job.report, steps=job.params.steps)
-        self.folder = recipe.folder_of(job.file_prefix)
+        self.root = recipe.folder_of(job.file_prefix)
+        self.folder = self.root / str(claim.attempt)
         self.began = self.asked_at = time.monotonic()
         self.began_shared = time_shared()
         self.deaths = 0
 
     def run(self) -> Result:
         with folder_errors():
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._take_over()
         while True:
             try:
                 return self._train()
@@ -140,6 +144,26 @@ class Slice:
                 cancelled.write = self._keep_incomplete(trainer)
                 raise
 
+    def _take_over(self) -> None:
+        """Links the newest training checkpoint, and the examples as they were computed, into this attempt's folder.
+
+        Two attempts share no folder: the trainer of a frozen worker may still write into the one before.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.report.checkpoint is None:
+            return
+        attempt, name = self.report.checkpoint.split("/")
+        before, target = self.root / attempt, self.folder / CHECKPOINTS / name
+        if not (before / CHECKPOINTS / name).is_dir():
+            raise StorageFailed("The training checkpoint is gone: send the training again.")
+        if before == self.folder:
+            return
+        target.mkdir(parents=True, exist_ok=True)
+        for file in (*(before / CHECKPOINTS / name).iterdir(), *before.glob(COMPUTED)):
+            link = (self.folder if file.parent == before else target) / file.name
+            link.unlink(missing_ok=True)
+            os.link(file, link)
+
     def _order(self) -> dict[str, Any]:
         params = self.job.params
         return {
@@ -149,12 +173,9 @@ class Slice:
             "device": self.recipe.device,
             "threads": self.recipe.threads,
             "folder": str(self.folder),
-            "resume": self.report.checkpoint if self._is_there(self.report.checkpoint) else None,
+            "resume": self.report.checkpoint and self.report.checkpoint.split("/")[1],
             "checkpoint_seconds": self.recipe.checkpoint_seconds,
         }
-
-    def _is_there(self, checkpoint: str | None) -> bool:
-        return checkpoint is not None and (self.folder / CHECKPOINTS / checkpoint).is_dir()
 
     def _path_of(self, key: str) -> Path:
         path = self.recipe.storage.path(key)
@@ -194,11 +215,14 @@ class Slice:
         return None
 
     def _name(self, trainer: Trainer, event: Mapping[str, Any]) -> None:
-        """Makes the checkpoint the one from which any worker goes on. Raises JobLost."""
-        self.report.on_checkpoint(event)
+        """Makes the training checkpoint the one from which any worker goes on. Raises JobLost."""
+        self.report.on_checkpoint(f"{self.claim.attempt}/{event['name']}", int(event["step"]))
         self._write_report(made_headway=True)
         self.deaths = 0
         trainer.command("named", name=event["name"])
+        for other in self.root.iterdir():
+            if other != self.folder:
+                shutil.rmtree(other, ignore_errors=True)
 
     def _write_report(self, *, made_headway: bool = False) -> None:
         self.recipe.jobs.report(

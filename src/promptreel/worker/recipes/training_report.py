@@ -15,7 +15,7 @@ MOST_LINES = 200
 
 @dataclass
 class TrainingReport:
-    """`checkpoint`: the folder's name of the newest training checkpoint. `samples`: each with its step, prompt and key.
+    """`checkpoint`: the newest training checkpoint, as attempt/name. `samples`: each with its step, prompt and key.
     `validation`: losses at fixed noise, each with its ratio to the first. `log`: what happened, a line each.
     """
 
@@ -59,13 +59,14 @@ class TrainingReport:
         self._written_at = now
         return True
 
-    def on_checkpoint(self, event: Mapping[str, Any]) -> None:
-        self.checkpoint, self.checkpoint_step = event["name"], int(event["step"])
+    def on_checkpoint(self, name: str, step: int) -> None:
+        self.checkpoint, self.checkpoint_step = name, step
         self.step = max(self.step, self.checkpoint_step)
         self._tell(self._progress())
 
     def on_validation(self, event: Mapping[str, Any]) -> None:
-        self.validation.append({name: event[name] for name in ("step", "loss", "ratio")})
+        told = {name: event[name] for name in ("step", "loss", "ratio")}
+        self.validation = [each for each in self.validation if each["step"] < told["step"]] + [told]
 
     def on_samples(self, step: int, samples: Sequence[Mapping[str, Any]]) -> None:
         self.samples += [dict(sample) for sample in samples]

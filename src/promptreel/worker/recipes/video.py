@@ -180,4 +180,4 @@ def provenance(params: VideoParams, made: Generated) -> dict[str, object]:
         "lora_sha256": dict(made.lora_hashes),
         "embedding_sha256": dict(made.embedding_hashes),
     }
-    return {**params.to_json(), **hashes, "versions": versions}
+    return {**params.to_json(), **hashes, "cards": made.cards, "versions": versions}
