@@ -115,7 +115,17 @@ def test_models_list_shows_what_cannot_be_used_and_why(tmp_path: Path) -> None:
     listed = run("models", "list", "--data-dir", tmp_path)
     rows = json.loads(run("models", "list", "--json", "--data-dir", tmp_path).stdout)
 
-    assert listed.stdout.splitlines()[0].split() == ["ID", "KIND", "FAMILY", "BASE", "SIZE", "USABLE", "SOURCE", "NAME"]
+    assert listed.stdout.splitlines()[0].split() == [
+        "ID",
+        "KIND",
+        "FAMILY",
+        "BASE",
+        "SIZE",
+        "USABLE",
+        "LOADED",
+        "SOURCE",
+        "NAME",
+    ]
     usable = [(row["id"], row["problem"] is None) for row in rows]
     assert usable == [
         ("broken", False), ("cutout", True), ("tiny", True), ("bare", False), ("mine.safetensors", False), ("no id", False),

@@ -203,20 +203,22 @@ def verify(
 
     Its own comment says how it was made. Exits with 0 if every byte is the same. Otherwise says what differs, and exits with 1.
     """
-    from promptreel.commands import verify as again
+    from promptreel.commands import verify as verification
     from promptreel.commands.generate import read_init
     from promptreel.encoding.decoder import Decoder
 
     settings = load_settings(data_dir=data_dir)
     set_up_logging("warning")
     check_worker_extra()
-    told = again.read_told(file)
-    start = again.find_init(told.params, read_init(init, Decoder()) if init else None, build_storage(settings))
+    told = verification.read_told(file)
+    start = verification.find_init(told.params, read_init(init, Decoder()) if init else None, build_storage(settings))
     build_models(settings).get(told.params.model_id)
     with progress_bar() as show, tempfile.TemporaryDirectory() as folder:
         on_progress = _show_stages(show)
-        verdict = again.make_again(file, told, Path(folder), engine=build_engine(settings), init=start, on_progress=on_progress)
-    for line in again.explain(file.name, verdict):
+        verdict = verification.make_again(
+            file, told, Path(folder), engine=build_engine(settings), init=start, on_progress=on_progress
+        )
+    for line in verification.explain(file.name, verdict):
         print(printable(line))  # noqa: T201
     raise typer.Exit(0 if verdict.same_bytes else 1)
 

@@ -65,6 +65,6 @@ def test_wan_of_a_hub_makes_videos(calling_service: Service, file_host: FileHost
     if kind == "i2v":
         lacking = service.ask(prompt="a red cat", model_id=kind, **SMALL)
         failed = service.finish(lacking)
-        assert "makes videos of a picture: send one" in failed["message"]
+        assert "makes videos from a picture: send one" in failed["message"]
     deleted = service.client.post(f"{service.url}/api/v1/enterprise/delete_model", json={"model_id": kind}).json()
     assert deleted["status"] == "success"

@@ -311,7 +311,7 @@ def test_rows_of_different_jobs_may_share_a_forward(engine: Engine) -> None:
 
 
 def test_model_of_pictures_needs_one(engine: Engine) -> None:
-    with pytest.raises(GenerationFailed, match="makes videos of a picture: send one"):
+    with pytest.raises(GenerationFailed, match="makes videos from a picture: send one"):
         engine.generate(replace(PARAMS, model_id="i2v"), go_on)
 
 

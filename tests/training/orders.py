@@ -18,9 +18,9 @@ from promptreel.training.orders import ModelPlaces, Order
 from promptreel.training.presets import PRESETS
 from promptreel.training.training import train
 
-STEPS = 16
+STEPS = 8
 SIDE = 16  # 8x8 latents
-FRAMES = 4
+FRAMES = 3
 
 
 def draw_pictures(folder: Path, count: int = 3, side: int = SIDE) -> list[str]:
@@ -77,7 +77,7 @@ def make_order(models: Path, folder: Path, preset: str, files: list[str], **chan
         examples=tuple(files),
         models=ModelPlaces(built_in=str(models), models_dir=str(models / "none")),
         device="cpu",
-        threads=2,
+        threads=1,
         folder=str(folder),
     )
     return replace(order, **fields)

@@ -95,13 +95,14 @@ class Engine:
         models: ModelSet | None = None,
         more_loras: Sequence[LoraFile] = (),
     ) -> Generated:
-        """One clip at the checkpoint's native size, or at the requested size if it has none.
+        """One clip at the checkpoint's native size, else at the requested size, rounded up to what the model can make.
 
         `init`, of that size and as many frames, is what the clip starts from, at the noise level of `strength`.
         `on_preview` gets a preview from time to time; an error in it does not end the job. `models` and `more_loras` are for
         a training's samples, whose weights are not in the registry yet: models in place of those that the params name, and
         LoRAs beside theirs.
-        Raises ModelNotFound, CheckpointUnusable, OutOfMemory, GenerationFailed and DeviceLost, and what `on_progress` raises.
+        Raises ModelNotFound, InvalidParams, CheckpointUnusable, OutOfMemory, GenerationFailed and DeviceLost, and what
+        `on_progress` raises.
         """
         told = _Told(on_progress)
         told(JobStage.LOADING, 0.0)

@@ -39,7 +39,7 @@ _TEXT_LAYER = re.compile(r"\.to_(q|k|v|out)$")
 
 
 def name_variant(files: Sequence[LoraFile]) -> str:
-    """Names a model with these LoRAs. Equal sets, in the same order and as strong, have the same name."""
+    """Names a model with these LoRAs. The same files in the same order with the same strengths give the same name."""
     return "+".join(f"{file.sha256}*{file.strength}" + (f"@{file.expert}" if file.expert else "") for file in files)
 
 
@@ -111,7 +111,7 @@ def _add_lora(unet: Any, text_encoder: Any, file: LoraFile, name: str) -> set[st
 
 
 def fitting_layers(names: Iterable[str], *, unet: nn.Module, text_encoder: nn.Module) -> set[str]:
-    """The layers that the tensors of a LoRA change, such as `unet.mid_block.attentions.0.proj_in`, of those that there are."""
+    """The model's layers that this LoRA changes, such as `unet.mid_block.attentions.0.proj_in`."""
     there = {f"unet.{name}" for name, _ in unet.named_modules()}
     there |= {f"text_encoder.{name}" for name, _ in text_encoder.named_modules()}
     named = {_SUFFIX.sub("", name) for name in names if _SUFFIX.search(name)}
@@ -122,7 +122,9 @@ def fitting_layers(names: Iterable[str], *, unet: nn.Module, text_encoder: nn.Mo
 
 
 def rename(key: str) -> str:
-    """A tensor's name as diffusers' LoRA loaders know it. They know kohya's names and their own."""
+    """A tensor's name as diffusers' LoRA loaders know it. They read kohya's and diffusers' names; AnimateDiff's and peft's are
+    translated here.
+    """
     motion = _MOTION.fullmatch(key)
     if motion is not None:
         layer = motion["layer"].replace("to_out", "to_out.0")

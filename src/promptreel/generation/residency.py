@@ -1,4 +1,7 @@
-"""Which models are loaded: several at once, as many as fit into a budget of bytes. The least recently used idle one leaves."""
+"""Which models are loaded: several at once, as many as fit into a budget of bytes.
+
+If there is no room for another, the least recently used idle one is unloaded.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,11 @@ from promptreel.models.composition import ModelSet
 log = logging.getLogger(__name__)
 
 KEPT_CHECKS = 100
-"""Models whose files need not be checked again while they stay the same."""
+"""How many models' checks are remembered. Files that stay the same need not be checked again."""
 
 
 Fingerprint = tuple[tuple[int, int, int], ...] | None
-"""Device, inode and time of change of each file; None if one is gone."""
+"""Device, inode and modification time of each file; None if one is gone."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class Resident:
 class Residency:
     """The loaded models of a device. Safe to use from several threads.
 
-    One model is loaded at a time, beside requests that run. A model that is larger than the budget is kept alone. A model
-    whose card or files were replaced is loaded anew, also while requests still use its old weights.
+    Models are loaded one after another; running requests go on meanwhile. A model that is larger than the budget is kept
+    alone. A model whose card or files were replaced is loaded anew, also while requests still use its old weights.
     """
 
     def __init__(self, check: Callable[[ModelSet], Loadable], budget_bytes: int) -> None:
@@ -81,7 +84,7 @@ class Residency:
                 self._changed.notify_all()
 
     def list_loaded(self) -> list[ModelSet]:
-        """The most recently used first."""
+        """Those with the most users first, then the most recently used."""
         with self._changed:
             latest = sorted(self._residents, key=lambda each: (each.users, each.last_used), reverse=True)
             return [each.models for each in latest]

@@ -1,4 +1,4 @@
-"""What a clip is made with: an image checkpoint, a motion adapter, and perhaps a VAE of its own."""
+"""The models that make a clip: a checkpoint, perhaps a motion adapter, and perhaps a VAE in place of the checkpoint's."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ModelSet:
 
     @property
     def name(self) -> str:
-        """As the batch keys of its jobs begin."""
+        """The first part of the batch key of jobs that use these models, up to `|`."""
         return self.checkpoint.model_id if self.adapter is None else f"{self.checkpoint.model_id}+{self.adapter.model_id}"
 
     @property
@@ -51,7 +51,9 @@ class ModelSet:
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The params that the models were made for, by name: the adapter's, else the checkpoint's. Unknown ones are missing."""
+        """Scheduler, steps and guidance: the adapter's, else the checkpoint's, else the family's if it ignores the APIs'
+        defaults. What none of them names is missing.
+        """
         found: dict[str, Any] = {}
         for card in filter(None, (self.adapter, self.checkpoint)):
             own = (card.default_scheduler, card.default_steps, card.default_guidance)

@@ -102,7 +102,7 @@ class LoadedCheckpoint:
         return (1, self.unet.config.in_channels, num_frames, height // scale, width // scale)
 
     def fit_to(self, params: VideoParams) -> LoadedCheckpoint:  # noqa: ARG002
-        """See LoadedModel. One space is for all clips."""
+        """See LoadedModel. All clips use the same ModelSpace."""
         return self
 
     def encode_init(self, frames: Tensor, on_part: OnPart = go_on) -> EncodedInit:
@@ -184,7 +184,7 @@ class LoadedCheckpoint:
         yield from self._run_parts(self._decode_some, frames.tensor_split(count), on_part)
 
     def encode(self, frames: Tensor, on_part: OnPart = go_on) -> Tensor:
-        """See LoadedModel. The latents are scaled as in training. If the VAE encodes to a distribution, they are its mode.
+        """Latents [1, C, T, h, w], scaled as in training. If the VAE encodes to a distribution, they are its mode.
 
         Consecutive equal frames are encoded once.
         """

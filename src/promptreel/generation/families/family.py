@@ -100,8 +100,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class EncodedInit:
-    """What a request starts from: latents [1, C, T, h, w] at the noise level of its strength, or tensors [1, ...] for the
-    conditioning of all its rows."""
+    """What a request starts from: clean latents [1, C, T, h, w], or tensors [1, ...] for the conditioning of all its rows."""
 
     latents: Tensor | None = None
     conditioning: Mapping[str, Tensor] = field(default_factory=dict)
@@ -165,7 +164,7 @@ class LoadedModel(Protocol):
         """
 
     def fit_to(self, params: VideoParams) -> LoadedModel:
-        """This model, or one that shares its networks and has the space for the request's clip."""
+        """This model, or one that shares its networks and has the ModelSpace for the request's clip."""
 
     def encode_init(self, frames: Tensor, on_part: OnPart = go_on) -> EncodedInit:
         """What a clip is made from. A picture is a clip that stands still."""
