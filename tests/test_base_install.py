@@ -25,9 +25,12 @@ from tests.waiting import wait_for
 
 COMMAND = "pip install 'promptreel[worker]'"
 EXTRAS = (*MODULES["worker"], "av.libs", "numpy.libs", "pillow.libs", "pillow_heif", "pillow_heif.libs")
-WITH_MEDIA = {"generation", "worker", "encoding"}
-"""The folders that need an extra; of encoding, these modules need none."""
-WITHOUT_MEDIA = ["promptreel.encoding.decoder", "promptreel.encoding.inits", "promptreel.encoding.heif"]
+WITH_MEDIA = {"generation", "worker", "encoding", "training"}
+"""The folders that need an extra; of encoding and training, these modules need none."""
+WITHOUT_MEDIA = [
+    *(f"promptreel.encoding.{name}" for name in ("decoder", "inits", "heif")),
+    *(f"promptreel.training.{name}" for name in ("examples", "plan", "presets")),
+]
 
 
 @pytest.fixture(scope="module")

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
-from promptreel.api.app import AppParts
+from promptreel.api.app import AppParts, create_app
 from promptreel.api.parts import Services, Shared
 from promptreel.api.v1.training_events import TrainingWatcher
 from promptreel.api.webhook_bodies import to_webhook
+from promptreel.jobs.database import Database
 from promptreel.jobs.job import Claim, JobStage, Result
 from promptreel.jobs.keys import LOCAL_CALLER, KeyStore
 from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.store import JobStore
+from promptreel.jobs.training_params import training_source
 from promptreel.jobs.views import OwnImports, OwnJobs, OwnTrainings
+from promptreel.models.kinds import ModelKind
+from promptreel.models.registry import ModelRegistry
+from promptreel.models.store import ModelRecord, ModelStore
+from promptreel.models.stored_files import StoredFiles
 from promptreel.storage.local import LocalStorage
 from tests.api.test_openai import VIDEOS
 from tests.api.test_openai_events import read_events
@@ -136,6 +143,21 @@ def test_list_has_the_newest_first(client: TestClient, jobs: JobStore) -> None:
         ("second", "deploying_gpu"),
         ("my-snail", "training_started"),
     ]
+
+
+def test_hosted_delete_takes_the_model_that_was_made_and_no_other(
+    services: AppParts, database: Database, jobs: JobStore, storage: LocalStorage, tmp_path: Path
+) -> None:
+    store, files = ModelStore(database), StoredFiles(tmp_path / "model-files")
+    models = ModelRegistry(built_in=tmp_path / "built_in", models_dir=tmp_path / "models", store=store, files=files)
+    common: dict[str, Any] = {"kind": ModelKind.LORA, "family": "animatediff", "base": None, "card": {"name": "A"}, "files": {}}
+    with TestClient(create_app(replace(services, models=models))) as client:
+        for source, left in ((training_source(1), []), ("https://models.example/m", ["my-snail"])):
+            start_hosted(client)
+            finish(jobs, storage, begin(jobs))
+            store.add(ModelRecord(id="my-snail", source=source, **common), replace=True)
+            assert client.post("/api/v3/finetune/delete/my-snail").json()["message"] == "training deleted"
+            assert [record.id for record in store.list()] == left
 
 
 @pytest.mark.parametrize("has_begun", [False, True])

@@ -324,6 +324,19 @@ def test_full_queue_leaves_no_examples(client: TestClient, keys: KeyStore, jobs:
     assert len(list((tmp_path / "videos").rglob("*.png"))) == 3
 
 
+def test_few_requests_gather_examples_at_once(services: AppParts, jobs: JobStore, tmp_path: Path) -> None:
+    with TestClient(create_app(services)) as client:
+        while services.gathering.acquire(blocking=False):
+            pass
+        busy = client.post(TRAININGS, json=SUBJECT)
+        services.gathering.release()
+        served, again = client.post(TRAININGS, json=SUBJECT), client.post(TRAININGS, json=SUBJECT | {"id": "another"})
+
+    assert (busy.status_code, busy.json()["error"]["code"], busy.headers["Retry-After"]) == (503, "decoder_busy", "5")
+    assert (served.status_code, again.status_code) == (200, 200)
+    assert len(jobs.list()) == 2
+
+
 def test_operator_may_turn_trainings_off(services: AppParts, jobs: JobStore) -> None:
     with TestClient(create_app(replace(services, may_train=False))) as client:
         ours, hosted = client.post(TRAININGS, json=SUBJECT), client.post(HOSTED, json=SUBJECT)

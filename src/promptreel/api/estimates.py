@@ -67,7 +67,7 @@ def look_ahead_of_training(services: Services, job: TrainingJob) -> Outlook:
     rates = _rates(services, workers)
     shape = VideoShape(params.num_frames, params.width, params.height)
     work = Work(model_id=params.base, shape=shape, owner=None, units=job.cost, fixed_times=0)
-    seconds_per_step, share_done = report.get("seconds_per_step"), min(1.0, report.get("step", 0) / params.steps)
+    seconds_per_step, share_done = report.get("seconds_per_step"), min(1.0, (report.get("step") or 0) / params.steps)
     seconds_per_unit = seconds_per_step * params.steps / job.cost if seconds_per_step else rates(work).seconds_per_unit
     ahead = services.trainings.queue_ahead(job) if job.status is JobStatus.QUEUED else Ahead()
     eta = estimate_training_seconds(

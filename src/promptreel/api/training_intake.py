@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from promptreel.api.parts import Services
 from promptreel.api.training_fields import SentTraining, Words, read_training
 from promptreel.api.uploads import find_upload
 from promptreel.encoding.inits import readable_types
-from promptreel.errors import InvalidParams, LinkUnusable, NotAvailable, UrlUnusable
+from promptreel.errors import DecoderBusy, InvalidParams, LinkUnusable, NotAvailable, UrlUnusable
 from promptreel.extras import install_command, is_installed
 from promptreel.jobs.job import NewJob, TrainingJob
 from promptreel.jobs.training_params import ExampleKind, training_units
@@ -50,6 +51,17 @@ def submit_training(
         fields, words, caller=services.caller, fetcher=services.fetcher, fetch=lambda url, kind: _fetch(services, url, kind)
     )
     plan = _plan(services, sent, words)
+    new_job = _gather(services, sent, plan)
+    told = {
+        "dialect": dialect,
+        "track_id": as_sent(fields.get("track_id"), sent.track_id),
+        "base_url": base_url(request, services),
+    }
+    return _submit(services, replace(new_job, request=new_job.request | told))
+
+
+def _gather(services: Services, sent: SentTraining, plan: Plan) -> NewJob:
+    """The job, with its examples in storage."""
     file_prefix = str(uuid.uuid4())
     gatherer = Gatherer(
         kind=plan.preset.examples,
@@ -58,22 +70,28 @@ def submit_training(
         storage=services.storage,
         folder=file_prefix,
     )
-    examples = gatherer.gather(sent.examples, field=sent.field, instance_prompt=plan.params.instance_prompt)
+    with _place(services):
+        examples = gatherer.gather(sent.examples, field=sent.field, instance_prompt=plan.params.instance_prompt)
     params = replace(plan.params, examples=examples)
-    new_job = NewJob(
+    return NewJob(
         params=params,
-        request={
-            "dialect": dialect,
-            "notes": [*sent.notes, *plan.notes],
-            "track_id": as_sent(fields.get("track_id"), sent.track_id),
-            "base_url": base_url(request, services),
-        },
+        request={"notes": [*sent.notes, *plan.notes]},
         cost=training_units(params),
         track_id=sent.track_id,
         webhook_url=sent.webhook_url,
         file_prefix=file_prefix,
     )
-    return _submit(services, new_job)
+
+
+@contextmanager
+def _place(services: Services) -> Iterator[None]:
+    """Raises DecoderBusy if too many requests bring examples."""
+    if not services.gathering.acquire(blocking=False):
+        raise DecoderBusy("Too many trainings are being sent: send the request again in a few seconds.")
+    try:
+        yield
+    finally:
+        services.gathering.release()
 
 
 def _plan(services: Services, sent: SentTraining, words: Words) -> Plan:

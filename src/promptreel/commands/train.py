@@ -60,7 +60,7 @@ def train(  # noqa: PLR0913, PLR0917 - one parameter for each option
     sample_prompt: Prompts = None, replace: Replace = False, output: Output = None, data_dir: DataDir = None,
     server: Server = None, api_key: ApiKey = None,
 ) -> None:  # fmt: skip
-    """Train a model on a folder of pictures or clips, on this machine or on a server. Ctrl-C cancels it, on the server too."""
+    """Train a model on a folder of pictures or clips. Here or on a server; Ctrl-C cancels it there, too."""
     settings = load_settings(data_dir=data_dir, api_key=api_key)
     set_up_logging("warning")
     if lora_type not in LORA_TYPES:

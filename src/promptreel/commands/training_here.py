@@ -157,7 +157,8 @@ class _OwnWorker:
     def __init__(self, settings: Settings) -> None:
         self.stop = Stop()
         self.error: BaseException | None = None
-        self._settings = settings
+        # It makes no videos, so it need not give way to those that wait in the queue.
+        self._settings = settings.model_copy(update={"training_slice_seconds": float("inf")})
         self.thread = threading.Thread(target=self._run, name="worker", daemon=True)
 
     def _run(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from promptreel.client_trainings import TrainingClient
 from promptreel.commands.terminal import progress_bar, tell
 from promptreel.commands.trainings import FoundExample, Look, follow
-from promptreel.errors import PromptreelError
+from promptreel.errors import InvalidParams, PromptreelError
 from promptreel.remote import RemoteTraining, to_job_error
 
 
@@ -25,11 +25,25 @@ def train_there(
     """Returns the id of the model."""
     with TrainingClient(server, api_key) as client, progress_bar() as show:
         captions = [example.caption for example in examples]
-        training = client.train([each.path for each in examples], captions=captions, field=field, **wanted)
+        try:
+            training = client.train([each.path for each in examples], captions=captions, field=field, **wanted)
+        except InvalidParams as error:
+            raise _name_files(error, examples) from error
         tell(training.answer.get("tip"))
         there = There(client, training)
         follow(there, output or Path(f"{there.model_id}-samples"), show)
     return there.model_id
+
+
+def _name_files(error: InvalidParams, examples: Sequence[FoundExample]) -> InvalidParams:
+    """The server knows files by their numbers only."""
+
+    def name(message: str) -> str:
+        for number, example in enumerate(examples, 1):
+            message = message.replace(f"number {number} (a file)", f"number {number} ({example.path.name})")
+        return message
+
+    return InvalidParams({field: [name(message) for message in messages] for field, messages in error.fields.items()})
 
 
 class There:

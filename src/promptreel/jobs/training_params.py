@@ -88,6 +88,11 @@ class TrainingParams:
         return cls(**{**given, "examples": tuple(examples), "sample_prompts": tuple(given.get("sample_prompts", ()))})
 
 
+def training_source(job_id: int) -> str:
+    """What the registry says of where a trained model comes from."""
+    return f"training {job_id}"
+
+
 def training_units(params: TrainingParams) -> float:
     """A training's work, in the units of videos (eta.py): frames in calls to the model. API keys share the workers by them."""
     frames = params.num_frames if any(each.kind is ExampleKind.CLIP for each in params.examples) else 1

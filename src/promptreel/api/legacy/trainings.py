@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -21,6 +22,7 @@ from promptreel.api.training_intake import submit_training
 from promptreel.errors import JobNotFound, ModelNotFound
 from promptreel.jobs.job import JobStage, JobStatus, TrainingJob
 from promptreel.jobs.links import Links
+from promptreel.jobs.training_params import training_source
 from promptreel.training.plan import DEFAULT_PRESET
 from promptreel.training.presets import PRESETS
 
@@ -101,12 +103,10 @@ def cancel_training(request: Request, training_id: str, _fields: Fields, service
 def remove_training(request: Request, training_id: str, _fields: Fields, services: ServicesOfApp) -> JSONResponse:
     """Delete a training, its examples and samples, and the model that it made. A training that is not done is stopped."""
     job = _find(request, services, training_id)
-    try:
+    with suppress(ModelNotFound):
         made = services.models.get(job.params.model_id)
-    except ModelNotFound:
-        made = None
-    if made is not None and made.record is not None and made.record.api_key_id == services.caller.api_key_id:
-        services.models.remove(made.model_id)
+        if made.record is not None and made.record.source == training_source(job.id):
+            services.models.remove(made.model_id)
     delete_training(services, job)
     return _succeed("training deleted", training_id=training_id)
 

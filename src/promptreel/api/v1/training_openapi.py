@@ -100,10 +100,15 @@ FIELDS: dict[str, dict[str, Any]] = {
     },
     "webhook": _text("A URL that gets a signed event, training.completed or training.failed, when the training has ended."),
 }
+_FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
+_FORM_FIELDS = FIELDS | {name: {**_FILES, "description": FIELDS[name]["description"]} for name in ("images", "videos")}
 CREATE: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "content": {"application/json": {"schema": {"type": "object", "properties": FIELDS}, "example": EXAMPLE}},
+        "content": {
+            "application/json": {"schema": {"type": "object", "properties": FIELDS}, "example": EXAMPLE},
+            "multipart/form-data": {"schema": {"type": "object", "properties": _FORM_FIELDS}},
+        },
     }
 }
 LIST: dict[str, Any] = {

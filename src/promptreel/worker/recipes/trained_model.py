@@ -13,7 +13,7 @@ from typing import Any
 from promptreel.jobs.import_params import ImportParams
 from promptreel.jobs.job import TrainingJob
 from promptreel.jobs.keys import Caller
-from promptreel.jobs.training_params import TrainingParams
+from promptreel.jobs.training_params import TrainingParams, training_source
 from promptreel.models.composition import compose
 from promptreel.models.gate import check_checkpoint, hash_checkpoint
 from promptreel.models.inspection import inspect
@@ -53,7 +53,7 @@ class TrainedModels:
             base=found.base,
             card={**found.card, "trained": trained},
             files={name: hash_file(path) for name, path in paths.items()},
-            source=f"{SOURCE} {job.id}",
+            source=training_source(job.id),
             api_key_id=job.api_key_id,
             is_public=params.is_public,
         )
