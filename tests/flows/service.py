@@ -33,7 +33,7 @@ SHORT = {"prompt": "a red ball rolling", "width": 96, "height": 96, "num_frames"
 LONG = SHORT | {"num_frames": 120, "num_inference_steps": 50}
 # The first preview comes after 1.5 s. Tests that must see one ask for the next length if the job had ended by then.
 STEPS_OF_PREVIEWED = {"num_inference_steps": 30, "scheduler": "HeunDiscreteScheduler"}
-LENGTHS_OF_PREVIEWED = (4, 8, 16, 64)
+LENGTHS_OF_PREVIEWED = (4, 8, 16, 64, 160)
 
 
 class Service:
