@@ -283,7 +283,7 @@ def _why_left_out(path: Path, built_in: Path) -> str | None:
         is_checkpoint = path.suffix in {".safetensors", ".ckpt", ".pt", ".bin"}
         return "a model is a folder, not a file. Lay it out as docs/models.md says." if is_checkpoint else None
     if MODEL_ID.fullmatch(path.name) is None:
-        return "the folder's name cannot be used as an id. Use up to 100 letters, digits and ._-, and begin with a letter or a digit."
+        return "the folder's name is not a valid id. Use up to 100 letters, digits and ._-, and begin with a letter or a digit."
     if not _has_card(path):
         return f"its folder has no card, or one that cannot be read. Write {CARD_NAME} into it, as docs/models.md says."
     if _has_card(built_in / path.name):
