@@ -201,7 +201,7 @@ def verify(
 ) -> None:
     """Make a video again, and compare.
 
-    Its own comment says how it was made. Exits with 0 if every byte is the same. Otherwise says what differs, and exits with 1.
+    The comment in the file says how it was made. Exits with 0 if every byte is the same, else tells what differs, and with 1.
     """
     from promptreel.commands import verify as verification
     from promptreel.commands.generate import read_init

@@ -175,8 +175,8 @@ class Client:
     # One request
 
     def _poll(self, video: str | RemoteVideo, deadline: float) -> RemoteVideo:
-        """The video's current state. Raises NotDoneInTime if `deadline` passes and `video` is a RemoteVideo, whose state the
-        message tells.
+        """The video's current state. If the server is unreachable until `deadline`, raises NotDoneInTime for a RemoteVideo that
+        is not done (the message gives its last known state), else ServerUnreachable.
         """
         try:
             return read_video(self._ask("GET", _path_of(video), deadline=deadline))

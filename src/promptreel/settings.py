@@ -144,7 +144,7 @@ class Settings(BaseSettings):
         description="Seconds without a heartbeat after which a worker's job goes to another worker.",
     )
     max_attempts: int = Field(
-        default=5, ge=1, le=100, description="How many workers a job may lose before it fails with worker_lost."
+        default=5, ge=1, le=100, description="A job that has lost this many workers fails with worker_lost."
     )
     stall_seconds: float = Field(
         default=1800.0,

@@ -39,7 +39,7 @@ def verify(path: Path, settings: dict[str, str], *more: object) -> subprocess.Co
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["mp4", "webm", "gif"])
+@pytest.mark.parametrize("kind", ["webm", "gif"])
 def test_video_is_made_again_byte_for_byte(tmp_path: Path, settings: dict[str, str], kind: str) -> None:
     again = verify(make(tmp_path / f"cat.{kind}", settings), settings)
 
@@ -91,7 +91,8 @@ def test_init_is_given_again(tmp_path: Path, settings: dict[str, str]) -> None:
 
     assert "give it with --init" in verify(video, settings).stderr
     assert "started from another file" in verify(video, settings, "--init", tmp_path / "others.png").stderr
-    assert verify(video, settings, "--init", tmp_path / "bars.png").returncode == 0
+    again = verify(video, settings, "--init", tmp_path / "bars.png")
+    assert (again.returncode, again.stdout) == (0, "cat.mp4: made again, and every byte is the same.\n")
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ class Decoder:
         self._run("check", init, self._check_seconds, lambda answer: answer.read_line())
 
     def crop(self, init: Init) -> Init:
-        """The largest centered square of a picture, turned upright, as encoding/inits.py makes it.
+        """The largest centered square of a picture, turned upright, as encoding/decoding.py makes it.
 
         Raises InitUnusable and DecoderBusy.
         """
@@ -95,7 +95,7 @@ class Decoder:
         return self._run("example", init, seconds, lambda answer: answer.read_file(init.kind), wanted=asdict(shape))
 
     def decode(self, init: Init, *, num_frames: int, fps: int, width: int, height: int) -> Clip:
-        """The init as a clip of `num_frames` frames at this size in pixels, as encoding/inits.py makes it.
+        """The init as a clip of `num_frames` frames at this size in pixels, as encoding/decoding.py makes it.
 
         Raises InitUnusable and DecoderBusy.
         """

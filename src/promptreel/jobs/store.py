@@ -48,7 +48,8 @@ class JobStore:
 
     `lease_seconds`: how long a claim lasts without a heartbeat. `max_attempts`: a job fails after this many crashes.
     `timings_remembered`: how many of a model's latest successes estimates learn from. `kinds`: the job kinds that this version
-    knows. It never claims or changes jobs of other kinds. `now` is the wall clock, `steady` the steady clock (clock.py).
+    knows. Jobs of other kinds are never claimed; they can be shown, cancelled and deleted. `now` is the wall clock, `steady`
+    the steady clock (clock.py).
     """
 
     def __init__(
@@ -196,13 +197,13 @@ class JobStore:
 
         `kinds`: the kinds that the worker has recipes for; None means all that this version knows.
 
-        `loaded`: the models that the worker has loaded, as batch keys begin. Their jobs may pass the first in line for
-        PASSED_FOR.
+        `loaded`: the models that the worker has loaded, written as at the start of a batch key. Their jobs may pass the
+        first in line for at most 20 s (`claims.PASSED_FOR`).
 
         `beside`: the params of a job that the worker is already running on its device. The next job must then use the same
-        models or loaded ones, or be of a kind in `aside`, which uses no device; it must have waited a second for an idle
-        worker, and must pass `fits`. A worker that `is_busy` with any job claims none that has crashed a worker. If the next
-        job fails one of these, the worker claims nothing: later jobs must not overtake it.
+        models or loaded ones, or be of a kind in `aside`, which uses no device; and while another worker is idle, it must
+        have waited a second. Every job must pass `fits`. A worker that `is_busy` with any job claims none that has crashed a
+        worker. If the next job fails one of these, the worker claims nothing: later jobs must not overtake it.
 
         Idle workers call this many times a second. So it takes the write lock only if there is something to claim.
         """

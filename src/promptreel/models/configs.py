@@ -134,7 +134,7 @@ def require_multiples(channels: Sequence[int], parts: Sequence[int], name: str) 
 
 
 class ImageUNet(Config):
-    """UNet2DConditionModel, limited to what UNetMotionModel supports, too."""
+    """UNet2DConditionModel, limited to what UNetMotionModel also supports."""
 
     in_channels: LatentChannels = 4
     out_channels: LatentChannels = 4

@@ -150,8 +150,8 @@ def _rename_resnet(rest: str) -> str:
 
 
 def read_vae(tensors: Tensors, name: str) -> Found:
-    """Stable Diffusion's VAE, from tensors without their prefix. Also reads diffusers' names, and AutoencoderTiny, which only
-    has those.
+    """Stable Diffusion's VAE, from tensors without their prefix. Also reads diffusers' names, and AutoencoderTiny under
+    diffusers' names only.
     """
     if "decoder.layers.0.weight" in tensors:
         return Found(VaeTiny(), tensors)
@@ -159,7 +159,7 @@ def read_vae(tensors: Tensors, name: str) -> Found:
     layers = _count(tensors, r"encoder\.down(?:_blocks)?\.0\.(?:block|resnets)\.([0-9]{1,4})\.")
     renamed = {_rename_vae(key, blocks): tensor for key, tensor in tensors.items()}
     for key, tensor in renamed.items():
-        if ".attentions.0." in key and tensor.shape[2:] == (1, 1):  # a convolution of one pixel is a linear layer
+        if ".attentions.0." in key and tensor.shape[2:] == (1, 1):  # a 1x1 convolution is a linear layer
             renamed[key] = replace(tensor, shape=tensor.shape[:2])
     channels = [_shape(renamed, f"encoder.down_blocks.{block}.resnets.0.conv1.weight", name)[0] for block in range(blocks)]
     config = _make(
@@ -242,18 +242,18 @@ def read_motion_adapter(tensors: Tensors, name: str) -> Found:
 
 
 def _start_of_block(key: str) -> int:
-    """Where the name begins, behind prefixes such as `module.`."""
+    """Where the name begins, after prefixes such as `module.`."""
     found = re.search(r"(?:^|\.)(?=(?:down_blocks|up_blocks|mid_block|conv_in)\.)", key)
     return found.end() if found else 0
 
 
 def take(tensors: Tensors, prefix: str) -> dict[str, StoredTensor]:
-    """The tensors with this prefix, without it, and without what only training needs."""
+    """The tensors whose names have this prefix. Removes the prefix, and drops tensors that only training needs."""
     taken = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     return {key: tensor for key, tensor in taken.items() if not key.startswith(_OF_TRAINING)}
 
 
-def predict_v(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
+def predicts_v(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
     """Whether a checkpoint in one file predicts v in place of noise: by a tensor `v_pred` (ComfyUI's convention), or by the
     metadata `modelspec.prediction_type`.
     """

@@ -118,7 +118,7 @@ def _read_single(root: Path, file: Path) -> ImageParts:
         found = read(halves[prefix], name)
         check_dtypes(found.tensors, name)
         networks[component] = _to_part(found, {name: file})
-    predicts_v = original.predict_v(tensors, read_metadata(file, name))
+    predicts_v = original.predicts_v(tensors, read_metadata(file, name))
     return ImageParts(networks=networks, tokenizer=read_clip_tokenizer(), noise_file=None, files={}, predicts_v=predicts_v)
 
 

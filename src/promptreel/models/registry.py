@@ -86,7 +86,7 @@ class ModelCard:
 
 
 class ModelRegistry:
-    """The models in two folders, the package's and the user's, and the imported ones. If several have one id, the built-in
+    """The models in two folders, the package's and the user's, and the imported ones. If several have the same id, the built-in
     model wins, then the user's folder, then the imported model.
 
     `store` and `files`: the imported models; None: there are none. `aliases`: other names for models in requests, for clients
@@ -130,7 +130,7 @@ class ModelRegistry:
         why = self.left_out().get(model_id)
         return ModelNotFound(
             f"There is no model {model_id[:100]!r}{f': {why}' if why else '.'} Known models: {known or 'none'}. "
-            f"Clients may use another name with the setting PROMPTREEL_MODEL_ALIASES={_alias_for(model_id)}."
+            f"To accept this name for another model, set PROMPTREEL_MODEL_ALIASES={_alias_for(model_id)}."
         )
 
     def is_built_in(self, model_id: str) -> bool:
@@ -151,7 +151,7 @@ class ModelRegistry:
         return sorted(cards, key=lambda card: (card.kind is not ModelKind.CHECKPOINT, card.model_id))
 
     def left_out(self) -> dict[str, str]:
-        """Entries of the user's model folder that are no usable model, by name, with the reason and what to do."""
+        """Entries of the user's model folder that are not usable models, by name, with the reason and what to do."""
         root = self._roots[0]
         found = sorted(root.iterdir()) if root.is_dir() else []
         reasons = {path.name: _why_left_out(path, self._built_in) for path in found if not path.name.startswith(".")}
@@ -210,7 +210,9 @@ class ModelRegistry:
 
     def free_id(self, given: str | None, suggested: str, *, source: str, replace: bool) -> str:
         """The id for a model to import. A given id is used as it is; it may replace a model. A suggested id gets a number if it
-        is taken. Raises InvalidParams if the given one cannot be used.
+        is taken, unless by the caller's own model that this import repeats or may replace.
+
+        Raises InvalidParams if the given one cannot be used.
         """
         if given is not None:
             self.check_id(given)
@@ -266,7 +268,7 @@ def _bad_id(message: str) -> InvalidParams:
 
 
 def _alias_for(model_id: str) -> str:
-    """The setting that would add this alias, if the name is valid in it."""
+    """The value that would add this alias. NAME stands for a name that is not valid there."""
     return f"{model_id if MODEL_ID.fullmatch(model_id) else 'NAME'}={DEFAULT_MODEL_ID}"
 
 
@@ -282,7 +284,7 @@ def _why_left_out(path: Path, built_in: Path) -> str | None:
         is_checkpoint = path.suffix in {".safetensors", ".ckpt", ".pt", ".bin"}
         return "a model is a folder, not a file. Lay it out as docs/models.md says." if is_checkpoint else None
     if MODEL_ID.fullmatch(path.name) is None:
-        return "the folder's name can be no id. Use up to 100 letters, digits and ._-, and begin with a letter or a digit."
+        return "the folder's name is not a valid id. Use up to 100 letters, digits and ._-, and begin with a letter or a digit."
     if not _has_card(path):
         return f"its folder has no card, or one that cannot be read. Write {CARD_NAME} into it, as docs/models.md says."
     if _has_card(built_in / path.name):

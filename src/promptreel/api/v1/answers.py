@@ -70,7 +70,7 @@ class Video(Answer):
     stage: Annotated[str, one_of(JobStage)] | None = None
     queue_position: Count | Unset = Field(default=None, description="1 is next. 0 means that the job has left the queue.")
     eta: Count | Unset = Field(default=None, description="Estimated seconds until the video is done.")
-    tip: str | Unset = Field(default=None, description="What of the request has no effect, or was changed.")
+    tip: str | Unset = Field(default=None, description="Parts of the request that have no effect or were changed.")
     inference_time_s: Seconds | Unset = Field(
         default=None, description="The worker's time in seconds. Time is divided among jobs that run at once."
     )
@@ -107,7 +107,7 @@ class Model(Answer):
     fps: Count
     kind: Annotated[str, one_of(ModelKind)] = Field(description="Only a checkpoint can be the `model` of a video.")
     family: str
-    base: str | None = Field(description="What it fits on: a motion adapter fits a checkpoint of the same base.")
+    base: str | None = Field(description="Which models fit together: a motion adapter fits a checkpoint of the same base.")
     motion_adapter: str | None
     vae: str | None
     trigger_words: list[str]
