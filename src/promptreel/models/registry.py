@@ -353,13 +353,6 @@ def read_card_file(file: Path) -> dict[str, Any]:
     return read_model(file, CARD_NAME, _CardFile).model_dump(mode="json")
 
 
-def describe_card(card: ModelCard) -> dict[str, Any]:
-    """What its `promptreel.json` says, as JSON; without what is not known."""
-    told = {name: getattr(card, name) for name in _CardFile.model_fields}
-    plain = {name: sorted(value) if isinstance(value, frozenset) else value for name, value in told.items()}
-    return {name: value for name, value in plain.items() if value not in (None, "", (), [])}
-
-
 def _read_card(folder: Path) -> ModelCard:
     card = read_model(folder / CARD_NAME, f"{folder.name}/{CARD_NAME}", _CardFile)
     return ModelCard(model_id=folder.name, path=folder, **dict(card))
