@@ -27,7 +27,6 @@ from tests.generation.conftest import CPU
 from tests.training.conftest import KINDS, Trained
 from tests.training.orders import STEPS, draw_pictures, hash_result, make_order, run
 
-
 pytestmark = pytest.mark.slow
 
 
