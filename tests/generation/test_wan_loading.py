@@ -17,7 +17,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, T5TokenizerFast, UMT
 from promptreel.errors import CheckpointUnusable
 from promptreel.generation.compute import ComputeThreads
 from promptreel.generation.devices import Device
-from promptreel.generation.families.wan_loading import _format_of, _load_network, check_wan_model
+from promptreel.generation.families.wan_loading import _dtype_of, _load_network, check_wan_model
 from promptreel.generation.families.wan_text import WanTokenizer, clean
 from promptreel.models.composition import ModelSet
 from promptreel.models.configs import Config
@@ -200,10 +200,10 @@ def test_networks_are_bit_for_bit_what_diffusers_and_transformers_load(tmp_path:
     assert encoder.shared.weight is encoder.encoder.embed_tokens.weight  # not twice in memory
 
 
-def test_weights_have_the_format_of_the_device_but_for_those_that_need_more(tmp_path: Path) -> None:
+def test_weights_have_the_dtype_of_the_device_but_for_those_that_need_more(tmp_path: Path) -> None:
     found = check(make_tiny_wan(tmp_path / "wan", "i2v"))
     formats = {
-        (name, tensor.rpartition(".")[0].rpartition(".")[2]): _format_of(network, Device("cpu", torch.bfloat16), tensor)
+        (name, tensor.rpartition(".")[0].rpartition(".")[2]): _dtype_of(network, Device("cpu", torch.bfloat16), tensor)
         for name, network in found.networks.items()
         for tensor in network.tensors
     }
@@ -214,8 +214,8 @@ def test_weights_have_the_format_of_the_device_but_for_those_that_need_more(tmp_
     assert formats["transformer", "norm2"] is formats["transformer", "linear_1"] is torch.float32
     half = Device("cpu", torch.float16)
     encoder = found.networks["text_encoder"]
-    assert _format_of(encoder, half, "encoder.block.0.layer.1.DenseReluDense.wo.weight") is torch.float32
-    assert _format_of(encoder, half, "shared.weight") is torch.float16
+    assert _dtype_of(encoder, half, "encoder.block.0.layer.1.DenseReluDense.wo.weight") is torch.float32
+    assert _dtype_of(encoder, half, "shared.weight") is torch.float16
 
 
 def test_loadable_says_how_much_memory_the_weights_take(tmp_path: Path) -> None:
