@@ -26,6 +26,7 @@ from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.fetching.hub import Hub
 from promptreel.importing.gathering import Gatherer
 from promptreel.importing.importer import Importer
+from promptreel.jobs.changes import ChangeLog
 from promptreel.jobs.clock import SteadyClock
 from promptreel.jobs.database import Database, migrate, open_database
 from promptreel.jobs.deliveries import DeliveryStore
@@ -162,6 +163,7 @@ def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[
     database = build_database_of_service(settings)
     parts = AppParts(
         jobs=build_jobs(settings, database),
+        changes=ChangeLog(database),
         authenticator=Authenticator(build_keys(settings, database), serves_local=serves_local),
         models=build_models(settings, database),
         storage=build_storage(settings),

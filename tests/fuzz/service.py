@@ -19,6 +19,7 @@ from promptreel.bootstrap import BUILT_IN_MODELS
 from promptreel.encoding.decoder import Decoder
 from promptreel.encoding.video import encode
 from promptreel.fetching.fetcher import SafeFetcher
+from promptreel.jobs.changes import ChangeLog
 from promptreel.jobs.database import migrate, open_database
 from promptreel.jobs.job import JobStage, NewJob, Result
 from promptreel.jobs.keys import KeyStore
@@ -39,6 +40,7 @@ def running_api(folder: Path) -> Iterator[str]:
     migrate(database)
     services = AppParts(
         jobs=JobStore(database, lease_seconds=3600),
+        changes=ChangeLog(database),
         models=ModelRegistry(built_in=BUILT_IN_MODELS, models_dir=folder / "models"),
         storage=LocalStorage(folder / "results"),
         fetcher=SafeFetcher(),

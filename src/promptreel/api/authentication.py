@@ -40,6 +40,12 @@ class Authenticator:
         self._count(key)
         return Caller(api_key_id=key.id)
 
+    async def still_knows(self, caller: Caller) -> bool:
+        """Whether a caller who was found earlier would be found again. Does not count as a request."""
+        if caller.api_key_id is None:
+            return await self.know_everyone()
+        return await run_in_threadpool(self._keys.find_by_id, caller.api_key_id) is not None
+
     async def know_everyone(self) -> bool:
         """Whether callers need no key."""
         if not self._serves_local:

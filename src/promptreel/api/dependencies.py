@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import fields
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from promptreel.api.foreign_pages import refuse_foreign_pages
 from promptreel.api.parts import AppParts, OpenServices, Services, Shared, parts_of
 from promptreel.errors import InvalidParams
 from promptreel.jobs.keys import LOCAL_CALLER, Caller
-from promptreel.jobs.views import Idempotency, OwnImports, OwnJobs, PublicJobs
+from promptreel.jobs.views import Idempotency, OwnChanges, OwnImports, OwnJobs, PublicJobs
 
 MAX_IDEMPOTENCY_KEY = 255
 
@@ -30,12 +31,21 @@ async def find_caller(request: Request) -> Caller:
 Authenticated = Annotated[Caller, Depends(find_caller)]
 
 
+def watch_caller(request: Request, caller: Authenticated) -> Callable[[], Awaitable[bool]]:
+    """For an endless answer: a function that tells whether the caller's key is still valid."""
+    authenticator = parts_of(request).authenticator
+    return lambda: authenticator.still_knows(caller)
+
+
+StillKnown = Annotated[Callable[[], Awaitable[bool]], Depends(watch_caller)]
+
+
 async def get_services(request: Request, caller: Authenticated) -> Services:
     parts = parts_of(request)
     idempotency = await _read_idempotency(request, parts)
     own = {**_shared(parts), "fetcher": parts.fetcher.for_key(caller.api_key_id), "models": parts.models.seen_by(caller)}
     jobs, imports = OwnJobs(parts.jobs, caller, idempotency), OwnImports(parts.jobs, caller, idempotency)
-    return Services(**own, jobs=jobs, imports=imports, caller=caller)
+    return Services(**own, jobs=jobs, imports=imports, changes=OwnChanges(parts.changes, caller), caller=caller)
 
 
 async def get_open_services(request: Request) -> OpenServices:

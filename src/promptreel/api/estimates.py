@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from statistics import median
 
 from promptreel.api.parts import Services
-from promptreel.errors import CheckpointUnusable, ModelNotFound
+from promptreel.errors import CheckpointUnusable, JobNotFound, ModelNotFound
 from promptreel.jobs.eta import (
     FIRST_GUESS_SECONDS_PER_UNIT,
     Rate,
@@ -43,11 +44,23 @@ def look_ahead(services: Services, job: VideoJob) -> Outlook:
     if job.is_final:
         return Outlook(eta=0, queue_position=0)
     workers = services.jobs.live_workers()
+    return _look_ahead(services, job, workers, _rates(services, workers))
+
+
+def look_ahead_of(services: Services, jobs: Sequence[VideoJob]) -> dict[int, Outlook]:
+    """`look_ahead` of many jobs, by their ids. Leaves out those that have been deleted."""
+    workers = services.jobs.live_workers()
+    rates, outlooks = _rates(services, workers), {}
+    for job in jobs:
+        with suppress(JobNotFound):
+            outlooks[job.id] = _look_ahead(services, job, workers, rates)
+    return outlooks
+
+
+def _look_ahead(services: Services, job: VideoJob, workers: Sequence[WorkerRecord], rates: Callable[[Work], Rate]) -> Outlook:
     ahead = services.jobs.queue_ahead(job)
     return Outlook(
-        eta=estimate_seconds(
-            job, ahead=ahead, live_workers=len(workers), rate=_rates(services, workers), now=datetime.now(UTC)
-        ),
+        eta=estimate_seconds(job, ahead=ahead, live_workers=len(workers), rate=rates, now=datetime.now(UTC)),
         queue_position=ahead.waiting + 1 if job.status is JobStatus.QUEUED else 0,
     )
 

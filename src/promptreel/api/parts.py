@@ -11,12 +11,14 @@ from fastapi import Request
 
 from promptreel.api.authentication import Authenticator
 from promptreel.api.body_memory import BodyMemory
+from promptreel.api.shared_looks import SharedLooks
 from promptreel.encoding.decoder import Decoder
 from promptreel.fetching.fetcher import SafeFetcher
+from promptreel.jobs.changes import ChangeLog
 from promptreel.jobs.keys import Caller
 from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.store import JobStore
-from promptreel.jobs.views import OwnImports, OwnJobs, PublicJobs
+from promptreel.jobs.views import OwnChanges, OwnImports, OwnJobs, PublicJobs
 from promptreel.models.registry import ModelRegistry
 from promptreel.storage.local import LocalStorage
 from promptreel.version import installed_version
@@ -28,7 +30,7 @@ class Shared:
 
     `may_import`: whether requests may import models, and `may_use_hub`: from a hub, too. `public_url` has no trailing slash;
     None means that links use the scheme and host that the client used. `is_stopping` says whether the process is shutting
-    down, so that endless answers end.
+    down, so that endless answers end. `looks`: what the streams of events share.
     """
 
     models: ModelRegistry
@@ -44,6 +46,7 @@ class Shared:
     may_import: bool = True
     may_use_hub: bool = False
     is_stopping: Callable[[], bool] = lambda: False
+    looks: SharedLooks = field(default_factory=SharedLooks)
     version: str = field(default_factory=installed_version)
 
 
@@ -52,16 +55,21 @@ class AppParts(Shared):
     """All parts, as bootstrap passes them to `create_app`. No handler gets them, because `jobs` holds everyone's jobs."""
 
     jobs: JobStore
+    changes: ChangeLog
     authenticator: Authenticator
     body_memory: BodyMemory = field(default_factory=BodyMemory)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Services(Shared):
-    """The parts for a handler that serves one caller: `jobs`, `imports` and `models` hold only what this caller may see."""
+    """The parts for a handler that serves one caller.
+
+    `jobs`, `imports`, `changes` and `models` hold only what this caller may see.
+    """
 
     jobs: OwnJobs
     imports: OwnImports
+    changes: OwnChanges
     caller: Caller
 
 

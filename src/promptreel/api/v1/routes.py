@@ -11,21 +11,23 @@ from fastapi.responses import FileResponse, JSONResponse, Response, StreamingRes
 from promptreel.api.base_url import links
 from promptreel.api.bodies import Fields, FieldsWithFiles
 from promptreel.api.deletion import delete_job
-from promptreel.api.dependencies import Authenticated, ServicesOfApp
+from promptreel.api.dependencies import Authenticated, ServicesOfApp, StillKnown
 from promptreel.api.estimates import look_ahead
 from promptreel.api.intake import submit
 from promptreel.api.parts import Services
 from promptreel.api.v1 import openapi
 from promptreel.api.v1.answers import ContentUnavailable, to_deleted, to_page, to_video
 from promptreel.api.v1.edits import read_edit, read_edit_of, read_source_id, refuse_large
-from promptreel.api.v1.events import EVENTS_MEDIA_TYPE, VideoWatcher, stream_events
+from promptreel.api.v1.events import EVENTS_MEDIA_TYPE, VideoWatcher, read_event_id, stream_events
+from promptreel.api.v1.feed import stream_changes
 from promptreel.api.v1.requests import NO_SUCH_VIDEO, parse_video_id, read_create, read_cursor, read_remix, read_variant
 from promptreel.errors import JobNotFound, NotAvailable
 from promptreel.extras import install_command, is_installed
 from promptreel.jobs.job import JobStatus, NewJob, VideoJob
-from promptreel.media import MEDIA_TYPES, POSTER_MEDIA_TYPE, Init
+from promptreel.media import MEDIA_TYPES, POSTER_MEDIA_TYPE, PREVIEW_MEDIA_TYPE, Init
 
 _KEPT = {"Cache-Control": "private, max-age=3600"}  # a finished video never changes
+_UNBUFFERED = {"X-Accel-Buffering": "no"}
 
 
 def add_routes(router: APIRouter) -> None:
@@ -50,7 +52,8 @@ def add_routes(router: APIRouter) -> None:
         responses=docs.CONTENT_ANSWERS,
     )
     add(f"{path}/content", send_content, methods=["HEAD"], include_in_schema=False)
-    add(f"{path}/events", send_events, methods=["GET"], response_class=StreamingResponse, responses=docs.EVENTS_ANSWERS)
+    add("/v1/events", send_all_events, methods=["GET"], response_class=StreamingResponse, **docs.ALL_EVENTS)
+    add(f"{path}/events", send_events, methods=["GET"], response_class=StreamingResponse, **docs.EVENTS)
 
 
 def create_video(request: Request, fields: FieldsWithFiles, services: ServicesOfApp) -> JSONResponse:
@@ -128,15 +131,24 @@ def create_character(_caller: Authenticated) -> JSONResponse:
 
 
 def send_content(request: Request, video_id: str, services: ServicesOfApp) -> Response:
-    """The finished file, with range requests; with `variant=thumbnail`, its first frame."""
+    """The finished file, with range requests; with `variant=thumbnail`, its first frame; with `preview`, what it will be."""
     variant = read_variant(request.query_params)
     job = _find_job(request, services, video_id)
+    if variant == "preview":
+        return Response(_read_preview(services, job), media_type=PREVIEW_MEDIA_TYPE)
     path = services.storage.path(job.result.key) if job.result else None
     if path is None:
         raise ContentUnavailable(_why_unavailable(job))
     if variant == "thumbnail":
         return Response(_make_poster(path), media_type=POSTER_MEDIA_TYPE, headers=_KEPT)
     return FileResponse(path, media_type=MEDIA_TYPES[job.params.output_type], headers=_KEPT)
+
+
+def _read_preview(services: Services, job: VideoJob) -> bytes:
+    content = services.storage.read(job.preview_key) if job.status is JobStatus.RUNNING else None
+    if content is None:
+        raise ContentUnavailable("There is no preview now: ask again while the video is being made.")
+    return content
 
 
 def _make_poster(path: Path) -> bytes:
@@ -161,9 +173,17 @@ def _why_unavailable(job: VideoJob) -> str:
 def send_events(request: Request, video_id: str, services: ServicesOfApp) -> StreamingResponse:
     """Server-sent events: each change of a video, until it has ended."""
     job = _find_job(request, services, video_id)
-    watcher = VideoWatcher(services, job.id, links=partial(links, request, services))
+    seq = read_event_id(request.headers.get("last-event-id"))
+    watcher = VideoWatcher(services, job.id, links=partial(links, request, services), seq=seq)
     events = stream_events(watcher.look, is_stopping=services.is_stopping)
-    return StreamingResponse(events, media_type=EVENTS_MEDIA_TYPE, headers={"X-Accel-Buffering": "no"})
+    return StreamingResponse(events, media_type=EVENTS_MEDIA_TYPE, headers=_UNBUFFERED)
+
+
+def send_all_events(request: Request, services: ServicesOfApp, is_known: StillKnown) -> StreamingResponse:
+    """Server-sent events: each change of any of your videos and imports. With `Last-Event-ID`, those since that event, too."""
+    last_event_id = request.headers.get("last-event-id")
+    events = stream_changes(services, last_event_id=last_event_id, is_known=is_known)
+    return StreamingResponse(events, media_type=EVENTS_MEDIA_TYPE, headers=_UNBUFFERED)
 
 
 def _find_job(request: Request, services: Services, video_id: str) -> VideoJob:
