@@ -21,7 +21,8 @@ from promptreel.jobs.eta import (
     estimate_seconds,
     learn_rate,
 )
-from promptreel.jobs.job import JobStatus, VideoJob
+from promptreel.jobs.job import JobStatus, NewJob, VideoJob
+from promptreel.jobs.params import VideoParams
 from promptreel.jobs.store import WorkerRecord
 from promptreel.models.registry import DEFAULT_MODEL_ID
 
@@ -63,6 +64,16 @@ def _look_ahead(services: Services, job: VideoJob, workers: Sequence[WorkerRecor
         eta=estimate_seconds(job, ahead=ahead, live_workers=len(workers), rate=rates, now=datetime.now(UTC)),
         queue_position=ahead.waiting + 1 if job.status is JobStatus.QUEUED else 0,
     )
+
+
+def look_ahead_of_new(services: Services, new: NewJob, params: VideoParams) -> Outlook:
+    """What would be the outlook of a job if it was queued now, behind all others."""
+    workers = services.jobs.live_workers()
+    rates, now = _rates(services, workers), datetime.now(UTC)
+    own = Work(model_id=params.model_id, shape=VideoShape.of(params), owner=None, units=new.cost, fixed_times=1.0)
+    wait = estimate_queue_seconds(services.jobs.unfinished_work(), live_workers=len(workers), rate=rates, now=now)
+    eta = wait + max(1, estimate_queue_seconds([own], live_workers=1, rate=rates, now=now))
+    return Outlook(eta=eta, queue_position=services.jobs.count_of_all(JobStatus.QUEUED) + 1)
 
 
 def estimate_queue(services: Services) -> int:

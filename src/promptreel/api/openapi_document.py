@@ -17,6 +17,7 @@ from promptreel.api.legacy.answer_schemas import SCHEMAS as HOSTED_SCHEMAS
 from promptreel.api.problems import speaks_openai, status_to_send
 from promptreel.api.v1 import answers as v1
 from promptreel.api.v1 import model_routes as v1_model_routes
+from promptreel.api.v1 import plans
 from promptreel.api.v1 import routes as v1_routes
 
 Answers = dict[int | str, dict[str, Any]]
@@ -47,6 +48,7 @@ _SUCCESS_ANSWERS: dict[Callable[..., Any], tuple[str | type[Answer], ...]] = {
     base64_uploads.upload_init_obj: ("Uploaded",),
     unavailable.refuse: (),
     v1_routes.create_video: (v1.Video,),
+    plans.plan_video: (plans.VideoPlan,),
     v1_routes.list_videos: (v1.VideoPage,),
     v1_routes.get_video: (v1.Video,),
     v1_routes.delete_video: (v1.DeletedVideo,),

@@ -153,6 +153,17 @@ CREATE: dict[str, Any] = {
         },
     }
 }
+PLAN: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": _schema({name: field for name, field in CREATE_FIELDS.items() if name != "input_reference"}),
+                "example": EXAMPLE,
+            }
+        },
+    }
+}
 REMIX: dict[str, Any] = {
     "requestBody": {
         "required": True,

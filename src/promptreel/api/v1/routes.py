@@ -20,6 +20,7 @@ from promptreel.api.v1.answers import ContentUnavailable, to_deleted, to_page, t
 from promptreel.api.v1.edits import read_edit, read_edit_of, read_source_id, refuse_large
 from promptreel.api.v1.events import EVENTS_MEDIA_TYPE, VideoWatcher, read_event_id, stream_events
 from promptreel.api.v1.feed import stream_changes
+from promptreel.api.v1.plans import plan_video
 from promptreel.api.v1.requests import NO_SUCH_VIDEO, parse_video_id, read_create, read_cursor, read_remix, read_variant
 from promptreel.errors import JobNotFound, NotAvailable
 from promptreel.extras import install_command, is_installed
@@ -35,6 +36,7 @@ def add_routes(router: APIRouter) -> None:
     add = partial(router.add_api_route, tags=["v1"])
     add("/v1/videos", create_video, methods=["POST"], openapi_extra=docs.CREATE)
     add("/v1/videos", list_videos, methods=["GET"], openapi_extra=docs.LIST)
+    add("/v1/videos/plan", plan_video, methods=["POST"], openapi_extra=docs.PLAN)
     add("/v1/videos/edits", edit_video, methods=["POST"], openapi_extra=docs.EDIT)
     add("/v1/videos/extensions", extend_video, methods=["POST"], openapi_extra=docs.EDIT)
     add("/v1/videos/characters", create_character, methods=["POST"])
@@ -131,15 +133,15 @@ def create_character(_caller: Authenticated) -> JSONResponse:
 
 
 def send_content(request: Request, video_id: str, services: ServicesOfApp) -> Response:
-    """The finished file, with range requests; with `variant=thumbnail`, its first frame; with `preview`, what it will be."""
+    """The finished file, with range requests; or its first frame; or a preview, as long as there is no file."""
     variant = read_variant(request.query_params)
     job = _find_job(request, services, video_id)
-    if variant == "preview":
+    if variant == "preview" and not job.result:
         return Response(_read_preview(services, job), media_type=PREVIEW_MEDIA_TYPE)
     path = services.storage.path(job.result.key) if job.result else None
     if path is None:
         raise ContentUnavailable(_why_unavailable(job))
-    if variant == "thumbnail":
+    if variant in {"thumbnail", "preview"}:
         return Response(_make_poster(path), media_type=POSTER_MEDIA_TYPE, headers=_KEPT)
     return FileResponse(path, media_type=MEDIA_TYPES[job.params.output_type], headers=_KEPT)
 
