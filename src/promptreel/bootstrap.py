@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from promptreel.api.app import create_app
 from promptreel.api.authentication import Authenticator
 from promptreel.api.parts import AppParts
+from promptreel.api.sessions import SessionMaker
 from promptreel.api.webhook_bodies import to_webhook
 from promptreel.encoding.decoder import MOST_WAITING, PATIENCE_SECONDS, Decoder
 from promptreel.errors import BadConfiguration
@@ -31,7 +32,7 @@ from promptreel.jobs.clock import SteadyClock
 from promptreel.jobs.database import Database, migrate, open_database
 from promptreel.jobs.deliveries import DeliveryStore
 from promptreel.jobs.import_params import ImportParams
-from promptreel.jobs.installation_facts import read_link_secret
+from promptreel.jobs.installation_facts import read_link_secret, read_session_secret
 from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.params import VideoParams
@@ -165,6 +166,7 @@ def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[
         jobs=build_jobs(settings, database),
         changes=ChangeLog(database),
         authenticator=Authenticator(build_keys(settings, database), serves_local=serves_local),
+        sessions=SessionMaker(secret=read_session_secret(database)),
         models=build_models(settings, database),
         storage=build_storage(settings),
         fetcher=build_fetcher(settings),
@@ -177,6 +179,7 @@ def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[
         track_id_is_idempotent=settings.track_id_is_idempotent,
         may_import=settings.imports == "on",
         may_use_hub=settings.hub == "on",
+        has_page=settings.page == "on",
         is_stopping=is_stopping,
     )
     return create_app(parts)

@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 
 from promptreel.api.app import AppParts, create_app
 from promptreel.api.authentication import Authenticator
+from promptreel.api.sessions import SessionMaker
 from promptreel.bootstrap import build_app
 from promptreel.encoding.decoder import Decoder
 from promptreel.fetching.fetcher import SafeFetcher
@@ -114,6 +115,7 @@ def services(
         fetcher=SafeFetcher(),
         decoder=decoder,
         link_maker=LinkMaker(secret=b"not told"),
+        sessions=SessionMaker(secret=b"not told"),
         version="1.2.3",
     )
 

@@ -32,6 +32,7 @@ STANDARD = {
 EXTENSIONS = {
     "negative_prompt", "num_frames", "fps", "num_inference_steps", "guidance_scale", "scheduler", "strength", "seed",
     "enhance_prompt", "clip_skip", "motion_adapter", "loras", "output_type", "media_type",
+    "input_reference",
 }  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import uvicorn
 from promptreel.api.app import create_app
 from promptreel.api.authentication import Authenticator
 from promptreel.api.parts import AppParts
+from promptreel.api.sessions import SessionMaker
 from promptreel.bootstrap import BUILT_IN_MODELS
 from promptreel.encoding.decoder import Decoder
 from promptreel.encoding.video import encode
@@ -47,6 +48,7 @@ def running_api(folder: Path) -> Iterator[str]:
         decoder=Decoder(),
         authenticator=Authenticator(KeyStore(database), serves_local=True),
         link_maker=LinkMaker(secret=b"not told"),
+        sessions=SessionMaker(secret=b"not told"),
         is_stopping=make_brief(),
     )
     make_jobs(services, folder)

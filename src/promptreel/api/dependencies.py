@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from promptreel.api.bodies import keys_beside_body, read_any_fields
+from promptreel.api.cookies import read_session
 from promptreel.api.foreign_pages import refuse_foreign_pages
 from promptreel.api.parts import AppParts, OpenServices, Services, Shared, parts_of
 from promptreel.errors import InvalidParams
@@ -25,7 +26,9 @@ async def find_caller(request: Request) -> Caller:
     if await parts.authenticator.know_everyone():
         refuse_foreign_pages(request, parts)
         return LOCAL_CALLER
-    return await parts.authenticator.find(await _read_key(request))
+    key = await _read_key(request)
+    session = read_session(request) if key is None else None
+    return await (parts.authenticator.find(key) if session is None else parts.authenticator.find_by_id(session))
 
 
 Authenticated = Annotated[Caller, Depends(find_caller)]

@@ -11,6 +11,7 @@ from fastapi import Request
 
 from promptreel.api.authentication import Authenticator
 from promptreel.api.body_memory import BodyMemory
+from promptreel.api.sessions import SessionMaker
 from promptreel.api.shared_looks import SharedLooks
 from promptreel.encoding.decoder import Decoder
 from promptreel.fetching.fetcher import SafeFetcher
@@ -30,7 +31,7 @@ class Shared:
 
     `may_import`: whether requests may import models, and `may_use_hub`: from a hub, too. `public_url` has no trailing slash;
     None means that links use the scheme and host that the client used. `is_stopping` says whether the process is shutting
-    down, so that endless answers end. `looks`: what the streams of events share.
+    down, so that endless answers end. `has_page`: whether / is the page for people. `looks`: what the streams of events share.
     """
 
     models: ModelRegistry
@@ -45,6 +46,7 @@ class Shared:
     track_id_is_idempotent: bool = False
     may_import: bool = True
     may_use_hub: bool = False
+    has_page: bool = True
     is_stopping: Callable[[], bool] = lambda: False
     looks: SharedLooks = field(default_factory=SharedLooks)
     version: str = field(default_factory=installed_version)
@@ -57,6 +59,7 @@ class AppParts(Shared):
     jobs: JobStore
     changes: ChangeLog
     authenticator: Authenticator
+    sessions: SessionMaker
     body_memory: BodyMemory = field(default_factory=BodyMemory)
 
 
