@@ -20,6 +20,7 @@ THREADS = "1"
 
 FLOWS = PurePosixPath("tests/flows")
 RULES = PurePosixPath("tests/rules")
+PAGE = PurePosixPath("tests/page")
 OF_THE_CALLING_SERVICE = {FLOWS / f"test_{name}.py" for name in ("crashes", "imports", "wall_clock", "webhooks")}
 WITHOUT_SERVICE = {FLOWS / "test_demo.py"}
 COMMANDS = {FLOWS / "test_generate.py", PurePosixPath("tests/test_cli.py"), PurePosixPath("tests/commands/test_doctor.py")}
@@ -40,6 +41,8 @@ class TestsOfAServiceTogether(LoadScopeScheduling):
             return "commands"
         if file.parent == RULES:
             return str(file)
+        if file.parent == PAGE:
+            return "page"
         return "service" if file.parent == FLOWS and file not in WITHOUT_SERVICE else nodeid
 
 
@@ -56,7 +59,9 @@ def pytest_collection() -> Generator[None, object, object]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if PurePosixPath(item.nodeid).is_relative_to(FLOWS):  # their services take seconds to start
+        if any(
+            PurePosixPath(item.nodeid).is_relative_to(folder) for folder in (FLOWS, PAGE)
+        ):  # their services take seconds to start
             item.add_marker(pytest.mark.slow)
 
 

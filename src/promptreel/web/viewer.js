@@ -125,14 +125,14 @@ export function Viewer({ video, onClose, onRemix, onStart, onNext, siblings }) {
   };
   return html`<${Dialog} kind="viewer" label="Clip ${video.id}" onClose=${onClose}>
     <div class="view" onKeyDown=${onKeyDown}>
+      <header class="row"><${IconButton} icon="left" label="Newer clip (←)" disabled=${!siblings[0]} onClick=${() => onNext(-1)} /><${IconButton} icon="right" label="Older clip (→)" disabled=${!siblings[1]} onClick=${() => onNext(1)} />
+        <span class="grow"></span><${IconButton} icon="star" kind="star" label="Favourite (f)" pressed=${isFavourite} onClick=${() => store.toggleFavourite(video.id)} /><${IconButton} icon="close" label="Close" onClick=${onClose} /></header>
       <div class="left">
         ${isMoving ? html`<${Player} video=${video} onElement=${(found) => (element.current = found)} />` : null}
         ${isDone && !isMoving ? html`<img class="screen" src=${store.contentOf(video)} alt=${video.prompt} />` : null}
         ${isDone ? null : html`<div class="failure ${video.error?.code === "cancelled" ? "calm" : ""}"><${Icon} name="alert" /><span>${video.error?.message}</span><code>${video.error?.code}</code></div>`}
       </div>
       <div class="right">
-        <header class="row"><${IconButton} icon="left" label="Newer clip (←)" disabled=${!siblings[0]} onClick=${() => onNext(-1)} /><${IconButton} icon="right" label="Older clip (→)" disabled=${!siblings[1]} onClick=${() => onNext(1)} />
-          <span class="grow"></span><${IconButton} icon="star" kind="star" label="Favourite (f)" pressed=${isFavourite} onClick=${() => store.toggleFavourite(video.id)} /><${IconButton} icon="close" label="Close" onClick=${onClose} /></header>
         <p class="whole-prompt">${video.prompt}</p>
         <div class="row wrap">
           <button type="button" class="primary" onClick=${() => onRemix(true)}><${Icon} name="remix" />Remix</button>
