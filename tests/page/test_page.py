@@ -177,6 +177,30 @@ def test_compared_clips_share_a_clock_and_show_only_what_differs(page: Page, ser
     assert page.locator("dialog tbody tr").all_inner_texts() == ["Guidance\t2\t6"]
 
 
+def test_grid_over_two_settings_is_one_batch(page: Page, service: Service) -> None:
+    fill(page)
+    page.get_by_text("Explore values of a setting").click()
+    page.get_by_label("Setting across", exact=True).select_option("guidance_scale")
+    page.get_by_label("Values of setting across").fill("2, 5")
+    page.get_by_label("Setting down", exact=True).select_option("scheduler")
+    page.get_by_label("Values of setting down").fill("ddim, euler")
+    page.get_by_role("button", name="Make 4 clips").click()
+    expect(page.locator("dialog td video")).to_have_count(4)
+    made = service.client.get(f"{service.url}/v1/videos?limit=4").json()["data"]
+
+    assert len({video["seed"] for video in made}) == 1
+    assert [(video["scheduler"], video["guidance_scale"]) for video in reversed(made)] == [
+        ("DDIMScheduler", 2),
+        ("DDIMScheduler", 5),
+        ("EulerDiscreteScheduler", 2),
+        ("EulerDiscreteScheduler", 5),
+    ]
+    assert faults_of(page) == []
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Last grid").click()
+    expect(page.locator("dialog td video")).to_have_count(4)
+
+
 def test_reload_restart_and_cancel_in_mid_run_lose_nothing(window: Watched, service: Service) -> None:
     window.expected.append("net::ERR_")  # while the server is away
     page = window.open()

@@ -35,7 +35,7 @@ def read_session(request: Request) -> int | None:
 def set_session(request: Request, api_key_id: int | None) -> JSONResponse:
     """The answer that signs in, or without a key's id, out. Raises ForeignPage: no other site may choose who is signed in."""
     parts = parts_of(request)
-    if not is_from_own_page(request, parts):
+    if api_key_id is not None and not is_from_own_page(request, parts):
         raise ForeignPage("Only the service's own page signs in. Programs send their API key with each request instead.")
     answer = JSONResponse(Session(object="session", signed_in=api_key_id is not None).to_json())
     keep = partial(

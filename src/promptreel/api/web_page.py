@@ -22,6 +22,7 @@ from starlette.exceptions import HTTPException
 from promptreel.api.cookies import read_session
 from promptreel.api.parts import parts_of
 from promptreel.api.v1 import requests as limits
+from promptreel.extras import is_installed
 from promptreel.jobs.params import MAX_FRAMES, MAX_SEED, MOST_LORAS, OUTPUT_TYPES, SCHEDULERS
 
 FOLDER = Path(__file__).parent.parent / "web"
@@ -121,6 +122,7 @@ def _facts(version: str) -> dict[str, object]:
     ranges = {"steps": limits.STEPS, "guidance": limits.GUIDANCE, "fps": limits.FPS, "strength": limits.STRENGTH}
     return {
         "version": version,
+        "has_thumbnails": is_installed("media"),
         "schedulers": SCHEDULERS,
         "output_types": OUTPUT_TYPES,
         "max_seed": MAX_SEED,

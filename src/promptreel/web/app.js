@@ -3,12 +3,13 @@
 import { html, render, signal, useEffect } from "./vendor/libraries.js";
 import * as store from "./store.js";
 import { form, remix, takeInit, watchPlan } from "./form.js";
-import { Make, listenForFiles, promptBox } from "./make.js";
+import { Make, actions, listenForFiles, promptBox } from "./make.js";
 import * as watch from "./watch.js";
 import { Connection, Dialog, IconButton, Notes, applyTheme, nextTheme } from "./parts.js";
 
 const opened = signal(null); // the clip in the viewer
 const compared = signal(null);
+const gridded = signal(null);
 const extra = signal({}); // modules that are loaded when they are first needed
 const showsKeys = signal(false);
 const hasSingleKeys = signal(store.kept.read("keys", true));
@@ -30,7 +31,7 @@ async function open(id) {
 
 function close() {
   const id = opened.value?.id;
-  opened.value = null;
+  opened.value = null; // a grid that is open comes back
   compared.value = null;
   history.replaceState(null, "", location.pathname + location.search);
   document.querySelector(`.tile[data-id="${id}"] .frame`)?.focus();
@@ -45,6 +46,7 @@ function goOn(by) {
 async function remixOf(video, withSeed) {
   if (!video) return;
   close();
+  gridded.value = null;
   place.value = "clips";
   const missing = await remix(video, { withSeed });
   if (missing.length) store.note(`Not restored: ${missing.join("; ")}.`, { isError: true });
@@ -55,6 +57,7 @@ async function remixOf(video, withSeed) {
 
 function start(file) {
   close();
+  gridded.value = null;
   takeInit(file);
   store.note("The next clip starts from this frame.");
   promptBox.focus();
@@ -67,7 +70,16 @@ async function compare(some) {
   });
 }
 
-Object.assign(watch.actions, { open, compare, remix: (id) => remixOf(store.videoOf(id), true) });
+async function showGrid(grid) {
+  store.kept.write("grid", grid);
+  await store.tryTo(() => load("grid"));
+  gridded.value = grid;
+}
+
+const showLastGrid = () => showGrid(store.kept.read("grid", null));
+
+actions.grid = showGrid;
+Object.assign(watch.actions, { open, compare, showLastGrid, remix: (id) => remixOf(store.videoOf(id), true) });
 
 /** A dropped clip that this service, or another one of its kind, has made. Returns whether it was one. */
 async function takeClip(file) {
@@ -180,7 +192,7 @@ const Header = () => html`<header class="top">
 </header>`;
 
 function Page() {
-  const { viewer, compare: comparing, models, system, signin } = extra.value;
+  const { viewer, compare: comparing, grid, models, system, signin } = extra.value;
   useEffect(() => {
     if (store.needsKey.value) load("signin");
   }, [store.needsKey.value]);
@@ -198,6 +210,7 @@ function Page() {
       ? html`<${viewer.Viewer} key="viewer" video=${video} siblings=${[all[at - 1], all[at + 1]]} onClose=${close} onNext=${goOn} onStart=${start} onRemix=${(withSeed) => remixOf(video, withSeed)} />`
       : null}
     ${compared.value && comparing ? html`<${comparing.Compare} ids=${compared.value} onClose=${close} />` : null}
+    ${gridded.value && grid && !video ? html`<${grid.Grid} grid=${gridded.value} onOpen=${open} onClose=${() => (gridded.value = null)} />` : null}
     ${showsKeys.value ? html`<${Keys} />` : null}
     <${Notes} />`;
 }

@@ -30,8 +30,6 @@ export const form = Object.fromEntries(
 export const isSeedLocked = signal(kept.read("locked", false));
 export const copies = signal(1);
 export const init = signal(null); // {file, url, kind, name}
-export const lastSeed = signal(null);
-export const remixedFrom = signal(null);
 
 effect(() => kept.write("draft", Object.fromEntries(Object.keys(EMPTY).map((name) => [name, form[name].value]))));
 effect(() => kept.write("locked", isSeedLocked.value));
@@ -46,7 +44,7 @@ export const resetAll = () =>
     for (const name of Object.keys(EMPTY)) if (name !== "model") reset(name);
     isSeedLocked.value = false;
     takeInit(null);
-    remixedFrom.value = null;
+    axes.value = axes.value.map(() => ({ name: "", values: "" }));
   });
 
 /** The request's fields; what is not set is the model's own. */
@@ -69,6 +67,48 @@ function toBody(fields) {
   return body;
 }
 
+/** Explore: one or two settings over several values, as a grid of clips with one seed. */
+export const MOST_CELLS = 25;
+export const AXES = ["guidance_scale", "num_inference_steps", "scheduler", "seed", "strength", "fps", "prompt"];
+export const axes = signal([
+  { name: "", values: "" },
+  { name: "", values: "" },
+]);
+
+function valuesOf({ name, values }) {
+  const words = values.split(name === "prompt" ? "|" : /[,\s]+/).map((each) => each.trim()).filter(Boolean);
+  if (name === "prompt") return words;
+  if (name !== "scheduler") return words.map(Number).filter(Number.isFinite);
+  return words.map((word) => facts.schedulers.find((each) => each.toLowerCase().startsWith(word.toLowerCase()))).filter(Boolean);
+}
+
+/** The axes that have values; empty if nothing is explored. */
+export const explored = computed(() => axes.value.map((axis) => ({ name: axis.name, values: valuesOf(axis) })).filter((axis) => axis.name && axis.values.length));
+export const cellCount = computed(() => explored.value.reduce((count, axis) => count * axis.values.length, 1));
+
+/** Queues one clip for each cell. Returns them by rows, with the axes. */
+export async function sendGrid() {
+  const [across, down = { name: "", values: [null] }] = explored.value;
+  const fields = toFields();
+  fields.seed ??= Math.floor(Math.random() * facts.max_seed);
+  const rows = [];
+  const made = [];
+  for (const row of down.values) {
+    const line = [];
+    for (const column of across.values) {
+      const cell = { ...fields, [across.name]: column, ...(down.name ? { [down.name]: row } : {}) };
+      const video = await ask("POST", "v1/videos", { body: toBody(cell), headers: { "Idempotency-Key": newKey() } });
+      made.push(video);
+      line.push(video.id);
+    }
+    rows.push(line);
+  }
+  remember(fields.prompt);
+  return { made, grid: { across, down, rows } };
+}
+
+const newKey = () => crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}`;
+
 /** Queues the clips, with seeds that follow each other. A key for each lets a request be repeated safely. */
 export async function send() {
   const fields = toFields();
@@ -76,10 +116,9 @@ export async function send() {
   const made = [];
   for (let number = 0; number < copies.value; number += 1) {
     const seed = first === undefined ? {} : { seed: (first + number) % (facts.max_seed + 1) };
-    const headers = { "Idempotency-Key": crypto.randomUUID?.() ?? String(Math.random()) };
+    const headers = { "Idempotency-Key": newKey() };
     made.push(await ask("POST", "v1/videos", { body: toBody({ ...fields, ...seed }), headers }));
   }
-  lastSeed.value = made[0].seed;
   if (!isSeedLocked.value) form.seed.value = String(made[0].seed);
   remember(fields.prompt);
   return made;
@@ -116,7 +155,6 @@ export async function remix(video, { withSeed = true } = {}) {
     form.seed.value = withSeed ? String(video.seed) : "";
     isSeedLocked.value = withSeed;
     takeInit(null);
-    remixedFrom.value = video.id ?? null;
   });
   if (video.input_reference && !video.id) missing.push("what it started from is not in the file");
   else if (video.input_reference) await restoreInit(video).catch(() => missing.push("what it started from is not here any more"));

@@ -1,7 +1,7 @@
 // Make: the form for a clip. The prompt comes first; what few people change is folded, and shown as chips where it is changed.
 
 import { html, signal, useEffect, useRef } from "./vendor/libraries.js";
-import { add, checkpoints, contentOf, facts, loras, models, note, peekVideos, tryTo } from "./store.js";
+import { add, checkpoints, contentOf, facts, loras, models, peekVideos, tryTo } from "./store.js";
 import * as state from "./form.js";
 import { Icon, IconButton, plural, seconds, shortScheduler } from "./parts.js";
 
@@ -12,16 +12,17 @@ const isPicking = signal(false);
 /** On a narrow screen, the settings are folded: the clips below them would be far away. */
 const isWide = matchMedia("(min-width: 60rem)").matches;
 
+export const actions = { grid: () => {} };
 export const promptBox = { element: null, focus: () => promptBox.element?.focus() };
 
 export async function submit() {
   if (isSending.value || !form.prompt.value.trim()) return promptBox.focus();
   isSending.value = true;
   await tryTo(async () => {
-    for (const video of await state.send()) {
-      add(video);
-      if (video.tip) note(video.tip);
-    }
+    if (state.explored.value.length === 0) return (await state.send()).forEach(add);
+    const { made, grid } = await state.sendGrid();
+    made.forEach(add);
+    return actions.grid(grid);
   });
   isSending.value = false;
   return undefined;
@@ -94,7 +95,7 @@ function Words() {
 
 /** The model. */
 
-const sampleOf = (id) => peekVideos().find((video) => video.model === id && video.status === "completed");
+const sampleOf = (id) => facts.has_thumbnails && peekVideos().find((video) => video.model === id && video.status === "completed");
 
 const ModelCard = ({ each, isChosen, onPick }) => {
   const sample = sampleOf(each.id);
@@ -287,20 +288,42 @@ function Advanced() {
       : null}`;
 }
 
+const NAMES = { ...LABELS, seed: "Seed", strength: "Strength", prompt: "Prompt" };
+const HINTS = { prompt: "a cat | a dog", scheduler: "DDIM, Euler, UniPC", seed: "1, 2, 3", strength: "0.3, 0.6, 0.9" };
+
+/** One or two settings over several values. */
+function Explore() {
+  const [first, second] = state.axes.value;
+  const set = (at, change) => (state.axes.value = state.axes.value.map((axis, index) => (index === at ? { ...axis, ...change } : axis)));
+  const row = (axis, at, label) => html`<div class="row" key=${at}>
+    <select aria-label=${label} value=${axis.name} onChange=${(event) => set(at, { name: event.target.value })}>
+      <option value="">${at ? "and …" : "nothing"}</option>
+      ${state.AXES.map((name) => html`<option value=${name}>${NAMES[name]}</option>`)}
+    </select>
+    <input class="grow" aria-label="Values of ${label.toLowerCase()}" disabled=${!axis.name} placeholder=${HINTS[axis.name] ?? "3, 5, 7"} value=${axis.values} onInput=${(event) => set(at, { values: event.target.value })} />
+  </div>`;
+  return html`<details class="fold" open=${Boolean(first.name)}>
+    <summary>Explore values of a setting</summary>
+    <div class="axes">${row(first, 0, "Setting across")}${first.name ? row(second, 1, "Setting down") : null}</div>
+  </details>`;
+}
+
 function Go() {
   const told = plan.value;
-  const count = state.copies.value;
+  const isGrid = state.explored.value.length > 0;
+  const count = isGrid ? state.cellCount.value : state.copies.value;
+  const isTooMany = isGrid && count > state.MOST_CELLS;
   const place = told?.queue_position;
   return html`<div class="go">
     <div class="row">
-      <button type="submit" class="primary grow" disabled=${isSending.value}>${isSending.value ? "Sending …" : count === 1 ? "Make the clip" : `Make ${count} clips`}</button>
-      <select aria-label="How many clips" title="How many clips, with different seeds" value=${String(count)} onChange=${(event) => (state.copies.value = Number(event.target.value))}>
+      <button type="submit" class="primary grow" disabled=${isSending.value || isTooMany}>${isSending.value ? "Sending …" : count === 1 ? "Make the clip" : `Make ${count} clips`}</button>
+      ${isGrid ? null : html`<select aria-label="How many clips" title="How many clips, with different seeds" value=${String(count)} onChange=${(event) => (state.copies.value = Number(event.target.value))}>
         ${[1, 2, 4, 8].map((each) => html`<option value=${String(each)}>× ${each}</option>`)}
-      </select>
+      </select>`}
     </div>
     <p class="hint">
-      ${told && !told.error
-        ? html`About ${seconds(told.eta)}${place > 1 ? `, after ${plural(place - 1, "other clip")}` : ""}`
+      ${isTooMany ? html`<span class="wrong">At most ${state.MOST_CELLS} clips at once.</span>` : told && !told.error
+        ? html`About ${seconds(told.eta)}${count > 1 ? " for the first" : ""}${place > 1 ? `, after ${plural(place - 1, "other clip")}` : ""}`
         : html`<kbd>Ctrl</kbd> <kbd>Enter</kbd> makes it, <kbd>?</kbd> lists all keys`}
       <button type="button" class="quiet" onClick=${state.resetAll}>Clear</button>
     </p>
@@ -314,7 +337,7 @@ export function Make() {
       <${Prompt} />
       <details class="settings" open=${isWide}>
         <summary>Settings</summary>
-        <div><${Words} /><${Models} /><${Size} /><${Length} /><${Seed} /><${Start} /><${Loras} /><${Advanced} /></div>
+        <div><${Words} /><${Models} /><${Size} /><${Length} /><${Seed} /><${Start} /><${Loras} /><${Advanced} /><${Explore} /></div>
       </details>
     </div>
     <${Go} />

@@ -12,7 +12,7 @@ export const ofModel = signal("");
 export const chosen = signal(new Set());
 export const isChoosing = signal(false);
 export const current = signal(null); // the tile that keys act on
-export const actions = { open: () => {}, remix: () => {}, compare: () => {} };
+export const actions = { open: () => {}, remix: () => {}, compare: () => {}, showLastGrid: () => {} };
 
 export const openIds = computed(() => (ids.value ?? []).filter((id) => store.isOpen(videoOf(id))).reverse());
 export const endedIds = computed(() => (ids.value ?? []).filter((id) => !store.isOpen(videoOf(id)) && passes(videoOf(id))));
@@ -93,7 +93,8 @@ function Tile({ id }) {
 
 const Picture = ({ video, isPlaying }) => {
   const url = store.contentOf(video);
-  if (video.output_type === "gif") return html`<img src=${isPlaying ? url : store.contentOf(video, "thumbnail")} alt="" loading="lazy" />`;
+  if (!store.facts.has_thumbnails && video.output_type !== "gif") return html`<video src=${url} muted preload="metadata" playsinline tabindex="-1" aria-hidden="true"></video>`;
+  if (video.output_type === "gif") return html`<img src=${isPlaying || !store.facts.has_thumbnails ? url : store.contentOf(video, "thumbnail")} alt="" loading="lazy" />`;
   return html`<img src=${store.contentOf(video, "thumbnail")} alt="" loading="lazy" />
     ${isPlaying ? html`<video src=${url} muted loop autoplay playsinline disablepictureinpicture tabindex="-1" aria-hidden="true"></video>` : null}`;
 };
@@ -115,6 +116,7 @@ function Filters() {
       ? html`<select aria-label="Model" value=${ofModel.value} onChange=${(event) => (ofModel.value = event.target.value)}>
           <option value="">All models</option>${used.map((each) => html`<option value=${each}>${each}</option>`)}</select>`
       : null}
+    ${store.kept.read("grid", null) ? html`<button type="button" class="quiet push" onClick=${actions.showLastGrid}>Last grid</button>` : null}
     <button type="button" class="quiet" aria-pressed=${isChoosing.value} onClick=${() => ((isChoosing.value = !isChoosing.value), (chosen.value = new Set()))}>${isChoosing.value ? "Done" : "Select"}</button>
   </div>`;
 }
