@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -175,6 +176,25 @@ def test_compared_clips_share_a_clock_and_show_only_what_differs(page: Page, ser
 
     assert players.nth(0).evaluate("player => player.currentTime") == players.nth(1).evaluate("player => player.currentTime")
     assert page.locator("dialog tbody tr").all_inner_texts() == ["Guidance\t2\t6"]
+
+
+def test_chosen_clips_are_saved_as_one_file_and_deleted(page: Page, service: Service, tmp_path: Path) -> None:
+    two = [make(service, seed=seed) for seed in (3, 4)]
+    page.get_by_role("button", name="Select", exact=True).click()
+    for each in two:
+        page.locator(f'.tile[data-id="{each}"] input').check()
+    with page.expect_download() as download:
+        page.get_by_role("toolbar").get_by_role("button", name="Download").click()
+    download.value.save_as(tmp_path / "clips.zip")
+    with ZipFile(tmp_path / "clips.zip") as saved:
+        assert saved.testzip() is None
+        assert {name: saved.read(name) for name in saved.namelist()} == {f"{each}.mp4": content(service, each) for each in two}
+
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("toolbar").get_by_role("button", name="Delete").click()
+    for each in two:
+        expect(page.locator(f'.tile[data-id="{each}"]')).to_have_count(0)
+        assert service.client.get(f"{service.url}/v1/videos/{each}").status_code == 404
 
 
 def test_grid_over_two_settings_is_one_batch(page: Page, service: Service) -> None:
