@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,6 +15,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import insert
 
 from promptreel.api.app import create_app
+from promptreel.api.authentication import Authenticator
 from promptreel.api.parts import AppParts, Services
 from promptreel.api.shared_looks import SharedLooks
 from promptreel.api.v1.feed import stream_changes
@@ -182,7 +184,9 @@ def test_stream_ends_when_the_key_is_revoked(services: AppParts, keys: KeyStore)
     key, _ = keys.create("k")
     caller = Caller(api_key_id=key.id)
     parts = replace(services, looks=SharedLooks(poll_seconds=0.001))
-    is_known = partial(services.authenticator.still_knows, caller)
+    seconds = itertools.count()
+    authenticator = Authenticator(keys, serves_local=True, now=lambda: float(next(seconds)))  # a key is cached for a second
+    is_known = partial(authenticator.still_knows, caller)
 
     async def count_looks() -> int:
         looks = 0

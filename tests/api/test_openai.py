@@ -83,6 +83,7 @@ def test_create_answers_the_video_with_all_defaults(client: TestClient, jobs: Jo
         "strength": 0.55,
         "seed": 0,
         "enhance_prompt": False,
+        "input_reference": None,
         "clip_skip": 0,
         "motion_adapter": None,
         "loras": [],
