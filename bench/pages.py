@@ -1,7 +1,7 @@
-"""Measures what open pages cost the api: 50 streams of events on 200 running jobs that report progress every second.
+"""Measures what open pages cost: the api with 50 streams of events on 200 running jobs, and one page in a browser.
 
-`python -m bench.pages --seconds 20`. The reports are written as workers write them. Meanwhile one client fetches videos. Prints
-to stdout.
+`python -m bench.pages --seconds 20`. All jobs report progress every second, as workers do. Meanwhile one client fetches videos.
+Then Chromium opens the page on 50 running jobs: the time until it can be used, and its CPU and bytes. Prints to stdout.
 """
 
 from __future__ import annotations
@@ -9,14 +9,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import psutil  # type: ignore[import-untyped]
+from playwright.sync_api import CDPSession, sync_playwright
 
 from promptreel.demo import start_service, stop_service, wait_until_ready
 from promptreel.jobs.database import open_database
@@ -24,7 +28,7 @@ from promptreel.jobs.job import Claim, JobStage, NewJob
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.store import JobStore
 
-STREAMS, JOBS = 50, 200
+STREAMS, JOBS, JOBS_OF_PAGE = 50, 200, 50
 REPORT_SECONDS = 1.0
 
 
@@ -50,28 +54,62 @@ def main() -> None:
             api = next(child for child in psutil.Process(service.pid).children() if "api" in child.cmdline())
             jobs = JobStore(open_database(data_dir / "promptreel.db"), lease_seconds=3600)
             measure(url, api, jobs, options)
+            if chromium := shutil.which("chromium"):
+                measure_page(url, jobs, chromium, options.seconds)
         finally:
             stop_service(service)
 
 
 def measure(url: str, api: psutil.Process, jobs: JobStore, options: argparse.Namespace) -> None:
     claims = [run_job(jobs) for _ in range(options.jobs)]
-    stop = threading.Event()
-    reporter = threading.Thread(target=report, args=(jobs, claims, stop))
-    reporter.start()
     heard, before = Heard(), sum(api.cpu_times()[:2])
-    try:
+    with reporting(jobs, claims):
         asyncio.run(listen(url, heard, options))
-    finally:
-        stop.set()
-        reporter.join()
     used = sum(api.cpu_times()[:2]) - before
     load = ", ".join(f"{share:.2f}" for share in os.getloadavg())
+    for claim in claims:
+        jobs.fail(claim, code="job_failed", message="The benchmark is over.")
     p50, p99 = (sorted(heard.fetches)[int(len(heard.fetches) * share)] * 1000 for share in (0.5, 0.99))
     print(f"{options.streams} streams, {options.jobs} running jobs, {options.seconds:g} s, load average {load}")
     print(f"api: {api.memory_info().rss / 1e6:.0f} MB, {used / options.seconds:.2f} of a core")
     print(f"each stream: {heard.content_bytes / options.streams / options.seconds / 1000:.1f} kB a second")
     print(f"{len(heard.fetches)} fetches of a video: p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+
+
+def measure_page(url: str, jobs: JobStore, chromium: str, seconds: float) -> None:
+    claims = [run_job(jobs) for _ in range(JOBS_OF_PAGE)]
+    with reporting(jobs, claims), sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        session = page.context.new_cdp_session(page)
+        session.send("Performance.enable")
+        started = time.monotonic()
+        page.goto(url)
+        page.locator(".make .chosen").wait_for()
+        usable = time.monotonic() - started
+        before = task_seconds(session)
+        page.wait_for_timeout(seconds * 1000)
+        used = (task_seconds(session) - before) / seconds
+        browser.close()
+    print(f"a page on {JOBS_OF_PAGE} running jobs: usable after {usable:.2f} s, {used:.2f} of a core")
+
+
+def task_seconds(session: CDPSession) -> float:
+    """The time that the page's main thread was busy."""
+    metrics = session.send("Performance.getMetrics")["metrics"]
+    return next(float(each["value"]) for each in metrics if each["name"] == "TaskDuration")
+
+
+@contextmanager
+def reporting(jobs: JobStore, claims: list[Claim]) -> Iterator[None]:
+    stop = threading.Event()
+    reporter = threading.Thread(target=report, args=(jobs, claims, stop))
+    reporter.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        reporter.join()
 
 
 def run_job(jobs: JobStore) -> Claim:
