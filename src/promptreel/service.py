@@ -15,6 +15,7 @@ from functools import partial
 from ipaddress import ip_address
 
 from promptreel.bootstrap import (
+    LOCK_NAME,
     build_database_of_service,
     build_deliveries,
     build_jobs,
@@ -32,7 +33,6 @@ from promptreel.supervisor import ChildSpec, Stop, Supervisor
 
 log = logging.getLogger(__name__)
 
-LOCK_NAME = "serve.lock"
 START_SECONDS = 600.0
 """A worker gets at least this long to become ready."""
 

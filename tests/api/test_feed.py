@@ -25,10 +25,11 @@ from promptreel.jobs.job import JobStage
 from promptreel.jobs.keys import Caller, KeyStore
 from promptreel.jobs.store import JobStore
 from promptreel.jobs.tables import DELETED_KEPT, changes
-from promptreel.jobs.views import OwnChanges, OwnImports, OwnJobs
+from promptreel.jobs.views import OwnChanges, OwnImports, OwnJobs, OwnTrainings
 from promptreel.storage.local import LocalStorage
 from tests.api.test_openai import VIDEOS, claim, create
 from tests.counting import make_count
+from tests.jobs.factories import make_new_training
 
 EVENTS = "/v1/events"
 Told = tuple[str, int | None, dict[str, Any]]
@@ -98,6 +99,18 @@ def test_imports_are_told_and_kinds_without_words_are_not(client: TestClient, br
 
     assert short(told) == [("ready", "{'resumed': True}"), ("import", made["id"])]
     assert told[1][2] == made
+
+
+def test_trainings_are_told_with_each_report(client: TestClient, brief: TestClient, jobs: JobStore) -> None:
+    queued = jobs.submit(make_new_training())
+    work, _ = claim(jobs)
+    last = read(brief, 0)[1][1]
+    jobs.report(work, stage=JobStage.TRAINING, progress=0.0, report={"step": 3, "loss": 0.5})
+
+    told = read(brief, last)
+
+    assert short(told) == [("ready", "{'resumed': True}"), ("training", f"training_{queued.id}")]
+    assert (told[1][2]["step"], told[1][2]["loss"]) == (3, 0.5)
 
 
 def test_running_video_has_stage_and_the_version_of_its_preview(
@@ -176,8 +189,9 @@ def test_heartbeats_are_no_changes(client: TestClient, database: Database, jobs:
 
 def own_services(services: AppParts, caller: Caller) -> Services:
     shared = {name: getattr(services, name) for name in Services.__dataclass_fields__ if hasattr(services, name)}
-    own = {"jobs": OwnJobs(services.jobs, caller), "imports": OwnImports(services.jobs, caller)}
-    return Services(**shared | own | {"changes": OwnChanges(services.changes, caller), "caller": caller})
+    own = {"imports": OwnImports(services.jobs, caller), "trainings": OwnTrainings(services.jobs, caller)}
+    rest = {"jobs": OwnJobs(services.jobs, caller), "changes": OwnChanges(services.changes, caller), "caller": caller}
+    return Services(**shared | own | rest)
 
 
 def test_stream_ends_when_the_key_is_revoked(services: AppParts, keys: KeyStore) -> None:

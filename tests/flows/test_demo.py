@@ -14,8 +14,8 @@ from tests.waiting import LONGEST_SECONDS
 
 
 def test_demo_brings_a_video_back(tmp_path: Path) -> None:
-    """In two of its twenty steps. tests/test_base_install.py runs `python -m promptreel.demo` itself."""
-    asked = demo.REQUEST | {"num_inference_steps": "2"}
+    """In one of its twenty steps. tests/test_base_install.py runs `python -m promptreel.demo` itself."""
+    asked = demo.REQUEST | {"num_inference_steps": "1"}
     command = [sys.executable, "-c", f"import sys; from promptreel import demo; sys.exit(demo.main({asked}))"]
     ran = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=2 * LONGEST_SECONDS)
 

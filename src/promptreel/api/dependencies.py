@@ -15,7 +15,7 @@ from promptreel.api.foreign_pages import refuse_foreign_pages
 from promptreel.api.parts import AppParts, OpenServices, Services, Shared, parts_of
 from promptreel.errors import InvalidParams
 from promptreel.jobs.keys import LOCAL_CALLER, Caller
-from promptreel.jobs.views import Idempotency, OwnChanges, OwnImports, OwnJobs, PublicJobs
+from promptreel.jobs.views import Idempotency, OwnChanges, OwnImports, OwnJobs, OwnTrainings, PublicJobs
 
 MAX_IDEMPOTENCY_KEY = 255
 
@@ -48,7 +48,8 @@ async def get_services(request: Request, caller: Authenticated) -> Services:
     idempotency = await _read_idempotency(request, parts)
     own = {**_shared(parts), "fetcher": parts.fetcher.for_key(caller.api_key_id), "models": parts.models.seen_by(caller)}
     jobs, imports = OwnJobs(parts.jobs, caller, idempotency), OwnImports(parts.jobs, caller, idempotency)
-    return Services(**own, jobs=jobs, imports=imports, changes=OwnChanges(parts.changes, caller), caller=caller)
+    trainings, changes = OwnTrainings(parts.jobs, caller, idempotency), OwnChanges(parts.changes, caller)
+    return Services(**own, jobs=jobs, imports=imports, trainings=trainings, changes=changes, caller=caller)
 
 
 async def get_open_services(request: Request) -> OpenServices:

@@ -23,7 +23,7 @@ from promptreel.api.cookies import read_session
 from promptreel.api.parts import parts_of
 from promptreel.api.v1 import requests as limits
 from promptreel.extras import is_installed
-from promptreel.jobs.params import MAX_FRAMES, MAX_SEED, MOST_LORAS, OUTPUT_TYPES, SCHEDULERS
+from promptreel.jobs.params import MAX_FRAMES, MAX_SEED, MOST_ADD_ONS, OUTPUT_TYPES, SCHEDULERS
 
 FOLDER = Path(__file__).parent.parent / "web"
 POLICY = "; ".join(
@@ -128,6 +128,6 @@ def _facts(version: str) -> dict[str, object]:
         "max_seed": MAX_SEED,
         "max_frames": MAX_FRAMES,
         "max_text": limits.MAX_TEXT,
-        "most_loras": MOST_LORAS,
+        "most_loras": MOST_ADD_ONS,
         **{name: [each.minimum, each.maximum] for name, each in ranges.items()},
     }

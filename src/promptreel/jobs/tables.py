@@ -102,6 +102,8 @@ jobs = Table(
     Column("result_facts", JSON(none_as_null=True)),
     Column("kind", String(32), nullable=False, server_default="video"),
     Column("passed_at", UtcTime),
+    # What a running job tells beyond stage and progress. It stays when the job returns to the queue.
+    Column("report", JSON(none_as_null=True)),
     UniqueConstraint("api_key_id", "idem_key", name="jobs_idem_key"),
     CheckConstraint("status IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="jobs_status"),
     # Ids are public: an id is never reused, even after its row is deleted.
@@ -128,6 +130,8 @@ workers = Table(
     Column("device", String(255), nullable=False),
     Column("seconds_per_unit", Double),
     Column("last_seen", UtcTime, nullable=False),
+    # The ids of the models that it has loaded.
+    Column("loaded", JSON, nullable=False, server_default="[]"),
 )
 
 api_keys = Table(
@@ -261,8 +265,9 @@ DELETED_KEPT = 10_000
 _NOTE = "INSERT OR REPLACE INTO changes (job_id, kind, api_key_id, is_deleted) VALUES"
 _TRIGGERS = (
     f"CREATE TRIGGER jobs_inserted AFTER INSERT ON jobs BEGIN {_NOTE} (NEW.id, NEW.kind, NEW.api_key_id, false); END",
-    "CREATE TRIGGER jobs_updated AFTER UPDATE OF status, stage, progress ON jobs "
+    "CREATE TRIGGER jobs_updated AFTER UPDATE OF status, stage, progress, report ON jobs "
     "WHEN NEW.status IS NOT OLD.status OR NEW.stage IS NOT OLD.stage OR NEW.progress IS NOT OLD.progress "
+    "OR NEW.report IS NOT OLD.report "
     f"BEGIN {_NOTE} (NEW.id, NEW.kind, NEW.api_key_id, false); END",
     f"CREATE TRIGGER jobs_deleted AFTER DELETE ON jobs BEGIN {_NOTE} (OLD.id, OLD.kind, OLD.api_key_id, true); "  # noqa: S608
     "DELETE FROM changes WHERE is_deleted AND seq <= "

@@ -19,6 +19,7 @@ const EMPTY = {
   output_type: "mp4",
   motion_adapter: "",
   loras: [],
+  embeddings: [],
   seed: "",
 };
 export const SHOWN_APART = ["num_inference_steps", "guidance_scale", "scheduler", "fps", "clip_skip", "motion_adapter", "output_type"];
@@ -54,15 +55,18 @@ export function toFields() {
   if (form.negative_prompt.value.trim()) fields.negative_prompt = form.negative_prompt.value;
   if (form.enhance_prompt.value) fields.enhance_prompt = true;
   if (form.loras.value.length) fields.loras = form.loras.value;
+  if (form.embeddings.value.length) fields.embeddings = form.embeddings.value;
   if (isSeedLocked.value && form.seed.value !== "") fields.seed = Number(form.seed.value);
   if (init.value && form.strength.value !== null) fields.strength = form.strength.value;
   return fields;
 }
 
+const asText = (each) => (each.model ? `${each.model}:${each.strength}` : each); // in a multipart form
+
 function toBody(fields) {
   if (!init.value) return fields;
   const body = new FormData();
-  for (const [name, value] of Object.entries(fields)) body.append(name, typeof value === "object" ? JSON.stringify(value) : value);
+  for (const [name, value] of Object.entries(fields)) body.append(name, Array.isArray(value) ? value.map(asText).join(",") : value);
   body.append("input_reference", init.value.file, init.value.name);
   return body;
 }
@@ -145,12 +149,15 @@ export async function remix(video, { withSeed = true } = {}) {
   const known = new Set((models.value ?? []).map((each) => each.id));
   const usable = video.loras.filter((lora) => known.has(lora.model));
   for (const lora of video.loras) if (!known.has(lora.model)) missing.push(`the LoRA “${lora.model}” is not here`);
+  const embeddings = video.embeddings ?? [];
+  for (const id of embeddings) if (!known.has(id)) missing.push(`the embedding “${id}” is not here`);
   if (video.motion_adapter && !known.has(video.motion_adapter)) missing.push(`the motion adapter “${video.motion_adapter}” is not here`);
   batch(() => {
     for (const name of Object.keys(EMPTY)) if (name in video) form[name].value = video[name];
     form.enhance_prompt.value = false; // the clip's prompt has all that was added to it
     form.model.value = hasModel ? video.model : form.model.value;
     form.loras.value = usable;
+    form.embeddings.value = embeddings.filter((id) => known.has(id));
     form.motion_adapter.value = known.has(video.motion_adapter) ? video.motion_adapter : "";
     form.seed.value = withSeed ? String(video.seed) : "";
     isSeedLocked.value = withSeed;

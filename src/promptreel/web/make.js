@@ -102,7 +102,7 @@ const ModelCard = ({ each, isChosen, onPick }) => {
   return html`<button type="button" class="model-card" role="radio" aria-checked=${isChosen} onClick=${onPick}>
     <span class="sample">${sample ? html`<img src=${contentOf(sample, "thumbnail")} alt="" loading="lazy" />` : html`<${Icon} name="image" />`}</span>
     <span class="about"><b>${each.name}</b>
-      <small>${[each.family, each.base, each.licence].filter(Boolean).join(" · ")}</small>
+      <small>${[each.family, each.base, each.licence, each.loaded_on.length ? "loaded now" : null].filter(Boolean).join(" · ")}</small>
       ${each.description ? html`<small>${each.description}</small>` : null}
       ${each.trigger_words.length ? html`<small>Trigger: ${each.trigger_words.join(", ")}</small>` : null}
     </span>
@@ -123,7 +123,7 @@ function Models() {
           ${checkpoints.value.map((each) => html`<${ModelCard} key=${each.id} each=${each} isChosen=${each === chosen} onPick=${() => pick(each)} />`)}
         </div>`
       : html`<div class="chosen">
-          <div class="grow"><b>${chosen.name}</b> <small>${chosen.family}${chosen.licence ? ` · ${chosen.licence}` : ""}</small></div>
+          <div class="grow"><b>${chosen.name}</b> <small>${chosen.family}${chosen.licence ? ` · ${chosen.licence}` : ""}${chosen.loaded_on.length ? " · loaded now" : ""}</small></div>
           ${several ? html`<button type="button" onClick=${() => (isPicking.value = true)}>Change model</button>` : null}
         </div>`}
     ${chosen.trigger_words.length
@@ -239,6 +239,12 @@ function Loras() {
   </fieldset>`;
 }
 
+/** Embeddings come with a remixed clip; a click takes one away. */
+const Embeddings = () =>
+  form.embeddings.value.length === 0
+    ? null
+    : html`<div class="row wrap chips">${form.embeddings.value.map((id) => html`<button type="button" class="chip" key=${id} title="Remove this embedding" onClick=${() => (form.embeddings.value = form.embeddings.value.filter((each) => each !== id))}>${id} <span aria-hidden="true">×</span></button>`)}</div>`;
+
 /** What few people change. */
 
 const LABELS = {
@@ -337,7 +343,7 @@ export function Make() {
       <${Prompt} />
       <details class="settings" open=${isWide}>
         <summary>Settings</summary>
-        <div><${Words} /><${Models} /><${Size} /><${Length} /><${Seed} /><${Start} /><${Loras} /><${Advanced} /><${Explore} /></div>
+        <div><${Words} /><${Models} /><${Size} /><${Length} /><${Seed} /><${Start} /><${Loras} /><${Embeddings} /><${Advanced} /><${Explore} /></div>
       </details>
     </div>
     <${Go} />

@@ -7,7 +7,7 @@ import { Bar, Icon, bytes, plural } from "./parts.js";
 const source = signal("");
 const id = signal("");
 const problem = signal("");
-const KINDS = { checkpoint: "Makes clips", motion_adapter: "Motion", lora: "LoRA", vae: "VAE" };
+const KINDS = { checkpoint: "Makes clips", motion_adapter: "Motion", lora: "LoRA", embedding: "Embedding", vae: "VAE" };
 
 async function add(event) {
   event.preventDefault();
@@ -38,7 +38,7 @@ const Import = ({ each }) => html`<li class="row-of-queue">
 const Model = ({ model }) => html`<li class="model-row">
   <div class="grow">
     <p><b>${model.name}</b> <code>${model.id}</code></p>
-    <p class="hint">${[KINDS[model.kind] ?? model.kind, model.family, model.base, model.licence, model.size_bytes ? bytes(model.size_bytes) : null, model.source ? model.visibility : "on disk"].filter(Boolean).join(" · ")}</p>
+    <p class="hint">${[KINDS[model.kind] ?? model.kind, model.family, model.base, model.licence, model.size_bytes ? bytes(model.size_bytes) : null, model.source ? model.visibility : "on disk", model.loaded_on.length ? "loaded now" : null].filter(Boolean).join(" · ")}</p>
     ${model.description ? html`<p class="hint">${model.description}</p>` : null}
     ${model.trigger_words.length ? html`<p class="hint">Trigger: ${model.trigger_words.join(", ")}</p>` : null}
   </div>

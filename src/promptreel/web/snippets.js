@@ -14,6 +14,7 @@ export function fieldsOf(video) {
   if (video.clip_skip) fields.clip_skip = video.clip_skip;
   if (video.motion_adapter) fields.motion_adapter = video.motion_adapter;
   if (video.loras.length) fields.loras = video.loras;
+  if (video.embeddings?.length) fields.embeddings = video.embeddings;
   if (video.input_reference) Object.assign(fields, { strength: video.strength, input_reference: "https://…" });
   return fields;
 }

@@ -77,6 +77,7 @@ export const rowsOf = (video) => [
   ["Scheduler", shortScheduler(video.scheduler)],
   ["Negative prompt", video.negative_prompt],
   ["LoRAs", video.loras.map((lora) => `${lora.model} ${lora.strength}`).join(", ")],
+  ["Embeddings", video.embeddings?.join(", ")],
   ["Starts from", video.input_reference && `a ${video.input_reference === "image" ? "picture" : "clip"}, may change ${Math.round(video.strength * 100)} %`],
   ["Clip skip", video.clip_skip || null],
   ["File", video.output_type],

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from fastapi.responses import FileResponse, Response
 
 from promptreel.api.parts import Services
+from promptreel.api.posters import poster_of
 from promptreel.api.v1.answers import ContentUnavailable
-from promptreel.errors import NotAvailable
-from promptreel.extras import install_command, is_installed
 from promptreel.jobs.job import JobStatus, VideoJob
 from promptreel.media import INIT_TYPES, MEDIA_TYPES, POSTER_MEDIA_TYPE, PREVIEW_MEDIA_TYPE, kind_of_init
 
@@ -26,7 +23,7 @@ def send_variant(services: Services, job: VideoJob, variant: str) -> Response:
     if path is None:
         raise ContentUnavailable(why_unavailable(job))
     if variant in {"thumbnail", "preview"}:
-        return Response(_make_poster(path), media_type=POSTER_MEDIA_TYPE, headers=_KEPT)
+        return Response(poster_of(path), media_type=POSTER_MEDIA_TYPE, headers=_KEPT)
     return FileResponse(path, media_type=MEDIA_TYPES[job.params.output_type], headers=_KEPT)
 
 
@@ -54,12 +51,3 @@ def _read_preview(services: Services, job: VideoJob) -> bytes:
     if content is None:
         raise ContentUnavailable("There is no preview now: ask again while the video is being made.")
     return content
-
-
-def _make_poster(path: Path) -> bytes:
-    """Raises NotAvailable without the extra `media`."""
-    if not is_installed("media"):
-        raise NotAvailable(f"This server makes no thumbnails. Its operator can add them with: {install_command('media')}")
-    from promptreel.encoding.poster import make_poster  # noqa: PLC0415 - an extra
-
-    return make_poster(path)

@@ -20,7 +20,7 @@ from promptreel.jobs.links import Links
 
 EVENTS_MEDIA_TYPE = "text/event-stream"
 KEEP_ALIVE_SECONDS = 15.0  # proxies close silent connections after about a minute
-_LOOKS_PER_OUTLOOK = 10  # the queue is read less often than the job
+LOOKS_PER_OUTLOOK = 10  # the queue is read less often than the job
 
 KEEP_ALIVE = b": keep-alive\n\n"
 
@@ -99,7 +99,7 @@ class VideoWatcher:
             is_new_stage = is_new_share = False
         if is_new_stage:
             yield Event("stage", stage, seq)
-        if is_new_stage or is_new_share or self._looks % _LOOKS_PER_OUTLOOK == 0:
+        if is_new_stage or is_new_share or self._looks % LOOKS_PER_OUTLOOK == 0:
             outlook = {} if job.is_final else to_outlook(look_ahead(self._services, job))
             if self._is_new("progress", progress | outlook):
                 yield Event("progress", progress | outlook, seq)

@@ -20,10 +20,12 @@ from promptreel.api.estimates import look_ahead_of
 from promptreel.api.parts import Services
 from promptreel.api.v1.answers import to_import, to_outlook, to_video, to_video_id
 from promptreel.api.v1.events import KEEP_ALIVE, KEEP_ALIVE_SECONDS, Event, read_event_id
+from promptreel.api.v1.training_answers import to_training, to_training_id
 from promptreel.jobs.changes import Change
 from promptreel.jobs.import_params import ImportParams
 from promptreel.jobs.job import AnyJob, JobStatus, VideoJob
 from promptreel.jobs.params import VideoParams
+from promptreel.jobs.training_params import TrainingParams
 
 MOST_AT_ONCE = 200
 """The most changes that one look reads."""
@@ -119,6 +121,7 @@ def _tell_plainly(to_answer: Callable[[Any], Answer]) -> Callable[[AnyJob, Servi
 KINDS_TOLD: Mapping[str, Told] = MappingProxyType(
     {
         VideoParams.kind: Told("video", "video", to_video_id, _tell_video),
+        TrainingParams.kind: Told("training", "training", to_training_id, _tell_plainly(to_training)),
         ImportParams.kind: Told("import", "model.import", lambda job_id: f"import_{job_id}", _tell_plainly(to_import)),
     }
 )

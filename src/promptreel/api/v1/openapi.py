@@ -28,7 +28,7 @@ from promptreel.api.v1.requests import (
     VARIANTS,
 )
 from promptreel.encoding.inits import readable_types
-from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, MOST_LORAS, OUTPUT_TYPES, SCHEDULERS
+from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, MOST_ADD_ONS, OUTPUT_TYPES, SCHEDULERS
 from promptreel.media import INIT_TYPES, MEDIA_TYPES, POSTER_MEDIA_TYPE, PREVIEW_MEDIA_TYPE
 from promptreel.models.registry import DEFAULT_MODEL_ID
 
@@ -114,10 +114,18 @@ CREATE_FIELDS: dict[str, dict[str, Any]] = {
                 },
             ]
         },
-        "maxItems": MOST_LORAS,
+        "maxItems": MOST_ADD_ONS,
         "default": None,
         "description": "LoRAs: ids, or objects with model and strength. As text: ID:STRENGTH, separated by commas.",
         "example": [{"model": "pencil", "strength": 0.8}],
+    },
+    "embeddings": {
+        "type": ["array", "string", "null"],
+        "items": {"type": "string"},
+        "maxItems": MOST_ADD_ONS,
+        "default": None,
+        "description": "Embeddings (textual inversions): ids; as text, separated by commas. Write their words in a prompt.",
+        "example": ["easynegative"],
     },
     "clip_skip": _number(CLIP_SKIP, "How many of the text encoder's last layers to skip.", default=0),
     "output_type": {
@@ -248,7 +256,7 @@ EVENTS = _stream(
     "already know is left out."
 )
 ALL_EVENTS = _stream(
-    "First `ready` (resumed: whether nothing was missed since Last-Event-ID). Then `video` and `import` (the whole object) at "
-    "each change, `deleted` (id, object), and `queue` (videos: id, queue_position and eta of up to 50 that are not done). "
-    "Ignore events with other names. `data` is JSON. Comments keep the connection alive."
+    "First `ready` (resumed: whether nothing was missed since Last-Event-ID). Then `video`, `import` and `training` (the whole "
+    "object) at each change, `deleted` (id, object), and `queue` (videos: id, queue_position and eta of up to 50 that are not "
+    "done). Ignore events with other names. `data` is JSON. Comments keep the connection alive."
 )

@@ -48,6 +48,7 @@ class VideoPlan(Answer):
     clip_skip: Count | Unset = None
     motion_adapter: str | None = None
     loras: list[LoraOfVideo] | Unset = None
+    embeddings: list[str] | Unset = None
     output_type: Annotated[str, one_of(OUTPUT_TYPES)] | Unset = None
     media_type: Annotated[str, one_of(MEDIA_TYPES.values())] | Unset = None
     queue_position: Count | Unset = None

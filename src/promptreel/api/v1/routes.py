@@ -146,7 +146,7 @@ def send_events(request: Request, video_id: str, services: ServicesOfApp) -> Str
 
 
 def send_all_events(request: Request, services: ServicesOfApp, is_known: StillKnown) -> StreamingResponse:
-    """Server-sent events: each change of any of your videos and imports. With `Last-Event-ID`, those since that event, too."""
+    """Server-sent events: each change of your videos, imports and trainings. With `Last-Event-ID`, all since that event."""
     last_event_id = request.headers.get("last-event-id")
     events = stream_changes(services, last_event_id=last_event_id, is_known=is_known)
     return StreamingResponse(events, media_type=EVENTS_MEDIA_TYPE, headers=_UNBUFFERED)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0008"
-down_revision = "0006"
+revision = "0009"
+down_revision = "0008"
 
 _NOTE = "INSERT OR REPLACE INTO changes (job_id, kind, api_key_id, is_deleted) VALUES"
 _TRIGGERS = (
     f"CREATE TRIGGER jobs_inserted AFTER INSERT ON jobs BEGIN {_NOTE} (NEW.id, NEW.kind, NEW.api_key_id, false); END",
-    "CREATE TRIGGER jobs_updated AFTER UPDATE OF status, stage, progress ON jobs "
+    "CREATE TRIGGER jobs_updated AFTER UPDATE OF status, stage, progress, report ON jobs "
     "WHEN NEW.status IS NOT OLD.status OR NEW.stage IS NOT OLD.stage OR NEW.progress IS NOT OLD.progress "
+    "OR NEW.report IS NOT OLD.report "
     f"BEGIN {_NOTE} (NEW.id, NEW.kind, NEW.api_key_id, false); END",
     f"CREATE TRIGGER jobs_deleted AFTER DELETE ON jobs BEGIN {_NOTE} (OLD.id, OLD.kind, OLD.api_key_id, true); "  # noqa: S608
     "DELETE FROM changes WHERE is_deleted AND seq <= "
