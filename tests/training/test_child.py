@@ -116,6 +116,7 @@ def test_broken_order_is_an_error_with_a_reason(trained: Trained, line: Any, mes
         Order.read(told)
 
 
+@pytest.mark.slow
 def test_child_says_why_it_fails_and_shows_no_traceback() -> None:
     with start() as child:
         send(child, '{"params": 3}')

@@ -26,7 +26,7 @@ from promptreel.models.kinds import ModelKind
 from promptreel.models.registry import ModelRegistry
 from promptreel.training.export import hash_params, name_kohya, name_motion, save_checkpoint
 from promptreel.training.layers import TRAINED, add_lora, leave_out_motion, read_halves
-from promptreel.training.presets import ATTENTION, ATTENTION_AND_FEED_FORWARD, MOTION
+from promptreel.training.presets import ATTENTION, BLOCKS, MOTION
 from promptreel.training.tensor_files import save_tensors
 from tests.generation import original_files as original
 from tests.generation.checkpoints import TABLE
@@ -43,6 +43,11 @@ WITH_ATTENTION = [
 ]
 OF_ATTENTION = [f"attn{number}_to_{layer}" for number in (1, 2) for layer in ("q", "k", "v", "out_0")]
 OF_FEED_FORWARD = ["ff_net_0_proj", "ff_net_2"]
+RESNETS = [
+    *(f"down_blocks_{block}_resnets_{number}" for block in range(4) for number in (0, 1)),
+    *(f"mid_block_resnets_{number}" for number in (0, 1)),
+    *(f"up_blocks_{block}_resnets_{number}" for block in range(4) for number in (0, 1, 2)),
+]
 KOHYA = ("lora_down.weight", "lora_up.weight", "alpha")
 WITH_MOTION = [
     *(f"down_blocks.{block}.motion_modules.{number}" for block in range(4) for number in (0, 1)),
@@ -51,6 +56,9 @@ WITH_MOTION = [
 OF_MOTION = (
     "{modules}.temporal_transformer.transformer_blocks.0.attention_blocks.{number}.processor.to_{layer}_lora.{half}.weight"
 )
+
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +92,13 @@ def names_of(layers: str, *, is_motion: bool = False) -> set[str]:
     return set((name_motion if is_motion else name_kohya)(halves))
 
 
-@pytest.mark.parametrize(
-    ("layers", "parts"), [(ATTENTION, OF_ATTENTION), (ATTENTION_AND_FEED_FORWARD, OF_ATTENTION + OF_FEED_FORWARD)]
-)
-def test_names_are_those_of_kohya(layers: str, parts: list[str]) -> None:
-    assert names_of(layers) == {
-        f"lora_unet_{block}_transformer_blocks_0_{part}.{end}" for block in WITH_ATTENTION for part in parts for end in KOHYA
-    }
+def test_names_are_those_of_kohya() -> None:
+    of_attention = {f"{block}_transformer_blocks_0_{part}" for block in WITH_ATTENTION for part in OF_ATTENTION}
+    of_feed_forward = {f"{block}_transformer_blocks_0_{part}" for block in WITH_ATTENTION for part in OF_FEED_FORWARD}
+    convolutions = {f"{resnet}_conv{number}" for resnet in RESNETS for number in (1, 2)}
+
+    for layers, expected in ((ATTENTION, of_attention), (BLOCKS, of_attention | of_feed_forward | convolutions)):
+        assert names_of(layers) == {f"lora_unet_{layer}.{end}" for layer in expected for end in KOHYA}
 
 
 def test_names_are_those_of_animatediff() -> None:

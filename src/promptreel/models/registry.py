@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound, NotAvailable
 from promptreel.jobs.keys import Caller
@@ -294,13 +294,6 @@ def _why_left_out(path: Path, built_in: Path) -> str | None:
     except CheckpointUnusable as error:
         return error.message
     return None
-
-
-def describe_card(card: ModelCard) -> dict[str, Any]:
-    """What its `promptreel.json` says, as JSON; without what is not known."""
-    told = {name: getattr(card, name) for name in CardFile.model_fields}
-    plain = {name: sorted(value) if isinstance(value, frozenset) else value for name, value in told.items()}
-    return {name: value for name, value in plain.items() if value not in (None, "", (), [])}
 
 
 def _read_card(folder: Path) -> ModelCard:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from promptreel.training.layers import TRAINED, add_lora, leave_out_motion, share_parameters, use_loras
 from promptreel.training.orders import Order
 from promptreel.training.pictures import is_better_without_motion
-from promptreel.training.presets import ATTENTION
+from promptreel.training.presets import ATTENTION, rate_for
 from promptreel.training.task import Batch, Gradients, Group, Setup, add_up, drop_captions
 
 MOST_RANK_OF_LOOKS = 8
@@ -129,11 +129,12 @@ def learn_clips(order: Order, setup: Setup) -> ClipTask:
     looks: dict[str, nn.Parameter] = {}
     for number in range(len(order.examples)):
         looks |= add_lora(unet, ATTENTION, name=_name_looks(number), rank=rank)
-    rate = preset.spatial_rate * params.learning_rate / preset.learning_rate
+    rate = rate_for(params.learning_rate, unet.config.block_out_channels[0])
+    rate_of_looks = rate * preset.spatial_rate / preset.learning_rate
     shown = leave_out_motion(unet) if is_left_out else share_parameters(unet)
     plain = share_parameters(unet)
     use_loras(plain, TRAINED)
-    groups = (Group("trained", params.learning_rate, kept), Group("spatial", rate, looks))
+    groups = (Group("trained", rate, kept), Group("spatial", rate_of_looks, looks))
     return ClipTask(setup=setup, order=order, groups=groups, shown=shown, plain=plain, base=base, leaves_out_motion=is_left_out)
 
 

@@ -14,15 +14,16 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from promptreel.models.card_fields import CARD_NAME
+from promptreel.models.card_fields import CARD_NAME, CardFile
 from promptreel.models.composition import ModelSet
 from promptreel.models.gate import check_checkpoint
-from promptreel.models.registry import ModelCard, describe_card
+from promptreel.models.registry import ModelCard
 from promptreel.models.weights import StoredTensor, read_metadata
 from promptreel.training.layers import read_halves
 from promptreel.training.orders import Order, describe
@@ -31,6 +32,7 @@ from promptreel.training.tensor_files import file_errors, save_tensors, writing
 
 LORA_FILE = "result.safetensors"
 CHECKPOINT_FOLDER = "result"
+
 
 _ATTENTION = re.compile(r"(?P<modules>.+\.motion_modules\.\d+)\.(?P<block>.+)\.attn(?P<number>[12])\.(?P<layer>\w+)(\.0)?")
 
@@ -62,6 +64,8 @@ def fold(down: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
 def _widen(down: Tensor, up: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Adds zeros, so that all layers have one rank: not every reader looks at each layer's own."""
     more = rank - len(down)
+    if not more:
+        return down, up
     return nn.functional.pad(down, (0, 0, 0, more)), nn.functional.pad(up, (0, more))
 
 
@@ -134,7 +138,7 @@ def save_checkpoint(folder: Path, trained: Mapping[str, Tensor], order: Order, m
             else:
                 shutil.copyfile(path, target)
         with writing(beside / CARD_NAME) as file:
-            file.write(json.dumps(describe_card(_make_card(order, models)), indent=2).encode())
+            file.write(json.dumps(_describe_card(_make_card(order, models)), indent=2).encode())
         shutil.rmtree(folder, ignore_errors=True)
         beside.rename(folder)
 
@@ -152,3 +156,10 @@ def _make_card(order: Order, models: ModelSet) -> ModelCard:
         description=f"Trained on {base.name}: {params.instance_prompt}"[:2000],
         motion_adapter=params.motion_adapter or base.motion_adapter,
     )
+
+
+def _describe_card(card: ModelCard) -> dict[str, Any]:
+    """What its `promptreel.json` says; without what is not known."""
+    told = {name: getattr(card, name) for name in CardFile.model_fields}
+    plain = {name: sorted(value) if isinstance(value, frozenset) else value for name, value in told.items()}
+    return {name: value for name, value in plain.items() if value not in (None, "", (), [])}

@@ -11,7 +11,7 @@ from peft import LoKrConfig, LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from promptreel.training.presets import ATTENTION, ATTENTION_AND_FEED_FORWARD, MOTION
+from promptreel.training.presets import ATTENTION, BLOCKS, MOTION
 
 TRAINED = "trained"
 """The name of the LoRA that a training makes."""
@@ -22,21 +22,23 @@ rank, in fewer numbers."""
 
 _SPATIAL = r"(?!.*motion_modules).*\.attentions\.\d+\.transformer_blocks\.\d+\."
 _TO = r"attn[12]\.(to_q|to_k|to_v|to_out\.0)"
-_TARGETS = {
+_LINEAR = {
     ATTENTION: _SPATIAL + _TO,
-    ATTENTION_AND_FEED_FORWARD: rf"{_SPATIAL}({_TO}|ff\.net\.(0\.proj|2))",
+    BLOCKS: rf"{_SPATIAL}({_TO}|ff\.net\.(0\.proj|2))",
     MOTION: rf".*motion_modules\..*\.{_TO}",
 }
+_TARGETS = {**_LINEAR, BLOCKS: rf"{_LINEAR[BLOCKS]}|(?!.*motion_modules).*\.resnets\.\d+\.conv[12]"}
 
 
 def add_lora(unet: nn.Module, layers: str, *, name: str = TRAINED, rank: int, kind: str = "lora") -> dict[str, nn.Parameter]:
     """Adds a LoRA, which changes nothing yet; draws its numbers from torch's own generator. Returns its weights by name.
 
-    `layers`: as in presets.py. `kind`: one of LOKR for a Kronecker product (Yeh et al. 2023) in place of a product.
+    `layers`: as in presets.py. `kind`: one of LOKR for a Kronecker product (Yeh et al. 2023) in place of a product; without
+    convolutions, for which it is none.
     """
     if kind in LOKR:
         size = max(1, rank // FACTOR)
-        config: Any = LoKrConfig(r=size, alpha=size, decompose_factor=FACTOR, target_modules=_TARGETS[layers])
+        config: Any = LoKrConfig(r=size, alpha=size, decompose_factor=FACTOR, target_modules=_LINEAR[layers])
     else:
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=_TARGETS[layers])
     inject_adapter_in_model(config, unet, adapter_name=name)
@@ -85,7 +87,10 @@ class _PassOn(nn.Module):
 
 
 def read_halves(unet: nn.Module, *, name: str = TRAINED) -> Mapping[str, tuple[Tensor, Tensor]]:
-    """By layer, the two halves [rank, in] and [out, rank] of what a LoRA adds; their product is all of it. float32."""
+    """By layer, the two halves [rank, in] and [out, rank] of what a LoRA adds; their product is all of it. float32.
+
+    Those of a convolution are [rank, in, h, w] and [out, rank, 1, 1].
+    """
     return {
         key: halves
         for key, layer in unet.named_modules()

@@ -15,7 +15,8 @@ class Noising:
     """The noise levels of a ModelSpace, on a device. Latents are [B, C, T, h, w]; timesteps are int64 [B].
 
     The weights are min-SNR's (Hang et al. 2023, gamma 5): steps with little noise, which teach details, count no more than
-    five times what steps at equal signal and noise do.
+    five times what steps at equal signal and noise do. For v they are those of the ratio plus one, else the noisiest steps, in
+    which a thing's place and color are decided, would teach nothing.
     """
 
     def __init__(self, space: ModelSpace, device: str) -> None:
@@ -27,7 +28,8 @@ class Noising:
         self.predicts_v = space.prediction_type == "v_prediction"
         self._signal, self._noise = (level.float().to(device) for level in (alphas.sqrt(), (1 - alphas).sqrt()))
         ratio = alphas / (1 - alphas)
-        self._weights = (ratio.clamp(max=GAMMA) / (ratio + 1 if self.predicts_v else ratio)).float().to(device)
+        ratio = ratio + 1 if self.predicts_v else ratio
+        self._weights = (ratio.clamp(max=GAMMA) / ratio).float().to(device)
 
     def add(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         return self._at(self._signal, timesteps) * clean + self._at(self._noise, timesteps) * noise

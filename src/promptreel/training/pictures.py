@@ -11,6 +11,7 @@ import torch
 
 from promptreel.training.layers import add_lora, leave_out_motion, share_parameters, train_all
 from promptreel.training.orders import Order
+from promptreel.training.presets import rate_for
 from promptreel.training.task import Batch, Gradients, Group, Setup, add_up, drop_captions, preserved_rows
 
 MOST_JUDGED = 8
@@ -85,7 +86,7 @@ def learn_pictures(order: Order, setup: Setup) -> PictureTask:
     return PictureTask(
         setup=setup,
         order=order,
-        groups=(Group("trained", params.learning_rate, weights),),
+        groups=(Group("trained", rate_for(params.learning_rate, unet.config.block_out_channels[0]), weights),),
         shown=_as_shown(unet, is_left_out),
         base=base,
         leaves_out_motion=is_left_out,

@@ -37,7 +37,11 @@ class Preset:
     most: int = 200
 
 
-ATTENTION, ATTENTION_AND_FEED_FORWARD, MOTION, ALL = "attention", "attention and feed-forward", "motion", "all"
+ATTENTION, BLOCKS, MOTION, ALL = "attention", "attention, feed-forward and convolutions", "motion", "all"
+"""BLOCKS and not only attention: not every UNet has attention at every size, and what it lacks there cannot be learned."""
+
+REFERENCE_WIDTH = 320
+"""Channels of Stable Diffusion's widest pictures. The presets' rates are for these."""
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
@@ -47,13 +51,13 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
                 name="subject",
                 description="A thing, a person or an animal, from pictures of it. Makes a LoRA.",
                 examples=ExampleKind.PICTURE,
-                layers=ATTENTION,
+                layers=BLOCKS,
             ),
             Preset(
                 name="style",
                 description="A look, from pictures that share it. Makes a LoRA.",
                 examples=ExampleKind.PICTURE,
-                layers=ATTENTION_AND_FEED_FORWARD,
+                layers=BLOCKS,
                 rank=32,
                 steps=1500,
                 caption_dropout=0.1,
@@ -82,3 +86,9 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         )
     }
 )
+
+
+def rate_for(learning_rate: float, channels: int) -> float:
+    """The rate for a UNet with so many channels in its first block: Adam's is in inverse proportion to the width of the layers
+    (Yang et al. 2022, "Tensor Programs V")."""
+    return learning_rate * REFERENCE_WIDTH / channels
