@@ -13,7 +13,9 @@ function useOneClock(elements, isPlaying) {
   useEffect(() => {
     const all = () => elements.current.filter(Boolean);
     let request;
+    let isOver = false;
     const keep = () => {
+      if (isOver) return;
       const [first, ...others] = all();
       for (const each of others) {
         const wanted = first.currentTime % (each.duration || 1);
@@ -21,9 +23,12 @@ function useOneClock(elements, isPlaying) {
       }
       request = requestAnimationFrame(keep);
     };
-    if (isPlaying) Promise.allSettled(all().map((each) => each.play())).then(() => (request = requestAnimationFrame(keep)));
+    if (isPlaying) Promise.allSettled(all().map((each) => each.play())).then(keep);
     else for (const each of all()) each.pause();
-    return () => cancelAnimationFrame(request);
+    return () => {
+      isOver = true; // clips may begin to play only later
+      cancelAnimationFrame(request);
+    };
   }, [isPlaying]);
 }
 
@@ -48,7 +53,10 @@ export function Compare({ ids, onClose }) {
   const canWipe = videos.length === 2;
   const seek = (share) => {
     isPlaying.value = false;
-    for (const each of elements.current.filter(Boolean)) each.currentTime = share * (each.duration || 0);
+    for (const each of elements.current.filter(Boolean)) {
+      each.pause();
+      each.currentTime = share * (each.duration || 0);
+    }
   };
   const wipe = (share) => edge.current?.style.setProperty("--edge-at", `${share}%`);
   const differences = differencesOf(videos);
