@@ -22,7 +22,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 LONGEST = LONGEST_SECONDS * 1000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Keeps its port, so that a page finds it again after a restart."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -33,8 +33,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     service.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Not for longer: until playwright is stopped, its event loop counts as running, and other tests could start none."""
     if CHROMIUM is None:
         reason = "the page is tested in Chromium: apt-get install chromium"
         (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
