@@ -20,6 +20,7 @@ THREADS = "1"
 
 FLOWS = PurePosixPath("tests/flows")
 RULES = PurePosixPath("tests/rules")
+PAGE = PurePosixPath("tests/page")
 OF_THE_CALLING_SERVICE = {FLOWS / f"test_{name}.py" for name in ("crashes", "imports", "wall_clock", "webhooks")}
 WITHOUT_SERVICE = {FLOWS / "test_demo.py"}
 HEADERS = {PurePosixPath(f"tests/models/test_{name}.py") for name in ("full_size", "made_up_files")}
@@ -44,6 +45,8 @@ class TestsOfAServiceTogether(LoadScopeScheduling):
             return "headers"
         if file.parent == RULES:
             return str(file)
+        if file.parent == PAGE:
+            return "page"
         return "service" if file.parent == FLOWS and file not in WITHOUT_SERVICE else nodeid
 
 
@@ -60,7 +63,9 @@ def pytest_collection() -> Generator[None, object, object]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if PurePosixPath(item.nodeid).is_relative_to(FLOWS):  # their services take seconds to start
+        if any(
+            PurePosixPath(item.nodeid).is_relative_to(folder) for folder in (FLOWS, PAGE)
+        ):  # their services take seconds to start
             item.add_marker(pytest.mark.slow)
 
 

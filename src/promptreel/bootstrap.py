@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from promptreel.api.app import create_app
 from promptreel.api.authentication import Authenticator
 from promptreel.api.parts import AppParts
+from promptreel.api.sessions import SessionMaker
 from promptreel.api.webhook_bodies import to_webhook
 from promptreel.encoding.decoder import MOST_WAITING, PATIENCE_SECONDS, Decoder
 from promptreel.errors import BadConfiguration
@@ -27,11 +28,12 @@ from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.fetching.hub import Hub
 from promptreel.importing.gathering import Gatherer
 from promptreel.importing.importer import Importer
+from promptreel.jobs.changes import ChangeLog
 from promptreel.jobs.clock import SteadyClock
 from promptreel.jobs.database import Database, migrate, open_database
 from promptreel.jobs.deliveries import DeliveryStore
 from promptreel.jobs.import_params import ImportParams
-from promptreel.jobs.installation_facts import read_link_secret
+from promptreel.jobs.installation_facts import read_link_secret, read_session_secret
 from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.params import VideoParams
@@ -185,7 +187,9 @@ def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[
     database = build_database_of_service(settings)
     parts = AppParts(
         jobs=build_jobs(settings, database),
+        changes=ChangeLog(database),
         authenticator=Authenticator(build_keys(settings, database), serves_local=serves_local),
+        sessions=SessionMaker(secret=read_session_secret(database)),
         models=build_models(settings, database),
         storage=build_storage(settings),
         fetcher=build_fetcher(settings),
@@ -198,6 +202,7 @@ def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[
         track_id_is_idempotent=settings.track_id_is_idempotent,
         may_import=settings.imports == "on",
         may_use_hub=settings.hub == "on",
+        has_page=settings.page == "on",
         may_train=settings.trainings == "on",
         slice_seconds=settings.training_slice_seconds,
         is_stopping=is_stopping,

@@ -98,13 +98,14 @@ def serve(
     port: Annotated[int | None, typer.Option(help="The port to listen on; 0 takes a free one.", show_default="8000")] = None,
     data_dir: DataDir = None,
     workers: Annotated[int | None, typer.Option(help="Number of worker processes.", show_default="1")] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in your browser when it is ready.")] = False,
 ) -> None:
     """Start the whole service: api, workers and courier. Stop it with Ctrl-C or SIGTERM; running jobs return to the queue."""
     from promptreel.service import run_service
 
     settings = load_settings(host=host, port=port, data_dir=data_dir, workers=workers)
     set_up_logging(settings.log_level)
-    run_service(settings, stop=_stop_on_signals())
+    run_service(settings, stop=_stop_on_signals(), opens_page=open_page)
 
 
 @app.command()

@@ -180,6 +180,9 @@ class Settings(BaseSettings):
         description="Computing threads per worker. Default: the number of cores divided by the number of workers.",
     )
 
+    page: Literal["on", "off"] = Field(
+        default="on", description="Whether the service's address shows the page for people in a browser: on or off."
+    )
     fetch_allow_hosts: Hosts = Field(
         default=(),
         description="Host names outside the public internet that URLs in requests may use, separated by commas.",

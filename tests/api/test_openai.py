@@ -32,6 +32,7 @@ STANDARD = {
 EXTENSIONS = {
     "negative_prompt", "num_frames", "fps", "num_inference_steps", "guidance_scale", "scheduler", "strength", "seed",
     "enhance_prompt", "clip_skip", "motion_adapter", "loras", "embeddings", "output_type", "media_type",
+    "input_reference",
 }  # fmt: skip
 
 
@@ -82,6 +83,7 @@ def test_create_answers_the_video_with_all_defaults(client: TestClient, jobs: Jo
         "strength": 0.55,
         "seed": 0,
         "enhance_prompt": False,
+        "input_reference": None,
         "clip_skip": 0,
         "motion_adapter": None,
         "loras": [],

@@ -30,6 +30,8 @@ from tests.counting import KINDS_WITH_COUNT, make_count
 from tests.jobs.factories import make_new_job
 
 OPEN = {
+    "/",
+    "/web/{version}/{path:path}",
     "/docs",
     "/docs/",
     "/docs/{name}",
@@ -85,7 +87,7 @@ def test_nothing_is_answered_without_a_key(client: TestClient, keys: KeyStore) -
 
     for method, path in requests(closed=True):
         for sent in ("", "pr_wrong"):
-            answer = client.request(method, path.format_map(Ones()), params={"key": sent})
+            answer = client.request(method, fill(path), params={"key": sent})
             status = status_to_send(path, 401, ())
             assert status in {200, 401}, path
             assert answer.status_code == status, path
@@ -98,7 +100,11 @@ def test_open_endpoints_need_no_key(client: TestClient, keys: KeyStore) -> None:
 
     for method, path in [*requests(closed=False), ("GET", "/openapi.json")]:
         expected = 404 if "{" in path else 503 if path == "/health/ready" else 200  # there is no worker here
-        assert client.request(method, path.format_map(Ones())).status_code == expected, path
+        assert client.request(method, fill(path)).status_code == expected, path
+
+
+def fill(path: str) -> str:
+    return path.replace(":path}", "}").format_map(Ones())
 
 
 class Ones(dict[str, str]):
@@ -186,7 +192,8 @@ def test_job_of_another_kind_is_answered_like_an_unknown_id(
 def test_this_file_knows_the_id_parameters_of_all_endpoints() -> None:
     names = {name for route in routes() for name in route.param_convertors}
 
-    assert names == {*SPELLINGS, "model_id", "number", "file_prefix", "output_type", "name", "ending"}
+    of_the_page = {"version", "path"}
+    assert names == {*SPELLINGS, "model_id", "number", "file_prefix", "output_type", "name", "ending", *of_the_page}
     assert len(list(requests_for_a_job())) >= 10
 
 

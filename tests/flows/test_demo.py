@@ -22,6 +22,7 @@ def test_demo_brings_a_video_back(tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     assert re.search(r"a-cat-sitting-on-a-bench\.mp4: 40 frames, 512x512, 8 fps, seed \d+, made in [\d.]+ s", ran.stdout)
     assert "processing, eta" in ran.stdout
+    assert ran.stdout.rstrip().endswith("`promptreel serve --open` opens the page, http://127.0.0.1:8000/")
     assert demo.decode(tmp_path / "demo-out" / "a-cat-sitting-on-a-bench.mp4").frames == 40
 
 

@@ -31,7 +31,7 @@ def test_every_module_has_a_layer(contracts: list[dict[str, Any]]) -> None:
     found = {
         f"promptreel.{path.stem}"
         for path in (ROOT / "src" / "promptreel").iterdir()
-        if path.name[0] != "_" and (path.is_dir() or path.suffix == ".py")
+        if path.name[0] != "_" and ((path / "__init__.py").is_file() or path.suffix == ".py")
     }
 
     assert found == layered

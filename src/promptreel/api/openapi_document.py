@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 
-from promptreel.api import files, health
+from promptreel.api import cookies, files, health
 from promptreel.api.answer_model import Answer, either, ref, schemas_of
 from promptreel.api.legacy import (
     base64_uploads,
@@ -26,6 +26,7 @@ from promptreel.api.legacy.answer_schemas import SCHEMAS as HOSTED_SCHEMAS
 from promptreel.api.problems import speaks_openai, status_to_send
 from promptreel.api.v1 import answers as v1
 from promptreel.api.v1 import model_routes as v1_model_routes
+from promptreel.api.v1 import plans, session_routes
 from promptreel.api.v1 import routes as v1_routes
 from promptreel.api.v1 import training_answers as v1_trainings
 from promptreel.api.v1 import training_routes as v1_training_routes
@@ -66,6 +67,7 @@ _SUCCESS_ANSWERS: dict[Callable[..., Any], tuple[str | type[Answer], ...]] = {
     trainings.remove_training: ("TrainingChanged", "Failed"),
     unavailable.refuse: (),
     v1_routes.create_video: (v1.Video,),
+    plans.plan_video: (plans.VideoPlan,),
     v1_routes.list_videos: (v1.VideoPage,),
     v1_routes.get_video: (v1.Video,),
     v1_routes.delete_video: (v1.DeletedVideo,),
@@ -74,6 +76,8 @@ _SUCCESS_ANSWERS: dict[Callable[..., Any], tuple[str | type[Answer], ...]] = {
     v1_routes.edit_video: (v1.Video,),
     v1_routes.extend_video: (),
     v1_routes.create_character: (),
+    session_routes.sign_in: (cookies.Session,),
+    session_routes.sign_out: (cookies.Session,),
     v1_model_routes.list_models: (v1.Models,),
     v1_model_routes.get_model: (v1.Model,),
     v1_model_routes.delete_model: (v1.DeletedModel,),

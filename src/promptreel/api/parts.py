@@ -12,12 +12,15 @@ from fastapi import Request
 
 from promptreel.api.authentication import Authenticator
 from promptreel.api.body_memory import BodyMemory
+from promptreel.api.sessions import SessionMaker
+from promptreel.api.shared_looks import SharedLooks
 from promptreel.encoding.decoder import Decoder
 from promptreel.fetching.fetcher import SafeFetcher
+from promptreel.jobs.changes import ChangeLog
 from promptreel.jobs.keys import Caller
 from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.store import JobStore
-from promptreel.jobs.views import OwnImports, OwnJobs, OwnTrainings, PublicJobs
+from promptreel.jobs.views import OwnChanges, OwnImports, OwnJobs, OwnTrainings, PublicJobs
 from promptreel.models.registry import ModelRegistry
 from promptreel.storage.local import LocalStorage
 from promptreel.version import installed_version
@@ -34,7 +37,7 @@ class Shared:
     models. `slice_seconds`: how long a training makes a video wait at most. `gathering`: places for
     requests that bring examples. `public_url` has no trailing slash;
     None means that links use the scheme and host that the client used. `is_stopping` says whether the process is shutting
-    down, so that endless answers end.
+    down, so that endless answers end. `has_page`: whether / is the page for people. `looks`: what the streams of events share.
     """
 
     models: ModelRegistry
@@ -52,7 +55,9 @@ class Shared:
     may_train: bool = True
     slice_seconds: float = 60.0
     gathering: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(GATHERING_AT_ONCE))
+    has_page: bool = True
     is_stopping: Callable[[], bool] = lambda: False
+    looks: SharedLooks = field(default_factory=SharedLooks)
     version: str = field(default_factory=installed_version)
 
 
@@ -61,19 +66,23 @@ class AppParts(Shared):
     """All parts, as bootstrap passes them to `create_app`. No handler gets them, because `jobs` holds everyone's jobs."""
 
     jobs: JobStore
+    changes: ChangeLog
     authenticator: Authenticator
+    sessions: SessionMaker
     body_memory: BodyMemory = field(default_factory=BodyMemory)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Services(Shared):
-    """The parts for a handler that serves one caller: `jobs`, `imports`, `trainings` and `models` hold only what this caller
-    may see.
+    """The parts for a handler that serves one caller.
+
+    `jobs`, `imports`, `trainings`, `changes` and `models` hold only what this caller may see.
     """
 
     jobs: OwnJobs
     imports: OwnImports
     trainings: OwnTrainings
+    changes: OwnChanges
     caller: Caller
 
 

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from promptreel.errors import JobNotFound
+from promptreel.jobs.changes import Change, ChangeLog
 from promptreel.jobs.eta import Ahead, Timing, Work
 from promptreel.jobs.import_params import ImportParams
 from promptreel.jobs.job import AnyJob, Job, JobStatus, NewJob, TrainingJob, VideoJob
@@ -206,6 +207,32 @@ class OwnTrainings(_OwnOfKind[TrainingParams]):
 
     def queue_ahead(self, job: TrainingJob) -> Ahead:
         return self._store.queue_ahead(job)
+
+
+class OwnChanges:
+    """The changes of a caller's own jobs, of all kinds. Numbers are shared by all callers, and reveal only how much is done."""
+
+    def __init__(self, log: ChangeLog, caller: Caller) -> None:
+        self._log = log
+        self._caller = caller
+
+    def last(self) -> int:
+        return self._log.last()
+
+    def last_of(self, job_id: int) -> int:
+        """The number of a job's last change. Only for a job that was found to be the caller's."""
+        return self._log.last_of(job_id)
+
+    def reaches_back_to(self, seq: int) -> bool:
+        return self._log.reaches_back_to(seq)
+
+    def since(self, seq: int, *, limit: int) -> builtins.list[Change]:
+        """See `ChangeLog.since`."""
+        return self._log.since(seq, of=self._caller, limit=limit)
+
+    def unfinished_videos(self, *, limit: int) -> builtins.list[VideoJob]:
+        """The caller's oldest videos that are waiting or being made."""
+        return [_to_video_job(job) for job in self._log.unfinished(of=self._caller, kind=_VIDEO, limit=limit)]
 
 
 def _find_first(store: JobStore, caller: Caller, asked: Idempotency | None) -> AnyJob | None:

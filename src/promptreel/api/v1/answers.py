@@ -16,7 +16,7 @@ from promptreel.importing.sources import read_remote_source
 from promptreel.jobs.job import AnyJob, ImportJob, JobStage, JobStatus, VideoJob
 from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
 from promptreel.jobs.worker_records import Holders
-from promptreel.media import MEDIA_TYPES
+from promptreel.media import MEDIA_TYPES, kind_of_init
 from promptreel.models.kinds import ModelKind
 from promptreel.models.registry import ModelCard
 
@@ -67,6 +67,7 @@ class Video(Answer):
     output_type: Annotated[str, one_of(OUTPUT_TYPES)]
     media_type: Annotated[str, one_of(MEDIA_TYPES.values())]
     enhance_prompt: bool
+    input_reference: Literal["image", "video"] | None = Field(description="What the video starts from.")
     stage: Annotated[str, one_of(JobStage)] | None = None
     queue_position: Count | Unset = Field(default=None, description="1 is next. 0 means that the job has left the queue.")
     eta: Count | Unset = Field(default=None, description="Estimated seconds until the video is done.")
@@ -203,6 +204,7 @@ def to_video(job: VideoJob, outlook: Outlook | None = None) -> Video:
         error=to_job_error(job),
         **to_extensions(params),
         enhance_prompt=was_enhanced(job),
+        input_reference=None if params.init_key is None else kind_of_init(params.init_key),
         **optional,
         **_to_measurements(job),
     )

@@ -49,7 +49,7 @@ CLIP_SKIP = Limits(0, 12)
 PAGE = Limits(1, 100)
 DEFAULT_PAGE = 20
 ORDERS = ("desc", "asc")
-VARIANTS = ("video", "thumbnail")
+VARIANTS = ("video", "thumbnail", "preview", "input")
 NO_SUCH_VIDEO = "There is no such video. Ids look like video_17: check the one that was returned when it was created."
 
 _READ_ELSEWHERE = ("key", "track_id")
