@@ -69,11 +69,12 @@ fix: .venv/installed ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/installed ## measure the main job, requests that share the model, many models, and the api under load
+bench: .venv/installed ## measure the main job, requests that share the model, many models, the api under load, and open pages
 	$(BIN)/python -m bench.main_job
 	$(BIN)/python -m bench.sharing
 	$(BIN)/python -m bench.models
 	$(BIN)/python -m bench.api_load
+	$(BIN)/python -m bench.pages
 
 bench-aiperf: .venv/installed .aiperf/installed ## let the public load tester aiperf ask for 20 videos, 4 at once
 	$(BIN)/python -m bench.aiperf

@@ -1,6 +1,7 @@
 """Measures many models on one worker: four checkpoints of one architecture, asked for by Zipf's law, against one alone.
 
-`python -m bench.models --jobs 200`. Also measures plain diffusers, which holds one pipeline and loads another as it goes.
+`python -m bench.models --jobs 200`. Also measures plain diffusers, which holds one pipeline and loads another as it goes, and
+how long a switch takes: the wait of a job for its model, when the job before it used another one.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from statistics import quantiles
 
@@ -23,10 +26,13 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from promptreel.bootstrap import BUILT_IN_MODELS
 from promptreel.demo import post, start_service, stop_service, wait_until_ready
+from promptreel.generation.devices import pick_device
+from promptreel.generation.engine import Engine
 from promptreel.generation.quiet import quiet_libraries
 from promptreel.jobs.database import open_database
 from promptreel.jobs.job import JobStatus
 from promptreel.jobs.store import JobStore
+from promptreel.models.registry import ModelRegistry
 
 MODELS = ("style-1", "style-2", "style-3", "style-4")
 REQUEST: dict[str, str | int] = {
@@ -44,10 +50,11 @@ _LOADED = re.compile(r"(style-\d) was loaded in ([\d.]+) s")
 
 @dataclass(frozen=True)
 class Run:
-    """Seconds for all jobs, and for each load of a model meanwhile."""
+    """Seconds for all jobs, and for each load of a model meanwhile. `switches`: jobs that began after one of another model."""
 
     seconds: float
     loads: Sequence[float]
+    switches: int
 
 
 def main() -> None:
@@ -62,6 +69,10 @@ def main() -> None:
         print_run("four, all fit", run_service(Path(folder), asked, megabytes=ALL_FIT), alone)
         print_run("four, two fit", run_service(Path(folder), asked, megabytes=TWO_FIT), alone)
         print_run("plain diffusers", run_plain(folders, asked, options.threads), alone)
+        print("Seconds of a switch, in the order of the requests:")
+        for name, megabytes in (("all fit", ALL_FIT), ("two fit", TWO_FIT)):
+            print_spread(name, time_switches(folders[MODELS[0]].parent, asked, megabytes=megabytes))
+        print_spread("plain diffusers", time_plain_switches(folders, asked))
 
 
 def draw_requests(count: int) -> list[str]:
@@ -99,10 +110,36 @@ def run_service(folder: Path, asked: Sequence[str], *, megabytes: int) -> Run:
                 raise RuntimeError(f"a job failed after {done} jobs: see {log}")
             time.sleep(0.1)
         seconds = time.monotonic() - started
+        begun = sorted(store.list(limit=len(asked)), key=lambda job: job.started_at or job.created_at)
         database.dispose()
     finally:
         stop_service(service)
-    return Run(seconds, [float(found[2]) for found in _LOADED.finditer(log.read_text())])
+    loads = [float(found[2]) for found in _LOADED.finditer(log.read_text())]
+    return Run(seconds, loads, count_switches([job.params.model_id for job in begun]))
+
+
+def count_switches(models: Sequence[str]) -> int:
+    return sum(before != after for before, after in pairwise(models))
+
+
+def time_switches(models_dir: Path, asked: Sequence[str], *, megabytes: int) -> list[float]:
+    """Seconds until the engine has the model, for each request that follows one for another model."""
+    registry = ModelRegistry(built_in=BUILT_IN_MODELS, models_dir=models_dir)
+    engine = Engine(registry, pick_device("cpu"), model_memory=megabytes * 1_000_000)
+    engine.load(asked[0])
+    return [measure(partial(engine.load, after)) for before, after in pairwise(asked) if before != after]
+
+
+def time_plain_switches(folders: dict[str, Path], asked: Sequence[str]) -> list[float]:
+    """The same for diffusers' own classes."""
+    PlainModel(folders[asked[0]])
+    return [measure(partial(PlainModel, folders[after])) for before, after in pairwise(asked) if before != after]
+
+
+def measure(action: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
 
 
 @torch.inference_mode()
@@ -118,7 +155,7 @@ def run_plain(folders: dict[str, Path], asked: Sequence[str], threads: int) -> R
             model, held = PlainModel(folders[model_id]), model_id
             loads.append(time.monotonic() - began)
         model.generate()
-    return Run(time.monotonic() - started, loads)
+    return Run(time.monotonic() - started, loads, count_switches(asked))
 
 
 class PlainModel:
@@ -149,9 +186,18 @@ class PlainModel:
 
 
 def print_run(name: str, run: Run, alone: Run) -> None:
-    spread = quantiles(run.loads, n=20) if len(run.loads) > 1 else [*run.loads] * 19
-    switches = f"{len(run.loads)} loads" + (f", p50 {spread[9]:.2f} s, p95 {spread[18]:.2f} s" if run.loads else "")
-    print(f"{name:18}{run.seconds:8.1f} s  {alone.seconds / run.seconds:5.2f} of the throughput of one  {switches}")
+    print(
+        f"{name:18}{run.seconds:8.1f} s  {alone.seconds / run.seconds:5.2f} of the throughput of one  "
+        f"{len(run.loads):3} loads  {run.switches:3} switches"
+    )
+
+
+def print_spread(name: str, seconds: Sequence[float]) -> None:
+    parts = quantiles(seconds, n=20)
+    print(
+        f"{name:18}p50 {parts[9]:8.4f}  p95 {parts[18]:8.4f}  least {min(seconds):8.4f}  most {max(seconds):8.4f}  "
+        f"({len(seconds)} switches)"
+    )
 
 
 def _parse_options() -> argparse.Namespace:

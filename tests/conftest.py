@@ -20,16 +20,19 @@ THREADS = "1"
 
 FLOWS = PurePosixPath("tests/flows")
 RULES = PurePosixPath("tests/rules")
+PAGE = PurePosixPath("tests/page")
 OF_THE_CALLING_SERVICE = {FLOWS / f"test_{name}.py" for name in ("crashes", "imports", "wall_clock", "webhooks")}
 WITHOUT_SERVICE = {FLOWS / "test_demo.py"}
+HEADERS = {PurePosixPath(f"tests/models/test_{name}.py") for name in ("full_size", "made_up_files")}
 COMMANDS = {FLOWS / "test_generate.py", PurePosixPath("tests/test_cli.py"), PurePosixPath("tests/commands/test_doctor.py")}
 
 
 class TestsOfAServiceTogether(LoadScopeScheduling):
     """Any process takes the next test; but one takes all of those that share a service, which is started once then.
 
-    So it is with commands, which run in forks of a process that takes seconds to import all that they need; and with the tests
-    of each file in tests/rules, which look at one wheel or one site.
+    So it is with commands, which run in forks of a process that takes seconds to import all that they need; with headers of
+    public models, for which no other test that `make test-quick` runs imports torch; and with the tests of each file in
+    tests/rules, which look at one wheel or one site.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -38,8 +41,12 @@ class TestsOfAServiceTogether(LoadScopeScheduling):
             return "calling service"
         if file in COMMANDS:
             return "commands"
+        if file in HEADERS:
+            return "headers"
         if file.parent == RULES:
             return str(file)
+        if file.parent == PAGE:
+            return "page"
         return "service" if file.parent == FLOWS and file not in WITHOUT_SERVICE else nodeid
 
 
@@ -56,7 +63,9 @@ def pytest_collection() -> Generator[None, object, object]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if PurePosixPath(item.nodeid).is_relative_to(FLOWS):  # their services take seconds to start
+        if any(
+            PurePosixPath(item.nodeid).is_relative_to(folder) for folder in (FLOWS, PAGE)
+        ):  # their services take seconds to start
             item.add_marker(pytest.mark.slow)
 
 

@@ -13,19 +13,24 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 
 import promptreel
-from promptreel.demo import READY, open_url
+from promptreel.demo import READY, REQUEST
 from promptreel.extras import MODULES
 from tests.rules.documents import ROOT
 from tests.waiting import wait_for
 
 COMMAND = "pip install 'promptreel[worker]'"
 EXTRAS = (*MODULES["worker"], "av.libs", "numpy.libs", "pillow.libs", "pillow_heif", "pillow_heif.libs")
-WITH_MEDIA = {"generation", "worker", "encoding"}
-"""The folders that need an extra; of encoding, these modules need none."""
-WITHOUT_MEDIA = ["promptreel.encoding.decoder", "promptreel.encoding.inits", "promptreel.encoding.heif"]
+WITH_MEDIA = {"generation", "worker", "encoding", "training"}
+"""The folders that need an extra; of encoding and training, these modules need none."""
+WITHOUT_MEDIA = [
+    *(f"promptreel.encoding.{name}" for name in ("decoder", "inits", "heif")),
+    *(f"promptreel.training.{name}" for name in ("examples", "plan", "presets")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -54,26 +59,37 @@ def test_everything_but_what_makes_and_reads_videos_is_imported(base: dict[str, 
     assert ran.stderr == ""
 
 
-@pytest.mark.parametrize(
-    ("arguments", "instead"),
-    [
-        (["promptreel.cli", "serve"], " A service without its own workers needs none of this: promptreel serve --workers 0."),
-        (["promptreel.cli", "worker"], ""),
-        (["promptreel.cli", "generate", "a cat"], " Or have a server make the video: --server URL."),
-        (["promptreel.demo"], ""),
-    ],
-)
-def test_what_makes_videos_says_what_to_install(
-    base: dict[str, str], tmp_path: Path, arguments: list[str], instead: str
-) -> None:
-    ran = run(base | {"PROMPTREEL_DATA_DIR": str(tmp_path / "data")}, "-m", *arguments)
+MAKING = {
+    "cli serve": " A service without its own workers needs none of this: promptreel serve --workers 0.",
+    "cli worker": "",
+    "cli generate cat": " Or have a server make the video: --server URL.",
+    "demo": "",
+}
+"""What makes videos, and what can be done instead."""
+RUN_EACH_IN_A_FORK = """
+import os, sys
+from promptreel import cli, demo
 
-    assert ran.returncode != 0
-    assert ran.stdout == ""
+for line in sys.argv[1:]:
+    print(line, flush=True)
+    if os.fork() == 0:
+        os.dup2(1, 2)
+        module, *sys.argv[1:] = line.split()
+        sys.exit({"cli": cli, "demo": demo}[module].main())
+    print("exit code", os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+
+
+def test_what_makes_videos_says_what_to_install(base: dict[str, str], tmp_path: Path) -> None:
+    ran = run(base | {"PROMPTREEL_DATA_DIR": str(tmp_path / "data")}, "-c", RUN_EACH_IN_A_FORK, *MAKING)
+
     missing = ", ".join(MODULES["worker"])
-    assert ran.stderr.partition(": ")[2] == (
-        f"Videos cannot be made here, because {missing} are not installed: {COMMAND}.{instead}\n"
-    )
+    told = f"Videos cannot be made here, because {missing} are not installed: {COMMAND}."
+    lines = iter(ran.stdout.splitlines())
+    for command, instead in MAKING.items():
+        assert (next(lines), next(lines).partition(": ")[2]) == (command, told + instead)
+        assert next(lines) in {"exit code 1", "exit code 2"}
+    assert list(lines) == []
     assert not (tmp_path / "data").exists()
 
 
@@ -107,7 +123,7 @@ def test_doctor_finds_nothing_wrong_and_says_what_brings_torch(base: dict[str, s
 
 
 @pytest.mark.slow
-def test_service_without_workers_of_its_own_runs(base: dict[str, str], tmp_path: Path) -> None:
+def test_service_without_workers_is_ready_and_takes_jobs_for_those_elsewhere(base: dict[str, str], tmp_path: Path) -> None:
     settings = {"PROMPTREEL_DATA_DIR": str(tmp_path), "PROMPTREEL_PORT": "0", "PROMPTREEL_WORKERS": "0"}
     command = [sys.executable, "-S", "-m", "promptreel.cli", "serve"]
     log = tmp_path / "log"
@@ -115,8 +131,15 @@ def test_service_without_workers_of_its_own_runs(base: dict[str, str], tmp_path:
         service = subprocess.Popen(command, env=base | settings, stdout=output, stderr=subprocess.STDOUT)
     try:
         url = wait_for(lambda: READY.search(log.read_text()))[1]
-        assert b'"status"' in open_url(f"{url}/health").read()
+        names = [" ".join(child.cmdline()) for child in psutil.Process(service.pid).children()]
+        with httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
+            assert client.get("/health").json()["workers"] == 0
+            assert client.get("/health/ready").status_code == 503
+            assert client.post("/api/v4/dreambooth/text2video", json=REQUEST).json()["status"] == "processing"
     finally:
         service.send_signal(signal.SIGTERM)
         code = service.wait(60)
     assert code == 0
+    assert "it starts no workers, because PROMPTREEL_WORKERS is 0" in log.read_text()
+    assert len(names) == 2
+    assert not any(" worker" in name for name in names)

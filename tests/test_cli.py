@@ -7,7 +7,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -52,8 +51,7 @@ def jobs(tmp_path: Path) -> Iterator[JobStore]:
 
 
 def test_help_names_the_commands() -> None:
-    command = [sys.executable, "-m", "promptreel.cli", "--help"]
-    ran = subprocess.run(command, check=True, capture_output=True, text=True, timeout=240)
+    ran = run("--help")
 
     for command in ("serve", "worker", "generate", "jobs", "models", "keys"):
         assert command in ran.stdout
@@ -117,7 +115,17 @@ def test_models_list_shows_what_cannot_be_used_and_why(tmp_path: Path) -> None:
     listed = run("models", "list", "--data-dir", tmp_path)
     rows = json.loads(run("models", "list", "--json", "--data-dir", tmp_path).stdout)
 
-    assert listed.stdout.splitlines()[0].split() == ["ID", "KIND", "FAMILY", "BASE", "SIZE", "USABLE", "SOURCE", "NAME"]
+    assert listed.stdout.splitlines()[0].split() == [
+        "ID",
+        "KIND",
+        "FAMILY",
+        "BASE",
+        "SIZE",
+        "USABLE",
+        "LOADED",
+        "SOURCE",
+        "NAME",
+    ]
     usable = [(row["id"], row["problem"] is None) for row in rows]
     assert usable == [
         ("broken", False), ("cutout", True), ("tiny", True), ("bare", False), ("mine.safetensors", False), ("no id", False),

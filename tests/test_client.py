@@ -37,7 +37,7 @@ from promptreel.errors import (
 from promptreel.jobs.job import JobStage, JobStatus
 from promptreel.jobs.store import JobStore
 from promptreel.media import Init
-from promptreel.models.composition import compose
+from promptreel.models.composition import AddOns, compose
 from tests.api.conftest import database, empty_database, finish_next, jobs, keys, services, storage  # noqa: F401
 from tests.api.test_inits import GIF, PNG
 from tests.waiting import wait_for
@@ -317,14 +317,14 @@ def test_server_understands_the_command_line_as_this_machine_does(
     """`promptreel generate` must make the same bytes with --server and without."""
     plain = Wanted(
         output=Path("a.mp4"), prompt="a cat", model="cutout", motion_adapter=None, loras=(), enhance=True, seed=7,
-        negative_prompt=None, steps=3, guidance=7.5, scheduler="DDIMScheduler", frames=None, fps=None, width=96, height=64,
-        init=None, strength=0.5,
+        embeddings=(), negative_prompt=None, steps=3, guidance=7.5, scheduler="DDIMScheduler", frames=None, fps=None,
+        width=96, height=64, init=None, strength=0.5,
     )  # fmt: skip
     wanted = replace(plain, **changed)  # type: ignore[arg-type]
 
     client.create(wanted.prompt, **to_options(wanted, client.model(wanted.model)))
 
-    assert jobs.get(1).params == complete_params(wanted, compose(services.models, wanted.model))[0]
+    assert jobs.get(1).params == complete_params(wanted, compose(services.models, wanted.model), AddOns())[0]
 
 
 class Unreliable(Odd):

@@ -18,9 +18,9 @@ from reference import PAGES as GENERATED
 ROOT = Path(__file__).parents[2]
 ADR = PurePosixPath("docs/adr")
 CONTENTS = {
-    "Begin": ["docs/install", "docs/first-video", "docs/features", "docs/cutout", "docs/schedulers"],
-    "Run it": ["docs/docker", "docs/models", "docs/keys", "docs/webhooks"],
-    "Write programs": ["docs/client", "docs/api"],
+    "Begin": ["docs/install", "docs/first-video", "docs/playground", "docs/features", "docs/cutout", "docs/schedulers"],
+    "Run it": ["docs/docker", "docs/models", "docs/training", "docs/keys", "docs/webhooks"],
+    "Write programs": ["docs/client", "docs/events", "docs/api"],
     "Look up": ["docs/cli", "docs/settings", "docs/errors", *GENERATED],
     "How it works": ["ARCHITECTURE", "docs/queue", "docs/engine", "docs/glossary", "docs/adr/index", "docs/dependencies"],
     "The project": ["CONTRIBUTING", "SECURITY", "CHANGELOG"],

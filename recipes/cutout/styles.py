@@ -50,7 +50,8 @@ class Style:
 
 PLAIN = Style()
 # Blue enough to be told from the place "night", and blue as the packaged VAE can show it: that VAE turns darker colors into
-# those of the place. The places have nearly the same hue, because guidance makes more of what differs. Things keep their hues, so that a prompt's color can still be seen.
+# those of the place. The places have nearly the same hue, because guidance makes more of what differs. Things keep their hues,
+# so that a prompt's color can still be seen.
 NIGHT = Style(
     ground=Tone((0.06, 0.06, 0.24), (16, 22, 112)),
     paper=Tone((0.78, 0.78, 0.78), (0, 4, 24)),

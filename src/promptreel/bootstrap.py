@@ -6,17 +6,19 @@ and the command line start without it.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import secrets
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from promptreel.api.app import create_app
 from promptreel.api.authentication import Authenticator
 from promptreel.api.parts import AppParts
+from promptreel.api.sessions import SessionMaker
 from promptreel.api.webhook_bodies import to_webhook
 from promptreel.encoding.decoder import MOST_WAITING, PATIENCE_SECONDS, Decoder
 from promptreel.errors import BadConfiguration
@@ -26,15 +28,17 @@ from promptreel.fetching.fetcher import SafeFetcher
 from promptreel.fetching.hub import Hub
 from promptreel.importing.gathering import Gatherer
 from promptreel.importing.importer import Importer
+from promptreel.jobs.changes import ChangeLog
 from promptreel.jobs.clock import SteadyClock
 from promptreel.jobs.database import Database, migrate, open_database
 from promptreel.jobs.deliveries import DeliveryStore
 from promptreel.jobs.import_params import ImportParams
-from promptreel.jobs.installation_facts import read_link_secret
+from promptreel.jobs.installation_facts import read_link_secret, read_session_secret
 from promptreel.jobs.keys import KeyStore
 from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.params import VideoParams
 from promptreel.jobs.store import JobStore
+from promptreel.jobs.training_params import TrainingParams
 from promptreel.jobs.webhook_secrets import WebhookSecrets
 from promptreel.models.registry import ModelRegistry
 from promptreel.models.store import ModelStore
@@ -49,10 +53,14 @@ if TYPE_CHECKING:
 
     from promptreel.generation.devices import Device
     from promptreel.generation.engine import Engine
+    from promptreel.worker.recipes.recipe import Recipe
+    from promptreel.worker.recipes.training import TrainingRecipe
+    from promptreel.worker.recipes.video import Makers
     from promptreel.worker.worker import Worker
 
 log = logging.getLogger(__name__)
 
+LOCK_NAME = "serve.lock"
 BUILT_IN_MODELS = Path(__file__).parent / "models" / "built_in"
 
 
@@ -71,6 +79,12 @@ def find_database(settings: Settings) -> Database:
     return database
 
 
+def look_for_database(settings: Settings) -> Database | None:
+    """Opens and migrates the database if it is there: a command that only reads makes none."""
+    exists = not isinstance(settings.database, Path) or settings.database.is_file()
+    return find_database(settings) if exists else None
+
+
 def make_data_dir(settings: Settings) -> None:
     """Creates the data directory, accessible only to its owner. Does not change the mode of an existing one."""
     try:
@@ -79,6 +93,18 @@ def make_data_dir(settings: Settings) -> None:
         raise BadConfiguration(
             f"The data directory {settings.data_dir} cannot be created: {error.strerror}. Give another --data-dir."
         ) from error
+
+
+def is_served(settings: Settings) -> bool:
+    """Whether a service runs on the data directory: it holds the lock."""
+    try:
+        with (settings.data_dir / LOCK_NAME).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def build_database_of_service(settings: Settings) -> Database:
@@ -116,9 +142,8 @@ def build_links(settings: Settings, database: Database) -> LinkMaker:
 
 
 def build_models(settings: Settings, database: Database | None = None) -> ModelRegistry:
-    """`database`: opened and migrated. Without one, it is opened if it is there: a command that only reads makes none."""
-    if database is None and (not isinstance(settings.database, Path) or settings.database.is_file()):
-        database = find_database(settings)
+    """`database`: opened and migrated. Without one, it is opened if it is there."""
+    database = database or look_for_database(settings)
     return ModelRegistry(
         built_in=BUILT_IN_MODELS,
         models_dir=settings.data_dir / "models",
@@ -162,7 +187,9 @@ def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[
     database = build_database_of_service(settings)
     parts = AppParts(
         jobs=build_jobs(settings, database),
+        changes=ChangeLog(database),
         authenticator=Authenticator(build_keys(settings, database), serves_local=serves_local),
+        sessions=SessionMaker(secret=read_session_secret(database)),
         models=build_models(settings, database),
         storage=build_storage(settings),
         fetcher=build_fetcher(settings),
@@ -175,6 +202,9 @@ def build_app(settings: Settings, *, serves_local: bool, is_stopping: Callable[[
         track_id_is_idempotent=settings.track_id_is_idempotent,
         may_import=settings.imports == "on",
         may_use_hub=settings.hub == "on",
+        has_page=settings.page == "on",
+        may_train=settings.trainings == "on",
+        slice_seconds=settings.training_slice_seconds,
         is_stopping=is_stopping,
     )
     return create_app(parts)
@@ -214,7 +244,8 @@ def _model_memory(settings: Settings, device: Device) -> int:
     return machine_memory() // 4 // max(1, settings.workers) if of_gpu is None else of_gpu * 6 // 10
 
 
-def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Worker:
+def build_worker(settings: Settings, *, owner: str, stop: threading.Event, kinds: Collection[str] | None = None) -> Worker:
+    """`kinds`: the kinds of job that it does; None means all."""
     check_worker_extra()
     # This comes before the slow import of torch: a wrong data directory is then reported at once.
     database = build_database_of_service(settings)
@@ -231,17 +262,47 @@ def build_worker(settings: Settings, *, owner: str, stop: threading.Event) -> Wo
     memory = machine_memory() // 4 // max(1, settings.workers) if megabytes is None else megabytes * 1024 * 1024
     engine, storage = build_engine(settings, database), build_storage(settings)
     encoders = threading.Semaphore(max(1, settings.threads_per_worker // ENCODER_THREADS))
-    videos = VideoRecipe(Makers(engine, Decoder(), encoders), storage, scratch=settings.data_dir / "scratch")
+    makers, scratch = Makers(engine, Decoder(), encoders), settings.data_dir / "scratch"
+    recipes: dict[str, Recipe[Any]] = {
+        VideoParams.kind: VideoRecipe(makers, storage, scratch=scratch),
+        ImportParams.kind: ImportRecipe(build_importer(settings, database), storage),
+        TrainingParams.kind: _build_trainings(settings, database, makers, jobs),
+    }
     return Worker(
         owner=owner,
         jobs=jobs,
         engine=engine,
-        recipes={VideoParams.kind: videos, ImportParams.kind: ImportRecipe(build_importer(settings, database), storage)},
+        recipes={kind: recipe for kind, recipe in recipes.items() if kinds is None or kind in kinds},
         storage=storage,
         lease_seconds=settings.lease_seconds,
         room=Room(settings.jobs_at_once, memory),
         stall_seconds=settings.stall_seconds,
         stop=stop,
+    )
+
+
+def _build_trainings(settings: Settings, database: Database, makers: Makers, jobs: JobStore) -> TrainingRecipe:
+    from promptreel.worker.recipes.trained_model import TrainedModels
+    from promptreel.worker.recipes.training import TrainingRecipe
+    from promptreel.worker.recipes.training_samples import SampleMaker
+
+    storage = build_storage(settings)
+    return TrainingRecipe(
+        jobs=jobs,
+        storage=storage,
+        samples=SampleMaker(makers, storage, settings.data_dir / "scratch"),
+        trained=TrainedModels(makers.engine.models, ModelStore(database), build_model_files(settings)),
+        folder=settings.data_dir / "trainings",
+        device=makers.engine.device.name,
+        threads=settings.threads_per_worker,
+        models={
+            "built_in": str(BUILT_IN_MODELS),
+            "models_dir": str(settings.data_dir / "models"),
+            "database": str(settings.database),
+            "model_files": str(settings.data_dir / "model-files"),
+        },
+        slice_seconds=settings.training_slice_seconds,
+        checkpoint_seconds=settings.training_checkpoint_seconds,
     )
 
 

@@ -6,15 +6,13 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from promptreel.bootstrap import (
     build_app,
@@ -30,12 +28,13 @@ from promptreel.commands.doctor import doctor
 from promptreel.commands.jobs import jobs_app
 from promptreel.commands.keys import keys_app
 from promptreel.commands.models import models_app
-from promptreel.commands.terminal import DataDir
+from promptreel.commands.terminal import DataDir, printable, progress_bar
+from promptreel.commands.train import train
 from promptreel.errors import PromptreelError
 from promptreel.jobs.job import JobStage, OnProgress
 from promptreel.jobs.params import DEFAULT_SCHEDULER, MAX_FRAMES, MAX_SEED, SCHEDULERS
 from promptreel.logs import set_up_logging
-from promptreel.models.composition import compose, find_loras
+from promptreel.models.composition import compose, find_add_ons, stand_for_base
 from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.remote import RemoteVideo
 from promptreel.settings import Settings, load_settings
@@ -55,7 +54,7 @@ app.add_typer(jobs_app, name="jobs")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
 
-# What a model may have a default of its own for.
+# Options whose default may come from the model.
 Steps = Annotated[int | None, typer.Option(min=1, max=50, help="Inference steps.", show_default="the model's own, or 20")]
 Guidance = Annotated[
     float | None,
@@ -99,13 +98,14 @@ def serve(
     port: Annotated[int | None, typer.Option(help="The port to listen on; 0 takes a free one.", show_default="8000")] = None,
     data_dir: DataDir = None,
     workers: Annotated[int | None, typer.Option(help="Number of worker processes.", show_default="1")] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the page in your browser when it is ready.")] = False,
 ) -> None:
     """Start the whole service: api, workers and courier. Stop it with Ctrl-C or SIGTERM; running jobs return to the queue."""
     from promptreel.service import run_service
 
     settings = load_settings(host=host, port=port, data_dir=data_dir, workers=workers)
     set_up_logging(settings.log_level)
-    run_service(settings, stop=_stop_on_signals())
+    run_service(settings, stop=_stop_on_signals(), opens_page=open_page)
 
 
 @app.command()
@@ -156,6 +156,7 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     seed: Annotated[int | None, typer.Option(min=0, max=MAX_SEED, help="The same seed gives the same video.")] = None,
     motion_adapter: Annotated[str | None, typer.Option(help="The motion adapter's id.", show_default="the model's own")] = None,
     lora: Annotated[list[str] | None, typer.Option(help="A LoRA's id, or ID:STRENGTH. Can be given several times.")] = None,
+    embedding: Annotated[list[str] | None, typer.Option(help="An embedding's id. Can be given several times.")] = None,
     steps: Steps = None,
     guidance: Guidance = None,
     scheduler: Scheduler = None,
@@ -176,19 +177,20 @@ def generate(  # noqa: PLR0913, PLR0917 - one parameter for each option
     set_up_logging("warning")
     decoder = Decoder()
     wanted = Wanted(
-        output=output, prompt=prompt, model=model, motion_adapter=motion_adapter, loras=read_loras(lora or ()), enhance=enhance,
-        seed=seed, steps=steps, negative_prompt=negative_prompt, guidance=guidance, scheduler=scheduler, frames=frames, fps=fps,
-        width=width, height=height, init=read_init(init, decoder) if init else None, strength=strength,
+        output=output, prompt=prompt, model=model, motion_adapter=motion_adapter, loras=read_loras(lora or ()), seed=seed,
+        embeddings=tuple(embedding or ()), enhance=enhance, steps=steps, negative_prompt=negative_prompt, guidance=guidance,
+        scheduler=scheduler, frames=frames, fps=fps, width=width, height=height, strength=strength,
+        init=read_init(init, decoder) if init else None,
     )  # fmt: skip
     wanted.check()
     print_notes(wanted.size_note())
-    if server is None:
-        used_seed: int | None = _generate_here(wanted, settings, decoder)
-    else:
-        used_seed = _generate_on_server(wanted, server, settings.api_key)
-    print(f"{output}  (seed {used_seed})")  # noqa: T201
+    seed = (
+        _generate_here(wanted, settings, decoder) if server is None else _generate_on_server(wanted, server, settings.api_key)
+    )
+    print(f"{output}  (seed {seed})")  # noqa: T201
 
 
+app.command()(train)
 app.command()(doctor)
 
 
@@ -200,23 +202,25 @@ def verify(
 ) -> None:
     """Make a video again, and compare.
 
-    Its own comment says how it was made. Exits with 0 if every byte is the same. Otherwise says what differs, and exits with 1.
+    The comment in the file says how it was made. Exits with 0 if every byte is the same, else tells what differs, and with 1.
     """
-    from promptreel.commands import verify as again
+    from promptreel.commands import verify as verification
     from promptreel.commands.generate import read_init
     from promptreel.encoding.decoder import Decoder
 
     settings = load_settings(data_dir=data_dir)
     set_up_logging("warning")
     check_worker_extra()
-    told = again.read_told(file)
-    start = again.find_init(told.params, read_init(init, Decoder()) if init else None, build_storage(settings))
+    told = verification.read_told(file)
+    start = verification.find_init(told.params, read_init(init, Decoder()) if init else None, build_storage(settings))
     build_models(settings).get(told.params.model_id)
-    with _progress_bar() as show, tempfile.TemporaryDirectory() as folder:
+    with progress_bar() as show, tempfile.TemporaryDirectory() as folder:
         on_progress = _show_stages(show)
-        verdict = again.make_again(file, told, Path(folder), engine=build_engine(settings), init=start, on_progress=on_progress)
-    for line in again.explain(file.name, verdict):
-        print(line)  # noqa: T201
+        verdict = verification.make_again(
+            file, told, Path(folder), engine=build_engine(settings), init=start, on_progress=on_progress
+        )
+    for line in verification.explain(file.name, verdict):
+        print(printable(line))  # noqa: T201
     raise typer.Exit(0 if verdict.same_bytes else 1)
 
 
@@ -226,12 +230,14 @@ def _generate_here(wanted: Wanted, settings: Settings, decoder: Decoder) -> int:
 
     check_worker_extra(instead="Or have a server make the video: --server URL.")
     registry = build_models(settings)
+    base, loras = stand_for_base(registry, wanted.model, wanted.loras)
+    wanted = replace(wanted, model=base, loras=loras)
     models = compose(registry, wanted.model, wanted.motion_adapter)
-    loras = find_loras(registry, wanted.loras, models.checkpoint)
-    print_notes(unknown_words_note(wanted.prompt, models.checkpoint))
-    params, changes = complete_params(wanted, models, loras)
+    add_ons = find_add_ons(registry, wanted, models.checkpoint)
+    print_notes(unknown_words_note(wanted.prompt, models.checkpoint, add_ons))
+    params, changes = complete_params(wanted, models, add_ons)
     print_notes(*changes)
-    with _progress_bar() as show:
+    with progress_bar() as show:
         on_progress = _show_stages(show)
         engine = build_engine(settings)
         write_video(params, wanted.output, engine=engine, decoder=decoder, on_progress=on_progress, init=wanted.init)
@@ -259,7 +265,7 @@ def _generate_on_server(wanted: Wanted, server: str, api_key: str | None) -> int
         eta = f"{video.eta} s to go" if video.eta and not video.is_done else ""
         show(video.stage or video.status, video.progress, ", ".join(filter(None, [place, eta])))
 
-    with Client(server, api_key) as client, _progress_bar() as show:
+    with Client(server, api_key) as client, progress_bar() as show:
         return make_on_server(wanted, client, on_progress).seed
 
 
@@ -280,28 +286,6 @@ def _set_on_signals(stop: Stop) -> None:
     signal.signal(signal.SIGINT, ask_to_stop)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, ask_to_stop)
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Callable[..., None]]:
-    """Yields a function that sets the bar's label, percentage and note. The bar appears when it is first called."""
-    columns = (
-        TextColumn("{task.description:>11}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    bar = Progress(*columns, console=Console(stderr=True))
-    task = bar.add_task("", total=100, note="")
-    with ExitStack() as shown:
-
-        def show(label: str, percent: float, note: str = "") -> None:
-            if not bar.live.is_started:
-                shown.enter_context(bar)
-            bar.update(task, description=label, completed=percent, note=note)
-
-        yield show
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ SHORTEST_TIMEOUT_SECONDS = 0.05
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 3.0
 
-_UNAVAILABLE = frozenset({502, 503, 504})  # from the server, or from a proxy while the server restarts
-_RETRIED = _UNAVAILABLE | {429}
+UNAVAILABLE = frozenset({502, 503, 504})  # from the server, or from a proxy while the server restarts
+_RETRIED = UNAVAILABLE | {429}
 
 
 class VideoOptions(TypedDict, total=False):
@@ -64,6 +64,7 @@ class VideoOptions(TypedDict, total=False):
     clip_skip: int | None
     motion_adapter: str | None
     loras: Sequence[str | Mapping[str, Any]] | None
+    embeddings: Sequence[str] | None
     output_type: str | None
     input_reference: Path | bytes | str | None
     strength: float | None
@@ -107,7 +108,7 @@ class Client:
         """
         headers = {"Idempotency-Key": str(uuid.uuid4())}
         body = _to_body({"prompt": prompt, **options})
-        return read_video(self._ask("POST", "/v1/videos", retry_on=_UNAVAILABLE, headers=headers, **body))
+        return read_video(self._ask("POST", "/v1/videos", retry_on=UNAVAILABLE, headers=headers, **body))
 
     def get(self, video: str | RemoteVideo) -> RemoteVideo:
         """The video's current state. Raises JobNotFound."""
@@ -174,7 +175,9 @@ class Client:
     # One request
 
     def _poll(self, video: str | RemoteVideo, deadline: float) -> RemoteVideo:
-        """The video's current state. Raises NotDoneInTime if `deadline` passes and `video` is an earlier state."""
+        """The video's current state. If the server is unreachable until `deadline`, raises NotDoneInTime for a RemoteVideo that
+        is not done (the message gives its last known state), else ServerUnreachable.
+        """
         try:
             return read_video(self._ask("GET", _path_of(video), deadline=deadline))
         except ServerUnreachable:

@@ -92,6 +92,7 @@ def main(asked: dict[str, Any] = REQUEST) -> int:
         f"{video}: {seen.frames} frames, {seen.width}x{seen.height}, {seen.fps:g} fps, "
         f"seed {success['meta']['seed']}, made in {seconds:.1f} s"
     )
+    _say("now make your own: `promptreel serve --open` opens the page, http://127.0.0.1:8000/")
     return 0
 
 

@@ -25,6 +25,7 @@
         ├── CheckpointUnusable    checkpoint_unusable
         ├── OutOfMemory           out_of_memory
         ├── GenerationFailed      generation_failed
+        ├── TrainingFailed        training_failed
         ├── InitUnusable          init_unusable
         ├── EncodingFailed        encoding_failed
         ├── StorageFailed         storage_failed
@@ -41,7 +42,8 @@ This module knows nothing of HTTP: `api/problems.py` turns errors into answers.
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 
 class PromptreelError(Exception):
@@ -220,6 +222,12 @@ class GenerationFailed(JobFailed):
     code = "generation_failed"
 
 
+class TrainingFailed(JobFailed):
+    """The model could not be trained: the loss is no number, an example cannot be read, or a training checkpoint is damaged."""
+
+    code = "training_failed"
+
+
 class InitUnusable(JobFailed):
     """The init image or video cannot be decoded, or not within the limits on time and memory."""
 
@@ -267,7 +275,9 @@ TEMPORARY = (DatabaseBusy, DiskFull)
 
 
 class JobCancelled(Exception):
-    """Ends a running job that was cancelled."""
+    """Ends a running job that was cancelled. `write`: what to write in the transaction that ends it, as in Result."""
+
+    write: Callable[[Any], object] | None = None
 
 
 class JobLost(Exception):

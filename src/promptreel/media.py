@@ -109,6 +109,20 @@ class Init:
         return cls(kind_of_init(key), key.rpartition(".")[2], data)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExampleShape:
+    """What pictures and clips to learn from are fitted to: an area of `pixels`, and sides that are a multiple of `multiple`.
+
+    A clip has `num_frames` to `most_frames` frames at `fps`.
+    """
+
+    pixels: int
+    multiple: int = 8
+    num_frames: int = 1
+    most_frames: int = 1
+    fps: int = 8
+
+
 def kind_of_init(key: str) -> InitKind:
     """The kind of the init with this key."""
     return cast("InitKind", key.split("/")[1])

@@ -43,6 +43,40 @@ class RemoteVideo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RemoteSample:
+    """A clip that a training made at this step. `number` names it for the server."""
+
+    number: int
+    step: int
+    prompt: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteTraining:
+    """A snapshot of a training on a server. `model` is the id of the model that it makes. The rest is as in RemoteVideo."""
+
+    id: str
+    model: str
+    status: str
+    progress: int
+    step: int
+    steps: int
+    loss: float | None
+    stage: str | None
+    queue_position: int | None
+    eta: int | None
+    samples: tuple[RemoteSample, ...]
+    error_code: str | None
+    error_message: str | None
+    answer: Mapping[str, Any] = field(repr=False, compare=False)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is completed or failed."""
+        return self.status in FINAL_STATUSES
+
+
+@dataclass(frozen=True, kw_only=True)
 class RemoteModel:
     """A model on a server. `max_frames` is the most it makes in one window, `fps` the rate it was trained for."""
 
@@ -56,6 +90,11 @@ class RemoteModel:
 def read_video(answer: Mapping[str, Any]) -> RemoteVideo:
     """Raises RequestRefused for an answer that is not a video."""
     return _read("video", _to_video, answer)
+
+
+def read_training(answer: Mapping[str, Any]) -> RemoteTraining:
+    """Raises RequestRefused for an answer that is not a training."""
+    return _read("training", _to_training, answer)
 
 
 def read_model(answer: Mapping[str, Any]) -> RemoteModel:
@@ -89,6 +128,27 @@ def _to_video(answer: Mapping[str, Any]) -> RemoteVideo:
     )
 
 
+def _to_training(answer: Mapping[str, Any]) -> RemoteTraining:
+    error = answer.get("error") or {}
+    samples = answer.get("samples") or ()
+    return RemoteTraining(
+        id=answer["id"],
+        model=answer["model"],
+        status=answer["status"],
+        progress=answer.get("progress") or 0,
+        step=answer.get("step") or 0,
+        steps=answer.get("steps") or 0,
+        loss=answer.get("loss"),
+        stage=answer.get("stage"),
+        queue_position=answer.get("queue_position"),
+        eta=answer.get("eta"),
+        samples=tuple(RemoteSample(number=each["number"], step=each["step"], prompt=each["prompt"]) for each in samples),
+        error_code=error.get("code"),
+        error_message=error.get("message"),
+        answer=answer,
+    )
+
+
 def _to_model(answer: Mapping[str, Any]) -> RemoteModel:
     return RemoteModel(
         id=answer["id"],
@@ -99,14 +159,15 @@ def _to_model(answer: Mapping[str, Any]) -> RemoteModel:
     )
 
 
-def to_job_error(video: RemoteVideo) -> PromptreelError:
-    """The error of a failed video: our class with the server's code, or JobFailed with that code."""
-    message = video.error_message or "The video failed, and the server did not say why."
-    kind = _with_code(video.error_code)
+def to_job_error(job: RemoteVideo | RemoteTraining) -> PromptreelError:
+    """The error of a failed video or training: our class with the server's code, or JobFailed with that code."""
+    what = "video" if isinstance(job, RemoteVideo) else "training"
+    message = job.error_message or f"The {what} failed, and the server did not say why."
+    kind = _with_code(job.error_code)
     if kind is not None and issubclass(kind, JobFailed):
         return kind(message)
     error = JobFailed(message)
-    error.code = video.error_code or error.code
+    error.code = job.error_code or error.code
     return error
 
 

@@ -8,12 +8,14 @@ import os
 import socket
 import sys
 import time
+import webbrowser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from ipaddress import ip_address
 
 from promptreel.bootstrap import (
+    LOCK_NAME,
     build_database_of_service,
     build_deliveries,
     build_jobs,
@@ -31,7 +33,6 @@ from promptreel.supervisor import ChildSpec, Stop, Supervisor
 
 log = logging.getLogger(__name__)
 
-LOCK_NAME = "serve.lock"
 START_SECONDS = 600.0
 """A worker gets at least this long to become ready."""
 
@@ -50,15 +51,20 @@ _RETURNS_MEMORY = {
 }
 
 
-def run_service(settings: Settings, *, stop: Stop) -> None:
-    """Runs until `stop` is set. Prints the service's URL to stdout once it can make a video."""
+def run_service(settings: Settings, *, stop: Stop, opens_page: bool = False) -> None:
+    """Runs until `stop` is set. Prints the service's URL to stdout once it can make a video.
+
+    `opens_page`: then opens its page in the browser of this machine, too.
+    """
+    if opens_page and settings.page == "off":
+        raise BadConfiguration("There is no page to open, because PROMPTREEL_PAGE is off. Leave out --open, or set it to on.")
     if settings.workers:
         check_worker_extra(instead="A service without its own workers needs none of this: promptreel serve --workers 0.")
     with _lock_data_dir(settings):
-        _run_alone(settings, stop=stop)
+        _run_alone(settings, stop=stop, opens_page=opens_page)
 
 
-def _run_alone(settings: Settings, *, stop: Stop) -> None:
+def _run_alone(settings: Settings, *, stop: Stop, opens_page: bool) -> None:
     if names := list_kubernetes_variables():
         log.info("ignored variables that Kubernetes set, because they are not settings: %s", ", ".join(names))
     database = build_database_of_service(settings)
@@ -84,9 +90,6 @@ def _run_alone(settings: Settings, *, stop: Stop) -> None:
         except TEMPORARY:  # the supervisor must keep its children alive even while the job table cannot be read
             return False
 
-    def announce() -> None:
-        print(f"Promptreel is ready on {url} (documentation: {url}/docs, data: {settings.data_dir})", flush=True)  # noqa: T201
-
     waits = "first, the workers load and time the model, which takes up to a minute on a slow machine"
     log.info("listening on %s; %s", url, waits if settings.workers else "it starts no workers, because PROMPTREEL_WORKERS is 0")
     specs = [
@@ -95,9 +98,30 @@ def _run_alone(settings: Settings, *, stop: Stop) -> None:
         *_workers(settings, free_leases, partial(_is_live, jobs)),
     ]
     try:
-        Supervisor(specs, new_owner=new_owner, stop=stop).run(is_ready=is_ready, on_ready=announce)
+        Supervisor(specs, new_owner=new_owner, stop=stop).run(
+            is_ready=is_ready, on_ready=partial(_announce, settings, url, opens_page=opens_page)
+        )
     finally:
         listener.close()
+
+
+def page_of(url: str) -> str:
+    """The page's address for a browser on this machine, which cannot open 0.0.0.0."""
+    return f"{url.replace('//0.0.0.0:', '//127.0.0.1:').replace('//[::]:', '//[::1]:')}/"
+
+
+def _announce(settings: Settings, url: str, *, opens_page: bool) -> None:
+    print(f"Promptreel is ready on {url} (documentation: {url}/docs, data: {settings.data_dir})", flush=True)  # noqa: T201
+    if settings.page == "on":
+        print(f"Its page for your browser: {page_of(url)}", flush=True)  # noqa: T201
+    if opens_page:
+        open_page(page_of(url))
+
+
+def open_page(page: str) -> None:
+    """Opens the page in the user's browser, if there is one; `BROWSER` names another."""
+    if not webbrowser.open(page):
+        log.warning("no browser could be opened: go to %s", page)
 
 
 def _is_live(jobs: JobStore, owner: str) -> bool:

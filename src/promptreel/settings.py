@@ -144,7 +144,7 @@ class Settings(BaseSettings):
         description="Seconds without a heartbeat after which a worker's job goes to another worker.",
     )
     max_attempts: int = Field(
-        default=5, ge=1, le=100, description="How many workers a job may lose before it fails with worker_lost."
+        default=5, ge=1, le=100, description="A job that has lost this many workers fails with worker_lost."
     )
     stall_seconds: float = Field(
         default=1800.0,
@@ -157,7 +157,7 @@ class Settings(BaseSettings):
         default=8,
         ge=1,
         le=64,
-        description="How many jobs of the same model a worker runs at once. They share the model's calls.",
+        description="How many jobs a worker runs at once. Jobs of one model share its calls.",
     )
     memory_per_worker: int | None = Field(
         default=None,
@@ -180,6 +180,9 @@ class Settings(BaseSettings):
         description="Computing threads per worker. Default: the number of cores divided by the number of workers.",
     )
 
+    page: Literal["on", "off"] = Field(
+        default="on", description="Whether the service's address shows the page for people in a browser: on or off."
+    )
     fetch_allow_hosts: Hosts = Field(
         default=(),
         description="Host names outside the public internet that URLs in requests may use, separated by commas.",
@@ -192,8 +195,24 @@ class Settings(BaseSettings):
         default=(), description="Ports that URLs in requests may use, in addition to 80 and 443, separated by commas."
     )
 
+    training_slice_seconds: float = Field(
+        default=30.0,
+        ge=1,
+        le=86400,
+        description="A training gives way to a video that has waited this long, in seconds, once it has run as long itself; "
+        "and goes on after as long a wait.",
+    )
+    training_checkpoint_seconds: float = Field(
+        default=120.0,
+        ge=1,
+        le=86400,
+        description="How often a training saves a training checkpoint, in seconds. A crash loses what came after it.",
+    )
     imports: Literal["on", "off"] = Field(
         default="on", description="Whether requests may import models from URLs: on or off. The command line always may."
+    )
+    trainings: Literal["on", "off"] = Field(
+        default="on", description="Whether requests may train models: on or off. The command line always may."
     )
     model_megabytes: int = Field(
         default=65536, ge=1, description="The most megabytes that the files of one imported model may have together."

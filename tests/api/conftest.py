@@ -14,9 +14,11 @@ from fastapi.testclient import TestClient
 
 from promptreel.api.app import AppParts, create_app
 from promptreel.api.authentication import Authenticator
+from promptreel.api.sessions import SessionMaker
 from promptreel.bootstrap import build_app
 from promptreel.encoding.decoder import Decoder
 from promptreel.fetching.fetcher import SafeFetcher
+from promptreel.jobs.changes import ChangeLog
 from promptreel.jobs.database import Database, migrate, open_database
 from promptreel.jobs.job import Result
 from promptreel.jobs.keys import KeyStore
@@ -97,19 +99,23 @@ def storage(tmp_path: Path) -> LocalStorage:
 
 
 @pytest.fixture
-def services(tmp_path: Path, jobs: JobStore, keys: KeyStore, storage: LocalStorage, decoder: Decoder) -> AppParts:
+def services(
+    tmp_path: Path, database: Database, jobs: JobStore, keys: KeyStore, storage: LocalStorage, decoder: Decoder
+) -> AppParts:
     write_card(tmp_path / "models" / "cutout", CARD)
     write_card(tmp_path / "models" / "plain", PLAIN_CARD)
     write_card(tmp_path / "models" / "midjourney", STYLED_CARD)
     models = ModelRegistry(built_in=tmp_path / "built_in", models_dir=tmp_path / "models")
     return AppParts(
         jobs=jobs,
+        changes=ChangeLog(database),
         authenticator=Authenticator(keys, serves_local=True),
         models=models,
         storage=storage,
         fetcher=SafeFetcher(),
         decoder=decoder,
         link_maker=LinkMaker(secret=b"not told"),
+        sessions=SessionMaker(secret=b"not told"),
         version="1.2.3",
     )
 

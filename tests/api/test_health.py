@@ -2,7 +2,8 @@ from __future__ import annotations
 
 from fastapi.testclient import TestClient
 
-from promptreel.jobs.store import JobStore, WorkerRecord
+from promptreel.jobs.store import JobStore
+from promptreel.jobs.worker_records import WorkerRecord
 from tests.api.conftest import SUBMIT
 
 
@@ -15,7 +16,7 @@ def test_health_counts_workers_and_jobs(client: TestClient, jobs: JobStore) -> N
     answer = client.get("/health")
 
     assert answer.status_code == 200
-    assert answer.json() == {"status": "ok", "version": "1.2.3", "workers": 1, "queued": 2, "running": 1}
+    assert answer.json() == {"status": "ok", "version": "1.2.3", "workers": 1, "queued": 2, "running": 1, "loaded": []}
 
 
 def test_readiness_is_a_status_that_a_load_balancer_can_read(client: TestClient, jobs: JobStore) -> None:

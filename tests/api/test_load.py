@@ -6,7 +6,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from promptreel.jobs.job import JobStage
-from promptreel.jobs.store import JobStore, WorkerRecord
+from promptreel.jobs.store import JobStore
+from promptreel.jobs.worker_records import WorkerRecord
 from tests.api.conftest import SUBMIT
 
 

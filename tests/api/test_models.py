@@ -75,8 +75,33 @@ def test_agents_model_has_the_documented_keys(client: TestClient) -> None:
         "description": "",
         "provider": "promptreel",
         "model_type": "animatediff",
+        "model_subcategory": "checkpoint",
+        "base_model": None,
         "status": "model_ready",
     }
+
+
+def test_agents_list_is_filtered_by_the_values_that_it_tells(client: TestClient, tmp_path: Path) -> None:
+    write_card(tmp_path / "models" / "moving", PLAIN_CARD | {"family": "wan", "base": "wan21-14b", "trigger_words": ["ink"]})
+    filters = client.get(f"{AGENTS}/filters").json()["data"]
+
+    def find(**asked: str) -> list[str]:
+        return [entry["model_id"] for entry in client.get(AGENTS, params=asked).json()["data"]]
+
+    assert filters == {
+        "feature": ["video", "video_fusion"],
+        "provider": ["promptreel"],
+        "model_type": ["animatediff", "wan"],
+        "model_subcategory": ["checkpoint"],
+        "base_model": ["wan21-14b"],
+        "tags": ["ink", "mdjrny-v4 style"],
+    }
+    assert client.get(f"{AGENTS}/tags").json() == {"data": ["ink", "mdjrny-v4 style"]}
+    assert client.get(f"{AGENTS}/providers").json() == {"data": ["promptreel"]}
+    assert find(model_type="Wan") == find(base_model="wan21-14b") == ["moving"]
+    assert find(tags="ink, MDJRNY-v4 style") == ["midjourney", "moving"]
+    assert find(tags="ink", model_type="animatediff") == find(feature="audio_gen") == []
+    assert len(find(feature="video", provider="promptreel", model_subcategory="checkpoint")) == 4
 
 
 def test_agents_paths_answer_real_status_codes(client: TestClient) -> None:

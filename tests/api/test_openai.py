@@ -31,7 +31,8 @@ STANDARD = {
 }  # fmt: skip
 EXTENSIONS = {
     "negative_prompt", "num_frames", "fps", "num_inference_steps", "guidance_scale", "scheduler", "strength", "seed",
-    "enhance_prompt", "clip_skip", "motion_adapter", "loras", "output_type", "media_type",
+    "enhance_prompt", "clip_skip", "motion_adapter", "loras", "embeddings", "output_type", "media_type",
+    "input_reference",
 }  # fmt: skip
 
 
@@ -82,9 +83,11 @@ def test_create_answers_the_video_with_all_defaults(client: TestClient, jobs: Jo
         "strength": 0.55,
         "seed": 0,
         "enhance_prompt": False,
+        "input_reference": None,
         "clip_skip": 0,
         "motion_adapter": None,
         "loras": [],
+        "embeddings": [],
         "output_type": "mp4",
         "media_type": "video/mp4",
         "stage": None,
@@ -151,6 +154,11 @@ def test_num_frames_overrides_seconds_and_sides_replace_size(client: TestClient)
         ({"loras": "[[["}, "loras", "must be a list of ids"),
         ({"loras": 7}, "loras", "must be a list of ids"),
         ({"loras": "cutout"}, "loras", "'cutout' is a checkpoint, not a LoRA"),
+        ({"embeddings": "badhands"}, "embeddings", "There is no embedding 'badhands'. Import one with"),
+        ({"embeddings": ["cutout"]}, "embeddings", "'cutout' is a checkpoint, not an embedding"),
+        ({"embeddings": list("abcdefghi")}, "embeddings", "must not name more than 8"),
+        ({"embeddings": [{"model": "badhands"}]}, "embeddings", "must be a list of ids"),
+        ({"embeddings": 7}, "embeddings", "must be a list of ids"),
         ({"seed": -2}, "seed", "The seed must be at least 0."),
         ({"input_reference": "/etc/passwd"}, "input_reference", "The input reference must be a URL or a data: URI"),
         ({"input_reference": {"file_id": "file_1"}}, "input_reference", "A file_id is not supported"),

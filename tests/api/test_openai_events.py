@@ -26,9 +26,10 @@ def collect(look: Callable[[], list[Event]], **options: Any) -> list[bytes]:
 
 
 def read_events(text: str) -> list[tuple[str, dict[str, Any]]]:
-    """Parses events like a browser."""
-    blocks = [block.split("\n") for block in text.removesuffix("\n\n").split("\n\n")]
-    return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in blocks]
+    """Parses events like a browser. Each has an id."""
+    blocks = [block.split("\n") for block in text.removesuffix("\n\n").split("\n\n") if block]
+    assert all(seq.removeprefix("id: ").isdigit() for seq, _, _ in blocks)
+    return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for _, name, data in blocks]
 
 
 def test_events_of_a_finished_video_are_its_end(client: TestClient, finish_next: Callable[[bytes], None]) -> None:
@@ -44,6 +45,19 @@ def test_events_of_a_finished_video_are_its_end(client: TestClient, finish_next:
         ("progress", {"progress": 100}),
         ("end", client.get(f"{VIDEOS}/{video_id}").json()),
     ]
+
+
+def test_client_that_knows_the_state_is_not_told_again(client: TestClient, services: AppParts, jobs: JobStore) -> None:
+    create(client)
+    told = VideoWatcher(services, 1, links=partial(services.link_maker.start, "")).look()
+    back = VideoWatcher(services, 1, links=partial(services.link_maker.start, ""), seq=told[-1].seq)
+
+    assert [event.name for event in back.look() if event.name != "progress"] == []
+    work, _ = claim(jobs)
+    jobs.report(work, stage=JobStage.DENOISING, progress=0.5)
+    late = VideoWatcher(services, 1, links=partial(services.link_maker.start, ""), seq=told[-1].seq)
+
+    assert [event.name for event in back.look()] == [event.name for event in late.look()] == ["stage", "progress"]
 
 
 def test_each_look_reports_what_has_changed(
@@ -100,7 +114,7 @@ def test_deleted_video_ends_its_events(client: TestClient, services: AppParts, j
     watcher.look()
     jobs.delete(1)
 
-    assert watcher.look() == [Event("end", {"id": "video_1", "object": "video.deleted", "deleted": True})]
+    assert watcher.look() == [Event("end", {"id": "video_1", "object": "video.deleted", "deleted": True}, 2)]
 
 
 def test_silence_is_broken_by_comments_until_the_end() -> None:

@@ -30,6 +30,8 @@ from tests.counting import KINDS_WITH_COUNT, make_count
 from tests.jobs.factories import make_new_job
 
 OPEN = {
+    "/",
+    "/web/{version}/{path:path}",
     "/docs",
     "/docs/",
     "/docs/{name}",
@@ -37,13 +39,14 @@ OPEN = {
     "/health/ready",
     "/files/{file_prefix}.{output_type}",
     "/files/{file_prefix}/preview.webp",
+    "/files/{file_prefix}/sample.webp",
     "/uploads/{name}.{ending}",
 }
 READERS = {read_fields, read_fields_with_init, read_fields_with_files}
 HISTORY = "/api/v6/assets_generated"
 DELETE = "/api/v3/delete_image"
 # How a path spells a job's id, by the parameter's name.
-SPELLINGS = {"job_id": "{}", "video_id": "video_{}", "import_id": "import_{}"}
+SPELLINGS = {"job_id": "{}", "video_id": "video_{}", "import_id": "import_{}", "training_id": "training_{}"}
 # Endpoints that take a job's id in the field `request_id`.
 BY_FIELD = {*FETCH_BY_FIELD_PATHS, DELETE}
 UNKNOWN_ID = 9999
@@ -84,7 +87,7 @@ def test_nothing_is_answered_without_a_key(client: TestClient, keys: KeyStore) -
 
     for method, path in requests(closed=True):
         for sent in ("", "pr_wrong"):
-            answer = client.request(method, path.format_map(Ones()), params={"key": sent})
+            answer = client.request(method, fill(path), params={"key": sent})
             status = status_to_send(path, 401, ())
             assert status in {200, 401}, path
             assert answer.status_code == status, path
@@ -97,7 +100,11 @@ def test_open_endpoints_need_no_key(client: TestClient, keys: KeyStore) -> None:
 
     for method, path in [*requests(closed=False), ("GET", "/openapi.json")]:
         expected = 404 if "{" in path else 503 if path == "/health/ready" else 200  # there is no worker here
-        assert client.request(method, path.format_map(Ones())).status_code == expected, path
+        assert client.request(method, fill(path)).status_code == expected, path
+
+
+def fill(path: str) -> str:
+    return path.replace(":path}", "}").format_map(Ones())
 
 
 class Ones(dict[str, str]):
@@ -141,7 +148,7 @@ def ask(client: TestClient, method: str, path: str, job_id: int, headers: dict[s
     """The answer about a job, without the request's own id."""
     spelled = {name: spelling.format(job_id) for name, spelling in SPELLINGS.items()}
     fields = {"request_id": str(job_id), "prompt": "a"}
-    answer = client.request(method, path.format_map(spelled), params=fields, headers=headers)
+    answer = client.request(method, path.format_map(Ones(spelled)), params=fields, headers=headers)
     told = {name: value for name, value in answer.headers.items() if name != "x-request-id"}
     return answer.status_code, answer.content, told
 
@@ -153,7 +160,7 @@ def test_job_of_another_key_is_answered_like_an_unknown_id(client: TestClient, c
         assert ask(client, method, path, company.finished, company.other) == unknown, path
         assert ask(client, method, path, company.waiting, company.other) == unknown, path
         assert jobs.list() == before, path  # nothing was cancelled, deleted or made
-        if (method == "GET" or "fetch" in path) and "import_id" not in path:
+        if (method == "GET" or "fetch" in path) and "import_id" not in path and "training_id" not in path:
             assert ask(client, method, path, company.finished, company.owner) != unknown, path
 
 
@@ -185,7 +192,8 @@ def test_job_of_another_kind_is_answered_like_an_unknown_id(
 def test_this_file_knows_the_id_parameters_of_all_endpoints() -> None:
     names = {name for route in routes() for name in route.param_convertors}
 
-    assert names == {*SPELLINGS, "model_id", "training_id", "file_prefix", "output_type", "name", "ending"}
+    of_the_page = {"version", "path"}
+    assert names == {*SPELLINGS, "model_id", "number", "file_prefix", "output_type", "name", "ending", *of_the_page}
     assert len(list(requests_for_a_job())) >= 10
 
 

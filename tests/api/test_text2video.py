@@ -166,6 +166,7 @@ def test_native_size_is_left_out_for_a_model_of_any_size(client: TestClient) -> 
         ("output_type", ".gif", "The selected output type is invalid. Use one of: mp4, webm, gif."),
         ("output_type", ["gif"], "The selected output type is invalid. Use one of: mp4, webm, gif."),
         ("lora_model", "style", "There is no LoRA 'style'. Import one with `promptreel models add`."),
+        ("embeddings_model", "badhands", "There is no embedding 'badhands'. Import one with `promptreel models add`."),
         ("motion_loras", ["style"], "The motion loras must be a string or a number."),
         ("clip_skip", -1, "The clip skip must be at least 0."),
         ("clip_skip", 13, "The clip skip must not be greater than 12."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from typing import Any
 
 import pytest
 
+from promptreel.bootstrap import build_database_of_service, build_jobs
+from promptreel.jobs.worker_records import WorkerRecord
+from promptreel.settings import load_settings
 from tests.command_line import run_promptreel
 from tests.fetching.file_host import COMMIT, FileHost, hosting
 from tests.models.repositories import PICKLE, sharded, tiny_adapter, tiny_pipeline, tiny_vae, with_variants
@@ -255,7 +259,9 @@ def test_after_ctrl_c_nothing_is_registered_and_the_same_command_goes_on(
     host.holds = True
 
     def holds_still() -> bool:
-        return host.is_holding.is_set()
+        """The host holds the rest back, and the command has written what it got."""
+        received = [path.stat().st_size for path in (models.data_dir / "scratch" / "imports").glob("*/file/*")]
+        return host.is_holding.is_set() and (form == "a hub id" or len(weights) // 2 in received)
 
     host.breaks = [len(weights) // 2] if form == "a URL" else [10**9, len(weights) // 2]
     code = interrupted(models, source, holds_still)
@@ -269,6 +275,17 @@ def test_after_ctrl_c_nothing_is_registered_and_the_same_command_goes_on(
     models("verify", "adapter")
     if form == "a URL":
         assert host.ranges_asked()[-1] == f"bytes={len(weights) // 2}-"
+
+
+def test_list_and_show_say_which_workers_have_a_model_loaded(models: Commands) -> None:
+    assert json.loads(models("list", "--json").stdout)[0]["loaded_on"] == []
+    settings = load_settings(data_dir=models.data_dir)
+    record = WorkerRecord(id="host/1", device="cpu (float32)", seconds_per_unit=None, loaded=("cutout",))
+    build_jobs(settings, build_database_of_service(settings)).record_worker(record)
+
+    assert models.show("cutout")["loaded_on"] == ["host/1 on cpu (float32)"]
+    assert re.search(r"LOADED.*\ncutout .* yes +1 ", models("list").stdout) is not None
+    assert re.search(r"loaded_on +host/1 on cpu", models("show", "cutout").stdout) is not None
 
 
 def test_families_say_what_can_be_run() -> None:

@@ -26,14 +26,14 @@ from promptreel.jobs.store import JobStore
 from tests.waiting import LONGEST_SECONDS, wait_for
 
 TEXT2VIDEO = "/api/v4/dreambooth/text2video"
-# As the hosted service's documentation has it, but for the two steps.
-DOCUMENTED = REQUEST | {"num_inference_steps": "2"}
+# As the hosted service's documentation has it, but for the one step.
+DOCUMENTED = REQUEST | {"num_inference_steps": "1"}
 SHORT = {"prompt": "a red ball rolling", "width": 96, "height": 96, "num_frames": 4, "num_inference_steps": 2, "seed": 7}
 # Takes most of a minute, for tests that cancel it.
 LONG = SHORT | {"num_frames": 120, "num_inference_steps": 50}
 # The first preview comes after 1.5 s. Tests that must see one ask for the next length if the job had ended by then.
-STEPS_OF_PREVIEWED = {"num_inference_steps": 50, "scheduler": "HeunDiscreteScheduler"}
-LENGTHS_OF_PREVIEWED = (4, 16, 64)
+STEPS_OF_PREVIEWED = {"num_inference_steps": 30, "scheduler": "HeunDiscreteScheduler"}
+LENGTHS_OF_PREVIEWED = (4, 8, 16, 64, 160)
 
 
 class Service:

@@ -10,14 +10,14 @@ from promptreel.jobs.job import JobStatus
 from tests.flows.service import LONG, SHORT, Service
 
 # Long enough for seven others to come while it runs.
-FIRST = SHORT | {"num_inference_steps": 50}
+FIRST = SHORT | {"num_inference_steps": 25}
 MIXED: tuple[dict[str, Any], ...] = (
-    SHORT | {"seed": 1, "num_inference_steps": 9, "negative_prompt": "snow"},
-    SHORT | {"seed": 2, "num_inference_steps": 6, "scheduler": "HeunDiscreteScheduler", "guidance_scale": 3},
-    SHORT | {"seed": 3, "num_inference_steps": 12, "scheduler": "DDPMScheduler", "prompt": "a blue rocket rising at night"},
-    SHORT | {"seed": 4, "num_inference_steps": 12, "guidance_scale": 1},
+    SHORT | {"seed": 1, "num_inference_steps": 5, "negative_prompt": "snow"},
+    SHORT | {"seed": 2, "num_inference_steps": 3, "scheduler": "HeunDiscreteScheduler", "guidance_scale": 3},
+    SHORT | {"seed": 3, "num_inference_steps": 6, "scheduler": "DDPMScheduler", "prompt": "a blue rocket rising at night"},
+    SHORT | {"seed": 4, "num_inference_steps": 7, "guidance_scale": 1},
     SHORT | {"seed": 5, "num_frames": 6},
-    SHORT | {"seed": 6, "num_inference_steps": 8, "scheduler": "EulerAncestralDiscreteScheduler", "guidance_scale": 1},
+    SHORT | {"seed": 6, "num_inference_steps": 4, "scheduler": "EulerAncestralDiscreteScheduler", "guidance_scale": 1},
     SHORT | {"seed": 7, "scheduler": "KDPM2AncestralDiscreteScheduler", "width": 128, "output_type": "gif"},
 )
 # The built-in model's text encoder has three layers.

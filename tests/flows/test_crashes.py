@@ -23,8 +23,9 @@ from promptreel.jobs.keys import ApiKey, KeyLimits
 from promptreel.jobs.store import utc_now
 from promptreel.jobs.tables import deliveries, jobs
 from tests.flows.service import SHORT, Service, decode
+from tests.flows.test_feed import end_of, lines_of
 from tests.notify.receiver import Receiver
-from tests.waiting import wait_for
+from tests.waiting import LONGEST_SECONDS, wait_for
 
 # Long enough to be caught half-way here; on a fast machine, with twice as many frames or more.
 CAUGHT = SHORT | {"num_frames": 8, "num_inference_steps": 50, "guidance_scale": 1}
@@ -208,3 +209,21 @@ def check_each_told_once(
     for job_id in again:
         ((_, attempts),) = store.list(job_id)
         assert [(attempt.status, attempt.error) for attempt in attempts] == [(None, LOST), (200, None)]
+
+
+def test_stream_of_events_goes_on_after_a_restart(service: Service) -> None:
+    with service.client.stream("GET", f"{service.url}/v1/events", timeout=LONGEST_SECONDS) as stream:
+        first = service.ask(**SHORT)
+        seen = end_of(stream, f"video_{first['id']}")
+    service.stop()
+    service.start()
+    second = service.ask(**SHORT)
+    service.finish(second)
+
+    with service.client.stream(
+        "GET", f"{service.url}/v1/events", timeout=LONGEST_SECONDS, headers={"Last-Event-ID": seen}
+    ) as stream:
+        told = lines_of(stream)
+        assert next(told) == ("ready", {"seq": seen, "resumed": True})
+        name, data = next(told)
+    assert (name, data["id"], data["status"]) == ("video", f"video_{second['id']}", "completed")

@@ -14,14 +14,15 @@ from tests.waiting import LONGEST_SECONDS
 
 
 def test_demo_brings_a_video_back(tmp_path: Path) -> None:
-    """In two of its twenty steps. tests/test_base_install.py runs `python -m promptreel.demo` itself."""
-    asked = demo.REQUEST | {"num_inference_steps": "2"}
+    """In one of its twenty steps. tests/test_base_install.py runs `python -m promptreel.demo` itself."""
+    asked = demo.REQUEST | {"num_inference_steps": "1"}
     command = [sys.executable, "-c", f"import sys; from promptreel import demo; sys.exit(demo.main({asked}))"]
     ran = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=2 * LONGEST_SECONDS)
 
     assert ran.returncode == 0, ran.stderr
     assert re.search(r"a-cat-sitting-on-a-bench\.mp4: 40 frames, 512x512, 8 fps, seed \d+, made in [\d.]+ s", ran.stdout)
     assert "processing, eta" in ran.stdout
+    assert ran.stdout.rstrip().endswith("`promptreel serve --open` opens the page, http://127.0.0.1:8000/")
     assert demo.decode(tmp_path / "demo-out" / "a-cat-sitting-on-a-bench.mp4").frames == 40
 
 

@@ -78,4 +78,4 @@ def test_what_the_server_refuses_is_one_line(service: Service, tmp_path: Path) -
     output, errors = process.communicate(timeout=60)
 
     assert (process.returncode, output) == (2, "")
-    assert errors.startswith("promptreel: There is no model 'sora'. Known models: cutout. Clients may use another name")
+    assert errors.startswith("promptreel: There is no model 'sora'. Known models: cutout. To accept this name")

@@ -8,11 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
-
 from promptreel.demo import start_service
 from tests.command_line import run_promptreel
-from tests.flows.service import SHORT, Service
+from tests.flows.service import Service
 from tests.waiting import LONGEST_SECONDS, wait_for
 
 
@@ -68,18 +66,3 @@ def test_lock_names_no_process_that_is_gone(tmp_path: Path) -> None:
         holder.communicate(b"\n")
 
     assert "(process unknown)" in ran.stderr
-
-
-def test_service_without_workers_is_ready_and_takes_jobs_for_those_elsewhere(tmp_path: Path) -> None:
-    service = Service(tmp_path, workers=0)
-    service.start()
-    try:
-        assert "it starts no workers, because PROMPTREEL_WORKERS is 0" in service.log.read_text()
-        assert service.client.get(f"{service.url}/health").json()["workers"] == 0
-        assert service.client.get(f"{service.url}/health/ready").status_code == 503
-        assert service.ask(**SHORT)["status"] == "processing"
-        names = [" ".join(child.cmdline()) for child in psutil.Process(service.process.pid).children()]
-        assert len(names) == 2
-        assert not any(" worker" in name for name in names)
-    finally:
-        service.stop()

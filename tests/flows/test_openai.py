@@ -136,7 +136,7 @@ def test_events_tell_of_a_job_until_its_end(service: Service) -> None:
 def read_events(service: Service, video: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """All until the video's end: their names and what they say."""
     with service.client.stream("GET", f"{service.url}/v1/videos/{video['id']}/events") as answer:
-        lines = [line for line in answer.iter_lines() if line and not line.startswith(":")]
+        lines = [line for line in answer.iter_lines() if line.startswith(("event: ", "data: "))]
     return [
         (name.removeprefix("event: "), json.loads(data.removeprefix("data: ")))
         for name, data in zip(lines[::2], lines[1::2], strict=True)
@@ -147,7 +147,9 @@ def test_stream_of_a_client_that_leaves_ends(service: Service) -> None:
     answer = service.ask(**LONG)
     path = f"/v1/videos/video_{answer['id']}/events"
     with service.client.stream("GET", service.url + path) as events:
-        assert next(events.iter_lines()) == "event: stage"
+        lines = events.iter_lines()
+        assert next(lines).startswith("id: ")
+        assert next(lines) == "event: stage"
 
     wait_for(lambda: f"GET {path} 200" in service.log.read_text())
     assert not service.job(answer).is_final

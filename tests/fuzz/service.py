@@ -15,10 +15,12 @@ import uvicorn
 from promptreel.api.app import create_app
 from promptreel.api.authentication import Authenticator
 from promptreel.api.parts import AppParts
+from promptreel.api.sessions import SessionMaker
 from promptreel.bootstrap import BUILT_IN_MODELS
 from promptreel.encoding.decoder import Decoder
 from promptreel.encoding.video import encode
 from promptreel.fetching.fetcher import SafeFetcher
+from promptreel.jobs.changes import ChangeLog
 from promptreel.jobs.database import migrate, open_database
 from promptreel.jobs.job import JobStage, NewJob, Result
 from promptreel.jobs.keys import KeyStore
@@ -39,12 +41,14 @@ def running_api(folder: Path) -> Iterator[str]:
     migrate(database)
     services = AppParts(
         jobs=JobStore(database, lease_seconds=3600),
+        changes=ChangeLog(database),
         models=ModelRegistry(built_in=BUILT_IN_MODELS, models_dir=folder / "models"),
         storage=LocalStorage(folder / "results"),
         fetcher=SafeFetcher(),
         decoder=Decoder(),
         authenticator=Authenticator(KeyStore(database), serves_local=True),
         link_maker=LinkMaker(secret=b"not told"),
+        sessions=SessionMaker(secret=b"not told"),
         is_stopping=make_brief(),
     )
     make_jobs(services, folder)

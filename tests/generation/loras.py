@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from promptreel.generation.lora import LoraFile
+from promptreel.generation.add_ons import LoraFile
 
 RANK = 2
 ALPHA = 1.0

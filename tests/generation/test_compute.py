@@ -158,9 +158,12 @@ def test_decoding_divides_a_clip_for_the_row_threads_alike_however_many_there_ar
     assert sorted(parts) == [3, 4]
 
 
-HELPERS = """
+IN_A_NEW_PROCESS = """
 import gc
 gc.disable()  # otherwise the imports take a fifth longer
+import promptreel.worker.worker
+import diffusers.utils.dynamic_modules_utils, huggingface_hub.constants
+print(huggingface_hub.constants.HF_HUB_OFFLINE, diffusers.utils.constants.DIFFUSERS_DISABLE_REMOTE_CODE)
 import os, threading, time, torch
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -198,8 +201,15 @@ with ThreadPoolExecutor(2) as jobs:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted as Linux lists them")
-def test_only_the_row_threads_have_helpers() -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "1"}
-    counted = subprocess.run([sys.executable, "-c", HELPERS], env=environment, capture_output=True, text=True, check=True)
+def test_environment_is_set_before_torch_is_imported_and_only_the_row_threads_have_helpers() -> None:
+    """Set is what torch and its libraries read on import, whichever module of ours imports them first, but for what somebody
+    has set. tests/flows/test_one_service.py sees what OpenMP reads if nobody has.
+    """
+    environment = {**os.environ, "OMP_DISPLAY_ENV": "verbose", "HF_HUB_OFFLINE": "0", "GOMP_SPINCOUNT": "77"}
+    environment |= {"OMP_NUM_THREADS": "4", "OPENBLAS_NUM_THREADS": "1"}
+    environment.pop("OMP_WAIT_POLICY", None)
+    command = [sys.executable, "-c", IN_A_NEW_PROCESS]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
 
-    assert counted.stdout.split() == ["True", "0"]
+    assert ran.stdout.split() == ["True", "True", "True", "0"]
+    assert "GOMP_SPINCOUNT = '77'" in ran.stderr

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from promptreel.errors import CheckpointUnusable, JobCancelled, ModelNotFound
+from promptreel.errors import CheckpointUnusable, InvalidParams, JobCancelled, ModelNotFound
 from promptreel.generation.devices import choose_cuda_format, pick_device
 from promptreel.generation.engine import Engine
 from promptreel.jobs.job import JobStage
-from promptreel.jobs.params import SCHEDULERS
 from promptreel.models.registry import ModelRegistry
 from tests.generation.checkpoints import MAX_FRAMES, make_tiny_checkpoint
 from tests.generation.conftest import CPU
@@ -48,14 +47,6 @@ def test_clip_does_not_depend_on_what_was_made_before(engine: Engine, models: Mo
     torch.manual_seed(5)
 
     assert np.array_equal(engine.generate(PARAMS, go_on).clip.frames, frames)
-
-
-@pytest.mark.slow
-def test_every_scheduler_runs_on_a_real_unet(engine: Engine) -> None:
-    for scheduler in SCHEDULERS:
-        clip = engine.generate(replace(PARAMS, scheduler=scheduler, num_inference_steps=3), go_on).clip
-        assert clip.frames.shape == (6, 24, 32, 3)
-        assert clip.frames.std() > 1, scheduler
 
 
 def test_prompt_negative_prompt_and_guidance_all_matter(engine: Engine) -> None:
@@ -129,7 +120,7 @@ def test_checkpoint_without_motion_adapter_is_refused(tmp_path: Path) -> None:
     """diffusers would fill it with random motion modules, without a word."""
     shutil.rmtree(make_tiny_checkpoint(tmp_path / "tiny") / "motion_adapter")
 
-    with pytest.raises(CheckpointUnusable, match="no motion adapter"):
+    with pytest.raises(InvalidParams, match="no motion adapter, so nothing would move"):
         engine_on(tmp_path).load("tiny")
 
 

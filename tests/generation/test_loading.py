@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -27,6 +24,7 @@ from promptreel.models.layouts import lay_out
 from promptreel.models.registry import ModelRegistry
 from tests.generation.checkpoints import make_tiny_checkpoint
 from tests.generation.conftest import CPU
+from tests.generation.layout_checks import build_without_memory, check_defaults, check_layouts, shapes_of
 
 CLASSES: dict[type[Config], Any] = {
     configs.MotionUNet: diffusers.UNetMotionModel,
@@ -132,64 +130,40 @@ DRAWN: dict[type[Config], st.SearchStrategy[Any]] = {
 }
 
 
-def build_without_memory(config: Config) -> Any:
-    with torch.device("meta"):
-        built = CLASSES[type(config)](**config.arguments)
-        return CLIPTextModel(built) if isinstance(built, CLIPTextConfig) else built
-
-
-def shapes_of(network: Any) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+def build(config: Config) -> Any:
+    return build_without_memory(CLASSES[type(config)], config)
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 def test_defaults_and_fields_are_those_of_the_class(kind: type[Config]) -> None:
-    parameters = inspect.signature(CLASSES[kind]).parameters
-    fields = {name: field for name, field in kind.model_fields.items() if not field.exclude}
-
-    assert {name: field.default for name, field in fields.items()} == {name: parameters[name].default for name in fields}
-    if kind is not configs.TextEncoder:  # transformers' classes take what all its models take
-        assert set(parameters) - set(fields) <= LEFT_OUT
+    check_defaults(kind, CLASSES[kind], left_out=None if kind is configs.TextEncoder else LEFT_OUT)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in DRAWN if kind is not configs.VaeKL], ids=lambda kind: kind.__name__)
 def test_layout_of_the_defaults_is_that_of_the_class(kind: type[Config]) -> None:
-    assert lay_out(kind()) == shapes_of(build_without_memory(kind()))
+    assert lay_out(kind()) == shapes_of(build(kind()))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", DRAWN, ids=lambda kind: kind.__name__)
 def test_any_config_that_passes_builds_a_network_of_its_layout_that_runs(kind: type[Config]) -> None:
-    @settings(max_examples=6 if kind is configs.MotionUNet else 12)
-    @given(DRAWN[kind])
-    def check(fields: dict[str, Any]) -> None:
-        try:
-            config = kind(**fields)
-        except ValidationError:
-            return
-        network = build_without_memory(config)
-        assert lay_out(config) == shapes_of(network)
-        run(config, network)
-
-    check()
+    check_layouts(kind, DRAWN[kind], lay_out=lay_out, build=build, run=run, examples=6 if kind is configs.MotionUNet else 12)
 
 
 def run(config: Config, network: Any) -> None:
-    """Without numbers: shapes that do not fit show themselves."""
-    with torch.device("meta"):
-        match config:
-            case configs.MotionUNet():
-                latents = torch.zeros(1, config.in_channels, 1, 8, 8)
-                text = torch.zeros(1, 5, config.cross_attention_dim)
-                assert network(latents, torch.zeros(1), text).sample.shape == latents.shape
-            case configs.TextEncoder():
-                tokens = torch.zeros(1, 3, dtype=torch.long)
-                assert network(tokens).last_hidden_state.shape == (1, 3, config.hidden_size)
-            case _:
-                latents = torch.zeros(1, config.latent_channels, 4, 4)  # type: ignore[attr-defined]
-                picture = network.decode(latents).sample
-                assert picture.shape[:2] == (1, 3)
-                network.encode(picture)
+    match config:
+        case configs.MotionUNet():
+            latents = torch.zeros(1, config.in_channels, 1, 8, 8)
+            text = torch.zeros(1, 5, config.cross_attention_dim)
+            assert network(latents, torch.zeros(1), text).sample.shape == latents.shape
+        case configs.TextEncoder():
+            tokens = torch.zeros(1, 3, dtype=torch.long)
+            assert network(tokens).last_hidden_state.shape == (1, 3, config.hidden_size)
+        case _:
+            latents = torch.zeros(1, config.latent_channels, 4, 4)  # type: ignore[attr-defined]
+            picture = network.decode(latents).sample
+            assert picture.shape[:2] == (1, 3)
+            network.encode(picture)
 
 
 def check(folder: Path) -> Checkpoint:

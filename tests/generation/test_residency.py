@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from promptreel.bootstrap import BUILT_IN_MODELS
 from promptreel.errors import CheckpointUnusable, JobCancelled
@@ -49,6 +50,10 @@ class Shelf:
         return f"{name}: {(self.folder / name).read_text()}"
 
 
+def loaded_in(residency: Residency) -> list[str]:
+    return [models.name for models in residency.list_loaded()]
+
+
 @pytest.fixture
 def shelf(tmp_path: Path) -> Shelf:
     return Shelf(tmp_path)
@@ -61,16 +66,37 @@ def test_least_recently_used_model_leaves_first(shelf: Shelf) -> None:
             assert model == f"{name}: {name}"
 
     assert shelf.loaded == ["a", "b", "c", "b"]
-    assert residency.list_loaded() == ["b", "a"]
+    assert loaded_in(residency) == ["b", "a"]
 
 
 def test_model_larger_than_the_budget_is_kept_alone(shelf: Shelf) -> None:
     residency = Residency(shelf.check, budget_bytes=5)
     for name in ("a", "a", "b"):
         with residency.use(shelf.get(name)):
-            assert residency.list_loaded() == [name]
+            assert loaded_in(residency) == [name]
 
     assert shelf.loaded == ["a", "b"]
+
+
+def test_models_are_checked_and_loaded_without_helper_threads(shelf: Shelf) -> None:
+    """A request's thread must not compute with helpers of its own (ADR 9), and loading computes."""
+    found: list[int] = []
+    before_check = shelf.check
+
+    def check(models: ModelSet) -> Loadable:
+        found.append(torch.get_num_threads())
+        return before_check(models)
+
+    def use() -> int:
+        torch.set_num_threads(2)
+        with Residency(check, budget_bytes=10).use(shelf.get("a")):
+            return torch.get_num_threads()
+
+    shelf.before_load = lambda _name: found.append(torch.get_num_threads())
+    with ThreadPoolExecutor(1) as threads:
+        assert threads.submit(use).result(MINUTE) == 2
+
+    assert found == [1, 1]
 
 
 def test_files_are_checked_once_while_they_stay_the_same(shelf: Shelf) -> None:
@@ -115,7 +141,7 @@ def test_many_that_need_a_model_wait_for_one_load(shelf: Shelf) -> None:
 def test_model_is_loaded_while_another_is_used_if_both_fit(shelf: Shelf) -> None:
     residency = Residency(shelf.check, budget_bytes=20)
     with residency.use(shelf.get("a")), residency.use(shelf.get("b")):
-        assert set(residency.list_loaded()) == {"a", "b"}
+        assert set(loaded_in(residency)) == {"a", "b"}
 
 
 def test_loaded_model_is_used_while_another_is_being_loaded(shelf: Shelf) -> None:
@@ -148,7 +174,7 @@ def test_model_waits_for_room_until_the_others_are_idle(shelf: Shelf) -> None:
             assert shelf.loaded == ["a"]
         assert other.result(MINUTE) == "b: b"
 
-    assert residency.list_loaded() == ["b"]
+    assert loaded_in(residency) == ["b"]
 
 
 def test_request_that_is_cancelled_while_it_waits_leaves_the_line(shelf: Shelf) -> None:
@@ -170,4 +196,4 @@ def test_model_that_cannot_be_loaded_costs_the_others_nothing(shelf: Shelf) -> N
     with pytest.raises(CheckpointUnusable), residency.use(shelf.get("d")):
         pass
 
-    assert residency.list_loaded() == ["a"]
+    assert loaded_in(residency) == ["a"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +11,13 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from transformers import CLIPVisionConfig, CLIPVisionModel, T5TokenizerFast, UMT5Config, UMT5EncoderModel
 
 from promptreel.errors import CheckpointUnusable
 from promptreel.generation.compute import ComputeThreads
 from promptreel.generation.devices import Device
-from promptreel.generation.families.wan_loading import _format_of, _load_network, check_wan_model
+from promptreel.generation.families.wan_loading import _dtype_of, _load_network, check_wan_model
 from promptreel.generation.families.wan_text import WanTokenizer, clean
 from promptreel.models.composition import ModelSet
 from promptreel.models.configs import Config
@@ -30,6 +27,7 @@ from promptreel.models.wan import configs
 from promptreel.models.wan.checkpoint import WanCheckpoint, check_wan
 from promptreel.models.wan.layouts import lay_out
 from tests.generation.conftest import CPU
+from tests.generation.layout_checks import build_without_memory, check_defaults, check_layouts, shapes_of
 from tests.generation.wan_checkpoints import make_tiny_wan
 
 CLASSES: dict[type[Config], Any] = {
@@ -112,70 +110,39 @@ DRAWN: dict[type[Config], st.SearchStrategy[Any]] = {
 }
 
 
-def build_without_memory(config: Config) -> Any:
-    with torch.device("meta"):
-        built = CLASSES[type(config)](**config.arguments)
-        match built:
-            case UMT5Config():
-                return UMT5EncoderModel(built)
-            case CLIPVisionConfig():
-                return CLIPVisionModel(built)
-        return built
-
-
-def shapes_of(network: Any) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+def build(config: Config) -> Any:
+    return build_without_memory(CLASSES[type(config)], config)
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 def test_defaults_and_fields_are_those_of_the_class(kind: type[Config]) -> None:
-    parameters = inspect.signature(CLASSES[kind]).parameters
-    fields = {name: field for name, field in kind.model_fields.items() if not field.exclude}
-    defaults = {name: parameters[name].default for name in fields}
-    defaults = {name: tuple(value) if isinstance(value, list) else value for name, value in defaults.items()}
-
-    assert {name: field.default for name, field in fields.items()} == defaults
-    if kind in {configs.Transformer, configs.Vae}:  # transformers' classes take what all its models take
-        assert set(parameters) - set(fields) <= {"dropout"}
+    check_defaults(kind, CLASSES[kind], left_out={"dropout"} if kind in {configs.Transformer, configs.Vae} else None)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", DRAWN, ids=lambda kind: kind.__name__)
 def test_any_config_that_passes_builds_a_network_of_its_layout_that_runs(kind: type[Config]) -> None:
-    @settings(max_examples=12)
-    @given(DRAWN[kind])
-    def check(fields: dict[str, Any]) -> None:
-        try:
-            config = kind(**fields)
-        except ValidationError:
-            return
-        network = build_without_memory(config)
-        assert lay_out(config) == shapes_of(network)
-        run(config, network)
-
-    check()
+    check_layouts(kind, DRAWN[kind], lay_out=lay_out, build=build, run=run)
 
 
 def run(config: Config, network: Any) -> None:
-    """Without numbers: shapes that do not fit show themselves."""
-    with torch.device("meta"):
-        match config:
-            case configs.Transformer():
-                latents = torch.zeros(1, config.in_channels, 1, 4, 4)
-                picture = None if config.image_dim is None else torch.zeros(1, 5, config.image_dim)
-                output = network(latents, torch.zeros(1), torch.zeros(1, 512, config.text_dim), picture).sample
-                assert output.shape == (1, config.out_channels, 1, 4, 4)
-            case configs.Vae():
-                side = config.scale_factor_spatial
-                assert network.decode(torch.zeros(1, config.z_dim, 2, 2, 2)).sample.shape == (1, 3, 5, 2 * side, 2 * side)
-                encoded = network.encode(torch.zeros(1, 3, 5, 2 * side, 2 * side)).latent_dist.mean
-                assert encoded.shape == (1, config.z_dim, 2, 2, 2)
-            case configs.TextEncoder():
-                tokens = torch.zeros(1, 3, dtype=torch.long)
-                assert network(tokens).last_hidden_state.shape == (1, 3, config.d_model)
-            case configs.ImageEncoder():
-                tokens = network(torch.zeros(1, 3, config.image_size, config.image_size)).last_hidden_state
-                assert tokens.shape[2] == config.hidden_size
+    match config:
+        case configs.Transformer():
+            latents = torch.zeros(1, config.in_channels, 1, 4, 4)
+            picture = None if config.image_dim is None else torch.zeros(1, 5, config.image_dim)
+            output = network(latents, torch.zeros(1), torch.zeros(1, 512, config.text_dim), picture).sample
+            assert output.shape == (1, config.out_channels, 1, 4, 4)
+        case configs.Vae():
+            side = config.scale_factor_spatial
+            assert network.decode(torch.zeros(1, config.z_dim, 2, 2, 2)).sample.shape == (1, 3, 5, 2 * side, 2 * side)
+            encoded = network.encode(torch.zeros(1, 3, 5, 2 * side, 2 * side)).latent_dist.mean
+            assert encoded.shape == (1, config.z_dim, 2, 2, 2)
+        case configs.TextEncoder():
+            tokens = torch.zeros(1, 3, dtype=torch.long)
+            assert network(tokens).last_hidden_state.shape == (1, 3, config.d_model)
+        case configs.ImageEncoder():
+            tokens = network(torch.zeros(1, 3, config.image_size, config.image_size)).last_hidden_state
+            assert tokens.shape[2] == config.hidden_size
 
 
 @pytest.mark.parametrize("patch", [None, 2], ids=["2.1", "2.2"])
@@ -195,7 +162,7 @@ def test_layout_of_the_public_vaes_is_that_of_the_class(patch: int | None) -> No
     }
     config = configs.Vae(**(new if patch else {}))
 
-    assert lay_out(config) == shapes_of(build_without_memory(config))
+    assert lay_out(config) == shapes_of(build(config))
 
 
 def check(folder: Path) -> WanCheckpoint:
@@ -233,10 +200,10 @@ def test_networks_are_bit_for_bit_what_diffusers_and_transformers_load(tmp_path:
     assert encoder.shared.weight is encoder.encoder.embed_tokens.weight  # not twice in memory
 
 
-def test_weights_have_the_format_of_the_device_but_for_those_that_need_more(tmp_path: Path) -> None:
+def test_weights_have_the_dtype_of_the_device_but_for_those_that_need_more(tmp_path: Path) -> None:
     found = check(make_tiny_wan(tmp_path / "wan", "i2v"))
     formats = {
-        (name, tensor.rpartition(".")[0].rpartition(".")[2]): _format_of(network, Device("cpu", torch.bfloat16), tensor)
+        (name, tensor.rpartition(".")[0].rpartition(".")[2]): _dtype_of(network, Device("cpu", torch.bfloat16), tensor)
         for name, network in found.networks.items()
         for tensor in network.tensors
     }
@@ -247,8 +214,8 @@ def test_weights_have_the_format_of_the_device_but_for_those_that_need_more(tmp_
     assert formats["transformer", "norm2"] is formats["transformer", "linear_1"] is torch.float32
     half = Device("cpu", torch.float16)
     encoder = found.networks["text_encoder"]
-    assert _format_of(encoder, half, "encoder.block.0.layer.1.DenseReluDense.wo.weight") is torch.float32
-    assert _format_of(encoder, half, "shared.weight") is torch.float16
+    assert _dtype_of(encoder, half, "encoder.block.0.layer.1.DenseReluDense.wo.weight") is torch.float32
+    assert _dtype_of(encoder, half, "shared.weight") is torch.float16
 
 
 def test_loadable_says_how_much_memory_the_weights_take(tmp_path: Path) -> None:

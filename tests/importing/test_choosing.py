@@ -5,12 +5,11 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from promptreel.errors import CheckpointUnusable
 from promptreel.importing.choosing import HOW_TO_CONVERT, choose_files
@@ -116,20 +115,26 @@ def test_what_cannot_be_taken_is_refused_with_what_to_do(held: set[str], wanted:
         choose_files(held, wanted, of="it")
 
 
-TIED = torch.arange(6.0).reshape(2, 3)
-PICKLED_FORMS = {
-    "a training's checkpoint": {"epoch": 3, "state_dict": {"a": TIED, "b": TIED.T, "step": 7}},
-    "a word of AUTOMATIC1111": {"string_to_token": {"*": 265}, "string_to_param": {"*": TIED}, "name": "style", "step": 7},
-}
+PICKLED_FORMS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "a training's checkpoint": lambda tied: {"epoch": 3, "state_dict": {"a": tied, "b": tied.T, "step": 7}},
+    "a word of AUTOMATIC1111": lambda tied: {
+        "string_to_token": {"*": 265}, "string_to_param": {"*": tied}, "name": "style", "step": 7,
+    },
+}  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pickled", PICKLED_FORMS.values(), ids=PICKLED_FORMS)
-def test_command_that_refusals_name_converts_a_pickle(tmp_path: Path, pickled: dict[str, Any]) -> None:
-    torch.save(pickled, tmp_path / "OLD.ckpt")
+def test_command_that_refusals_name_converts_a_pickle(tmp_path: Path, pickled: Callable[[Any], dict[str, Any]]) -> None:
+    # Here, because it takes a second, in every process that collects tests.
+    import torch  # noqa: PLC0415
+    from safetensors.torch import load_file  # noqa: PLC0415
+
+    held = pickled(torch.arange(6.0).reshape(2, 3))
+    torch.save(held, tmp_path / "OLD.ckpt")
     _, *words = shlex.split(HOW_TO_CONVERT[HOW_TO_CONVERT.index("python -c") :])
     subprocess.run([sys.executable, *words], cwd=tmp_path, check=True)
-    inside = pickled.get("state_dict") or pickled["string_to_param"]
+    inside = held.get("state_dict") or held["string_to_param"]
     expected = {name: value for name, value in inside.items() if isinstance(value, torch.Tensor)}
     made = load_file(tmp_path / "NEW.safetensors")
 

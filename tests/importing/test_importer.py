@@ -39,6 +39,15 @@ def run(importer: Importer, path: Path) -> None:
     importer.run(ImportParams(model_id="motion", source=str(path)), LocalSource(path), api_key_id=None, on_bytes=nothing)
 
 
+def test_what_another_import_takes_away_meanwhile_is_no_error(importer: Importer, adapter: Path) -> None:
+    """A link to nothing is like a file that was listed and is gone."""
+    (importer.folder / "another").mkdir(parents=True)
+    (importer.folder / "another" / "gone").symlink_to("nowhere")
+    run(importer, adapter)
+
+    assert [path.name for path in importer.folder.iterdir()] == ["another"]
+
+
 def test_import_leaves_the_source_as_it_was_and_nothing_else_in_scratch(importer: Importer, adapter: Path) -> None:
     before = {path.name: (path.read_bytes(), path.stat().st_mode) for path in adapter.iterdir()}
     run(importer, adapter)

@@ -10,6 +10,7 @@ from promptreel.jobs.database import Database, open_database
 from promptreel.jobs.eta import work_units
 from promptreel.jobs.job import NewJob, Result
 from promptreel.jobs.params import VideoParams
+from promptreel.jobs.training_params import TrainingParams, training_units
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 
@@ -39,6 +40,20 @@ def make_new_job(prompt: str = "a red cat", *, webhook_url: str | None = None, *
         track_id="t-1",
         webhook_url=webhook_url,
     )
+
+
+def make_new_training(model_id: str = "my-snail", **params: object) -> NewJob:
+    wanted = TrainingParams.from_json(
+        {
+            "model_id": model_id,
+            "base": "cutout",
+            "preset": "subject",
+            "instance_prompt": "a sks snail",
+            "examples": [{"key": "1/examples/1.png", "kind": "picture", "caption": "a sks snail", "sha256": "ab" * 32}],
+            **params,
+        }
+    )
+    return NewJob(params=wanted, request={"dialect": "openai"}, cost=training_units(wanted))
 
 
 def make_result(key: str = "videos/1.mp4") -> Result:

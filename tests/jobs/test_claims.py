@@ -6,16 +6,18 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import Connection, select, text, update
 from sqlalchemy.dialects import sqlite
 
 from promptreel.errors import JobLost
-from promptreel.jobs.claims import PASSED_FOR, first_in_line
+from promptreel.jobs.claims import PASSED_FOR, Taker, anything_to_take, first_in_line
 from promptreel.jobs.database import Database, read_transaction, write_transaction
+from promptreel.jobs.installation_facts import read_fact, write_fact
 from promptreel.jobs.job import Claim, Job, JobStage, JobStatus
 from promptreel.jobs.keys import KeyLimits, KeyStore
-from promptreel.jobs.store import JobStore, WorkerRecord
+from promptreel.jobs.store import JobStore
 from promptreel.jobs.tables import attempts, jobs
+from promptreel.jobs.worker_records import WorkerRecord
 from tests.jobs.factories import START, Clock, make_new_job, make_result
 
 WORKER_WRITES: dict[str, Callable[[JobStore, Claim], object]] = {
@@ -99,6 +101,29 @@ def test_claim_reads_an_index_and_does_not_sort(database: Database) -> None:
 
     assert "USING COVERING INDEX jobs_queued " in plan
     assert "TEMP B-TREE" not in plan
+
+
+def test_poll_takes_no_longer_if_the_line_is_long_and_holds_no_job_of_the_loaded_models(
+    store: JobStore, database: Database
+) -> None:
+    taker = Taker("w", ("video",), loaded=("a", "b"))
+
+    def count_instructions() -> int:
+        counted = []
+        with read_transaction(database) as connection:
+            driver = connection.connection.driver_connection
+            assert driver is not None
+            driver.set_progress_handler(lambda: counted.append(1), 1)
+            connection.execute(select(anything_to_take(taker, START)))
+            driver.set_progress_handler(None, 1)
+        return len(counted)
+
+    store.submit(make_new_job(model_id="c"))
+    short = count_instructions()
+    for _ in range(100):
+        store.submit(make_new_job(model_id="c"))
+
+    assert count_instructions() == short
 
 
 def test_heartbeat_extends_the_lease(store: JobStore, clock: Clock) -> None:
@@ -539,3 +564,117 @@ def test_key_at_its_limit_is_not_preferred_for_its_model(database: Database, sto
     assert store.claim("w", loaded=("b",)) is not None
 
     assert take(store, loaded=("b",)) == "a"
+
+
+def test_what_a_result_writes_is_there_exactly_if_the_job_succeeds(store: JobStore, database: Database) -> None:
+    job = store.submit(make_new_job())
+    claim, _ = claim_next(store)
+    written: list[str] = []
+
+    def write(connection: Connection) -> None:
+        written.append(connection.execute(select(jobs.c.status).where(jobs.c.id == job.id)).scalar_one())
+
+    def fail(connection: Connection) -> None:
+        write_fact(connection, "half", "done")
+        raise ValueError("the id is taken")
+
+    with pytest.raises(JobLost):
+        store.finish(replace(claim, owner="another"), replace(make_result(), write=write))
+    with pytest.raises(ValueError, match="taken"):
+        store.finish(claim, replace(make_result(), write=fail))
+    with read_transaction(database) as connection:
+        assert read_fact(connection, "half") is None
+    assert store.get(job.id).status is JobStatus.RUNNING
+    assert written == []
+
+    store.finish(claim, replace(make_result(), write=write))
+    assert written == ["succeeded"]
+
+
+def test_longest_wait_is_that_of_jobs_that_may_be_claimed(store: JobStore, clock: Clock) -> None:
+    assert store.longest_wait("video") == 0
+
+    store.submit(make_new_job())
+    clock.advance(7)
+    store.submit(make_new_job())
+    assert (store.longest_wait("video"), store.longest_wait("import")) == (7, 0)
+
+    claim_next(store)
+    clock.advance(2)
+    assert store.longest_wait("video") == 2
+    claim, _ = claim_next(store)
+    store.put_off(claim, code="disk_full", message="")
+    assert store.longest_wait("video") == 0
+
+
+def test_report_outlives_attempts_until_the_next_one_replaces_it(store: JobStore, clock: Clock) -> None:
+    job = store.submit(make_new_job())
+    assert job.report is None
+    first, _ = claim_next(store)
+    store.report(first, stage=JobStage.TRAINING, progress=0.5, report={"checkpoint": "step-000100"})
+    store.report(first, stage=JobStage.SAMPLING, progress=0.5)  # without one, the last one stays
+    store.give_back(first)
+    assert (store.get(job.id).report, store.get(job.id).progress) == ({"checkpoint": "step-000100"}, 0.0)
+
+    second, taken = claim_next(store)
+    assert taken.report == {"checkpoint": "step-000100"}
+    clock.advance(31)
+    assert store.requeue_expired() == 1
+    third, taken = claim_next(store)
+    assert taken.report == {"checkpoint": "step-000100"}
+    for stale in (first, second):
+        with pytest.raises(JobLost):
+            store.report(stale, stage=JobStage.TRAINING, progress=0.9, report={"checkpoint": "step-000200"})
+    assert store.get(job.id).report == {"checkpoint": "step-000100"}
+
+    store.report(third, stage=JobStage.TRAINING, progress=0.9, report={"checkpoint": "step-000300"})
+    store.finish(third, make_result())
+    assert store.get(job.id).report == {"checkpoint": "step-000300"}
+
+
+def test_crashes_before_a_headway_do_not_count(store: JobStore) -> None:
+    """Of the three lives, two go twice, with a headway in between."""
+    job = store.submit(make_new_job())
+    for made_headway in (False, False, True, False, False):
+        claim, _ = claim_next(store)
+        store.report(claim, stage=JobStage.TRAINING, progress=0.1, report={}, made_headway=made_headway)
+        store.free_owner(claim.owner)
+
+    assert (store.get(job.id).status, store.get(job.id).crashes) == (JobStatus.FAILED, 3)
+    assert [attempt.outcome for attempt in store.list_attempts(job.id)] == ["lost"] * 5
+
+
+def test_job_given_back_for_a_while_keeps_its_place_and_lets_others_pass(store: JobStore, clock: Clock) -> None:
+    long, short = store.submit(make_new_job()), store.submit(make_new_job())
+    claim, _ = claim_next(store)
+    store.give_back(claim, wait_seconds=20)
+    with pytest.raises(JobLost):
+        store.give_back(claim, wait_seconds=0)  # it must not end the wait
+
+    assert claim_next(store)[1].id == short.id
+    clock.advance(19.9)
+    assert store.claim("w") is None
+    assert store.longest_wait("video") == 0
+    clock.advance(0.1)
+    assert claim_next(store)[1].id == long.id
+    assert store.get(long.id).crashes == 0
+
+
+def test_job_given_back_for_a_while_is_cancelled_at_once(store: JobStore) -> None:
+    job = store.submit(make_new_job())
+    claim, _ = claim_next(store)
+    store.cancel(job.id)
+    store.give_back(claim, wait_seconds=3600)
+
+    assert store.get(job.id).status is JobStatus.CANCELLED
+
+
+def test_file_prefix_of_an_unfinished_job(store: JobStore) -> None:
+    job = store.submit(replace(make_new_job(), file_prefix="its-own"))
+    assert (job.file_prefix, store.is_unfinished("its-own"), store.is_unfinished("another")) == ("its-own", True, False)
+    assert (store.is_making("cutout", kind="video"), store.is_making("cutout", kind="import")) == (True, False)
+
+    claim, _ = claim_next(store)
+    assert store.is_unfinished("its-own")
+    store.finish(claim, make_result())
+    assert (store.is_unfinished("its-own"), store.is_making("cutout", kind="video")) == (False, False)

@@ -11,8 +11,9 @@ from promptreel.jobs.clock import SteadyClock, read_boot_id
 from promptreel.jobs.database import Database, open_database, read_transaction, write_transaction
 from promptreel.jobs.deliveries import DeliveryStore, Outcome
 from promptreel.jobs.job import JobStatus
-from promptreel.jobs.store import JobStore, WorkerRecord
+from promptreel.jobs.store import JobStore
 from promptreel.jobs.tables import attempts, facts, jobs
+from promptreel.jobs.worker_records import WorkerRecord
 from tests.jobs.factories import START, WEBHOOK, make_new_job
 
 HOUR = timedelta(hours=1)

@@ -305,7 +305,29 @@ def replace_indexes(connection: Connection, *definitions: str) -> None:
         connection.execute(text(f"CREATE INDEX {each}"))
 
 
+def downgrade_to_0008(database: Database) -> None:
+    with write_transaction(database) as connection:
+        for each in ("TRIGGER jobs_inserted", "TRIGGER jobs_updated", "TRIGGER jobs_deleted", "TABLE changes"):
+            connection.execute(text(f"DROP {each}"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0008'"))
+
+
+def downgrade_to_0007(database: Database) -> None:
+    downgrade_to_0008(database)
+    with write_transaction(database) as connection:
+        connection.execute(text("ALTER TABLE jobs DROP COLUMN report"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0007'"))
+
+
+def downgrade_to_0006(database: Database) -> None:
+    downgrade_to_0007(database)
+    with write_transaction(database) as connection:
+        connection.execute(text("ALTER TABLE workers DROP COLUMN loaded"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0006'"))
+
+
 def downgrade_to_0005(database: Database) -> None:
+    downgrade_to_0006(database)
     with write_transaction(database) as connection:
         connection.execute(text("ALTER TABLE jobs DROP COLUMN passed_at"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0005'"))
@@ -339,7 +361,18 @@ def downgrade_to_0002(database: Database) -> None:
         connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
 
 
-@pytest.mark.parametrize("downgrade", [downgrade_to_0002, downgrade_to_0003, downgrade_to_0004, downgrade_to_0005])
+@pytest.mark.parametrize(
+    "downgrade",
+    [
+        downgrade_to_0002,
+        downgrade_to_0003,
+        downgrade_to_0004,
+        downgrade_to_0005,
+        downgrade_to_0006,
+        downgrade_to_0007,
+        downgrade_to_0008,
+    ],
+)
 def test_older_database_with_jobs_in_flight_is_brought_up_to_date(
     database: Database, store: JobStore, downgrade: Callable[[Database], None]
 ) -> None:

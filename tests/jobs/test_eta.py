@@ -14,6 +14,7 @@ from promptreel.jobs.eta import (
     Work,
     estimate_queue_seconds,
     estimate_seconds,
+    estimate_training_seconds,
     learn_rate,
     work_left,
     work_units,
@@ -261,3 +262,31 @@ def test_job_in_decoding_has_no_calls_left() -> None:
     decoding = replace(run_since(0, progress=0.0, model_id="slow to end"), stage=JobStage.DECODING)
 
     assert estimate(decoding, seconds=1) == 40 * 1 / 10
+
+
+@pytest.mark.parametrize(("workers", "seconds"), [(1, 10 + 2 * 60), (2, 10 + 60)])
+def test_training_in_front_holds_a_video_up_for_a_slice_at_most(workers: int, seconds: int) -> None:
+    ahead = Ahead(trainings=2, training_units=1e9)
+    estimate = estimate_seconds(
+        make_job(), ahead=ahead, live_workers=workers, rate=lambda each: RATES[each.model_id], now=START, slice_seconds=60.0
+    )
+
+    assert estimate == seconds
+
+
+def test_training_waits_for_videos_and_for_other_trainings_as_a_whole() -> None:
+    video = Work(model_id="cutout", shape=SHAPE, owner=None, units=100, fixed_times=0)
+    ahead = Ahead((video,), waiting=2, trainings=1, training_units=500)
+
+    assert (
+        estimate_training_seconds(
+            units=1000, seconds_per_unit=0.2, ahead=ahead, live_workers=1, rate=lambda each: RATES[each.model_id]
+        )
+        == 310
+    )
+    assert (
+        estimate_training_seconds(
+            units=1000, seconds_per_unit=0.2, ahead=ahead, live_workers=2, rate=lambda each: RATES[each.model_id]
+        )
+        == 255
+    )

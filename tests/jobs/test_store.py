@@ -15,8 +15,9 @@ from promptreel.jobs.database import Database, open_database, read_transaction, 
 from promptreel.jobs.eta import Ahead, Timing, VideoShape, Work
 from promptreel.jobs.job import JobStage, JobStatus
 from promptreel.jobs.keys import KeyLimits, KeyStore
-from promptreel.jobs.store import JobStore, WorkerRecord
+from promptreel.jobs.store import JobStore
 from promptreel.jobs.tables import jobs, utc_now, workers
+from promptreel.jobs.worker_records import WorkerRecord
 from tests.jobs.factories import START, Clock, make_new_job, make_result
 
 
@@ -296,7 +297,7 @@ def test_queue_ahead_of_an_unknown_job_is_not_found(store: JobStore, database: D
 def test_newest_record_of_each_worker_is_kept(store: JobStore) -> None:
     first = WorkerRecord(id="w1", device="cpu", seconds_per_unit=None)
     other = WorkerRecord(id="w2", device="cuda:0", seconds_per_unit=0.1)
-    newer = WorkerRecord(id="w1", device="cpu", seconds_per_unit=0.25)
+    newer = WorkerRecord(id="w1", device="cpu", seconds_per_unit=0.25, loaded=("a", "b"))
     for record in (other, first, newer):
         store.record_worker(record)
 

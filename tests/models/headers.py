@@ -5,14 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
-
-import torch
-from diffusers import AutoencoderKL, MotionAdapter, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
-
-from tests.generation import original_files as original
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -38,8 +33,18 @@ def shapes_of(tensors: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
+def original() -> Any:
+    """How the parts are laid out in public files. A function, because of what it imports."""
+    return import_module("tests.generation.original_files")
+
+
 def full_size_parts() -> dict[str, Any]:
     """Stable Diffusion 1.5 and AnimateDiff v1 to v3, without memory for their weights."""
+    # Here, because these take seconds to import, in every process that collects tests.
+    import torch  # noqa: PLC0415
+    from diffusers import AutoencoderKL, AutoencoderTiny, MotionAdapter, UNet2DConditionModel  # noqa: PLC0415
+    from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415
+
     with torch.device("meta"):
         return {
             "unet": UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8),
@@ -50,6 +55,7 @@ def full_size_parts() -> dict[str, Any]:
                 up_block_types=("UpDecoderBlock2D",) * 4,
             ),
             "text_encoder": CLIPTextModel(CLIPTextConfig(hidden_size=768, intermediate_size=3072, num_attention_heads=12)),
+            "tiny_vae": AutoencoderTiny(),
             "v1": MotionAdapter(use_motion_mid_block=False, motion_max_seq_length=24),
             "v2": MotionAdapter(),
             "v3": MotionAdapter(use_motion_mid_block=False),
@@ -58,5 +64,5 @@ def full_size_parts() -> dict[str, Any]:
 
 def checkpoint_shapes(parts: Mapping[str, Any], *, level: str = "text_model.") -> dict[str, tuple[int, ...]]:
     """A whole checkpoint in the original layout."""
-    whole = original.original_unet(parts["unet"]) | original.original_vae(parts["vae"])
-    return shapes_of(whole | original.original_text_encoder(parts["text_encoder"], level=level))
+    whole = original().original_unet(parts["unet"]) | original().original_vae(parts["vae"])
+    return shapes_of(whole | original().original_text_encoder(parts["text_encoder"], level=level))

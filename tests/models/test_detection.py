@@ -94,7 +94,22 @@ def test_what_is_not_run_is_refused_by_name(tmp_path: Path, name: str, title: st
         told(tmp_path, {name: (2, 2)})
 
 
-@pytest.mark.parametrize("name", ["blocks.0.self_attn.q.weight", "diffusion_model.blocks.0.self_attn.q.lora_A.weight"])
+@pytest.mark.parametrize(
+    ("name", "shape", "base"),
+    [
+        ("diffusion_model.blocks.0.self_attn.q.lora_A.weight", (4, 1536), "wan21-1.3b"),
+        ("diffusion_model.blocks.0.cross_attn.o.lora_up.weight", (5120, 4), "wan21-14b"),
+        ("transformer.blocks.0.attn2.to_out.0.lora_B.weight", (3072, 4), "wan22-5b"),
+        ("lora_unet_blocks_39_self_attn_q.lora_down.weight", (4, 5120), "wan21-14b"),
+        ("base_model.model.blocks.0.attn1.to_q.lora_A.weight", (4, 24), None),
+        ("blocks.0.ffn.0.lora_A.default.weight", (4, 5120), None),
+    ],
+)
+def test_lora_for_wan_is_told_from_its_tensors(tmp_path: Path, name: str, shape: tuple[int, ...], base: str | None) -> None:
+    assert told(tmp_path, {name: shape}) == Detected(kind=ModelKind.LORA, family="wan", base=base)
+
+
+@pytest.mark.parametrize("name", ["blocks.0.self_attn.q.weight", "diffusion_model.blocks.0.self_attn.q.lokr_w1"])
 def test_parts_of_wan_are_refused_with_what_to_take(tmp_path: Path, name: str) -> None:
     with pytest.raises(CheckpointUnusable, match="whole checkpoints of Wan in diffusers' layout, such as"):
         told(tmp_path, {name: (2, 2)})
@@ -142,6 +157,29 @@ def test_adapter_of_pia_is_refused_by_name(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointUnusable, match="made for PIA, whose UNet also reads a picture"):
         detect(paths)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "words"),
+    [
+        ("<my-style>", {}, ["<my-style>"]),
+        ("midjourney-style", {}, ["midjourney-style"]),
+        ("emb_params", {}, None),  # the model's id
+        ("<my-style>", {"trigger_words": ["mine"]}, ["mine"]),
+    ],
+)
+def test_word_of_an_embedding_is_that_of_its_file(
+    tmp_path: Path, name: str, given: dict[str, list[str]], words: list[str] | None
+) -> None:
+    paths = write(tmp_path / "x.safetensors", {name: (2, 768)})
+    told_words = inspect(paths, ImportParams(model_id="x", source="x", card=given)).card.get("trigger_words")
+
+    assert (None if told_words is None else list(told_words)) == words
+
+
+def test_embedding_of_too_many_vectors_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointUnusable, match="more than 75 vectors"):
+        told(tmp_path, {"emb_params": (76, 768)})
 
 
 def test_another_kind_than_the_expected_one_is_refused(tmp_path: Path) -> None:

@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from promptreel.errors import CheckpointUnusable, ModelNotFound
+from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound
+from promptreel.models.composition import compose
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistry
-from tests.models.checkpoints import CARD, make_card
+from promptreel.models.verification import why_unusable
+from tests.models.checkpoints import CARD, change_json, make_card, make_checkpoint
 
 BAD_CARDS = {
     "empty": (b"", "JSON"),
@@ -189,3 +193,51 @@ def test_example_card_in_the_docs_is_usable(registry, models_dir):
 
     assert set(json.loads(example)) == set(CARD)
     assert registry.get("example").family == "animatediff"
+
+
+@pytest.mark.parametrize(
+    ("form", "moves"),
+    [
+        ("as it is saved", True),
+        ("its UNet alone moves", True),
+        ("no adapter", False),
+        ("one file", False),
+        ("nothing", True),
+        ("a pipe that nobody writes to", True),
+    ],
+)
+def test_folder_without_motion_modules_is_told_by_its_files(
+    registry: ModelRegistry, models_dir: Path, form: str, moves: bool
+) -> None:
+    folder = models_dir / "mine"
+    make_checkpoint(folder)
+    match form:
+        case "its UNet alone moves":
+            change_json(folder / "model_index.json", unet=["diffusers", "UNetMotionModel"], motion_adapter=[None, None])
+        case "no adapter":
+            shutil.rmtree(folder / "motion_adapter")
+        case "one file":
+            (folder / "model_index.json").unlink()
+        case "a pipe that nobody writes to":
+            (folder / "model_index.json").unlink()
+            os.mkfifo(folder / "model_index.json")
+        case "nothing":
+            shutil.rmtree(folder)
+            make_card(folder)
+
+    assert registry.get("mine").has_motion is moves
+
+
+def test_model_of_an_unknown_family_is_told_which_ones_there_are(registry: ModelRegistry, models_dir: Path) -> None:
+    make_card(models_dir / "mine", family="svd")
+
+    assert why_unusable(registry.get("mine"), registry) == (
+        "model 'mine' is of family 'svd'; Promptreel runs 'animatediff', 'wan'"
+    )
+
+
+def test_folder_with_one_file_needs_a_motion_adapter(registry: ModelRegistry, models_dir: Path) -> None:
+    (make_card(models_dir / "mine") / "model.safetensors").write_bytes(b"weights")
+
+    with pytest.raises(InvalidParams, match="'mine' has no motion adapter, so nothing would move"):
+        compose(registry, "mine")

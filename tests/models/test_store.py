@@ -115,6 +115,30 @@ def test_leftovers_of_a_crash_are_swept_but_not_beside_an_import(shelf: Shelf, m
     assert (freed, shelf.names()) == (4, [b"kept"])
 
 
+def test_folder_is_laid_out_whole_beside_a_sweep(shelf: Shelf, tmp_path: Path) -> None:
+    """The sweep has looked already which models there are, so it would take the new folder away."""
+    path = tmp_path / "file"
+    path.write_bytes(b"kept")
+    kept = hash_file(path)
+    with shelf.files.adding():
+        shelf.files.take(path, kept)
+    made: list[Path] = []
+    laying = threading.Thread(target=lambda: made.append(shelf.files.lay_out("ab" * 32, {"a.safetensors": kept})))
+    waited = []
+
+    def look() -> set[str]:
+        laying.start()
+        laying.join(0.5)
+        waited.append(laying.is_alive())
+        return {kept.sha256}
+
+    shelf.files.sweep(look)
+    laying.join()
+
+    assert waited == [True]
+    assert (made[0] / "a.safetensors").read_bytes() == b"kept"
+
+
 def test_model_in_use_is_not_removed_unless_forced(shelf: Shelf, models: ModelRegistry, database: Database) -> None:
     shelf.add("motion")
     shelf.add("toon", ModelKind.CHECKPOINT, vae="soft", content=b"toon")

@@ -129,7 +129,7 @@ def test_one_job_that_uses_no_device_runs_beside_a_video(worker: Worker, countin
     first, second = (jobs.submit(make_count(model_id=f"model-{number}")).id for number in range(2))
     with at_work(worker):
         wait_until(jobs, first, JobStatus.RUNNING)
-        video = jobs.submit(make_new_job())
+        video = jobs.submit(make_new_job(width=32, height=32, num_frames=2, num_inference_steps=2))
         wait_until(jobs, video.id, JobStatus.SUCCEEDED)
         seen = [jobs.get(job_id).status for job_id in (first, second)]
         counting.gate.set()

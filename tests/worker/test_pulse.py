@@ -12,7 +12,7 @@ from promptreel.errors import JobCancelled, JobLost
 from promptreel.jobs.database import open_database, write_transaction
 from promptreel.jobs.job import Claim, JobStage
 from promptreel.jobs.store import JobStore
-from promptreel.worker.pulse import Hold, Pulse, WorkerStopping
+from promptreel.worker.pulse import PRESENCE_SECONDS, Hold, Pulse, WorkerStopping
 from tests.jobs.factories import Clock, make_new_job
 from tests.waiting import wait_for
 
@@ -188,6 +188,18 @@ def test_worker_announces_itself_at_the_first_beat(jobs: JobStore, stop: threadi
 
     assert announced.wait(30)
     pulse.end()
+
+
+def test_worker_announces_itself_now_and_then_and_when_it_has_news(jobs: JobStore, stop: threading.Event) -> None:
+    news, told = ["cutout"], list[str]()
+    pulse = Pulse(jobs, lease_seconds=30, stop=stop, announce=lambda: told.append(news[0]), news=lambda: news[0])
+    for now in (0.0, 1.0, PRESENCE_SECONDS, PRESENCE_SECONDS + 1):
+        pulse.present(now)
+    news[0] = "other"
+    pulse.present(PRESENCE_SECONDS + 2)
+    pulse.present(PRESENCE_SECONDS + 3)
+
+    assert told == ["cutout", "cutout", "other"]
 
 
 @pytest.fixture

@@ -108,6 +108,7 @@ def test_worker_is_known_with_its_rate_before_it_takes_a_job(running: threading.
     assert record.device == "cpu (float32)"
     assert record.seconds_per_unit is not None
     assert record.seconds_per_unit > 0
+    assert record.loaded == ("cutout",)
 
 
 def test_failing_job_says_why_and_does_not_end_the_worker(running: threading.Thread, jobs: JobStore) -> None:
@@ -205,11 +206,11 @@ def test_claim_and_end_of_a_job_wait_for_a_locked_job_table(
 
 
 def test_unusable_checkpoint_fails_the_job_by_name(running: threading.Thread, jobs: JobStore, tmp_path: Path) -> None:
-    shutil.rmtree(make_tiny_checkpoint(tmp_path / "models" / "mine") / "motion_adapter")
+    shutil.rmtree(make_tiny_checkpoint(tmp_path / "models" / "mine") / "vae")
     failed = wait_until_ended(jobs, submit(jobs, model_id="mine"))
 
     assert failed.error_code == "checkpoint_unusable"
-    assert "motion_adapter" in (failed.error_message or "")
+    assert "vae/" in (failed.error_message or "")
 
 
 def test_storage_that_cannot_be_written_fails_the_job(running: threading.Thread, jobs: JobStore, tmp_path: Path) -> None:

@@ -40,6 +40,24 @@ class Authenticator:
         self._count(key)
         return Caller(api_key_id=key.id)
 
+    async def find_by_id(self, key_id: int) -> Caller:
+        """The caller whose signed cookie names this key. Raises InvalidApiKey and RateLimitExceeded."""
+        key = await self._find(f"id {key_id}", lambda: self._keys.find_by_id(key_id))
+        if key is None:
+            raise InvalidApiKey("Invalid API key")
+        self._count(key)
+        return Caller(api_key_id=key.id)
+
+    async def knows_id(self, key_id: int) -> bool:
+        """Whether a key is valid, by its id. Does not count as a request."""
+        return await self._find(f"id {key_id}", lambda: self._keys.find_by_id(key_id)) is not None
+
+    async def still_knows(self, caller: Caller) -> bool:
+        """Whether a caller who was found earlier would be found again. Does not count as a request."""
+        if caller.api_key_id is None:
+            return await self.know_everyone()
+        return await self.knows_id(caller.api_key_id)
+
     async def know_everyone(self) -> bool:
         """Whether callers need no key."""
         if not self._serves_local:
@@ -58,16 +76,18 @@ class Authenticator:
         return False
 
     async def _find_key(self, sent: str) -> ApiKey | None:
+        return await self._find(hash_key(sent), lambda: self._keys.find(sent))
+
+    async def _find(self, name: str, look: Callable[[], ApiKey | None]) -> ApiKey | None:
         """Caches only valid keys; misses are unbounded."""
-        hashed = hash_key(sent)
-        read_at, key = self._found.get(hashed, (float("-inf"), None))
+        read_at, key = self._found.get(name, (float("-inf"), None))
         if key is not None and self._now() - read_at < REMEMBERED_SECONDS:
             return key
-        key = await run_in_threadpool(self._keys.find, sent)
+        key = await run_in_threadpool(look)
         if key is None:
-            self._found.pop(hashed, None)
+            self._found.pop(name, None)
         else:
-            self._found[hashed] = (self._now(), key)
+            self._found[name] = (self._now(), key)
         return key
 
     def _count(self, key: ApiKey) -> None:

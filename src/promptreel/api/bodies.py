@@ -15,6 +15,7 @@ from fastapi import Depends, Request
 
 from promptreel.api.body_memory import MEGABYTE, Place
 from promptreel.api.body_parser import MalformedRequest, parse_body
+from promptreel.api.cookies import read_session
 from promptreel.api.foreign_pages import refuse_foreign_pages
 from promptreel.api.parts import parts_of
 from promptreel.errors import InvalidApiKey, PromptreelError
@@ -177,6 +178,9 @@ async def _is_known(request: Request) -> bool:
     parts = parts_of(request)
     if await parts.authenticator.know_everyone():
         refuse_foreign_pages(request, parts)
+        return True
+    session = read_session(request)
+    if session is not None and await parts.authenticator.knows_id(session):
         return True
     return await parts.authenticator.know(keys_beside_body(request))
 

@@ -44,7 +44,10 @@ class MalformedRequest(PromptreelError):
 
 
 def parse_body(body: bytes | bytearray, content_type: str, *, with_files: bool) -> dict[str, Any]:
-    """The fields by name. `with_files` adds the files of a multipart form, as bytes. Raises MalformedRequest."""
+    """The fields by name. `with_files` adds the files of a multipart form, as bytes; several of one name as a list.
+
+    Raises MalformedRequest.
+    """
     if content_type.lower().startswith("multipart/form-data"):
         return _parse_multipart(body, content_type, with_files=with_files)
     if body.startswith(_BYTE_ORDER_MARK):
@@ -164,6 +167,7 @@ def _parse_multipart(body: bytes | bytearray, content_type: str, *, with_files: 
     except (FormParserError, ValueError) as error:
         raise MalformedRequest("The body of the request is not a valid form.") from error
     fields: dict[str, Any] = {}
+    files: dict[str, list[bytes]] = {}
     for part in reader.parts:
         options = parse_options_header(part.disposition)[1]
         if b"name" not in options:
@@ -172,8 +176,8 @@ def _parse_multipart(body: bytes | bytearray, content_type: str, *, with_files: 
         if b"filename" not in options:
             fields[name] = _to_text(part.data)
         elif with_files:
-            fields[name] = bytes(part.data)
-    return fields
+            files.setdefault(name, []).append(bytes(part.data))
+    return fields | {name: sent[0] if len(sent) == 1 else sent for name, sent in files.items()}
 
 
 def _to_text(data: bytes | bytearray) -> str:

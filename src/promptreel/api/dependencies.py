@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import fields
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
 from promptreel.api.bodies import keys_beside_body, read_any_fields
+from promptreel.api.cookies import read_session
 from promptreel.api.foreign_pages import refuse_foreign_pages
 from promptreel.api.parts import AppParts, OpenServices, Services, Shared, parts_of
 from promptreel.errors import InvalidParams
 from promptreel.jobs.keys import LOCAL_CALLER, Caller
-from promptreel.jobs.views import Idempotency, OwnImports, OwnJobs, PublicJobs
+from promptreel.jobs.views import Idempotency, OwnChanges, OwnImports, OwnJobs, OwnTrainings, PublicJobs
 
 MAX_IDEMPOTENCY_KEY = 255
 
@@ -24,10 +26,21 @@ async def find_caller(request: Request) -> Caller:
     if await parts.authenticator.know_everyone():
         refuse_foreign_pages(request, parts)
         return LOCAL_CALLER
-    return await parts.authenticator.find(await _read_key(request))
+    key = await _read_key(request)
+    session = read_session(request) if key is None else None
+    return await (parts.authenticator.find(key) if session is None else parts.authenticator.find_by_id(session))
 
 
 Authenticated = Annotated[Caller, Depends(find_caller)]
+
+
+def watch_caller(request: Request, caller: Authenticated) -> Callable[[], Awaitable[bool]]:
+    """For an endless answer: a function that tells whether the caller's key is still valid."""
+    authenticator = parts_of(request).authenticator
+    return lambda: authenticator.still_knows(caller)
+
+
+StillKnown = Annotated[Callable[[], Awaitable[bool]], Depends(watch_caller)]
 
 
 async def get_services(request: Request, caller: Authenticated) -> Services:
@@ -35,7 +48,8 @@ async def get_services(request: Request, caller: Authenticated) -> Services:
     idempotency = await _read_idempotency(request, parts)
     own = {**_shared(parts), "fetcher": parts.fetcher.for_key(caller.api_key_id), "models": parts.models.seen_by(caller)}
     jobs, imports = OwnJobs(parts.jobs, caller, idempotency), OwnImports(parts.jobs, caller, idempotency)
-    return Services(**own, jobs=jobs, imports=imports, caller=caller)
+    trainings, changes = OwnTrainings(parts.jobs, caller, idempotency), OwnChanges(parts.changes, caller)
+    return Services(**own, jobs=jobs, imports=imports, trainings=trainings, changes=changes, caller=caller)
 
 
 async def get_open_services(request: Request) -> OpenServices:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from statistics import median
 
 from promptreel.api.parts import Services
-from promptreel.errors import CheckpointUnusable, ModelNotFound
+from promptreel.errors import CheckpointUnusable, JobNotFound, ModelNotFound
 from promptreel.jobs.eta import (
     FIRST_GUESS_SECONDS_PER_UNIT,
+    Ahead,
     Rate,
     Timing,
     VideoShape,
     Work,
     estimate_queue_seconds,
     estimate_seconds,
+    estimate_training_seconds,
     learn_rate,
 )
-from promptreel.jobs.job import JobStatus, VideoJob
-from promptreel.jobs.store import WorkerRecord
+from promptreel.jobs.job import JobStatus, NewJob, TrainingJob, VideoJob
+from promptreel.jobs.params import VideoParams
+from promptreel.jobs.worker_records import WorkerRecord
 from promptreel.models.registry import DEFAULT_MODEL_ID
 
 
@@ -43,13 +47,63 @@ def look_ahead(services: Services, job: VideoJob) -> Outlook:
     if job.is_final:
         return Outlook(eta=0, queue_position=0)
     workers = services.jobs.live_workers()
+    return _look_ahead(services, job, workers, _rates(services, workers))
+
+
+def look_ahead_of(services: Services, jobs: Sequence[VideoJob]) -> dict[int, Outlook]:
+    """`look_ahead` of many jobs, by their ids. Leaves out those that have been deleted."""
+    workers = services.jobs.live_workers()
+    rates, outlooks = _rates(services, workers), {}
+    for job in jobs:
+        with suppress(JobNotFound):
+            outlooks[job.id] = _look_ahead(services, job, workers, rates)
+    return outlooks
+
+
+def _look_ahead(services: Services, job: VideoJob, workers: Sequence[WorkerRecord], rates: Callable[[Work], Rate]) -> Outlook:
     ahead = services.jobs.queue_ahead(job)
     return Outlook(
         eta=estimate_seconds(
-            job, ahead=ahead, live_workers=len(workers), rate=_rates(services, workers), now=datetime.now(UTC)
+            job,
+            ahead=ahead,
+            live_workers=len(workers),
+            rate=rates,
+            now=datetime.now(UTC),
+            slice_seconds=services.slice_seconds,
         ),
         queue_position=ahead.waiting + 1 if job.status is JobStatus.QUEUED else 0,
     )
+
+
+def look_ahead_of_new(services: Services, new: NewJob, params: VideoParams) -> Outlook:
+    """What would be the outlook of a job if it was queued now, behind all others."""
+    workers = services.jobs.live_workers()
+    rates, now = _rates(services, workers), datetime.now(UTC)
+    own = Work(model_id=params.model_id, shape=VideoShape.of(params), owner=None, units=new.cost, fixed_times=1.0)
+    wait = estimate_queue_seconds(services.jobs.unfinished_work(), live_workers=len(workers), rate=rates, now=now)
+    eta = wait + max(1, estimate_queue_seconds([own], live_workers=1, rate=rates, now=now))
+    return Outlook(eta=eta, queue_position=services.jobs.count_of_all(JobStatus.QUEUED) + 1)
+
+
+def look_ahead_of_training(services: Services, job: TrainingJob) -> Outlook:
+    """The same for a training. One that runs is as fast as it says; before that, a guess is made from its base's videos."""
+    if job.is_final:
+        return Outlook(eta=0, queue_position=0)
+    workers, params, report = services.jobs.live_workers(), job.params, job.report or {}
+    rates = _rates(services, workers)
+    shape = VideoShape(params.num_frames, params.width, params.height)
+    work = Work(model_id=params.base, shape=shape, owner=None, units=job.cost, fixed_times=0)
+    seconds_per_step, share_done = report.get("seconds_per_step"), min(1.0, (report.get("step") or 0) / params.steps)
+    seconds_per_unit = seconds_per_step * params.steps / job.cost if seconds_per_step else rates(work).seconds_per_unit
+    ahead = services.trainings.queue_ahead(job) if job.status is JobStatus.QUEUED else Ahead()
+    eta = estimate_training_seconds(
+        units=job.cost * (1 - share_done),
+        seconds_per_unit=seconds_per_unit,
+        ahead=ahead,
+        live_workers=len(workers),
+        rate=rates,
+    )
+    return Outlook(eta=eta, queue_position=ahead.waiting + 1 if job.status is JobStatus.QUEUED else 0)
 
 
 def estimate_queue(services: Services) -> int:

@@ -9,9 +9,10 @@ from starlette.exceptions import HTTPException
 from promptreel.api.dependencies import OpenServicesOfApp
 from promptreel.api.legacy.openapi import FILE_ANSWERS, PREVIEW_ANSWERS
 from promptreel.api.parts import OpenServices
+from promptreel.api.posters import poster_of
 from promptreel.errors import JobNotFound
 from promptreel.jobs.job import JobStatus, VideoJob
-from promptreel.media import MEDIA_TYPES, PREVIEW_MEDIA_TYPE
+from promptreel.media import MEDIA_TYPES, POSTER_MEDIA_TYPE, PREVIEW_MEDIA_TYPE
 
 
 def add_routes(router: APIRouter) -> None:
@@ -23,6 +24,9 @@ def add_routes(router: APIRouter) -> None:
     shape = PREVIEW_ANSWERS
     router.add_api_route(path, send_preview, methods=["GET"], response_class=Response, responses=shape, tags=["video"])
     router.add_api_route(path, send_preview, methods=["HEAD"], include_in_schema=False)
+    path = "/files/{file_prefix}/sample.webp"
+    router.add_api_route(path, send_sample, methods=["GET"], response_class=Response, responses=shape, tags=["training"])
+    router.add_api_route(path, send_sample, methods=["HEAD"], include_in_schema=False)
 
 
 def send_file(request: Request, file_prefix: str, output_type: str, services: OpenServicesOfApp) -> FileResponse:
@@ -45,6 +49,21 @@ def send_preview(request: Request, file_prefix: str, services: OpenServicesOfApp
     if content is None:
         raise HTTPException(404, "There is no preview now: ask again while the job runs.")
     return Response(content, media_type=PREVIEW_MEDIA_TYPE)
+
+
+def send_sample(request: Request, file_prefix: str, services: OpenServicesOfApp) -> Response:
+    """The first frame of a training's newest sample."""
+    services.link_maker.check(request.url.path, request.query_params)
+    try:
+        job = services.jobs.get_training_by_file_prefix(file_prefix)
+    except JobNotFound as error:
+        raise HTTPException(404, "There is no such file.") from error
+    request.state.job_id = job.id
+    samples = (job.report or {}).get("samples", ())
+    path = services.storage.path(samples[-1]["key"]) if samples else None
+    if path is None:
+        raise HTTPException(404, "There is no sample yet: ask again while the training runs.")
+    return Response(poster_of(path), media_type=POSTER_MEDIA_TYPE)
 
 
 def _find_owner(request: Request, services: OpenServices, file_prefix: str) -> VideoJob:

@@ -34,6 +34,21 @@ def refuse_foreign_pages(request: Request, services: Shared) -> None:
         )
 
 
+def is_from_own_page(request: Request, services: Shared) -> bool:
+    """Whether a browser sent the request for this service's own page, or for somebody who opened its address.
+
+    What changes something must say so in its Origin, which browsers send with every such request.
+    """
+    reads_only = request.method in {"GET", "HEAD"}
+    site = request.headers.get("sec-fetch-site", "same-origin")  # browsers leave it out on plain http
+    if site != "same-origin" and not (site == "none" and reads_only):
+        return False
+    origin = request.headers.get("origin")
+    if origin is None:
+        return reads_only
+    return _netloc(origin) in {request.headers.get("host", "").lower(), _netloc(base_url(request, services))} - {""}
+
+
 def _netloc(url: str) -> str:
     try:
         return urlsplit(url.lower()).netloc

@@ -6,11 +6,14 @@ from typing import Any, Literal
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
+from pydantic import Field
 
 from promptreel.api.answer_model import Answer, Count, either, ref
 from promptreel.api.dependencies import OpenServicesOfApp
 from promptreel.api.parts import OpenServices
+from promptreel.errors import CheckpointUnusable, ModelNotFound
 from promptreel.jobs.job import JobStatus
+from promptreel.jobs.worker_records import list_holders
 
 
 class Health(Answer):
@@ -19,6 +22,7 @@ class Health(Answer):
     workers: Count
     queued: Count
     running: Count
+    loaded: list[str] = Field(description="The public models that workers have loaded.")
 
 
 NOT_READY: dict[int | str, dict[str, Any]] = {
@@ -46,11 +50,20 @@ def ready(services: OpenServicesOfApp) -> JSONResponse:
 
 
 def _look_at_health(services: OpenServices) -> Health:
-    workers = len(services.jobs.live_workers())
+    workers = services.jobs.live_workers()
     return Health(
         status="ok" if workers else "degraded",
         version=services.version,
-        workers=workers,
+        workers=len(workers),
         queued=services.jobs.count(JobStatus.QUEUED),
         running=services.jobs.count(JobStatus.RUNNING),
+        loaded=[model_id for model_id in sorted(list_holders(workers)) if _is_public(model_id, services)],
     )
+
+
+def _is_public(model_id: str, services: OpenServices) -> bool:
+    """Strangers read this: they learn of no private model, whoever imported it."""
+    try:
+        return services.models.get(model_id).is_public
+    except (ModelNotFound, CheckpointUnusable):
+        return False

@@ -27,7 +27,16 @@ IMPORTS_OFF = (
 )
 VISIBILITIES = ("private", "public")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_TEXTS = ("description", "licence", "default_negative_prompt", "motion_adapter", "vae", "beta_schedule", "default_scheduler")
+_TEXTS = (
+    "description",
+    "licence",
+    "default_negative_prompt",
+    "motion_adapter",
+    "vae",
+    "beta_schedule",
+    "default_scheduler",
+    "expert",
+)
 _NUMBERS = (
     "native_width", "native_height", "max_frames", "fps", "default_steps", "default_guidance", "low_noise_guidance",
     "flow_shift",

@@ -96,6 +96,11 @@ def read_file(
     Its first bytes decide its type; a gif counts as the first of `kinds`. `most` is in megabytes. `wanted` describes for the
     error message what the field may hold. Raises InitUnusable.
     """
+    return _recognise(name, decode_file(name, value, wanted=wanted), kinds, most)
+
+
+def decode_file(name: str, value: object, *, wanted: str = "") -> bytes:
+    """The bytes of a file as a `data:` URI (RFC 2397) or as bare base64. Raises InitUnusable. `wanted`: as in `read_file`."""
     text = value.strip() if isinstance(value, str) and value.isascii() else ""
     header = _DATA_URI.match(text)
     data = _decode_base64(text[header.end() :] if header else text)
@@ -103,7 +108,7 @@ def read_file(
         raise InitUnusable(f"The {label(name)} must be {wanted}.")
     if data is None:
         raise InitUnusable(f"The {label(name)} is not valid base64.")
-    return _recognise(name, data, kinds, most)
+    return data
 
 
 def _decode_base64(text: str) -> bytes | None:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
+from promptreel.api.add_on_fields import AddOnFields
 from promptreel.api.field_reader import FieldReader
 from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound, PromptreelError
 from promptreel.extras import is_installed
-from promptreel.jobs.params import LoraUse, VideoParams
-from promptreel.models.composition import ModelSet, compose, find_loras
+from promptreel.jobs.params import VideoParams
+from promptreel.models.composition import AddOns, ModelSet, compose, find_add_ons, stand_for_base
 from promptreel.models.families import FAMILIES, fit_clip
 from promptreel.models.gate import check_checkpoint
-from promptreel.models.registry import ModelCard, ModelRegistry
+from promptreel.models.kinds import ModelKind
+from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistry
 
 MAX_ID = 255
 
 
-def read_models(reader: FieldReader, model_id: str, models: ModelRegistry, *, instead: str | None = None) -> ModelSet:
-    """Reads the field `motion_adapter`. `instead`: the model in place of an unknown one.
+def read_models(reader: FieldReader, model_id: str, models: ModelRegistry, *, or_default: bool = False) -> ModelSet:
+    """Reads the field `motion_adapter`. `or_default`: takes the default model in place of an unknown one.
 
     Raises InvalidParams, ModelNotFound and CheckpointUnusable. Wrong fields are reported first, as by the hosted service.
     """
@@ -28,17 +29,23 @@ def read_models(reader: FieldReader, model_id: str, models: ModelRegistry, *, in
         _check_fit(found)
     except ModelNotFound:
         reader.raise_errors()
-        if instead is None:
+        if not or_default:
             raise
-        return compose(models, instead)
+        return compose(models, DEFAULT_MODEL_ID)
     except PromptreelError:
         reader.raise_errors()
         raise
     return found
 
 
+def stand_for_base_in(models: ModelRegistry, model_id: str, uses: AddOnFields) -> tuple[str, AddOnFields]:
+    """See stand_for_base."""
+    base, loras = stand_for_base(models, model_id, uses.loras)
+    return base, replace(uses, loras=loras)
+
+
 def _check_fit(found: ModelSet) -> None:
-    """Raises InvalidParams if a motion adapter does not fit a folder that was laid out by hand: nobody has told its base."""
+    """Raises InvalidParams if a motion adapter does not fit a folder that was laid out by hand: its base is unknown."""
     if found.adapter is None or found.checkpoint.record is not None or not is_installed("media"):
         return
     try:
@@ -47,16 +54,17 @@ def _check_fit(found: ModelSet) -> None:
         raise InvalidParams({"motion_adapter": [error.message]}) from error
 
 
-def read_lora_cards(
-    reader: FieldReader, uses: Sequence[LoraUse], models: ModelRegistry, checkpoint: ModelCard, *, field: str
-) -> tuple[ModelCard, ...]:
-    """The cards of the LoRAs. Rejects `field` if one does not exist or does not fit. Raises CheckpointUnusable."""
+def read_add_on_cards(reader: FieldReader, fields: AddOnFields, models: ModelRegistry, checkpoint: ModelCard) -> AddOns:
+    """The cards of the LoRAs and embeddings. Rejects the field if one does not exist or does not fit. Raises
+    CheckpointUnusable.
+    """
     try:
-        return find_loras(models, uses, checkpoint)
+        return find_add_ons(models, fields, checkpoint)
     except InvalidParams as error:
-        for message in error.fields["lora"]:
-            reader.reject(field, message)
-        return ()
+        for kind, field in ((ModelKind.LORA, fields.lora_field), (ModelKind.EMBEDDING, fields.embedding_field)):
+            for message in error.fields.get(kind.value, ()):
+                reader.reject(field, message)
+        return AddOns()
 
 
 def fill_in(

@@ -9,15 +9,27 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 
-from promptreel.api import files, health
+from promptreel.api import cookies, files, health
 from promptreel.api.answer_model import Answer, either, ref, schemas_of
-from promptreel.api.legacy import base64_uploads, model_lists, model_operations, results, system_load, unavailable
+from promptreel.api.legacy import (
+    base64_uploads,
+    model_lists,
+    model_operations,
+    model_search,
+    results,
+    system_load,
+    trainings,
+    unavailable,
+)
 from promptreel.api.legacy import routes as legacy_routes
 from promptreel.api.legacy.answer_schemas import SCHEMAS as HOSTED_SCHEMAS
 from promptreel.api.problems import speaks_openai, status_to_send
 from promptreel.api.v1 import answers as v1
 from promptreel.api.v1 import model_routes as v1_model_routes
+from promptreel.api.v1 import plans, session_routes
 from promptreel.api.v1 import routes as v1_routes
+from promptreel.api.v1 import training_answers as v1_trainings
+from promptreel.api.v1 import training_routes as v1_training_routes
 
 Answers = dict[int | str, dict[str, Any]]
 
@@ -31,8 +43,11 @@ _SUCCESS_ANSWERS: dict[Callable[..., Any], tuple[str | type[Answer], ...]] = {
     health.health: (health.Health,),
     health.ready: (health.Health,),
     model_lists.list_models: ("HostedModels",),
-    model_lists.search_models: ("AgentsModels",),
-    model_lists.show_model: ("OneAgentsModel",),
+    model_search.search_models: ("AgentsModels",),
+    model_search.show_model: ("OneAgentsModel",),
+    model_search.list_filters: ("AgentsFilters",),
+    model_search.list_tags: ("AgentsValues",),
+    model_search.list_providers: ("AgentsValues",),
     model_operations.load_model: ("Done",),
     model_operations.verify_model: ("Done",),
     model_operations.delete_model: ("Done",),
@@ -45,8 +60,14 @@ _SUCCESS_ANSWERS: dict[Callable[..., Any], tuple[str | type[Answer], ...]] = {
     base64_uploads.upload_cropped: ("Cropped",),
     base64_uploads.upload_base64_string: ("Uploaded",),
     base64_uploads.upload_init_obj: ("Uploaded",),
+    trainings.fine_tune: ("TrainingStarted",),
+    trainings.show_status: ("TrainingStatus", "Failed"),
+    trainings.list_trainings: ("TrainingList",),
+    trainings.cancel_training: ("TrainingChanged", "Failed"),
+    trainings.remove_training: ("TrainingChanged", "Failed"),
     unavailable.refuse: (),
     v1_routes.create_video: (v1.Video,),
+    plans.plan_video: (plans.VideoPlan,),
     v1_routes.list_videos: (v1.VideoPage,),
     v1_routes.get_video: (v1.Video,),
     v1_routes.delete_video: (v1.DeletedVideo,),
@@ -55,19 +76,26 @@ _SUCCESS_ANSWERS: dict[Callable[..., Any], tuple[str | type[Answer], ...]] = {
     v1_routes.edit_video: (v1.Video,),
     v1_routes.extend_video: (),
     v1_routes.create_character: (),
+    session_routes.sign_in: (cookies.Session,),
+    session_routes.sign_out: (cookies.Session,),
     v1_model_routes.list_models: (v1.Models,),
     v1_model_routes.get_model: (v1.Model,),
     v1_model_routes.delete_model: (v1.DeletedModel,),
     v1_model_routes.import_model: (v1.ModelImport,),
     v1_model_routes.get_import: (v1.ModelImport,),
     v1_model_routes.cancel_import: (v1.ModelImport,),
+    v1_training_routes.create_training: (v1_trainings.Training,),
+    v1_training_routes.list_trainings: (v1_trainings.TrainingPage,),
+    v1_training_routes.get_training: (v1_trainings.Training,),
+    v1_training_routes.remove_training: (v1_trainings.DeletedTraining,),
+    v1_training_routes.cancel_training: (v1_trainings.Training,),
 }
 
 _MODELS = [each for answers in (*_SUCCESS_ANSWERS.values(), (v1.OpenAIError,)) for each in answers if not isinstance(each, str)]
 _SCHEMAS = {**HOSTED_SCHEMAS, **schemas_of(dict.fromkeys(_MODELS))}
 _ERROR = "An error."
 
-_WITHOUT_KEY = {health.health, health.ready, files.send_file, files.send_preview, base64_uploads.send_upload}
+_WITHOUT_KEY = {health.health, health.ready, files.send_file, files.send_preview, files.send_sample, base64_uploads.send_upload}
 _SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": "key", "description": "`key` may be a field of the request too."},

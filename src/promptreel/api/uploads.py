@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from base64 import b64encode
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -19,6 +20,14 @@ MAX_MEGABYTES: Mapping[InitKind, int] = {"image": 5, "video": 5}
 FIRST_ID = 2**52
 LAST_ID = 2**53 - 1
 MEDIA_TYPES = {ending: media_type for types in INIT_TYPES.values() for ending, media_type in types.items()}
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An uploaded file, and its name's ending."""
+
+    ending: str
+    data: bytes
 
 
 def store_upload(services: Services, init: Init) -> tuple[int, str]:
@@ -58,16 +67,20 @@ def inline_uploads(fields: Mapping[str, Any], services: Services) -> dict[str, A
 def _inline(value: Any, services: Services) -> Any:
     if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], list):  # init_fields.py refuses several
         return _inline(value[0], services)
-    if not is_url(value):
-        return value
-    link = urlsplit(value.strip())
+    found = find_upload(value, services) if is_url(value) else None
+    return value if found is None else f"data:{MEDIA_TYPES[found.ending]};base64,{b64encode(found.data).decode()}"
+
+
+def find_upload(url: str, services: Services) -> Upload | None:
+    """The upload that a link leads to; None if it leads elsewhere. Raises LinkUnusable."""
+    link = urlsplit(url.strip())
     folder, _, file = link.path.rpartition("/")
     name, _, ending = file.partition(".")
     data = read_upload(services.storage, name, ending) if folder == "/uploads" else None
     if data is None:
-        return value
+        return None
     services.link_maker.check(link.path, dict(parse_qsl(link.query)))
-    return f"data:{MEDIA_TYPES[ending]};base64,{b64encode(data).decode()}"
+    return Upload(ending, data)
 
 
 def _key(name: str, ending: str) -> str:

@@ -43,6 +43,7 @@ Steps = Annotated[int | None, _option("The inference steps of requests that name
 Guidance = Annotated[float | None, _option("The guidance scale of requests that name none.")]
 LowGuidance = Annotated[float | None, _option("The guidance scale of Wan's second expert, with --guidance for the first.")]
 Shift = Annotated[str | None, _option("How far Wan's noise levels are shifted towards noise; or by_size.", default=FOUND_OUT)]
+ForExpert = Annotated[str | None, _option("Which of Wan 2.2's experts a LoRA is for: high_noise or low_noise.", default="both")]
 Licence = Annotated[str | None, _option("The licence's name.", default="what the source says")]
 Sha256 = Annotated[str | None, _option("What the file's hash must be.")]
 OwnerKey = Annotated[str | None, _option("The API key that alone may use it: its id or first characters.", default="all keys")]
@@ -54,7 +55,7 @@ def add_model(  # noqa: PLR0913, PLR0917 - one parameter for each option
     description: Description = None, motion_adapter: Adapter = None, vae: Vae = None, beta_schedule: Betas = None,
     trigger_words: Triggers = None, quality_words: Qualities = None, negative_prompt: Negative = None, size: Size = None,
     max_frames: Frames = None, fps: Fps = None, scheduler: Scheduler = None, steps: Steps = None, guidance: Guidance = None,
-    low_noise_guidance: LowGuidance = None, flow_shift: Shift = None,
+    low_noise_guidance: LowGuidance = None, flow_shift: Shift = None, expert: ForExpert = None,
     licence: Licence = None, sha256: Sha256 = None, owner_key: OwnerKey = None, replace: Replace = False,
 ) -> None:  # fmt: skip
     """Import a model. Copies or downloads its files, finds out what it is, checks it. Run again, it goes on where it was."""
@@ -65,6 +66,7 @@ def add_model(  # noqa: PLR0913, PLR0917 - one parameter for each option
         "default_negative_prompt": negative_prompt, "native_width": width or None, "native_height": height or None,
         "max_frames": max_frames, "fps": fps, "default_scheduler": scheduler, "default_steps": steps,
         "default_guidance": guidance, "low_noise_guidance": low_noise_guidance, "flow_shift": flow_shift,
+        "expert": expert,
     }  # fmt: skip
     where = read_source(source)
     params = ImportParams(

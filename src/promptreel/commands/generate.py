@@ -6,7 +6,7 @@ import os
 import secrets
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,9 +18,9 @@ from promptreel.errors import InvalidParams, PromptreelError
 from promptreel.extras import is_installed
 from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, LoraUse, VideoParams
 from promptreel.media import Init
-from promptreel.models.composition import ModelSet
+from promptreel.models.composition import AddOns, ModelSet
 from promptreel.models.families import fit_clip, negative_prompt_of
-from promptreel.models.phrases import enhance_prompt, find_unknown_words
+from promptreel.models.phrases import enhance_prompt, find_unknown_words, tell_unwritten, without
 from promptreel.models.registry import ModelCard
 from promptreel.remote import RemoteModel, RemoteVideo
 
@@ -40,6 +40,7 @@ class Wanted:
     model: str
     motion_adapter: str | None
     loras: tuple[LoraUse, ...]
+    embeddings: tuple[str, ...]
     enhance: bool
     negative_prompt: str | None
     seed: int | None
@@ -83,13 +84,13 @@ class Wanted:
         return f"the video is {width}x{height}, not {self.width}x{self.height}: sides are multiples of 8"
 
 
-def unknown_words_note(prompt: str, card: ModelCard) -> str | None:
+def unknown_words_note(prompt: str, card: ModelCard, add_ons: AddOns) -> str | None:
     """A note on the prompt's words that the model does not know, if there are any. The api's answers have the same as a tip."""
-    unknown = find_unknown_words(prompt, card.words)
+    unknown = find_unknown_words(without(add_ons.embeddings, prompt), card.words)
     return f'the model "{card.model_id}" does not know: {", ".join(unknown)}' if unknown else None
 
 
-def complete_params(wanted: Wanted, models: ModelSet, loras: Sequence[ModelCard] = ()) -> tuple[VideoParams, list[str]]:
+def complete_params(wanted: Wanted, models: ModelSet, add_ons: AddOns) -> tuple[VideoParams, list[str]]:
     """Fills in the models' defaults, and draws a seed if none is given. Also returns what the model changes of the clip."""
     card = models.checkpoint
     fps = wanted.fps or card.fps
@@ -97,7 +98,7 @@ def complete_params(wanted: Wanted, models: ModelSet, loras: Sequence[ModelCard]
     of_models = models.defaults | {name: value for name, value in asked.items() if value is not None}
     params = VideoParams(
         model_id=card.model_id,
-        prompt=enhance_prompt(wanted.prompt, card, loras) if wanted.enhance else wanted.prompt,
+        prompt=enhance_prompt(wanted.prompt, card, add_ons.loras) if wanted.enhance else wanted.prompt,
         negative_prompt=negative_prompt_of(card) if wanted.negative_prompt is None else wanted.negative_prompt,
         width=wanted.width // 8 * 8,
         height=wanted.height // 8 * 8,
@@ -109,9 +110,11 @@ def complete_params(wanted: Wanted, models: ModelSet, loras: Sequence[ModelCard]
         init_key=wanted.init.key if wanted.init else None,
         motion_adapter=models.adapter_id,
         loras=wanted.loras,
+        embeddings=wanted.embeddings,
         **of_models,
     )
-    return fit_clip(params, card)
+    fitted, changes = fit_clip(params, card)
+    return fitted, changes + tell_unwritten(add_ons.embeddings, params.prompt, params.negative_prompt)
 
 
 def read_loras(texts: Iterable[str]) -> tuple[LoraUse, ...]:
@@ -133,6 +136,7 @@ def to_options(wanted: Wanted, model: RemoteModel) -> VideoOptions:
         "model": wanted.model,
         "motion_adapter": wanted.motion_adapter,
         "loras": [{"model": lora.model_id, "strength": lora.strength} for lora in wanted.loras] or None,
+        "embeddings": list(wanted.embeddings) or None,
         "enhance_prompt": wanted.enhance,
         "negative_prompt": wanted.negative_prompt,
         "size": f"{wanted.width}x{wanted.height}",

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from promptreel.bootstrap import build_models, find_database
+from promptreel.bootstrap import build_jobs, build_models, find_database, look_for_database
 from promptreel.commands.add_model import add_model
 from promptreel.commands.terminal import AsJson, DataDir, print_facts, print_json, print_table, printable
 from promptreel.errors import BadConfiguration
 from promptreel.extras import install_command, is_installed
+from promptreel.jobs.worker_records import Holders, list_holders
 from promptreel.models.recommendations import RECOMMENDED
 from promptreel.models.registry import ModelCard
 from promptreel.models.verification import verify, why_unusable
@@ -29,27 +30,37 @@ models_app.command("add")(add_model)
 
 @models_app.command("list")
 def list_models(data_dir: DataDir = None, as_json: AsJson = False) -> None:
-    """List all models, and whether a job could load them. This does not read their weights, which takes longer."""
-    models = build_models(_load(data_dir))
+    """List all models. Could a job load them, and how many workers have them loaded?
+
+    This does not read their weights, which takes longer.
+    """
+    settings = _load(data_dir)
+    models, holders = build_models(settings), _find_holders(settings)
     if not is_installed("media"):
         typer.echo(f"The models' files are not checked here. To check them: {install_command('media')}", err=True)
-    rows = [_describe(card, why_unusable(card, models)) for card in models.list(tell=False)]
+    rows = [_describe(card, why_unusable(card, models), holders) for card in models.list(tell=False)]
     rows += [_nothing() | {"id": name, "problem": reason} for name, reason in models.left_out().items()]
     if as_json:
         print_json(rows)
         return
     cells = [_to_cells(row) for row in rows]
-    print_table(("ID", "KIND", "FAMILY", "BASE", "SIZE", "USABLE", "SOURCE", "NAME"), cells)
+    print_table(("ID", "KIND", "FAMILY", "BASE", "SIZE", "USABLE", "LOADED", "SOURCE", "NAME"), cells)
     for row in rows:
         if row["problem"]:
             print(f"\n{printable(row['id'])} cannot be used: {printable(row['problem'])}")  # noqa: T201
 
 
+def _find_holders(settings: Settings) -> Holders:
+    """The workers that have each model loaded; none without a service."""
+    database = look_for_database(settings)
+    return {} if database is None else list_holders(build_jobs(settings, database).live_workers())
+
+
 def _nothing() -> dict[str, Any]:
-    return dict.fromkeys(("id", "kind", "family", "base", "bytes", "source", "name", "problem"))
+    return dict.fromkeys(("id", "kind", "family", "base", "bytes", "source", "name", "problem")) | {"loaded_on": []}
 
 
-def _describe(card: ModelCard, problem: str | None) -> dict[str, Any]:
+def _describe(card: ModelCard, problem: str | None, holders: Holders) -> dict[str, Any]:
     record = card.record
     return _nothing() | {
         "id": card.model_id,
@@ -60,6 +71,7 @@ def _describe(card: ModelCard, problem: str | None) -> dict[str, Any]:
         "source": record.source if record else None,
         "name": card.name,
         "problem": problem,
+        "loaded_on": [f"{worker.id} on {worker.device}" for worker in holders.get(card.model_id, ())],
     }
 
 
@@ -67,21 +79,23 @@ def _to_cells(row: dict[str, Any]) -> Sequence[str]:
     size = "-" if row["bytes"] is None else f"{row['bytes'] / 1e6:.1f} MB"
     usable = "no" if row["problem"] else "yes"
     shown = [row[name] or "-" for name in ("id", "kind", "family", "base")]
-    return (*shown, size, usable, row["source"] or "folder", row["name"] or "-")
+    loaded = str(len(row["loaded_on"])) if row["loaded_on"] else "-"
+    return (*shown, size, usable, loaded, row["source"] or "folder", row["name"] or "-")
 
 
 @models_app.command("show")
 def show_model(model_id: ModelId, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Show all that is known of a model. Its card, its noise table and why, its files and their hashes."""
-    models = build_models(_load(data_dir))
+    settings = _load(data_dir)
+    models = build_models(settings)
     card = models.get(model_id)
     record = card.record
-    told = _describe(card, why_unusable(card, models)) | _to_details(card)
+    told = _describe(card, why_unusable(card, models), _find_holders(settings)) | _to_details(card)
     files = {name: asdict(file) for name, file in sorted(record.files.items())} if record else {}
     if as_json:
         print_json(told | {"files": files})
         return
-    print_facts(told)
+    print_facts(told | {"loaded_on": ", ".join(told["loaded_on"]) or None})
     if files:
         print()  # noqa: T201
         print_table(
@@ -110,9 +124,10 @@ def _to_details(card: ModelCard) -> dict[str, Any]:
         "default_guidance": card.default_guidance,
         "low_noise_guidance": card.low_noise_guidance,
         "flow_shift": card.flow_shift,
+        "expert": card.expert,
         "hash": record.hash if record else None,
         "owner_key": record.api_key_id if record else None,
-        "public": record.is_public if record else True,
+        "public": card.is_public,
         "created_at": card.created_at,
         "folder": None if record else str(card.path),
     }

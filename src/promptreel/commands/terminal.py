@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,6 +60,28 @@ def bytes_bar() -> Iterator[Callable[[str, int, int | None], None]]:
     task = bar.add_task("", total=None)
     with bar:
         yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[..., None]]:
+    """Yields a function that sets the bar's label, percentage and note. The bar appears when it is first called."""
+    columns = (
+        TextColumn("{task.description:>11}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task("", total=100, note="")
+    with ExitStack() as shown:
+
+        def show(label: str, percent: float, note: str = "") -> None:
+            if not bar.live.is_started:
+                shown.enter_context(bar)
+            bar.update(task, description=label, completed=percent, note=note)
+
+        yield show
 
 
 def spell(value: object) -> str:

@@ -16,6 +16,7 @@ from promptreel.encoding.decoder import Decoder
 from promptreel.errors import InvalidParams, StorageFailed
 from promptreel.jobs.params import MAX_FRAMES, MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
 from promptreel.media import MEDIA_TYPES, Init
+from promptreel.models.kinds import ModelKind
 
 if TYPE_CHECKING:
     from promptreel.generation.engine import Engine
@@ -27,7 +28,7 @@ MOST_PIXELS, MOST_STEPS = 2048, 1000
 
 @dataclass(frozen=True)
 class Told:
-    """What a video's comment says of how it was made. `facts`: the model's hash, and versions by name."""
+    """What a video's comment says of how it was made. `facts`: hashes, what the models' cards said, and versions, by name."""
 
     params: VideoParams
     facts: Mapping[str, str]
@@ -56,8 +57,13 @@ def read_told(path: Path) -> Told:
     from promptreel.encoding.video import read_metadata  # noqa: PLC0415 - of the extra `media`
 
     comment = read_metadata(path)
-    loras = {f"LoRA {name}": sha256 for name, sha256 in _to_texts(comment.get("lora_sha256")).items()}
-    facts = {"model": str(comment.get("model_sha256")), **loras, **_to_texts(comment.get("versions"))}
+    add_ons = {
+        f"{kind.label} {name}": sha256
+        for kind in (ModelKind.LORA, ModelKind.EMBEDDING)
+        for name, sha256 in _to_texts(comment.get(f"{kind.value}_sha256")).items()
+    }
+    model = {"model": str(comment.get("model_sha256"))}
+    facts = model | add_ons | _read_cards(comment.get("cards")) | _to_texts(comment.get("versions"))
     try:
         params = TypeAdapter(VideoParams).validate_json(json.dumps(VideoParams.from_json(comment).to_json()), strict=True)
         _check_bounds(params)
@@ -66,6 +72,12 @@ def read_told(path: Path) -> Told:
             {"file": [f"{path.name} has no comment that says how Promptreel made it. Give the file as it was downloaded."]}
         ) from error
     return Told(params, facts)
+
+
+def _read_cards(cards: object) -> dict[str, str]:
+    """Files of older versions say nothing of cards."""
+    told = cards.items() if isinstance(cards, dict) else ()
+    return {f"{field} of {model}": value for model, card in told for field, value in _to_texts(card).items()}
 
 
 def _to_texts(versions: object) -> dict[str, str]:
@@ -157,5 +169,5 @@ def explain(name: str, verdict: Verdict) -> list[str]:
     for each in verdict.differences:
         lines.append(f"  {each.name}: {each.then or 'unknown'} then, {each.now or 'unknown'} now")
     if not verdict.differences:
-        lines.append("  Model and versions are the same. Another processor or GPU computes other bits.")
+        lines.append("  Models and versions are the same. Another processor or GPU computes other bits.")
     return lines

@@ -12,11 +12,12 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from typing import IO, Any, TypeVar
 
 from promptreel.errors import DecoderBusy, InitUnusable
 from promptreel.extras import install_command, is_installed
-from promptreel.media import Clip, Init
+from promptreel.media import Clip, ExampleShape, Init, InitKind
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ PATIENCE_SECONDS = 30.0
 """The api's limits: how many requests may use or await the decoder, and how long each waits. Each one blocks a thread."""
 LONGEST_LINE = 4096
 BY_SIGNAL = 128
-"""Added to a signal's number, the exit code for a child that this signal ended, as in a shell."""
+"""128 plus the signal's number is the exit code of a child that a signal ended, as in a shell."""
 # One thread per library and one malloc arena save memory; freed large blocks go straight back to the system.
 _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -81,19 +82,20 @@ class Decoder:
         self._run("check", init, self._check_seconds, lambda answer: answer.read_line())
 
     def crop(self, init: Init) -> Init:
-        """The largest centered square of a picture, turned upright, as encoding/inits.py makes it.
+        """The largest centered square of a picture, turned upright, as encoding/decoding.py makes it.
 
         Raises InitUnusable and DecoderBusy.
         """
 
-        def read_square(answer: _Process) -> Init:
-            square = answer.read_line()
-            return Init(init.kind, square["ending"], answer.read(square["size"]))
+        return self._run("crop", init, self._check_seconds, lambda answer: answer.read_file(init.kind))
 
-        return self._run("crop", init, self._check_seconds, read_square)
+    def make_example(self, init: Init, shape: ExampleShape) -> Init:
+        """The picture or clip as a trainer reads it, as encoding/examples.py makes it. Raises InitUnusable and DecoderBusy."""
+        seconds = DECODE_FACTOR * self._check_seconds
+        return self._run("example", init, seconds, lambda answer: answer.read_file(init.kind), wanted=asdict(shape))
 
     def decode(self, init: Init, *, num_frames: int, fps: int, width: int, height: int) -> Clip:
-        """The init as a clip of `num_frames` frames at this size in pixels, as encoding/inits.py makes it.
+        """The init as a clip of `num_frames` frames at this size in pixels, as encoding/decoding.py makes it.
 
         Raises InitUnusable and DecoderBusy.
         """
@@ -231,6 +233,10 @@ class _Process:
         if len(data) < size:
             raise EOFError
         return data
+
+    def read_file(self, kind: InitKind) -> Init:
+        file = self.read_line()
+        return Init(kind, file["ending"], self.read(file["size"]))
 
     def read_into(self, memory: memoryview) -> None:
         while memory:

@@ -27,8 +27,9 @@ from PIL import AvifImagePlugin, Image, JpegImagePlugin, MpoImagePlugin, TiffIma
 from promptreel.encoding import heif
 from promptreel.encoding.decoder import BY_SIGNAL
 from promptreel.encoding.decoding import check_init, crop_init, decode_init
+from promptreel.encoding.examples import make_example
 from promptreel.errors import InitUnusable
-from promptreel.media import Init
+from promptreel.media import ExampleShape, Init
 
 MEGABYTES = 250
 """Memory for one request, including its file, on top of what the libraries use."""
@@ -112,6 +113,10 @@ def _do(told: dict[str, Any], init: Init, answer: BinaryIO) -> None:
             square = crop_init(init)
             _tell(answer, {"ending": square.ending, "size": len(square.data)})
             answer.write(square.data)
+        case "example":
+            made = make_example(init, ExampleShape(**told["wanted"]))
+            _tell(answer, {"ending": made.ending, "size": len(made.data)})
+            answer.write(made.data)
         case "decode":
             _send_frames(decode_init(init, **told["wanted"]), answer)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -61,11 +61,32 @@ def decode_image(data: bytes, ending: str, size: tuple[int, int]) -> NDArray[np.
 
     Raises InitUnusable.
     """
+    return _decode(data, ending, lambda _own: size)
+
+
+def decode_whole(data: bytes, ending: str, *, most_pixels: int, min_side: int) -> NDArray[np.uint8]:
+    """Like `decode_image`, but in the picture's own proportions, scaled down to `most_pixels` if it has more.
+
+    Raises InitUnusable, also for a picture with a side under `min_side`.
+    """
+
+    def shrink(own: tuple[int, int]) -> tuple[int, int]:
+        if min(own) < min_side:
+            raise InitUnusable(f"The init image must have at least {min_side} pixels a side, not {own[0]}x{own[1]}.")
+        share = min(1.0, (most_pixels / (own[0] * own[1])) ** 0.5)
+        return max(1, round(own[0] * share)), max(1, round(own[1] * share))
+
+    return _decode(data, ending, shrink)
+
+
+def _decode(data: bytes, ending: str, choose: Callable[[tuple[int, int]], tuple[int, int]]) -> NDArray[np.uint8]:
+    """`choose` gets the picture's size when it is upright (width, height), and returns the wanted one."""
     with _open(data, ending) as picture:
-        width, height = size
         orientation, profile = _orientation(picture), picture.info.get("icc_profile")
         table = None if profile else _read_table(data, ending)
-        stored_size = (height, width) if orientation in _SWAPS_SIDES else size
+        is_turned = orientation in _SWAPS_SIDES
+        width, height = choose(picture.size[::-1] if is_turned else picture.size)
+        stored_size = (height, width) if is_turned else (width, height)
         scaled = apply_profile(ImageOps.fit(_to_scalable(picture), stored_size, Image.Resampling.BICUBIC), profile)
         return np.asarray(flatten(_turn(scaled.filter(table) if table else scaled, orientation)))
 

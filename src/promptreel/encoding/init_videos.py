@@ -71,6 +71,25 @@ def _decode_all(data: bytes, ending: str) -> None:
         raise InitUnusable("The init video has no frame that can be decoded: check the file, or save it again.")
 
 
+def measure_video(data: bytes, ending: str) -> tuple[Fraction, tuple[int, int]]:
+    """How many seconds the video takes, and the width and height at which players show it. Raises InitUnusable."""
+    begin = end = Fraction(0)
+    count, shown = 0, (0, 0)
+    with _open(data, ending) as (container, stream):
+        for time, frame in _timed_frames(container, stream):
+            if count == 0:
+                begin, shown = time, _shown_size(frame, _aspect_of(stream))
+            end, count = time, count + 1
+    if count == 0:
+        raise InitUnusable("The init video has no frame that can be decoded: check the file, or save it again.")
+    return (end - begin) * count / max(1, count - 1), shown  # the last frame is shown as long as the others
+
+
+def _shown_size(frame: av.VideoFrame, aspect: Fraction) -> tuple[int, int]:
+    width, height = max(1, round(frame.width * aspect)), frame.height
+    return (height, width) if _read_matrix(frame)[2] else (width, height)
+
+
 def decode_video(
     data: bytes, ending: str, *, num_frames: int, fps: int, size: tuple[int, int]
 ) -> Iterator[tuple[NDArray[np.uint8], int]]:

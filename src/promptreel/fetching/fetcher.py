@@ -101,7 +101,7 @@ class SafeFetcher:
         """Fetches the URL's file, up to `max_bytes`. `accept` goes into the Accept header; the answer's type is not checked.
 
         Blocks, so call it from a thread, not from an event loop. Raises UrlUnusable. Its message goes to the sender of the URL,
-        so it reveals no address of a name, and nothing of an answer but the status.
+        so it reveals no resolved address, and nothing of the answer's content.
         """
         with _holding(self._fetch_places, self._api_key_id, "URLs"):
             deadline = Deadline(self._seconds)
@@ -122,8 +122,8 @@ class SafeFetcher:
     def stream(self, url: str, *, headers: Mapping[str, str], seconds: float, on_wait: OnWait) -> Iterator[Answer]:
         """Sends GET, follows redirects, and yields the answer while its connection is open, whatever its status.
 
-        `seconds` limits the whole, in place of the fetcher's own limit. `on_wait` is called while nothing arrives; it may
-        raise. Errors that the block meets while it reads the answer become UrlUnusable, as in `get`.
+        `seconds` limits the whole request, in place of the fetcher's own limit. `on_wait` is called while nothing arrives; it
+        may raise. Errors that the block meets while it reads the answer become UrlUnusable, as in `get`.
         """
         with _holding(self._fetch_places, self._api_key_id, "URLs"):
             deadline = Deadline(seconds)

@@ -8,14 +8,15 @@ loads, encodes prompts, applies guidance, runs and decodes. Several threads may 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from promptreel.generation.add_ons import AddOnFile, EmbeddingFile, LoraFile
 from promptreel.generation.batching import StepBatcher
 from promptreel.generation.compute import ROWS_OF_A_CALL, ComputeThreads, serial_arithmetic
 from promptreel.generation.devices import Device
@@ -24,34 +25,37 @@ from promptreel.generation.families.animatediff import check_animatediff
 from promptreel.generation.families.family import EncodedInit, Loadable, LoadedModel, Prepared
 from promptreel.generation.finite import check_finite
 from promptreel.generation.latent_previews import SECONDS_APART, OnPreview, Previews
-from promptreel.generation.lora import LoraFile
 from promptreel.generation.peak_memory import MemoryWatch
 from promptreel.generation.residency import Residency
 from promptreel.generation.row_plan import measure_row_plan
 from promptreel.generation.samplers.catalogue import all_samplers
 from promptreel.generation.samplers.sampler import Call, Sample
-from promptreel.generation.seat import OnWait, Seat, in_turn, keep_waiting
+from promptreel.generation.seat import OnWait, Seat, in_turn
 from promptreel.jobs.job import JobStage, OnProgress
 from promptreel.jobs.params import VideoParams
 from promptreel.media import Clip
 from promptreel.models import families
-from promptreel.models.composition import ModelSet, compose, find_loras
+from promptreel.models.composition import ModelSet, compose, find_add_ons
 from promptreel.models.families import get_family
-from promptreel.models.registry import ModelRegistry
+from promptreel.models.phrases import words_of
+from promptreel.models.registry import ModelCard, ModelRegistry
 
 
 @dataclass(frozen=True)
 class Generated:
     """A clip, and how it was made.
 
-    `model_hash`: of all models but the LoRAs. `lora_hashes`: by id. `device_seconds`: its share of the time in forwards.
-    `peak_memory_mb`: the peak while it was made, of all clips together; None if this machine cannot measure it.
+    `model_hash`: of all models but the add-ons. `lora_hashes`, `embedding_hashes`: by id. `cards`: see `ModelSet.told`.
+    `device_seconds`: its share of the time in forwards. `peak_memory_mb`: the peak while it was made, of all clips together;
+    None if this machine cannot measure it.
     """
 
     clip: Clip
     model_hash: str
     device_seconds: float
-    lora_hashes: Mapping[str, str]
+    lora_hashes: Mapping[str, str] = field(default_factory=dict)
+    embedding_hashes: Mapping[str, str] = field(default_factory=dict)
+    cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     peak_memory_mb: float | None = None
 
 
@@ -82,37 +86,51 @@ class Engine:
         self._vae = threading.Semaphore(1)  # one job at a time: a VAE's activations are the largest tensors of all
 
     def generate(
-        self, params: VideoParams, on_progress: OnProgress, *, init: Clip | None = None, on_preview: OnPreview | None = None
+        self,
+        params: VideoParams,
+        on_progress: OnProgress,
+        *,
+        init: Clip | None = None,
+        on_preview: OnPreview | None = None,
+        models: ModelSet | None = None,
+        more_loras: Sequence[LoraFile] = (),
     ) -> Generated:
-        """One clip at the checkpoint's native size, or at the requested size if it has none.
+        """One clip at the checkpoint's native size, else at the requested size, rounded up to what the model can make.
 
         `init`, of that size and as many frames, is what the clip starts from, at the noise level of `strength`.
-        `on_preview` gets a preview from time to time; an error in it does not end the job.
-        Raises ModelNotFound, CheckpointUnusable, OutOfMemory, GenerationFailed and DeviceLost, and what `on_progress` raises.
+        `on_preview` gets a preview from time to time; an error in it does not end the job. `models` and `more_loras` are for
+        a training's samples, whose weights are not in the registry yet: models in place of those that the params name, and
+        LoRAs beside theirs.
+        Raises ModelNotFound, InvalidParams, CheckpointUnusable, OutOfMemory, GenerationFailed and DeviceLost, and what
+        `on_progress` raises.
         """
         told = _Told(on_progress)
         told(JobStage.LOADING, 0.0)
-        with (
-            named_failures(params),
-            self.memory.watch() as peak,
-            self._use(params.model_id, params.motion_adapter, told.again) as model,
-            serial_arithmetic(),
-        ):
-            loras = self._find_loras(params)
-            fitted = (model.with_loras(loras) if loras else model).fit_to(params)
-            made = self._make(fitted, params, told, init, on_preview)
-        hashes = {lora.model_id: lora.sha256 for lora in loras}
-        return replace(made, lora_hashes=hashes, peak_memory_mb=peak.megabytes)
+        with named_failures(params), self.memory.watch() as peak:
+            used = models or compose(self.models, params.model_id, params.motion_adapter)
+            with self.residency.use(used, told.again) as model, serial_arithmetic():
+                loras, embeddings = self._find_add_ons(params, used.checkpoint)
+                loras = [*loras, *more_loras]
+                changed = model.with_loras(loras) if loras else model
+                changed = changed.with_embeddings(embeddings) if embeddings else changed
+                made = self._make(changed.fit_to(params), params, told, init, on_preview)
+        return replace(
+            made,
+            lora_hashes=_hashes(loras),
+            embedding_hashes=_hashes(embeddings),
+            cards=used.told,
+            peak_memory_mb=peak.megabytes,
+        )
 
-    def _find_loras(self, params: VideoParams) -> list[LoraFile]:
+    def _find_add_ons(self, params: VideoParams, checkpoint: ModelCard) -> tuple[list[LoraFile], list[EmbeddingFile]]:
         """Raises InvalidParams and CheckpointUnusable."""
-        checkpoint = self.models.get(params.model_id)
-        cards = find_loras(self.models, params.loras, checkpoint)
-        files = [self.models.only_file(card) for card in cards]
-        return [
-            LoraFile(card.model_id, path, sha256, use.strength)
-            for card, (path, sha256), use in zip(cards, files, params.loras, strict=True)
+        found = find_add_ons(self.models, params, checkpoint)
+        loras = [
+            LoraFile(card.model_id, *self.models.only_file(card), use.strength, card.expert)
+            for card, use in zip(found.loras, params.loras, strict=True)
         ]
+        words = [EmbeddingFile(card.model_id, *self.models.only_file(card), words_of(card)) for card in found.embeddings]
+        return loras, words
 
     def _make(
         self,
@@ -136,34 +154,28 @@ class Engine:
         with named_arithmetic_failures(params), in_turn(self._vae, on_progress.again):
             on_progress(JobStage.DECODING, 0.0)
             frames = torch.cat(list(model.decode(latents, prepared.start.generator, on_progress.again)))
-        return Generated(Clip(frames.numpy(), params.fps), model.model_hash, seat.device_seconds, {})
+        return Generated(Clip(frames.numpy(), params.fps), model.model_hash, seat.device_seconds)
 
     def load(self, model_id: str) -> LoadedModel:
         """The model, loaded if it is not already."""
-        with self._use(model_id) as model:
+        with self.residency.use(compose(self.models, model_id)) as model:
             return model
 
-    def _use(
-        self, model_id: str, motion_adapter: str | None = None, on_wait: OnWait = keep_waiting
-    ) -> AbstractContextManager[LoadedModel]:
-        """The model, loaded while the block runs."""
-        return self.residency.use(compose(self.models, model_id, motion_adapter), on_wait)
-
     def _check(self, models: ModelSet) -> Loadable:
-        with serial_arithmetic():
-            match get_family(models.checkpoint):
-                case families.ANIMATEDIFF:
-                    return check_animatediff(models, self.device, self.compute)
-                case families.WAN:
-                    from promptreel.generation.families.wan_loading import check_wan_model  # noqa: PLC0415 - loads slowly
+        match get_family(models.checkpoint):
+            case families.ANIMATEDIFF:
+                return check_animatediff(models, self.device, self.compute)
+            case families.WAN:
+                from promptreel.generation.families.wan_loading import check_wan_model  # noqa: PLC0415 - loads slowly
 
-                    return check_wan_model(models, self.device, self.compute)
-                case other:
-                    raise AssertionError(other)
+                return check_wan_model(models, self.device, self.compute)
+            case other:
+                raise AssertionError(other)
 
     def measure(self, model_id: str) -> float:
         """Seconds per frame and row in a guided call of the longest clip. Also logs how rows are batched."""
-        with self._use(model_id) as model, serial_arithmetic(), self.batcher.seat() as seat:
+        models = compose(self.models, model_id)
+        with self.residency.use(models) as model, serial_arithmetic(), self.batcher.seat() as seat:
             rows = model.example()
             self.batcher.plan(rows)
             seat.forward(rows)  # the first one of a shape takes longer
@@ -214,6 +226,10 @@ class _Told:
 
     def again(self) -> None:
         self._on_progress(*self._latest)
+
+
+def _hashes(files: Sequence[AddOnFile]) -> dict[str, str]:
+    return {file.model_id: file.sha256 for file in files}
 
 
 def _tell_progress(on_progress: OnProgress, call: Call, share_of_call: float) -> None:

@@ -16,6 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from promptreel.errors import CheckpointUnusable
 from promptreel.generation.devices import Device
+from promptreel.generation.model_space import ModelSpace
 from promptreel.models.gate import Network
 from promptreel.models.tokenizers import TokenizerParts
 
@@ -49,6 +50,14 @@ def load_tokenizer(parts: TokenizerParts) -> CLIPTokenizer:
         return CLIPTokenizer(vocab=dict(parts.vocab), merges=list(parts.merges), **parts.special_tokens, **length)
     except Exception as error:
         raise not_built("CLIPTokenizer", error) from error
+
+
+def make_space(table: Mapping[str, Any], *, model_id: str, distilled: bool = False) -> ModelSpace:
+    """Raises CheckpointUnusable."""
+    try:
+        return ModelSpace(table, distilled=distilled)
+    except ValueError as error:
+        raise CheckpointUnusable(f"model {model_id!r} has a noise table that cannot be used: {error}") from error
 
 
 def build(network: Network, classes: Mapping[str, Callable[..., Any]]) -> Any:

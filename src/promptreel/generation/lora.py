@@ -1,35 +1,27 @@
 """LoRA (Hu et al. 2021): small changes to a model's layers, applied to a copy that shares the model's weights.
 
-The model itself never changes: `y = base(x) + strength * alpha / rank * up(down(x))` is computed by the copy's layers. So jobs
-with different LoRAs, and jobs without any, run side by side, and the bits of the latter cannot change. diffusers and peft read
-the files' many spellings and build the layers.
+`y = base(x) + strength * alpha / rank * up(down(x))` is computed by the copy's layers. diffusers and peft read the files' many
+spellings and build the layers.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 import re
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
 from diffusers.utils import set_weights_and_activate_adapters
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
-from promptreel.errors import CheckpointUnusable
+from promptreel.errors import CheckpointUnusable, GenerationFailed
+from promptreel.extras import install_command, missing_modules
+from promptreel.generation.add_ons import LoraFile
+from promptreel.generation.told_alpha import fold_told_alpha
 
 log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-MOST_VARIANTS = 8
-"""Copies kept of one model. Each takes its LoRAs' weights, and some megabytes for its modules."""
 
 _PEFT_PREFIX = "base_model.model."
 _IN_UNET = ("down_blocks.", "mid_block.", "up_blocks.", "conv_in.", "conv_out.", "time_embedding.")
@@ -46,48 +38,20 @@ _SUFFIX = re.compile(r"(?:\.lora_linear_layer|\.lora|_lora)(?:\.down|\.up|_A|_B|
 _TEXT_LAYER = re.compile(r"\.to_(q|k|v|out)$")
 
 
-@dataclass(frozen=True)
-class LoraFile:
-    """A checked safetensors file, and how strongly it is applied; 1 is as trained, 0 changes nothing."""
-
-    model_id: str
-    path: Path
-    sha256: str
-    strength: float
-
-
 def name_variant(files: Sequence[LoraFile]) -> str:
-    """Names a model with these LoRAs. Equal sets, in the same order and as strong, have the same name."""
-    return "+".join(f"{file.sha256}*{file.strength}" for file in files)
+    """Names a model with these LoRAs. The same files in the same order with the same strengths give the same name."""
+    return "+".join(f"{file.sha256}*{file.strength}" + (f"@{file.expert}" if file.expert else "") for file in files)
 
 
-class Variants:
-    """A model's copies with LoRAs, so that the next job with the same ones need not wait. Safe to use from several threads."""
-
-    def __init__(self, most: int = MOST_VARIANTS) -> None:
-        self._most = most
-        self._kept: OrderedDict[str, Any] = OrderedDict()
-        self._making = threading.Lock()
-
-    def get(self, name: str, make: Callable[[str], T]) -> T:
-        """The copy of this name; makes it if it is not kept. The one that was used longest ago is dropped."""
-        with self._making:
-            found: T = self._kept[name] if name in self._kept else make(name)
-            self._kept[name] = found
-            self._kept.move_to_end(name)
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
-            return found
-
-
-def share_weights(module: nn.Module) -> Any:
-    """A copy of a module that has the same tensors. Layers of the copy can be replaced; weights must not be written."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+def check_peft() -> None:
+    """Raises GenerationFailed without peft, for which diffusers' loaders have the error of a file that does not fit."""
+    if "peft" in missing_modules("worker"):
+        raise GenerationFailed(f"LoRAs need the package peft, which is not installed here: {install_command('worker')}")
 
 
 def add_loras(unet: Any, text_encoder: Any, files: Sequence[LoraFile]) -> None:
     """Adds LoRAs to modules that nobody else uses. Raises CheckpointUnusable for a file that fits neither of the two."""
+    check_peft()
     strengths: dict[str, dict[str, float]] = {"unet": {}, "text_encoder": {}}
     for number, file in enumerate(files):
         name = f"lora_{number}"
@@ -95,45 +59,59 @@ def add_loras(unet: Any, text_encoder: Any, files: Sequence[LoraFile]) -> None:
             strengths[part][name] = file.strength
     for part, module in (("unet", unet), ("text_encoder", text_encoder)):
         if strengths[part]:
-            set_weights_and_activate_adapters(module, list(strengths[part]), list(strengths[part].values()))
-            _freeze(module)
+            activate(module, strengths[part])
 
 
-def _freeze(module: Any) -> None:
-    """Gives the new layers the device and number format of the others."""
-    for name, weight in module.named_parameters():
-        if ".lora_" in name:
-            weight.requires_grad_(False)
-            weight.data = weight.data.to(module.device, module.dtype)
+def activate(module: Any, strengths: Mapping[str, float]) -> None:
+    """Uses a module's LoRAs, which are given by name, with these strengths."""
+    from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415 - loads slowly
+
+    set_weights_and_activate_adapters(module, list(strengths), list(strengths.values()))
+    layers: Iterator[Any] = (layer for layer in module.modules() if isinstance(layer, BaseTunerLayer))
+    for layer in layers:
+        own = layer.get_base_layer().weight
+        for name, weight in layer.named_parameters():
+            if not name.startswith("base_layer."):
+                weight.requires_grad_(False)
+                weight.data = weight.data.to(own.device, own.dtype)
+
+
+@contextmanager
+def naming_misfits(file: LoraFile) -> Iterator[None]:
+    """Turns the loaders' errors into CheckpointUnusable."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError) as error:
+        log.warning("LoRA %s cannot be applied", file.model_id, exc_info=error)
+        raise CheckpointUnusable(
+            f"The LoRA {file.model_id!r} does not fit the model, whose layers have other sizes: it was made for another one."
+        ) from error
+
+
+def fits_nowhere(file: LoraFile) -> CheckpointUnusable:
+    return CheckpointUnusable(f"The LoRA {file.model_id!r} changes no layer that the model has: it was made for another one.")
 
 
 def _add_lora(unet: Any, text_encoder: Any, file: LoraFile, name: str) -> set[str]:
     """Returns the modules that it changes: `unet`, `text_encoder` or both."""
-    tensors, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(
-        {rename(key): tensor for key, tensor in _read(file).items()}, unet_config=unet.config
-    )
+    content, metadata = file.read_with_metadata()
+    given = fold_told_alpha({rename(key): tensor for key, tensor in content.items()}, metadata)
+    tensors, alphas = StableDiffusionLoraLoaderMixin.lora_state_dict(given, unet_config=unet.config)
     parts = {layer.split(".")[0] for layer in fitting_layers(tensors, unet=unet, text_encoder=text_encoder)}
     if not parts:
-        raise CheckpointUnusable(
-            f"The LoRA {file.model_id!r} changes no layer that the model has: it was made for another one."
-        )
-    try:
+        raise fits_nowhere(file)
+    with naming_misfits(file):
         if "unet" in parts:
             StableDiffusionLoraLoaderMixin.load_lora_into_unet(tensors, network_alphas=alphas, unet=unet, adapter_name=name)
         if "text_encoder" in parts:
             StableDiffusionLoraLoaderMixin.load_lora_into_text_encoder(
                 tensors, network_alphas=alphas, text_encoder=text_encoder, adapter_name=name
             )
-    except (RuntimeError, ValueError, KeyError) as error:
-        log.warning("LoRA %s cannot be applied", file.model_id, exc_info=error)
-        raise CheckpointUnusable(
-            f"The LoRA {file.model_id!r} does not fit the model, whose layers have other sizes: it was made for another one."
-        ) from error
     return parts
 
 
 def fitting_layers(names: Iterable[str], *, unet: nn.Module, text_encoder: nn.Module) -> set[str]:
-    """The layers that the tensors of a LoRA change, such as `unet.mid_block.attentions.0.proj_in`, of those that there are."""
+    """The model's layers that this LoRA changes, such as `unet.mid_block.attentions.0.proj_in`."""
     there = {f"unet.{name}" for name, _ in unet.named_modules()}
     there |= {f"text_encoder.{name}" for name, _ in text_encoder.named_modules()}
     named = {_SUFFIX.sub("", name) for name in names if _SUFFIX.search(name)}
@@ -144,7 +122,9 @@ def fitting_layers(names: Iterable[str], *, unet: nn.Module, text_encoder: nn.Mo
 
 
 def rename(key: str) -> str:
-    """A tensor's name as diffusers' LoRA loaders know it. They know kohya's names and their own."""
+    """A tensor's name as diffusers' LoRA loaders know it. They read kohya's and diffusers' names; AnimateDiff's and peft's are
+    translated here.
+    """
     motion = _MOTION.fullmatch(key)
     if motion is not None:
         layer = motion["layer"].replace("to_out", "to_out.0")
@@ -155,10 +135,3 @@ def rename(key: str) -> str:
     if key.startswith("text_model."):
         return f"text_encoder.{key}"
     return f"unet.{key}" if key.startswith(_IN_UNET) else key
-
-
-def _read(file: LoraFile) -> dict[str, Tensor]:
-    try:
-        return load_file(file.path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointUnusable(f"The file of the LoRA {file.model_id!r} cannot be read. Import it again.") from error

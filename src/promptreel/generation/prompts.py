@@ -7,7 +7,7 @@ of any length.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import pairwise
 
@@ -16,6 +16,8 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from promptreel.errors import GenerationFailed
+from promptreel.generation.embeddings import TrainedWord
+from promptreel.models.phrases import any_of
 
 CACHED_CHUNKS = 64
 """Cached embeddings of chunks: 15 MB for Stable Diffusion in float32."""
@@ -25,11 +27,18 @@ _COMMA = "," + _WORD_END
 
 
 class PromptEncoder:
-    """A checkpoint's tokenizer and text encoder, with a cache of recent chunks."""
+    """A checkpoint's tokenizer and text encoder, with a cache of recent chunks.
 
-    def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> None:
+    `trained`: the words whose tokens the text encoder has besides the tokenizer's.
+    """
+
+    def __init__(self, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel, trained: Sequence[TrainedWord] = ()) -> None:
         self.tokenizer = tokenizer
         self.text_encoder = text_encoder
+        spelled = [(spelling, word.tokens) for word in trained for spelling in word.spellings]
+        spelled.sort(key=lambda each: len(each[0]), reverse=True)  # a word may begin with another one
+        self._trained = [tokens for _, tokens in spelled]
+        self._words = any_of(spelling for spelling, _ in spelled)
         self.max_tokens: int = min(tokenizer.model_max_length, text_encoder.config.max_position_embeddings)
         # Bound to the encoder, not to self: a reference cycle would keep the weights in memory.
         self._embed_chunk = lru_cache(CACHED_CHUNKS)(partial(_embed_chunk, text_encoder))
@@ -54,9 +63,25 @@ class PromptEncoder:
 
     def _split(self, text: str) -> list[tuple[int, ...]]:
         """The text's tokens by chunk, without the marks."""
+        pairs = list(self._tokenize(text))
+        ids = tuple(number for number, _ in pairs)
+        ends = find_chunk_ends([token for _, token in pairs], self.max_tokens - 2)
+        return [ids[start:end] for start, end in pairwise([0, *ends])]
+
+    def _tokenize(self, text: str) -> Iterator[tuple[int, str]]:
+        """The ids of the text's tokens, and how they are spelled. A trained word's are kept together where there is room."""
+        end = 0
+        for match in self._words.finditer(text):
+            yield from self._tokenize_plain(text[end : match.start()])
+            *others, last = self._trained[(match.lastindex or 0) - 1]
+            yield from ((number, match[0]) for number in others)
+            yield last, match[0] + _WORD_END
+            end = match.end()
+        yield from self._tokenize_plain(text[end:])
+
+    def _tokenize_plain(self, text: str) -> Iterator[tuple[int, str]]:
         ids = self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
-        ends = find_chunk_ends(self.tokenizer.convert_ids_to_tokens(ids), self.max_tokens - 2)
-        return [tuple(ids[start:end]) for start, end in pairwise([0, *ends])]
+        yield from zip(ids, self.tokenizer.convert_ids_to_tokens(ids), strict=True)
 
     def _frame(self, part: tuple[int, ...]) -> tuple[int, ...]:
         """The encoder's input: start, the chunk's tokens, end, padding."""

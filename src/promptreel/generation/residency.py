@@ -1,4 +1,7 @@
-"""Which models are loaded: several at once, as many as fit into a budget of bytes. The least recently used idle one leaves."""
+"""Which models are loaded: several at once, as many as fit into a budget of bytes.
+
+If there is no room for another, the least recently used idle one is unloaded.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from promptreel.generation.compute import serial_arithmetic
 from promptreel.generation.families.family import Loadable, LoadedModel
 from promptreel.generation.seat import WAIT_SECONDS, OnWait, in_turn, keep_waiting
 from promptreel.models.composition import ModelSet
@@ -18,15 +22,15 @@ from promptreel.models.composition import ModelSet
 log = logging.getLogger(__name__)
 
 KEPT_CHECKS = 100
-"""Models whose files need not be checked again while they stay the same."""
+"""How many models' checks are remembered. Files that stay the same need not be checked again."""
 
 
 Fingerprint = tuple[tuple[int, int, int], ...] | None
-"""Device, inode and time of change of each file; None if one is gone."""
+"""Device, inode and modification time of each file; None if one is gone."""
 
 
 @dataclass(frozen=True)
-class Checked:
+class Source:
     """A model whose files were checked, and what the files were like then."""
 
     loadable: Loadable
@@ -43,7 +47,7 @@ class Resident:
 
     models: ModelSet
     model: LoadedModel
-    source: Checked
+    source: Source
     users: int = 0
     last_used: float = field(default_factory=time.monotonic)
 
@@ -51,8 +55,8 @@ class Resident:
 class Residency:
     """The loaded models of a device. Safe to use from several threads.
 
-    One model is loaded at a time, beside requests that run. A model that is larger than the budget is kept alone. A model
-    whose card or files were replaced is loaded anew, also while requests still use its old weights.
+    Models are loaded one after another; running requests go on meanwhile. A model that is larger than the budget is kept
+    alone. A model whose card or files were replaced is loaded anew, also while requests still use its old weights.
     """
 
     def __init__(self, check: Callable[[ModelSet], Loadable], budget_bytes: int) -> None:
@@ -60,7 +64,7 @@ class Residency:
         self._check = check
         self._budget_bytes = budget_bytes
         self._residents: list[Resident] = []
-        self._checked: OrderedDict[ModelSet, Checked] = OrderedDict()
+        self._checked: OrderedDict[ModelSet, Source] = OrderedDict()
         self._changed = threading.Condition()
         self._loading = threading.Semaphore(1)
 
@@ -79,11 +83,11 @@ class Residency:
                 resident.last_used = time.monotonic()
                 self._changed.notify_all()
 
-    def list_loaded(self) -> list[str]:
-        """The loaded models by name, the most recently used first."""
+    def list_loaded(self) -> list[ModelSet]:
+        """Those with the most users first, then the most recently used."""
         with self._changed:
             latest = sorted(self._residents, key=lambda each: (each.users, each.last_used), reverse=True)
-            return [each.models.name for each in latest]
+            return [each.models for each in latest]
 
     def _enter(self, models: ModelSet) -> Resident | None:
         """Counts a user of the model, if it is loaded."""
@@ -99,10 +103,11 @@ class Residency:
             if found is not None:
                 return found
             started = time.monotonic()
-            source = self._check_once(models)
-            size_bytes = source.loadable.size_bytes
-            self._make_room(size_bytes, models, on_wait)
-            resident = Resident(models, source.loadable.load(), source, users=1)
+            with serial_arithmetic():
+                source = self._check_once(models)
+                size_bytes = source.loadable.size_bytes
+                self._make_room(size_bytes, models, on_wait)
+                resident = Resident(models, source.loadable.load(), source, users=1)
             with self._changed:
                 self._residents.append(resident)
             log.info(
@@ -113,12 +118,12 @@ class Residency:
             )
             return resident
 
-    def _check_once(self, models: ModelSet) -> Checked:
+    def _check_once(self, models: ModelSet) -> Source:
         """Checks a model's files, which reads all of them, unless they were checked and are the same."""
         known = self._checked.get(models)
         if known is None or not known.is_current:
             loadable = self._check(models)
-            known = Checked(loadable, _look_at(loadable.files))
+            known = Source(loadable, _look_at(loadable.files))
         self._checked[models] = known
         self._checked.move_to_end(models)
         while len(self._checked) > KEPT_CHECKS:
@@ -129,7 +134,7 @@ class Residency:
         """Drops idle models until `size_bytes` fit, the least recently used first. Waits while those in use take too much."""
         while True:
             with self._changed:
-                self._drop(lambda each: _ids(each.models) == _ids(models))  # an older version of it
+                self._drop(lambda each: each.models.name == models.name)  # an older version of it
                 while self._residents and self._used_bytes() + size_bytes > self._budget_bytes:
                     if not self._drop_least_recent():
                         break
@@ -162,7 +167,3 @@ def _look_at(files: Iterable[Path]) -> Fingerprint:
     except OSError:
         return None
     return tuple((each.st_dev, each.st_ino, each.st_mtime_ns) for each in stats)
-
-
-def _ids(models: ModelSet) -> tuple[str, ...]:
-    return tuple(card.model_id for card in (models.checkpoint, models.adapter, models.vae) if card is not None)

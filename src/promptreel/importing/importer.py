@@ -71,8 +71,7 @@ class Importer:
     def forget_old(self, *, now: Callable[[], float] = time.time) -> None:
         """Deletes what imports left behind that nobody went on with."""
         for folder in self.folder.iterdir() if self.folder.is_dir() else ():
-            newest = max((path.stat().st_mtime for path in (folder, *folder.rglob("*"))), default=0.0)
-            if now() - newest > FORGOTTEN_SECONDS:
+            if now() - _last_change(folder) > FORGOTTEN_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def _find_there(self, params: ImportParams, source: Source) -> ModelRecord | None:
@@ -103,6 +102,14 @@ class Importer:
     def _folder_of(self, source: Source) -> Path:
         address = getattr(source, "url", None) or str(source)
         return self.folder / hashlib.sha256(address.encode()).hexdigest()[:32]
+
+
+def _last_change(folder: Path) -> float:
+    """The newest time of change in a folder. What another import takes away meanwhile counts as changed now."""
+    try:
+        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))
+    except OSError:
+        return time.time()
 
 
 def _is_from(source: Source, recorded: str) -> bool:

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from promptreel.errors import InvalidParams
 from promptreel.fetching.hub import REPOSITORY, REVISION
-from promptreel.models.registry import MODEL_ID
+from promptreel.models.card_fields import MODEL_ID
 
 _NOT_IN_AN_ID = re.compile(r"[^A-Za-z0-9._-]+")
 _URL = re.compile(r"https?://", re.IGNORECASE)

@@ -41,6 +41,8 @@ FIRST_WAIT, LONGEST_WAIT, MOST_WAITS = timedelta(minutes=1), timedelta(hours=1),
 PASSED_FOR = timedelta(seconds=20)
 """How long a job whose model is not loaded may be passed by others whose models are."""
 
+_head, _queued, _running = jobs.alias(), jobs.alias(), jobs.alias()  # made once: it takes longer than a query
+
 
 @dataclass(frozen=True)
 class Taker:
@@ -74,6 +76,13 @@ def _is_of_models(models: str) -> ColumnElement[bool]:
     return func.substr(jobs.c.batch_key, 1, len(start)) == start
 
 
+def _is_any_queued(models: str) -> ColumnElement[bool]:
+    """Condition: a job of these models is queued. An index tells, where the line would have to be read to its end."""
+    is_queued = _queued.c.status == literal(JobStatus.QUEUED.value, literal_execute=True)
+    key = _queued.c.batch_key
+    return select(_queued.c.id).where(is_queued, key >= f"{models}|", key < f"{models}}}").exists()  # "}" comes after "|"
+
+
 def _choose(taker: Taker, now: datetime) -> ColumnElement[int]:
     """The id of the job that the worker should do next: the first in line, or before it the first one whose model is loaded.
 
@@ -82,17 +91,22 @@ def _choose(taker: Taker, now: datetime) -> ColumnElement[int]:
     first = first_in_line(taker.kinds, now)
     if not taker.loaded:
         return first.scalar_subquery()
-    head = jobs.alias()
-    has_waited = select(head.c.id).where(head.c.id == first.scalar_subquery(), head.c.passed_at <= now - PASSED_FOR).exists()
-    preferred = first_in_line(taker.kinds, now, loaded=taker.loaded).scalar_subquery()
+    has_waited = select(_head.c.id).where(_head.c.id == first.scalar_subquery(), _head.c.passed_at <= now - PASSED_FOR).exists()
+    is_any_queued = or_(*map(_is_any_queued, taker.loaded))
+    preferred = case((is_any_queued, first_in_line(taker.kinds, now, loaded=taker.loaded).scalar_subquery()))
     return case((has_waited, first.scalar_subquery()), else_=func.coalesce(preferred, first.scalar_subquery()))
+
+
+def waiting_since(kind: str, now: datetime) -> Select[Any]:
+    """Since when the job of this kind that has waited longest may be claimed."""
+    waiting = (has_status(JobStatus.QUEUED), jobs.c.kind == kind, jobs.c.run_at <= now, may_run())
+    return select(func.min(jobs.c.run_at)).where(*waiting)
 
 
 def may_run() -> ColumnElement[bool]:
     """Condition: the job's API key, if any, is below its limit of running jobs."""
-    running = jobs.alias()
-    is_running = running.c.status == literal(JobStatus.RUNNING.value, literal_execute=True)
-    count = select(func.count()).where(is_running, running.c.api_key_id == api_keys.c.id).scalar_subquery()
+    is_running = _running.c.status == literal(JobStatus.RUNNING.value, literal_execute=True)
+    count = select(func.count()).where(is_running, _running.c.api_key_id == api_keys.c.id).scalar_subquery()
     full = select(api_keys.c.id).where(api_keys.c.max_running <= count)  # NULL means no limit, and matches nothing
     return or_(jobs.c.api_key_id.is_(None), jobs.c.api_key_id.not_in(full))
 
@@ -191,9 +205,16 @@ def end(
     _close_attempt(connection, claim, status.value, now=now, busy_seconds=busy_seconds)
 
 
-def give_back(connection: Connection, claim: Claim, *, now: Moment) -> None:
-    """running -> queued, or -> cancelled if that was requested meanwhile."""
-    _return_to_queue(connection, claim, "given_back", run_at=now.steady, now=now)
+def give_back(connection: Connection, claim: Claim, *, now: Moment, wait: timedelta = timedelta()) -> None:
+    """running -> queued, or -> cancelled if that was requested meanwhile. Not claimed again before `wait` has passed."""
+    _return_to_queue(connection, claim, "given_back", run_at=now.steady + wait, now=now)
+
+
+def give_all_back(connection: Connection, owner: str, *, now: Moment) -> None:
+    """Gives back all jobs that this worker still holds."""
+    held = select(jobs).where(has_status(JobStatus.RUNNING), jobs.c.owner == owner)
+    for row in connection.execute(held).all():
+        give_back(connection, Claim(row.id, row.attempt, row.owner), now=now)
 
 
 def put_off(connection: Connection, claim: Claim, *, code: str, message: str, now: Moment) -> None:

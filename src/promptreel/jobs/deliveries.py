@@ -40,7 +40,7 @@ _KIND = select(jobs.c.kind).where(jobs.c.id == deliveries.c.job_id).correlate(de
 
 
 class DeliveryState(StrEnum):
-    """What may happen to a delivery next. A dead delivery is not retried unless somebody asks for a redelivery."""
+    """The state of a delivery. A dead delivery is not retried unless somebody asks for a redelivery."""
 
     PENDING = "pending"
     SENDING = "sending"

@@ -81,13 +81,15 @@ class Ahead:
     """What will be done before a job: the work, and how many of its jobs are queued.
 
     `at_once` is the API key's limit of running jobs (None: no limit), which can delay the key's own jobs further. `of_key` is
-    the part of the work that belongs to the key.
+    the part of the work that belongs to the key. `trainings` are those that run or are in front, with `training_units` left.
     """
 
     work: tuple[Work, ...] = ()
     waiting: int = 0
     of_key: tuple[Work, ...] = ()
     at_once: int | None = None
+    trainings: int = 0
+    training_units: float = 0.0
 
 
 def work_units(params: VideoParams, max_frames: int) -> float:
@@ -154,11 +156,20 @@ def quicken(work: Sequence[Work], rate: Callable[[Work], Rate], *, now: datetime
     return passed / expected if 0.0 < passed < expected else 1.0
 
 
-def estimate_seconds(job: VideoJob, *, ahead: Ahead, live_workers: int, rate: Callable[[Work], Rate], now: datetime) -> int:
+def estimate_seconds(
+    job: VideoJob,
+    *,
+    ahead: Ahead,
+    live_workers: int,
+    rate: Callable[[Work], Rate],
+    now: datetime,
+    slice_seconds: float = 0.0,
+) -> int:
     """Whole seconds until `job` has ended: at least 1, or 0 once it has ended.
 
     `ahead` comes from `JobStore.queue_ahead`: for a running job it covers its worker only, otherwise all workers. Without a
-    live worker the estimate assumes one, because a dead worker is restarted at once.
+    live worker the estimate assumes one, because a dead worker is restarted at once. A training holds a video up for
+    `slice_seconds` at most, because then it gives way.
     """
     if job.is_final:
         return 0
@@ -176,7 +187,16 @@ def estimate_seconds(job: VideoJob, *, ahead: Ahead, live_workers: int, rate: Ca
         _seconds(ahead.work, rate) / workers,
         _seconds(ahead.of_key, rate) / min(workers, ahead.at_once or workers),
     )
-    return max(1, math.ceil((wait + _seconds([own], rate)) * quicken([*ahead.work, own], rate, now=now)))
+    videos = (wait + _seconds([own], rate)) * quicken([*ahead.work, own], rate, now=now)
+    return max(1, math.ceil(videos + ahead.trainings * slice_seconds / workers))
+
+
+def estimate_training_seconds(
+    *, units: float, seconds_per_unit: float, ahead: Ahead, live_workers: int, rate: Callable[[Work], Rate]
+) -> int:
+    """Whole seconds until a training has ended that has so many units left: at least 1. Without videos that come later."""
+    wait = (_seconds(ahead.work, rate) + ahead.training_units * seconds_per_unit) / max(1, live_workers)
+    return max(1, math.ceil(wait + units * seconds_per_unit))
 
 
 def estimate_queue_seconds(

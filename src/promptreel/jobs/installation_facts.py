@@ -11,6 +11,7 @@ from promptreel.jobs.database import Database, read_transaction, write_transacti
 from promptreel.jobs.tables import facts
 
 LINK_SECRET = "link_secret"  # noqa: S105 - its name, not the secret
+SESSION_SECRET = "session_secret"  # noqa: S105 - likewise
 WEBHOOK_SECRET = "webhook_secret"  # noqa: S105 - likewise
 VIRTUAL_CLOCK = "virtual_clock"
 STEADY_CLOCK = "steady_clock"
@@ -46,3 +47,8 @@ def read_or_make(database: Database, name: str, make: Callable[[], str]) -> str:
 def read_link_secret(database: Database) -> bytes:
     """The secret that signs links to files."""
     return bytes.fromhex(read_or_make(database, LINK_SECRET, lambda: secrets.token_hex(32)))
+
+
+def read_session_secret(database: Database) -> bytes:
+    """The secret that signs the page's cookies."""
+    return bytes.fromhex(read_or_make(database, SESSION_SECRET, lambda: secrets.token_hex(32)))

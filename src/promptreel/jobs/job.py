@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from promptreel.jobs.import_params import ImportParams
 from promptreel.jobs.kinds import Params
 from promptreel.jobs.params import VideoParams
+from promptreel.jobs.training_params import TrainingParams
 
 
 class JobStatus(StrEnum):
@@ -34,6 +35,8 @@ class JobStage(StrEnum):
     DECODING = "decoding"
     ENCODING = "encoding"
     STORING = "storing"
+    TRAINING = "training"
+    SAMPLING = "sampling"
 
 
 OnProgress = Callable[[JobStage, float], None]
@@ -48,7 +51,8 @@ class NewJob:
     `request`: what the dialect needs to answer in its own terms later. `cost`: the work in units (eta.py), by which API keys
     share the workers. `api_key_id`: the job's owner; None is the local caller of a service without keys. `webhook_url` is
     called when the job has ended. `idem_key` is unique among its caller's jobs; `request_hash` tells whether a later request
-    with the same key asks for the same.
+    with the same key asks for the same. `file_prefix`: as in Job, for a job whose files are stored before its row; None draws
+    one.
     """
 
     params: Params
@@ -59,16 +63,21 @@ class NewJob:
     api_key_id: int | None = None
     idem_key: str | None = None
     request_hash: str | None = None
+    file_prefix: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a job made: a file in storage, and facts about how it was made, such as the seconds of each stage."""
+    """What a job made: a file in storage, and facts about how it was made, such as the seconds of each stage.
+
+    `write` gets the connection of the transaction that ends the job, to write what must be there exactly if the job succeeds.
+    """
 
     key: str
     size_bytes: int
     sha256: str
     facts: dict[str, Any]
+    write: Callable[[Any], object] | None = None
 
 
 ParamsT_co = TypeVar("ParamsT_co", bound=Params, covariant=True)
@@ -80,7 +89,8 @@ class Job(Generic[ParamsT_co]):
 
     `id` is public and sequential. `file_prefix` is random, and names the job's files. `attempt` counts claims, and is the
     fence: a worker can write only with the attempt that it claimed. `crashes` counts the workers that died with the job.
-    `progress` is the share of its calls to the model that are done, 0 to 1. `cost` is its work in units (eta.py).
+    `progress` is the share of its calls to the model that are done, 0 to 1. `cost` is its work in units (eta.py). `report` is
+    what it tells beyond stage and progress, in its kind's words; None if nothing. It outlives attempts.
     """
 
     id: int
@@ -104,6 +114,7 @@ class Job(Generic[ParamsT_co]):
     error_code: str | None
     error_message: str | None
     result: Result | None
+    report: dict[str, Any] | None = None
 
     @property
     def is_final(self) -> bool:
@@ -127,6 +138,7 @@ class Job(Generic[ParamsT_co]):
 AnyJob: TypeAlias = Job[Params]
 VideoJob: TypeAlias = Job[VideoParams]
 ImportJob: TypeAlias = Job[ImportParams]
+TrainingJob: TypeAlias = Job[TrainingParams]
 
 
 @dataclass(frozen=True, kw_only=True)

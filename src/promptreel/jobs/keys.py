@@ -97,6 +97,12 @@ class KeyStore:
             row = connection.execute(select(api_keys).where(api_keys.c.hash == hash_key(key), ACTIVE)).one_or_none()
         return None if row is None else _to_key(row)
 
+    def find_by_id(self, key_id: int) -> ApiKey | None:
+        """The key's row; None if it is unknown or revoked."""
+        with read_transaction(self._database) as connection:
+            row = connection.execute(select(api_keys).where(api_keys.c.id == key_id, ACTIVE)).one_or_none()
+        return None if row is None else _to_key(row)
+
     def any_active(self) -> bool:
         """Whether there is an active key. If so, every request needs a key."""
         with read_transaction(self._database) as connection:

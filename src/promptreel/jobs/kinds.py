@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from promptreel.jobs.import_params import ImportParams
 from promptreel.jobs.params import VideoParams
+from promptreel.jobs.training_params import TrainingParams
 
 
 class Params(Protocol):
@@ -47,5 +48,11 @@ class UnknownParams:
 Kinds = Mapping[str, Callable[[Mapping[str, Any]], Params]]
 """By kind: the function that reads the params from what their `to_json` wrote."""
 
-KINDS: Kinds = MappingProxyType({VideoParams.kind: VideoParams.from_json, ImportParams.kind: ImportParams.from_json})
+KINDS: Kinds = MappingProxyType(
+    {
+        VideoParams.kind: VideoParams.from_json,
+        ImportParams.kind: ImportParams.from_json,
+        TrainingParams.kind: TrainingParams.from_json,
+    }
+)
 """The kinds that this version knows."""

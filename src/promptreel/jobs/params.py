@@ -48,8 +48,8 @@ OUTPUT_TYPES = tuple(MEDIA_TYPES)
 DEFAULT_OUTPUT_TYPE = "mp4"
 
 
-MOST_LORAS = 8
-"""For one clip."""
+MOST_ADD_ONS = 8
+"""LoRAs of one clip, and likewise embeddings."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,7 @@ class VideoParams:
     `width` and `height` are the finished video's, in pixels, and multiples of 8. `prompt` and `negative_prompt` are final: the
     model gets them after defaults and enhancement. `init_key` is the init's key in storage; `strength` matters only with an
     init. `motion_adapter` is the id of the motion adapter; None if the model has its own. `loras` are applied in this order.
+    `embeddings` are the ids of trained words that the prompts may contain.
     `clip_skip` is how many of the text encoder's last layers are skipped. `output_type` is one of OUTPUT_TYPES.
     """
 
@@ -89,6 +90,7 @@ class VideoParams:
     init_key: str | None = None
     motion_adapter: str | None = None
     loras: tuple[LoraUse, ...] = ()
+    embeddings: tuple[str, ...] = ()
 
     @property
     def batch_key(self) -> str:
@@ -105,7 +107,8 @@ class VideoParams:
         known = {field.name for field in fields(cls)}
         told = {name: value for name, value in data.items() if name in known}
         loras = tuple(LoraUse(each["model_id"], each["strength"]) for each in told.pop("loras", ()))
-        return cls(**told, loras=loras)
+        embeddings = tuple(told.pop("embeddings", ()))
+        return cls(**told, loras=loras, embeddings=embeddings)
 
 
 def count_calls(scheduler: str, num_inference_steps: int) -> int:

@@ -32,6 +32,7 @@ def to_job(row: Row[Any], kinds: Kinds) -> AnyJob:
         finished_at=row.finished_at,
         error_code=row.error_code,
         error_message=row.error_message,
+        report=row.report,
         result=_to_result(row),
     )
 

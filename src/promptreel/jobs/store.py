@@ -2,7 +2,7 @@
 
     queued ----> running ----> succeeded | failed | cancelled
       |   <----     |
-      |   lost, given back
+      |   lost, given back, put off
       +-----------------------> cancelled
 
 When a method returns, its change is on disk. A job that has ended never changes again.
@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, delete, func, insert, select, true, update
+from sqlalchemy import Connection, Row, and_, delete, func, select, update
 
 from promptreel.errors import JobNotFound
 from promptreel.jobs import claims, workload
@@ -29,27 +28,16 @@ from promptreel.jobs.job import AnyJob, Claim, JobAttempt, JobStage, JobStatus, 
 from promptreel.jobs.keys import Caller
 from promptreel.jobs.kinds import KINDS, Kinds, Params
 from promptreel.jobs.rows import to_job
+from promptreel.jobs.selecting import any_unfinished, attempts_of, belongs, get_row, job_not_found, page_after
 from promptreel.jobs.submissions import check_room, find_first, insert_job
-from promptreel.jobs.tables import attempts, has_status, is_of, jobs, utc_now, workers
+from promptreel.jobs.tables import has_status, jobs, utc_now, workers
 from promptreel.jobs.timings import RecentTimings
+from promptreel.jobs.worker_records import WorkerRecord, read_workers, write_worker
 
 # Built once: building a statement takes longer than running it.
-_ONE = select(jobs).where(jobs.c.id == bindparam("job_id"))
-_ONE_OF_KEY = _ONE.where(jobs.c.api_key_id == bindparam("api_key_id"))
-_ONE_WITHOUT_KEY = _ONE.where(jobs.c.api_key_id.is_(None))
-_LIVE_WORKERS = select(workers).where(workers.c.last_seen >= bindparam("since")).order_by(workers.c.id)
 
 FORGET_AFTER = timedelta(minutes=5)
 """A worker not seen for this long is removed from its table. If it comes back, it registers again."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkerRecord:
-    """What a worker reports about itself. It measures `seconds_per_unit` when it warms up; None before that."""
-
-    id: str
-    device: str
-    seconds_per_unit: float | None
 
 
 class JobStore:
@@ -60,7 +48,8 @@ class JobStore:
 
     `lease_seconds`: how long a claim lasts without a heartbeat. `max_attempts`: a job fails after this many crashes.
     `timings_remembered`: how many of a model's latest successes estimates learn from. `kinds`: the job kinds that this version
-    knows. It never claims or changes jobs of other kinds. `now` is the wall clock, `steady` the steady clock (clock.py).
+    knows. Jobs of other kinds are never claimed; they can be shown, cancelled and deleted. `now` is the wall clock, `steady`
+    the steady clock (clock.py).
     """
 
     def __init__(
@@ -111,7 +100,7 @@ class JobStore:
     def get(self, job_id: int, *, of: Caller | None = None, kind: str | None = None) -> AnyJob:
         """Raises JobNotFound."""
         with read_transaction(self._database) as connection:
-            return self._to_job(_get(connection, job_id, of, kind))
+            return self._to_job(get_row(connection, job_id, of, kind))
 
     def get_by_file_prefix(self, file_prefix: str) -> AnyJob:
         """Raises JobNotFound."""
@@ -136,45 +125,43 @@ class JobStore:
 
         `status` and `model_id` are filters.
         """
-        these = [true() if status is None else has_status(status), true() if model_id is None else jobs.c.model_id == model_id]
-        page = (
-            select(jobs)
-            .where(_belongs(of, kind), *these)
-            .order_by(jobs.c.id if oldest_first else jobs.c.id.desc())
-            .limit(limit)
-        )
-        if after is not None:
-            page = page.where(jobs.c.id > after if oldest_first else jobs.c.id < after)
+        these = [belongs(of, kind)]
+        these += [] if status is None else [has_status(status)]
+        these += [] if model_id is None else [jobs.c.model_id == model_id]
+        page = page_after(after, limit=limit, oldest_first=oldest_first).where(*these)
         with read_transaction(self._database) as connection:
             rows = connection.execute(page).all()
         return [self._to_job(row) for row in rows]
 
     def list_attempts(self, job_id: int) -> builtins.list[JobAttempt]:
         """The job's attempts, oldest first."""
-        of_job = select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.attempt)
         with read_transaction(self._database) as connection:
-            rows = connection.execute(of_job).all()
-        return [
-            JobAttempt(
-                attempt=row.attempt, worker=row.worker, started_at=row.started_at, ended_at=row.ended_at, outcome=row.outcome
-            )
-            for row in rows
-        ]
+            return attempts_of(connection, job_id)
 
     def list_succeeded(
         self, *, limit: int, offset: int = 0, of: Caller | None = None, kind: str | None = None
     ) -> builtins.list[AnyJob]:
         """Succeeded jobs, newest first, after skipping `offset` of them."""
-        succeeded = select(jobs).where(has_status(JobStatus.SUCCEEDED), _belongs(of, kind)).order_by(jobs.c.id.desc())
+        succeeded = select(jobs).where(has_status(JobStatus.SUCCEEDED), belongs(of, kind)).order_by(jobs.c.id.desc())
         with read_transaction(self._database) as connection:
             rows = connection.execute(succeeded.limit(limit).offset(offset)).all()
         return [self._to_job(row) for row in rows]
 
     def count(self, status: JobStatus, *, of: Caller | None = None, kind: str | None = None) -> int:
         """How many jobs have this status. For queued, running and succeeded jobs an index keeps this fast."""
-        those = select(func.count()).select_from(jobs).where(has_status(status), _belongs(of, kind))
+        those = select(func.count()).select_from(jobs).where(has_status(status), belongs(of, kind))
         with read_transaction(self._database) as connection:
             return connection.execute(those).scalar_one()
+
+    def is_unfinished(self, file_prefix: str) -> bool:
+        """Whether a queued or running job has this file prefix."""
+        with read_transaction(self._database) as connection:
+            return any_unfinished(connection, jobs.c.file_prefix == file_prefix)
+
+    def is_making(self, model_id: str, *, kind: str) -> bool:
+        """Whether a queued or running job of this kind makes the model, whoever asked for it."""
+        with read_transaction(self._database) as connection:
+            return any_unfinished(connection, jobs.c.model_id == model_id, jobs.c.kind == kind)
 
     def queue_ahead(self, job: AnyJob) -> Ahead:
         """The work to be done before this job.
@@ -185,7 +172,7 @@ class JobStore:
         with read_transaction(self._database) as connection:
             ahead = workload.ahead_of(connection, job.id, now=self._now().steady)
         if ahead is None:
-            raise _job_not_found(job.id)
+            raise job_not_found(job.id)
         return ahead
 
     def unfinished_work(self) -> builtins.list[Work]:
@@ -210,13 +197,13 @@ class JobStore:
 
         `kinds`: the kinds that the worker has recipes for; None means all that this version knows.
 
-        `loaded`: the models that the worker has loaded, as batch keys begin. Their jobs may pass the first in line for
-        PASSED_FOR.
+        `loaded`: the models that the worker has loaded, written as at the start of a batch key. Their jobs may pass the
+        first in line for at most 20 s (`claims.PASSED_FOR`).
 
         `beside`: the params of a job that the worker is already running on its device. The next job must then use the same
-        models or loaded ones, or be of a kind in `aside`, which uses no device; it must have waited a second for an idle
-        worker, and must pass `fits`. A worker that `is_busy` with any job claims none that has crashed a worker. If the next
-        job fails one of these, the worker claims nothing: later jobs must not overtake it.
+        models or loaded ones, or be of a kind in `aside`, which uses no device; and while another worker is idle, it must
+        have waited a second. Every job must pass `fits`. A worker that `is_busy` with any job claims none that has crashed a
+        worker. If the next job fails one of these, the worker claims nothing: later jobs must not overtake it.
 
         Idle workers call this many times a second. So it takes the write lock only if there is something to claim.
         """
@@ -239,6 +226,13 @@ class JobStore:
             return None
         return Claim(row.id, row.attempt, owner), self._to_job(row)
 
+    def longest_wait(self, kind: str) -> float:
+        """Seconds that the queued job of this kind which has waited longest has waited; 0 if no worker may claim one now."""
+        with read_transaction(self._database) as connection:
+            now = self._now().steady
+            since = connection.execute(claims.waiting_since(kind, now)).scalar()
+        return 0.0 if since is None else (now - since).total_seconds()
+
     def heartbeat(self, claim: Claim) -> bool:
         """Renews the lease. Returns whether the job is to be cancelled. Raises JobLost."""
         with write_transaction(self._database) as connection:
@@ -246,12 +240,25 @@ class JobStore:
             row = claims.write_held(connection, claim, now=now, lease_until=now.steady + self._lease)
         return bool(row.cancel_requested)
 
-    def report(self, claim: Claim, *, stage: JobStage, progress: float) -> None:
-        """Records the stage, and the progress from 0 to 1. Raises JobLost."""
+    def report(
+        self,
+        claim: Claim,
+        *,
+        stage: JobStage,
+        progress: float,
+        report: dict[str, Any] | None = None,
+        made_headway: bool = False,
+    ) -> None:
+        """Records the stage, and the progress from 0 to 1; and a report, which replaces the one before. Raises JobLost.
+
+        `made_headway`: what was done so far is not lost if the worker dies. So the crashes before it no longer count.
+        """
         if not 0.0 <= progress <= 1.0:
             raise ValueError(f"progress is a share from 0 to 1, not {progress}")
+        told: dict[str, Any] = {} if report is None else {"report": report}
+        told |= {"crashes": 0} if made_headway else {}
         with write_transaction(self._database) as connection:
-            claims.write_held(connection, claim, now=self._now(), stage=stage, progress=progress)
+            claims.write_held(connection, claim, now=self._now(), stage=stage, progress=progress, **told)
 
     def finish(self, claim: Claim, result: Result, *, busy_seconds: float | None = None) -> None:
         """running -> succeeded. The file must already be in storage. On JobLost, the caller must delete it.
@@ -268,21 +275,28 @@ class JobStore:
         }
         with write_transaction(self._database) as connection:
             claims.end(connection, claim, JobStatus.SUCCEEDED, now=self._now(), busy_seconds=busy_seconds, **values)
+            if result.write is not None:
+                result.write(connection)
 
     def fail(self, claim: Claim, *, code: str, message: str) -> None:
         """running -> failed. Raises JobLost."""
         with write_transaction(self._database) as connection:
             claims.end(connection, claim, JobStatus.FAILED, now=self._now(), error_code=code, error_message=message)
 
-    def acknowledge_cancel(self, claim: Claim) -> None:
-        """running -> cancelled, once the worker has stopped. Raises JobLost."""
+    def acknowledge_cancel(self, claim: Claim, *, write: Callable[[Connection], object] | None = None) -> None:
+        """running -> cancelled, once the worker has stopped. `write`: as in Result. Raises JobLost."""
         with write_transaction(self._database) as connection:
             claims.end(connection, claim, JobStatus.CANCELLED, now=self._now())
+            if write is not None:
+                write(connection)
 
-    def give_back(self, claim: Claim) -> None:
-        """running -> queued, in its old place and without a crash; -> cancelled if that was requested. Raises JobLost."""
+    def give_back(self, claim: Claim, *, wait_seconds: float = 0.0) -> None:
+        """running -> queued, in its old place and without a crash; -> cancelled if that was requested. Raises JobLost.
+
+        No worker claims the job again before `wait_seconds` have passed.
+        """
         with write_transaction(self._database) as connection:
-            claims.give_back(connection, claim, now=self._now())
+            claims.give_back(connection, claim, now=self._now(), wait=timedelta(seconds=wait_seconds))
 
     def put_off(self, claim: Claim, *, code: str, message: str) -> None:
         """After a temporary error: running -> queued, for a later retry; -> failed after 19 hours. Raises JobLost."""
@@ -299,11 +313,11 @@ class JobStore:
         return self._to_job(self._group.run(lambda connection: self._cancel(connection, job_id, of, kind)))
 
     def _cancel(self, connection: Connection, job_id: int, of: Caller | None, kind: str | None) -> Row[Any]:
-        this_one = and_(jobs.c.id == job_id, _belongs(of, kind))
+        this_one = and_(jobs.c.id == job_id, belongs(of, kind))
         running = and_(this_one, has_status(JobStatus.RUNNING))
         connection.execute(update(jobs).where(running).values(cancel_requested=True))
         claims.cancel_queued(connection, this_one, now=self._now())
-        return _get(connection, job_id, of, kind)
+        return get_row(connection, job_id, of, kind)
 
     def delete(self, job_id: int, *, of: Caller | None = None, kind: str | None = None) -> AnyJob:
         """Deletes the job's row. Returns the job, so that the caller can delete its files. Raises JobNotFound.
@@ -311,7 +325,7 @@ class JobStore:
         If the job is running, its worker gets JobLost, stops before its next call to the model, and deletes its file.
         """
         with write_transaction(self._database) as connection:
-            job = self._to_job(_get(connection, job_id, of, kind))
+            job = self._to_job(get_row(connection, job_id, of, kind))
             connection.execute(delete(jobs).where(jobs.c.id == job_id))
         return job
 
@@ -340,9 +354,7 @@ class JobStore:
             now = self._now()
             connection.execute(delete(workers).where(workers.c.id == stalled.owner))
             claims.take_from_workers(connection, claims.is_held(stalled), now=now)
-            others = select(jobs).where(has_status(JobStatus.RUNNING), jobs.c.owner == stalled.owner)
-            for row in connection.execute(others).all():
-                claims.give_back(connection, Claim(row.id, row.attempt, row.owner), now=now)
+            claims.give_all_back(connection, stalled.owner, now=now)
 
     def check_writable(self) -> None:
         """Tests the database with a small write. Raises DatabaseBusy and DiskFull."""
@@ -356,43 +368,16 @@ class JobStore:
 
     def record_worker(self, worker: WorkerRecord) -> None:
         """Replaces the worker's record, and marks it as seen now."""
-        values = {**asdict(worker), "last_seen": self._now().steady}
         with write_transaction(self._database) as connection:
-            known = connection.execute(update(workers).where(workers.c.id == worker.id).values(values))
-            if known.rowcount == 0:
-                connection.execute(insert(workers).values(values))
+            write_worker(connection, worker, now=self._now().steady)
 
     def live_workers(self) -> builtins.list[WorkerRecord]:
         """The workers seen within `claims.LIVE`, sorted by id."""
         since = self._now().steady - claims.LIVE
         with read_transaction(self._database) as connection:
-            rows = connection.execute(_LIVE_WORKERS, {"since": since}).all()
-        return [WorkerRecord(id=row.id, device=row.device, seconds_per_unit=row.seconds_per_unit) for row in rows]
+            return read_workers(connection, since=since)
 
     def recent_timings(self, model_id: str) -> Sequence[Timing]:
         """How long this model's latest succeeded jobs took, newest first."""
         with read_transaction(self._database) as connection:
             return self._timings.read(connection, model_id)
-
-
-def _belongs(of: Caller | None, kind: str | None) -> ColumnElement[bool]:
-    """Condition: the job is the caller's and of this kind. None matches all; `OwnJobs` never passes None."""
-    return and_(true() if of is None else is_of(of.api_key_id), true() if kind is None else jobs.c.kind == kind)
-
-
-def _get(connection: Connection, job_id: int, of: Caller | None, kind: str | None) -> Row[Any]:
-    """Uses prebuilt statements: no query is more frequent. Raises JobNotFound."""
-    if of is None:
-        found = connection.execute(_ONE, {"job_id": job_id})
-    elif of.api_key_id is None:
-        found = connection.execute(_ONE_WITHOUT_KEY, {"job_id": job_id})
-    else:
-        found = connection.execute(_ONE_OF_KEY, {"job_id": job_id, "api_key_id": of.api_key_id})
-    row = found.one_or_none()
-    if row is None or kind not in (None, row.kind):
-        raise _job_not_found(job_id)
-    return row
-
-
-def _job_not_found(job_id: int) -> JobNotFound:
-    return JobNotFound(f"There is no job {job_id}. Check the id that was returned when it was submitted.")

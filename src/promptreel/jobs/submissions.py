@@ -38,7 +38,7 @@ def insert_job(connection: Connection, new: NewJob, *, now: Moment, max_attempts
         return first
     row_values = {
         "kind": new.params.kind,
-        "file_prefix": str(uuid.uuid4()),
+        "file_prefix": new.file_prefix or str(uuid.uuid4()),
         "params": new.params.to_json(),
         "request": new.request,
         "track_id": new.track_id,

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import (
+    DDL,
     JSON,
     BigInteger,
     Boolean,
@@ -27,6 +28,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    event,
     literal_column,
     text,
 )
@@ -100,6 +102,8 @@ jobs = Table(
     Column("result_facts", JSON(none_as_null=True)),
     Column("kind", String(32), nullable=False, server_default="video"),
     Column("passed_at", UtcTime),
+    # What a running job tells beyond stage and progress. It stays when the job returns to the queue.
+    Column("report", JSON(none_as_null=True)),
     UniqueConstraint("api_key_id", "idem_key", name="jobs_idem_key"),
     CheckConstraint("status IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="jobs_status"),
     # Ids are public: an id is never reused, even after its row is deleted.
@@ -126,6 +130,8 @@ workers = Table(
     Column("device", String(255), nullable=False),
     Column("seconds_per_unit", Double),
     Column("last_seen", UtcTime, nullable=False),
+    # The ids of the models that it has loaded.
+    Column("loaded", JSON, nullable=False, server_default="[]"),
 )
 
 api_keys = Table(
@@ -200,6 +206,19 @@ models = Table(
     Column("created_at", UtcTime, nullable=False),
 )
 
+# The last change of each job that a caller can see, by a number that grows over all jobs. Triggers write it, so no statement
+# that changes a job can forget to. The last of the deleted jobs are kept, for those who ask what they missed.
+changes = Table(
+    "changes",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("job_id", _JobId, nullable=False, unique=True),
+    Column("kind", String(32), nullable=False),
+    Column("api_key_id", Integer),
+    Column("is_deleted", Boolean, nullable=False),
+    sqlite_autoincrement=True,
+)
+
 facts = Table(
     "facts",
     metadata,
@@ -237,3 +256,22 @@ _without_key = jobs.c.api_key_id.is_(None)
 Index("jobs_idem_key_without_key", jobs.c.idem_key, unique=True, sqlite_where=_without_key, postgresql_where=_without_key)
 Index("jobs_by_api_key", jobs.c.api_key_id, jobs.c.id.desc())
 Index("deliveries_open", deliveries.c.state, deliveries.c.next_at)
+Index("changes_by_api_key", changes.c.api_key_id, changes.c.seq)
+Index("changes_deleted", changes.c.seq, sqlite_where=text("is_deleted"), postgresql_where=text("is_deleted"))
+
+DELETED_KEPT = 10_000
+"""How many deleted jobs the table of changes remembers."""
+
+_NOTE = "INSERT OR REPLACE INTO changes (job_id, kind, api_key_id, is_deleted) VALUES"
+_TRIGGERS = (
+    f"CREATE TRIGGER jobs_inserted AFTER INSERT ON jobs BEGIN {_NOTE} (NEW.id, NEW.kind, NEW.api_key_id, false); END",
+    "CREATE TRIGGER jobs_updated AFTER UPDATE OF status, stage, progress, report ON jobs "
+    "WHEN NEW.status IS NOT OLD.status OR NEW.stage IS NOT OLD.stage OR NEW.progress IS NOT OLD.progress "
+    "OR NEW.report IS NOT OLD.report "
+    f"BEGIN {_NOTE} (NEW.id, NEW.kind, NEW.api_key_id, false); END",
+    f"CREATE TRIGGER jobs_deleted AFTER DELETE ON jobs BEGIN {_NOTE} (OLD.id, OLD.kind, OLD.api_key_id, true); "  # noqa: S608
+    "DELETE FROM changes WHERE is_deleted AND seq <= "
+    f"(SELECT seq FROM changes WHERE is_deleted ORDER BY seq DESC LIMIT 1 OFFSET {DELETED_KEPT}); END",
+)
+for _trigger in _TRIGGERS:
+    event.listen(changes, "after_create", DDL(_trigger))  # type: ignore[no-untyped-call]

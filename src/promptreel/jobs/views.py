@@ -11,15 +11,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from promptreel.errors import JobNotFound
+from promptreel.jobs.changes import Change, ChangeLog
 from promptreel.jobs.eta import Ahead, Timing, Work
 from promptreel.jobs.import_params import ImportParams
-from promptreel.jobs.job import AnyJob, ImportJob, JobStatus, NewJob, VideoJob
+from promptreel.jobs.job import AnyJob, Job, JobStatus, NewJob, TrainingJob, VideoJob
 from promptreel.jobs.keys import Caller
+from promptreel.jobs.kinds import Params
 from promptreel.jobs.params import VideoParams
-from promptreel.jobs.store import JobStore, WorkerRecord
+from promptreel.jobs.store import JobStore
+from promptreel.jobs.training_params import TrainingParams
+from promptreel.jobs.worker_records import WorkerRecord
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,7 @@ def _hash_bytes(value: object) -> str:
     return hashlib.sha256(value).hexdigest()
 
 
-_VIDEO, _IMPORT = VideoParams.kind, ImportParams.kind
+_VIDEO = VideoParams.kind
 
 
 def _to_video_job(job: AnyJob) -> VideoJob:
@@ -125,45 +129,110 @@ class OwnJobs:
         return self._store.recent_timings(model_id)
 
 
-def _to_import_job(job: AnyJob) -> ImportJob:
-    """Raises JobNotFound for a job of another kind."""
-    if isinstance(job.params, ImportParams):
-        return cast("ImportJob", job)
-    raise JobNotFound(f"There is no job {job.id} that imports a model.")
+ParamsT = TypeVar("ParamsT", bound=Params)
 
 
-class OwnImports:
-    """A caller's own imports of models. Other callers' jobs, and jobs of other kinds, look like unknown ids.
+class _OwnOfKind(Generic[ParamsT]):
+    """A caller's own jobs of one kind. Other callers' jobs, and jobs of other kinds, look like unknown ids.
 
     `idempotency`: None if the request has no idempotency key.
     """
+
+    params: ClassVar[type[Any]]
+    what: ClassVar[str]
 
     def __init__(self, store: JobStore, caller: Caller, idempotency: Idempotency | None = None) -> None:
         self._store = store
         self._caller = caller
         self._idempotency = idempotency
 
-    def find_first(self) -> ImportJob | None:
+    @property
+    def _mine(self) -> dict[str, Any]:
+        return {"of": self._caller, "kind": self.params.kind}
+
+    def _own(self, job: AnyJob) -> Job[ParamsT]:
+        """Raises JobNotFound for a job of another kind."""
+        if isinstance(job.params, self.params):
+            return cast("Job[ParamsT]", job)
+        raise JobNotFound(f"There is no job {job.id} that {self.what}.")
+
+    def find_first(self) -> Job[ParamsT] | None:
         """As in OwnJobs."""
         first = _find_first(self._store, self._caller, self._idempotency)
-        return None if first is None else _to_import_job(first)
+        return None if first is None else self._own(first)
 
-    def submit(self, new: NewJob) -> ImportJob:
-        """Queues an import for the caller. Raises IdempotencyConflict, RateLimitExceeded and InvalidApiKey."""
-        return _to_import_job(self._store.submit(_made_by(new, self._caller, self._idempotency)))
+    def submit(self, new: NewJob) -> Job[ParamsT]:
+        """Queues a job for the caller. Raises IdempotencyConflict, RateLimitExceeded and InvalidApiKey."""
+        return self._own(self._store.submit(_made_by(new, self._caller, self._idempotency)))
 
-    def get(self, job_id: int) -> ImportJob:
+    def get(self, job_id: int) -> Job[ParamsT]:
         """Raises JobNotFound."""
-        return _to_import_job(self._store.get(job_id, of=self._caller, kind=_IMPORT))
+        return self._own(self._store.get(job_id, **self._mine))
 
-    def latest(self, model_id: str) -> ImportJob | None:
-        """The caller's last import of this model."""
-        found = self._store.list(limit=1, model_id=model_id, of=self._caller, kind=_IMPORT)
-        return _to_import_job(found[0]) if found else None
+    def latest(self, model_id: str) -> Job[ParamsT] | None:
+        """The caller's last one for this model."""
+        found = self._store.list(limit=1, model_id=model_id, **self._mine)
+        return self._own(found[0]) if found else None
 
-    def cancel(self, job_id: int) -> ImportJob:
+    def cancel(self, job_id: int) -> Job[ParamsT]:
         """Raises JobNotFound."""
-        return _to_import_job(self._store.cancel(job_id, of=self._caller, kind=_IMPORT))
+        return self._own(self._store.cancel(job_id, **self._mine))
+
+
+class OwnImports(_OwnOfKind[ImportParams]):
+    """A caller's own imports of models."""
+
+    params = ImportParams
+    what = "imports a model"
+
+
+class OwnTrainings(_OwnOfKind[TrainingParams]):
+    """A caller's own trainings."""
+
+    params = TrainingParams
+    what = "trains a model"
+
+    def list(self, *, limit: int = 50, after: int | None = None, oldest_first: bool = False) -> builtins.list[TrainingJob]:
+        """See `JobStore.list`."""
+        page = self._store.list(limit=limit, after=after, oldest_first=oldest_first, **self._mine)
+        return [self._own(job) for job in page]
+
+    def delete(self, job_id: int) -> TrainingJob:
+        """Raises JobNotFound."""
+        return self._own(self._store.delete(job_id, **self._mine))
+
+    def is_making(self, model_id: str) -> bool:
+        """Whether an unfinished training makes a model with this id, whoever asked for it."""
+        return self._store.is_making(model_id, kind=self.params.kind)
+
+    def queue_ahead(self, job: TrainingJob) -> Ahead:
+        return self._store.queue_ahead(job)
+
+
+class OwnChanges:
+    """The changes of a caller's own jobs, of all kinds. Numbers are shared by all callers, and reveal only how much is done."""
+
+    def __init__(self, log: ChangeLog, caller: Caller) -> None:
+        self._log = log
+        self._caller = caller
+
+    def last(self) -> int:
+        return self._log.last()
+
+    def last_of(self, job_id: int) -> int:
+        """The number of a job's last change. Only for a job that was found to be the caller's."""
+        return self._log.last_of(job_id)
+
+    def reaches_back_to(self, seq: int) -> bool:
+        return self._log.reaches_back_to(seq)
+
+    def since(self, seq: int, *, limit: int) -> builtins.list[Change]:
+        """See `ChangeLog.since`."""
+        return self._log.since(seq, of=self._caller, limit=limit)
+
+    def unfinished_videos(self, *, limit: int) -> builtins.list[VideoJob]:
+        """The caller's oldest videos that are waiting or being made."""
+        return [_to_video_job(job) for job in self._log.unfinished(of=self._caller, kind=_VIDEO, limit=limit)]
 
 
 def _find_first(store: JobStore, caller: Caller, asked: Idempotency | None) -> AnyJob | None:
@@ -187,6 +256,13 @@ class PublicJobs:
     def get_by_file_prefix(self, file_prefix: str) -> VideoJob:
         """Raises JobNotFound."""
         return _to_video_job(self._store.get_by_file_prefix(file_prefix))
+
+    def get_training_by_file_prefix(self, file_prefix: str) -> TrainingJob:
+        """Raises JobNotFound."""
+        job = self._store.get_by_file_prefix(file_prefix)
+        if isinstance(job.params, TrainingParams):
+            return cast("TrainingJob", job)
+        raise JobNotFound(f"There is no training whose files are named {file_prefix}.")
 
     def count(self, status: JobStatus) -> int:
         return self._store.count(status)

@@ -124,7 +124,7 @@ def require_plain_input(unet: MotionUNet | ImageUNet) -> None:
     require(
         unet.in_channels == unet.out_channels,
         f"it takes {unet.in_channels} channels and returns {unet.out_channels}, like a UNet for inpainting or for editing, "
-        "which also reads a picture: take the checkpoint that makes pictures of text alone",
+        "which also reads a picture: take a plain text-to-image checkpoint",
     )
 
 
@@ -134,7 +134,7 @@ def require_multiples(channels: Sequence[int], parts: Sequence[int], name: str) 
 
 
 class ImageUNet(Config):
-    """UNet2DConditionModel, limited to what UNetMotionModel supports, too."""
+    """UNet2DConditionModel, limited to what UNetMotionModel also supports."""
 
     in_channels: LatentChannels = 4
     out_channels: LatentChannels = 4
@@ -187,7 +187,7 @@ class ImageUNet(Config):
     cross_attention_norm: None = None
 
     @model_validator(mode="after")
-    def _takes_what_it_returns(self) -> Self:
+    def _has_plain_input(self) -> Self:
         require_plain_input(self)
         return self
 
@@ -207,7 +207,7 @@ class MotionAdapter(Config):
     conv_in_channels: None = None  # PIA has it: its UNet also reads a picture
 
 
-# UNetMotionModel's arguments by origin. A mapping gives each the name that it has in the motion adapter.
+# Which arguments of UNetMotionModel come from the UNet, and which from the adapter (with the adapter's name).
 _FROM_IMAGE_UNET = (
     "in_channels",
     "out_channels",

@@ -10,6 +10,7 @@ from promptreel.errors import CheckpointUnusable
 from promptreel.jobs.eta import work_units
 from promptreel.jobs.params import MAX_FRAMES, VideoParams
 from promptreel.media import kind_of_init
+from promptreel.models import kinds
 from promptreel.models.registry import ModelCard
 
 WAN_NEGATIVE_PROMPT = (
@@ -25,23 +26,22 @@ WAN_NEGATIVE_PROMPT = (
 class Family:
     """A family of models with one architecture.
 
-    `size_multiples`: sides of its clips are multiples of this, in pixels, by the first word of the model's base; "" for all
-    others. `frame_multiple`: a clip has a multiple of this many frames, plus one; 1 allows every number. `has_windows`:
-    whether clips may be longer than the card's `max_frames`.
+    `size_multiples`: sides are multiples of this many pixels. The key is the first word of the model's base; "" is for all
+    others. `frame_multiple`: a clip has `n * frame_multiple + 1` frames; 1 allows every number. `has_windows`: whether clips
+    may be longer than the card's `max_frames`.
 
-    `guidance_scale` and `num_inference_steps` are its defaults. `ignores_api_defaults`: they, and the card's frame rate, come
-    before those of the APIs, which were made for Stable Diffusion. `attention_tokens`: at so many tokens, attention takes as
-    long as all else; None: its share does not grow with the clip.
+    `ignores_api_defaults`: `guidance_scale`, `num_inference_steps` and the card's frame rate win over the defaults of the APIs,
+    which were made for Stable Diffusion. `attention_tokens`: at so many tokens, attention takes as long as all else; None: its
+    share does not grow with the clip.
     """
 
     name: str
-    title: str
     size_multiples: Mapping[str, int]
     frame_multiple: int
-    guidance_scale: float
-    num_inference_steps: int
     has_windows: bool = True
     ignores_api_defaults: bool = False
+    guidance_scale: float | None = None
+    num_inference_steps: int | None = None
     negative_prompt: str = ""
     attention_tokens: float | None = None
 
@@ -66,22 +66,18 @@ class Family:
 
 
 ANIMATEDIFF = Family(
-    name="animatediff",
-    title="Stable Diffusion 1.5 with AnimateDiff",
+    name=kinds.ANIMATEDIFF,
     size_multiples={"": 8},
     frame_multiple=1,
-    guidance_scale=7.5,
-    num_inference_steps=20,
 )
 WAN = Family(
     name="wan",
-    title="Wan 2.1 and 2.2",
     size_multiples={"": 16, "wan21": 16, "wan22": 32},
     frame_multiple=4,
-    guidance_scale=5.0,
-    num_inference_steps=50,
     has_windows=False,
     ignores_api_defaults=True,
+    guidance_scale=5.0,
+    num_inference_steps=50,
     negative_prompt=WAN_NEGATIVE_PROMPT,
     attention_tokens=25_000,
 )

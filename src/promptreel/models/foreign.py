@@ -46,8 +46,8 @@ def refuse_foreign(tensors: Tensors) -> None:
     """Raises CheckpointUnusable, with the name of what the tensors are made for."""
     if any(re.search(_OF_WAN, name) for name in tensors):
         raise CheckpointUnusable(
-            "This is a part of Wan, or a LoRA for it. Promptreel runs whole checkpoints of Wan in diffusers' layout, such as "
-            "Wan-AI/Wan2.1-T2V-1.3B-Diffusers: import one of these."
+            "This is a part of Wan. Promptreel runs whole checkpoints of Wan in diffusers' layout, such as "
+            "Wan-AI/Wan2.1-T2V-1.3B-Diffusers, and LoRAs for them: import one of these."
         )
     for title, pattern in (_ADD_ONS | _MODELS).items():
         if any(re.search(pattern, name) for name in tensors):

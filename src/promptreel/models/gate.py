@@ -15,17 +15,19 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from promptreel.errors import CheckpointUnusable
+from promptreel.models.card_fields import CARD_NAME
 from promptreel.models.configs import Config, ImageUNet, MotionAdapter, MotionUNet, TextEncoder, add_motion
+from promptreel.models.index import INDEX_NAME
 from promptreel.models.json_files import explain, shorten
+from promptreel.models.kinds import ANIMATEDIFF
 from promptreel.models.layouts import MOTION, Layout, lay_out
 from promptreel.models.noise_table import read_noise_table, table_of_adapter
-from promptreel.models.parts import INDEX_NAME, ImageParts, Part, read_image_parts, read_part
-from promptreel.models.registry import CARD_NAME, ModelCard
+from promptreel.models.parts import ImageParts, Part, read_image_parts, read_part
+from promptreel.models.registry import ModelCard
 from promptreel.models.safety import check_folder, hash_files
 from promptreel.models.tokenizers import TokenizerParts
 from promptreel.models.weights import StoredTensor, check_finite
 
-FAMILY = "animatediff"
 MAX_PARAMETERS = 3_000_000_000
 """The most parameters of all networks together. Stable Diffusion 1.5 with motion modules has 1.5 billion."""
 
@@ -72,8 +74,8 @@ def check_checkpoint(card: ModelCard, adapter: ModelCard | None = None, vae: Mod
 
     Raises CheckpointUnusable with the reason.
     """
-    if card.family != FAMILY:
-        raise CheckpointUnusable(f"model {card.model_id!r} is of family {card.family!r}; only {FAMILY!r} can be run")
+    if card.family != ANIMATEDIFF:
+        raise CheckpointUnusable(f"model {card.model_id!r} is of family {card.family!r}; only {ANIMATEDIFF!r} can be run")
     image = read_image_parts(check_folder(card.path))
     networks, files = dict(image.networks), dict(image.files)
     for component, other in (("motion_adapter", adapter), ("vae", vae)):
@@ -99,7 +101,7 @@ def check_checkpoint(card: ModelCard, adapter: ModelCard | None = None, vae: Mod
 
 
 def check_image_checkpoint(root: Path) -> ImageParts:
-    """Checks a checkpoint by itself, for an import: it may lack motion modules and a VAE. Raises CheckpointUnusable."""
+    """Checks a checkpoint by itself: it may lack motion modules and a VAE. Raises CheckpointUnusable."""
     image = read_image_parts(root)
     unet = image.networks["unet"].config
     if isinstance(unet, MotionUNet) or "motion_adapter" in image.networks:
@@ -114,7 +116,7 @@ def check_image_checkpoint(root: Path) -> ImageParts:
 
 
 def check_part(root: Path, component: str) -> Part:
-    """Checks a motion adapter or a VAE by itself, for an import. Raises CheckpointUnusable."""
+    """Checks a motion adapter or a VAE by itself. Raises CheckpointUnusable."""
     part = read_part(root, component)
     if isinstance(part.config, MotionAdapter):
         layout = lay_out(_join({"unet": _made_up_unet(part.config), "motion_adapter": part}))
@@ -127,8 +129,8 @@ def check_part(root: Path, component: str) -> Part:
 def lack_vae() -> CheckpointUnusable:
     """The error for a checkpoint that has no VAE, and for which none is named."""
     return CheckpointUnusable(
-        "The checkpoint has no VAE. Import one, such as stabilityai/sd-vae-ft-mse, and then the checkpoint with that one's id "
-        "as --vae, or as vae in a request."
+        "The checkpoint has no VAE. Import a VAE, such as stabilityai/sd-vae-ft-mse; then import the checkpoint again with "
+        "`--vae ID` (`vae` in a request)."
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from promptreel.errors import CheckpointUnusable
 from promptreel.jobs.import_params import ImportParams
+from promptreel.models.card_fields import CARD_NAME, read_card_file
 from promptreel.models.configs import MotionAdapter, MotionUNet, VaeKL
 from promptreel.models.detection import detect
 from promptreel.models.families import WAN
@@ -20,7 +21,6 @@ from promptreel.models.json_files import shorten
 from promptreel.models.kinds import ModelKind
 from promptreel.models.noise_table import ADAPTER_SCHEDULE, has_own_table
 from promptreel.models.parts import Part
-from promptreel.models.registry import CARD_NAME, read_card_file
 from promptreel.models.wan.card import fill_card
 from promptreel.models.wan.checkpoint import read_wan
 from promptreel.models.weights import StoredTensor, check_dtypes, check_finite, read_header
@@ -35,7 +35,7 @@ _TABLE_GIVEN = "it was given with the import"
 
 @dataclass(frozen=True, kw_only=True)
 class Inspected:
-    """`card`: what the importer said of the model, completed by what its files say."""
+    """`card`: what the import names, completed by what the model's files say."""
 
     kind: ModelKind
     family: str | None
@@ -56,7 +56,7 @@ def inspect(
     """
     found = detect(paths)
     if params.expects not in (None, found.kind.value):
-        raise CheckpointUnusable(f"This is {_spell(found.kind)}, not {_spell(ModelKind(params.expects))}.")
+        raise CheckpointUnusable(f"This is {found.kind.with_article}, not {ModelKind(params.expects).with_article}.")
     card = {**(facts or {}), **_read_own_card(paths), **params.card}
     with _laid_out(paths) as root:
         match found.kind:
@@ -70,6 +70,7 @@ def inspect(
                 _check_vae(check_part(root, found.kind.value))
             case ModelKind.LORA | ModelKind.EMBEDDING:
                 check_dtypes(read_all_tensors(paths), found.kind.value)
+                card = {"trigger_words": found.words, **card} if found.words else card
     if reads_weights:
         check_finite(read_all_tensors(paths).values(), {path: name for name, path in paths.items()})
     return Inspected(kind=found.kind, family=found.family, base=found.base, card=card)
@@ -150,11 +151,3 @@ def _laid_out(paths: Mapping[str, Path]) -> Iterator[Path]:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path.absolute())
         yield Path(folder)
-
-
-def _spell(kind: ModelKind) -> str:
-    return {
-        ModelKind.VAE: "a VAE",
-        ModelKind.LORA: "a LoRA",
-        ModelKind.EMBEDDING: "an embedding",
-    }.get(kind, f"a {kind.replace('_', ' ')}")

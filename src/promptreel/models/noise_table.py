@@ -2,7 +2,8 @@
 
 The table belongs to the motion modules. AnimateDiff's versions 1 to 3 (Guo et al. 2023) were trained on linear betas from
 0.00085 to 0.012, whose last sigma is 25.1. But the scheduler's file of the Stable Diffusion checkpoint beside them says
-`scaled_linear`, whose last sigma is 14.6. No file says which of the two a motion adapter needs, so the card must.
+`scaled_linear`, whose last sigma is 14.6. No file says which of the two a motion adapter needs. So the card of a folder that
+holds both must; a motion adapter that is a model of its own has the linear one unless its card says otherwise.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from promptreel.errors import CheckpointUnusable
+from promptreel.models.card_fields import CARD_NAME
 from promptreel.models.json_files import read_model
-from promptreel.models.registry import CARD_NAME, ModelCard
+from promptreel.models.registry import ModelCard
 
 Beta = Annotated[float, Field(gt=0, lt=1)]
 Shift = Annotated[float, Field(ge=1e-3, le=1e3)]

@@ -1,4 +1,4 @@
-"""Reads weights in the layouts of their authors: tensors by their names in diffusers, and the config that follows from shapes.
+"""Reads weights in their authors' own layouts: renames tensors to diffusers' names, and works out the config from shapes.
 
 Nothing is converted on disk. A renamed tensor still names its place in the file, so the loader reads it from there.
 """
@@ -23,12 +23,12 @@ _Config = TypeVar("_Config", bound=Config)
 UNET, VAE, TEXT_ENCODER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 """Prefixes of a checkpoint in one file, as CompVis published Stable Diffusion and as most tools save it."""
 _OF_TRAINING = ("loss.", "model_ema.")
-"""What whole VAEs also hold: the discriminator that they were trained against, and the state of their average."""
+"""What whole VAEs also hold: the discriminator that they were trained against, and their EMA."""
 
 HEADS = 8
-"""Of a UNet and of motion modules. No shape tells it; Stable Diffusion 1.5 and AnimateDiff have eight everywhere."""
+"""Attention heads per layer. No shape tells it; Stable Diffusion 1.5 and AnimateDiff have eight everywhere."""
 WIDTH_OF_HEAD = 64
-"""Of CLIP's text encoders."""
+"""Channels per head in CLIP's text encoders."""
 
 _RESNET = {
     "in_layers.0": "norm1",
@@ -150,8 +150,8 @@ def _rename_resnet(rest: str) -> str:
 
 
 def read_vae(tensors: Tensors, name: str) -> Found:
-    """Stable Diffusion's VAE, from tensors without their prefix. Names of diffusers are understood, too, and the tiny VAE that
-    has no others.
+    """Stable Diffusion's VAE, from tensors without their prefix. Also reads diffusers' names, and AutoencoderTiny under
+    diffusers' names only.
     """
     if "decoder.layers.0.weight" in tensors:
         return Found(VaeTiny(), tensors)
@@ -159,7 +159,7 @@ def read_vae(tensors: Tensors, name: str) -> Found:
     layers = _count(tensors, r"encoder\.down(?:_blocks)?\.0\.(?:block|resnets)\.([0-9]{1,4})\.")
     renamed = {_rename_vae(key, blocks): tensor for key, tensor in tensors.items()}
     for key, tensor in renamed.items():
-        if ".attentions.0." in key and tensor.shape[2:] == (1, 1):  # a convolution of one pixel is a linear layer
+        if ".attentions.0." in key and tensor.shape[2:] == (1, 1):  # a 1x1 convolution is a linear layer
             renamed[key] = replace(tensor, shape=tensor.shape[:2])
     channels = [_shape(renamed, f"encoder.down_blocks.{block}.resnets.0.conv1.weight", name)[0] for block in range(blocks)]
     config = _make(
@@ -242,20 +242,20 @@ def read_motion_adapter(tensors: Tensors, name: str) -> Found:
 
 
 def _start_of_block(key: str) -> int:
-    """Where the name begins, behind prefixes such as `module.`."""
+    """Where the name begins, after prefixes such as `module.`."""
     found = re.search(r"(?:^|\.)(?=(?:down_blocks|up_blocks|mid_block|conv_in)\.)", key)
     return found.end() if found else 0
 
 
 def take(tensors: Tensors, prefix: str) -> dict[str, StoredTensor]:
-    """The tensors with this prefix, without it, and without what only training needs."""
+    """The tensors whose names have this prefix. Removes the prefix, and drops tensors that only training needs."""
     taken = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
     return {key: tensor for key, tensor in taken.items() if not key.startswith(_OF_TRAINING)}
 
 
-def predict_v(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
-    """Whether a checkpoint in one file predicts v in place of noise: by an empty tensor of this name, as ComfyUI knows it, or
-    by the key of the standard for metadata of models.
+def predicts_v(tensors: Tensors, metadata: Mapping[str, str]) -> bool:
+    """Whether a checkpoint in one file predicts v in place of noise: by a tensor `v_pred` (ComfyUI's convention), or by the
+    metadata `modelspec.prediction_type`.
     """
     return "v_pred" in tensors or metadata.get("modelspec.prediction_type") == "v"
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from promptreel.errors import CheckpointUnusable
 from promptreel.models import original_layout as original
 from promptreel.models.configs import NETWORKS, Config
+from promptreel.models.index import INDEX_NAME, read_components
 from promptreel.models.json_files import read_model, read_object, shorten
 from promptreel.models.noise_table import NAME as NOISE_NAME
 from promptreel.models.sd15.tokenizer import read_clip_tokenizer
@@ -38,7 +39,6 @@ UNUSED = {
 STEM = "diffusion_pytorch_model"
 STEMS = {"text_encoder": "model"}
 """The names of weight files, without suffix, by component."""
-INDEX_NAME = "model_index.json"
 
 # Old and new names of the parts of a VAE's attention in diffusers.
 _OLD_ATTENTION = re.compile(r"(\.mid_block\.attentions\.0\.)(query|key|value|proj_attn)(?=\.)")
@@ -92,12 +92,12 @@ def _read_pipeline(root: Path) -> ImageParts:
             class_name=classes[name],
             config=configs[name],
             tensors=_read_tensors(root, name, files[name]),
-            files=_by_name(root, (root / name / "config.json", *files[name])),
+            files=by_name(root, (root / name / "config.json", *files[name])),
         )
         for name in configs
     }
     tokenizer = read_tokenizer(root / "tokenizer")
-    read = _by_name(root, (root / INDEX_NAME, root / NOISE_NAME, *tokenizer.files))
+    read = by_name(root, (root / INDEX_NAME, root / NOISE_NAME, *tokenizer.files))
     return ImageParts(networks=networks, tokenizer=tokenizer, noise_file=root / NOISE_NAME, files=read)
 
 
@@ -118,7 +118,7 @@ def _read_single(root: Path, file: Path) -> ImageParts:
         found = read(halves[prefix], name)
         check_dtypes(found.tensors, name)
         networks[component] = _to_part(found, {name: file})
-    predicts_v = original.predict_v(tensors, read_metadata(file, name))
+    predicts_v = original.predicts_v(tensors, read_metadata(file, name))
     return ImageParts(networks=networks, tokenizer=read_clip_tokenizer(), noise_file=None, files={}, predicts_v=predicts_v)
 
 
@@ -130,7 +130,7 @@ def read_part(root: Path, component: str) -> Part:
         config = _read_named(folder / "config.json", f"{component}/config.json", NETWORKS[component])
         files = _weights_in(folder, root)
         tensors = _rename_tensors(read_tensors(files, root), component)
-        read = _by_name(root, (folder / "config.json", *files))
+        read = by_name(root, (folder / "config.json", *files))
         return Part(class_name=_name_class(config), config=config, tensors=tensors, files=read)
     file = _find_one(root)
     name = file.relative_to(root).as_posix()
@@ -176,7 +176,8 @@ def _find_one(root: Path) -> Path:
     return files[0]
 
 
-def _by_name(root: Path, files: Iterable[Path]) -> dict[str, Path]:
+def by_name(root: Path, files: Iterable[Path]) -> dict[str, Path]:
+    """The files by their authors' names."""
     return {file.relative_to(root).as_posix(): file for file in files}
 
 
@@ -188,8 +189,7 @@ def _read_index(root: Path) -> dict[str, str]:
         raise CheckpointUnusable(
             f"{INDEX_NAME} names the pipeline {shorten(repr(pipeline))}; Promptreel runs {' and '.join(PIPELINES)} only."
         )
-    named = {key: value for key, value in index.items() if isinstance(value, list) and not key.startswith("_")}
-    named = {key: value for key, value in named.items() if value != [None, None]}
+    named = read_components(index)
     for component, value in named.items():
         check_class(component, value, CLASSES | UNUSED, "Use a Stable Diffusion 1.5 checkpoint with a motion adapter")
     has_adapter = (
@@ -219,12 +219,17 @@ def check_class(component: str, named: list[Any], classes: Mapping[str, str], ad
 def _read_config(root: Path, component: str, class_name: str) -> Config:
     file, name = root / component / "config.json", f"{component}/config.json"
     if component != "text_encoder":  # its config has no _class_name; TextEncoder checks its model_type
-        own = read_model(file, name, _Named).class_name
-        if own != class_name:
-            raise CheckpointUnusable(
-                f"{name} is of the class {shorten(repr(own))}, but {INDEX_NAME} says {class_name!r}. Make the two agree."
-            )
+        check_own_class(file, name, class_name)
     return read_model(file, name, NETWORKS[component][class_name])
+
+
+def check_own_class(file: Path, name: str, class_name: str) -> None:
+    """Raises CheckpointUnusable if a config.json of diffusers is of another class than the index says."""
+    own = read_model(file, name, _Named).class_name
+    if own != class_name:
+        raise CheckpointUnusable(
+            f"{name} is of the class {shorten(repr(own))}, but {INDEX_NAME} says {class_name!r}. Make the two agree."
+        )
 
 
 def _read_named(file: Path, name: str, classes: Mapping[str, type[Config]]) -> Config:

@@ -33,11 +33,40 @@ def find_unknown_words(text: str, words: Collection[str]) -> list[str]:
     return [word for word in dict.fromkeys(_WORD.findall(text.lower())) if word not in words] if words else []
 
 
+def words_of(embedding: ModelCard) -> tuple[str, ...]:
+    """What stands for an embedding in a prompt: its trigger words, else its id."""
+    return embedding.trigger_words or (embedding.model_id,)
+
+
+def without(embeddings: Iterable[ModelCard], text: str) -> str:
+    """The text without the words of embeddings."""
+    return any_of(word for each in embeddings for word in words_of(each)).sub(" ", text)
+
+
+def tell_unwritten(embeddings: Iterable[ModelCard], *prompts: str) -> list[str]:
+    """A note on each embedding that no prompt contains, so that it does nothing."""
+    return [
+        f"the embedding {each.model_id!r} does nothing: write {words_of(each)[0]!r} in the prompt or the negative prompt"
+        for each in embeddings
+        if not any(map(any_of(words_of(each)).search, prompts))
+    ]
+
+
+def any_of(phrases: Iterable[str]) -> re.Pattern[str]:
+    """Finds a phrase as whole words, in upper or lower case: "party" does not contain "art". A group for each phrase."""
+    return re.compile("|".join(f"({_spell(phrase)})" for phrase in phrases) or "(?!)", re.IGNORECASE)
+
+
+def _spell(phrase: str) -> str:
+    """A border only where a word ends: what is none, such as <cat>, may stand beside one."""
+    before, behind = (
+        border if re.match(r"\w", end) else "" for border, end in ((r"(?<!\w)", phrase[0]), (r"(?!\w)", phrase[-1]))
+    )
+    return before + r"\s+".join(map(re.escape, phrase.split())) + behind
+
+
 def _is_said(phrase: str, texts: Iterable[str]) -> bool:
-    """Whether a text contains the phrase as whole words: "party" does not contain "art"."""
-    spelled = r"\s+".join(map(re.escape, phrase.split()))
-    pattern = re.compile(rf"(?<!\w){spelled}(?!\w)", re.IGNORECASE)
-    return any(pattern.search(text) for text in texts)
+    return any(map(any_of([phrase]).search, texts))
 
 
 def _put_side_by_side(left: str, right: str) -> str:

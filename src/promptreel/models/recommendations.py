@@ -1,4 +1,4 @@
-"""Which models can be run, and with what: for `promptreel models families` and docs/models.md."""
+"""Which models can be run, and with what, for `promptreel models families`."""
 
 from __future__ import annotations
 

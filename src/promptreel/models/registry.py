@@ -9,47 +9,36 @@ import builtins
 import copy
 import itertools
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from typing import Literal
 
 from promptreel.errors import CheckpointUnusable, InvalidParams, ModelNotFound, NotAvailable
 from promptreel.jobs.keys import Caller
-from promptreel.jobs.params import SCHEDULERS
+from promptreel.models.card_fields import CARD_NAME, MODEL_ID, CardFile, Expert
+from promptreel.models.index import has_motion
 from promptreel.models.json_files import read_model
-from promptreel.models.kinds import ModelKind
+from promptreel.models.kinds import ANIMATEDIFF, ModelKind
 from promptreel.models.store import ModelRecord, ModelStore
 from promptreel.models.stored_files import StoredFile, StoredFiles
 
 DEFAULT_MODEL_ID = "cutout"
-CARD_NAME = "promptreel.json"
-MAX_TEXT = 2000
-MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
-
-Size = Annotated[int, Field(ge=8, le=1024, multiple_of=8)]
-Phrase = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
-
-Phrases = Annotated[tuple[Phrase, ...], Field(max_length=50)]
-Word = Annotated[str, Field(max_length=100)]
-FlowShift = Annotated[float, Field(ge=0.1, le=100)] | Literal["by_size"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """What the service knows about a checkpoint before loading it.
+    """What the service knows about a model before loading it.
 
     Clips are made at the native size (pixels; None: any size) and scaled to the requested size. `max_frames` is the most that
-    the motion modules take at once. `trigger_words` and `quality_words` are phrases for enhanced prompts (phrases.py). `words`
-    is the vocabulary; empty: no vocabulary. `beta_schedule` is the motion modules' noise table; None: the scheduler's file
-    has it (noise_table.py). `kind` and `base` say what it is and what it fits on. `motion_adapter` and `vae` are ids of other
-    models that it is made with; `has_motion`: whether it has motion modules of its own. `record`: an imported model's row,
-    and `content_hash` that of its files. `flow_shift` and `low_noise_guidance` are Wan's (docs/models.md).
-    `reference_seconds_per_unit` was measured on two CPU cores, for estimates before the first job.
+    the motion modules take at once; for Wan, the most frames of a clip. `trigger_words` and `quality_words` are phrases for
+    enhanced prompts (phrases.py). `words` is the vocabulary; empty: no vocabulary. `beta_schedule` is the motion modules' noise
+    table; None: the scheduler's file has it (noise_table.py). `kind` and `base` say what it is and what it fits on.
+    `motion_adapter` and `vae` are ids of other models that it is made with; `has_motion`: whether it has motion modules of its
+    own. `record`: an imported model's row. `content_hash`: the hash of its files. `flow_shift`,
+    `low_noise_guidance` and a LoRA's `expert` are Wan's (docs/models.md). `reference_seconds_per_unit` was measured on two CPU
+    cores, for estimates before the first job.
     """
 
     model_id: str
@@ -77,9 +66,16 @@ class ModelCard:
     default_guidance: float | None = None
     flow_shift: float | Literal["by_size"] | None = None
     low_noise_guidance: float | None = None
+    expert: Expert | None = None
     has_motion: bool = True
     content_hash: str | None = None
+    base_model: str | None = None
     record: ModelRecord | None = field(default=None, compare=False)
+
+    @property
+    def is_public(self) -> bool:
+        """Whether all callers see it."""
+        return self.record is None or self.record.is_public
 
     @property
     def created_at(self) -> datetime:
@@ -89,57 +85,9 @@ class ModelCard:
         return datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
 
 
-def _check_scheduler(name: str) -> str:
-    if name not in SCHEDULERS:
-        raise ValueError(f"there is no scheduler {name[:100]!r}")
-    return name
-
-
-class _CardFile(BaseModel):
-    """`promptreel.json`; docs/models.md describes it."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-    name: str = Field(min_length=1, max_length=200)
-    description: str = Field(default="", max_length=MAX_TEXT)
-    family: str = Field(min_length=1, max_length=100)
-    native_width: Size | None = None
-    native_height: Size | None = None
-    max_frames: int = Field(ge=1, le=240)
-    fps: int = Field(ge=1, le=30)
-    default_negative_prompt: str = Field(default="", max_length=MAX_TEXT)
-    trigger_words: Phrases = ()
-    quality_words: Phrases = ()
-    words: frozenset[Word] = frozenset()
-    beta_schedule: Literal["linear", "scaled_linear"] | None = None
-    base: Annotated[str, Field(min_length=1, max_length=100)] | None = None
-    flow_shift: FlowShift | None = None
-    low_noise_guidance: float | None = Field(default=None, ge=0, le=20, allow_inf_nan=False)
-    reference_seconds_per_unit: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    motion_adapter: str | None = Field(default=None, pattern=MODEL_ID.pattern)
-    vae: str | None = Field(default=None, pattern=MODEL_ID.pattern)
-    licence: str | None = Field(default=None, max_length=200)
-    default_scheduler: Annotated[str, AfterValidator(_check_scheduler)] | None = None
-    default_steps: int | None = Field(default=None, ge=1, le=50)
-    default_guidance: float | None = Field(default=None, ge=0, le=20, allow_inf_nan=False)
-
-    @model_validator(mode="after")
-    def _sizes_come_together(self) -> Self:
-        if (self.native_width is None) != (self.native_height is None):
-            raise ValueError("give native_width and native_height, or neither")
-        return self
-
-    @model_validator(mode="after")
-    def _phrases_are_no_book(self) -> Self:
-        """Limits the length: the model reads all of it for each frame."""
-        if sum(map(len, self.trigger_words + self.quality_words)) > MAX_TEXT:
-            raise ValueError(f"trigger_words and quality_words may have {MAX_TEXT} characters together")
-        return self
-
-
 class ModelRegistry:
-    """The models in two folders, the package's and the user's, and the imported ones. Of one id, a built-in model hides a
-    user's folder, and that an imported model.
+    """The models in two folders, the package's and the user's, and the imported ones. If several have the same id, the built-in
+    model wins, then the user's folder, then the imported model.
 
     `store` and `files`: the imported models; None: there are none. `aliases`: other names for models in requests, for clients
     that were written for another service's models.
@@ -182,7 +130,7 @@ class ModelRegistry:
         why = self.left_out().get(model_id)
         return ModelNotFound(
             f"There is no model {model_id[:100]!r}{f': {why}' if why else '.'} Known models: {known or 'none'}. "
-            f"Clients may use another name with the setting PROMPTREEL_MODEL_ALIASES={_alias_for(model_id)}."
+            f"To accept this name for another model, set PROMPTREEL_MODEL_ALIASES={_alias_for(model_id)}."
         )
 
     def is_built_in(self, model_id: str) -> bool:
@@ -191,9 +139,7 @@ class ModelRegistry:
         return folder is not None and folder.parent == self._built_in
 
     def list(self, *, tell: bool = True) -> list[ModelCard]:
-        """All models with a usable card, checkpoints first, by id. Others are left out, and logged unless the caller reports
-        them.
-        """
+        """All models with a usable card, checkpoints first, by id. The others are left out, and logged if `tell`."""
         folders, cards = self._folders(), []
         for folder in folders.values():
             try:
@@ -205,18 +151,18 @@ class ModelRegistry:
         return sorted(cards, key=lambda card: (card.kind is not ModelKind.CHECKPOINT, card.model_id))
 
     def left_out(self) -> dict[str, str]:
-        """Entries of the user's model folder that are no usable model, by name, with the reason and what to do."""
+        """Entries of the user's model folder that are not usable models, by name, with the reason and what to do."""
         root = self._roots[0]
         found = sorted(root.iterdir()) if root.is_dir() else []
         reasons = {path.name: _why_left_out(path, self._built_in) for path in found if not path.name.startswith(".")}
         return {name: reason for name, reason in reasons.items() if reason}
 
     def remove(self, model_id: str, *, force: bool = False) -> ModelRecord:
-        """Removes an imported model, and its files unless another model has them. Of a caller, only their own.
+        """Removes an imported model, and its files unless another model has them. A caller can remove only its own models.
 
         The row goes first. A crash leaves files that no row names; the next removal or import sweeps them.
 
-        Raises ModelNotFound; NotAvailable for a model that cannot be removed so; ModelInUse unless `force`.
+        Raises ModelNotFound; NotAvailable for a model that cannot be removed this way; ModelInUse unless `force`.
         """
         card = self.get(model_id)
         if self.is_built_in(card.model_id):
@@ -263,8 +209,10 @@ class ModelRegistry:
         return 0 if self._files is None or self._store is None else self._files.sweep(self._store.hashes)
 
     def free_id(self, given: str | None, suggested: str, *, source: str, replace: bool) -> str:
-        """The id for a model to import. A given one may be of a model that is imported again; a suggested one gets a number if
-        another model has it. Raises InvalidParams if the given one cannot be used.
+        """The id for a model to import. A given id is used as it is; it may replace a model. A suggested id gets a number if it
+        is taken, unless by the caller's own model that this import repeats or may replace.
+
+        Raises InvalidParams if the given one cannot be used.
         """
         if given is not None:
             self.check_id(given)
@@ -320,7 +268,7 @@ def _bad_id(message: str) -> InvalidParams:
 
 
 def _alias_for(model_id: str) -> str:
-    """The setting that would add this alias, if the name is valid in it."""
+    """The value that would add this alias. NAME stands for a name that is not valid there."""
     return f"{model_id if MODEL_ID.fullmatch(model_id) else 'NAME'}={DEFAULT_MODEL_ID}"
 
 
@@ -336,7 +284,7 @@ def _why_left_out(path: Path, built_in: Path) -> str | None:
         is_checkpoint = path.suffix in {".safetensors", ".ckpt", ".pt", ".bin"}
         return "a model is a folder, not a file. Lay it out as docs/models.md says." if is_checkpoint else None
     if MODEL_ID.fullmatch(path.name) is None:
-        return "the folder's name can be no id. Use up to 100 letters, digits and ._-, and begin with a letter or a digit."
+        return "the folder's name is not a valid id. Use up to 100 letters, digits and ._-, and begin with a letter or a digit."
     if not _has_card(path):
         return f"its folder has no card, or one that cannot be read. Write {CARD_NAME} into it, as docs/models.md says."
     if _has_card(built_in / path.name):
@@ -348,18 +296,14 @@ def _why_left_out(path: Path, built_in: Path) -> str | None:
     return None
 
 
-def read_card_file(file: Path) -> dict[str, Any]:
-    """What a card says, as JSON. Raises CheckpointUnusable."""
-    return read_model(file, CARD_NAME, _CardFile).model_dump(mode="json")
-
-
 def _read_card(folder: Path) -> ModelCard:
-    card = read_model(folder / CARD_NAME, f"{folder.name}/{CARD_NAME}", _CardFile)
-    return ModelCard(model_id=folder.name, path=folder, **dict(card))
+    card = read_model(folder / CARD_NAME, f"{folder.name}/{CARD_NAME}", CardFile)
+    moves = card.family != ANIMATEDIFF or has_motion(folder)
+    return ModelCard(model_id=folder.name, path=folder, has_motion=moves, **dict(card))
 
 
 DEFAULT_FPS, DEFAULT_MAX_FRAMES = 8, 16
-"""Of AnimateDiff's motion adapters."""
+"""What AnimateDiff's motion adapters were trained at."""
 
 
 def to_card(record: ModelRecord, path: Path) -> ModelCard:
@@ -391,7 +335,9 @@ def to_card(record: ModelRecord, path: Path) -> ModelCard:
         default_guidance=told.get("default_guidance"),
         flow_shift=told.get("flow_shift"),
         low_noise_guidance=told.get("low_noise_guidance"),
+        expert=told.get("expert"),
         has_motion=bool(told.get("has_motion")),
         content_hash=record.hash,
+        base_model=told.get("base_model"),
         record=record,
     )

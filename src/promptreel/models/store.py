@@ -77,24 +77,28 @@ class ModelStore:
         Raises InvalidParams if the id belongs to another owner's model or, without `replace`, to other files.
         """
         with write_transaction(self._database) as connection:
-            row = connection.execute(_ONE, {"model_id": record.id}).one_or_none()
-            if row is not None:
-                _check_replaceable(row, record, replace=replace)
-                connection.execute(delete(models).where(models.c.id == record.id))
-            values = {
-                "id": record.id,
-                "kind": record.kind.value,
-                "family": record.family,
-                "base": record.base,
-                "card": dict(record.card),
-                "files": {name: asdict(file) for name, file in record.files.items()},
-                "hash": record.hash,
-                "source": record.source,
-                "api_key_id": record.api_key_id,
-                "is_public": record.is_public,
-                "created_at": self._now(),
-            }
-            return _to_record(connection.execute(insert(models).values(values).returning(models)).one())
+            return self.write(connection, record, replace=replace)
+
+    def write(self, connection: Connection, record: ModelRecord, *, replace: bool = False) -> ModelRecord:
+        """Like `add`, as a part of a write transaction."""
+        row = connection.execute(_ONE, {"model_id": record.id}).one_or_none()
+        if row is not None:
+            _check_replaceable(row, record, replace=replace)
+            connection.execute(delete(models).where(models.c.id == record.id))
+        values = {
+            "id": record.id,
+            "kind": record.kind.value,
+            "family": record.family,
+            "base": record.base,
+            "card": dict(record.card),
+            "files": {name: asdict(file) for name, file in record.files.items()},
+            "hash": record.hash,
+            "source": record.source,
+            "api_key_id": record.api_key_id,
+            "is_public": record.is_public,
+            "created_at": self._now(),
+        }
+        return _to_record(connection.execute(insert(models).values(values).returning(models)).one())
 
     def remove(self, model_id: str, *, force: bool = False) -> ModelRecord:
         """Deletes the row and returns it. Raises ModelNotFound, and ModelInUse unless `force`."""
@@ -130,7 +134,8 @@ def _check_replaceable(row: Row[Any], record: ModelRecord, *, replace: bool) -> 
 def _check_unused(connection: Connection, model_id: str) -> None:
     """Raises ModelInUse if a queued or running job, or another model's card, names the model."""
     named = [jobs.c.model_id == model_id, *(jobs.c.params[name].as_string() == model_id for name in REFERENCES)]
-    named.append(jobs.c.params["loras"].as_string().contains(f'"{model_id}"', autoescape=True))
+    named.append(jobs.c.params["base"].as_string() == model_id)  # of a training
+    named += [jobs.c.params[name].as_string().contains(f'"{model_id}"', autoescape=True) for name in ("loras", "embeddings")]
     unfinished = jobs.c.status.in_([JobStatus.QUEUED.value, JobStatus.RUNNING.value])
     count = connection.execute(select(func.count()).select_from(jobs).where(unfinished, or_(*named))).scalar_one()
     if count:

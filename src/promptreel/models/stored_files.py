@@ -80,11 +80,12 @@ class StoredFiles:
         if folder.is_dir():
             return folder
         incoming = folder.with_name(f".{uuid.uuid4().hex}")
-        try:
-            link_files({each: self.path(file) for each, file in files.items()}, incoming)
-            incoming.rename(folder)
-        except OSError:  # a file is gone, which whoever opens the folder will notice; or another process was faster
-            shutil.rmtree(incoming, ignore_errors=True)
+        with self.adding():  # a sweep would take the new folder for one that no model needs
+            try:
+                link_files({each: self.path(file) for each, file in files.items()}, incoming)
+                incoming.rename(folder)
+            except OSError:  # a file is gone, which whoever opens the folder will notice; or another process was faster
+                shutil.rmtree(incoming, ignore_errors=True)
         return folder
 
     def forget_layout(self, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from promptreel.errors import CheckpointUnusable
 from promptreel.extras import is_installed
-from promptreel.models.families import WAN
+from promptreel.models.families import WAN, get_family
 from promptreel.models.gate import Checked, check_checkpoint, check_image_checkpoint, check_part, check_weights
 from promptreel.models.inspection import read_all_tensors
 from promptreel.models.kinds import ModelKind
@@ -55,4 +55,4 @@ def _check_headers(card: ModelCard) -> None:
 
 
 def _check_whole(card: ModelCard) -> Checked:
-    return check_wan(card) if card.family == WAN.name else check_checkpoint(card)
+    return check_wan(card) if get_family(card) is WAN else check_checkpoint(card)

@@ -48,6 +48,14 @@ class LocalStorage:
         except FileNotFoundError:
             return None
 
+    def version(self, key: str) -> int | None:
+        """A number that differs once the file has been replaced; None if there is no file."""
+        path = self.path(key)
+        try:
+            return None if path is None else path.stat().st_mtime_ns // 1_000_000
+        except FileNotFoundError:
+            return None
+
     def delete(self, key: str) -> None:
         """Removes the file and the folders that this leaves empty; does nothing if there is no file. Raises StorageFailed."""
         target = self._target(key)

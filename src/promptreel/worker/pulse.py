@@ -30,6 +30,14 @@ class WorkerStopping(Exception):
     """Raised inside a running job when the worker must stop: the job goes back to the queue."""
 
 
+class GiveWay(Exception):
+    """Raised inside a long job so that others get their turn: it goes back to the queue, and waits there as long as is said."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+
 class Hold:
     """A claimed job. The pulse thread and the job's thread both write it, but never the same field."""
 
@@ -95,11 +103,15 @@ class Pulse:
         lease_seconds: float,
         stop: threading.Event,
         announce: Callable[[], None],
+        news: Callable[[], object] = lambda: None,
         beat_seconds: float = BEAT_SECONDS,
         stall_seconds: float = float("inf"),
         on_stall: Callable[[Hold], None] = lambda _hold: None,
     ) -> None:
-        """`on_stall` is called once, with a job that was silent for `stall_seconds`, or for longer if PATIENCE allows it."""
+        """`news`: what `announce` tells; a change of it is announced at the next beat.
+
+        `on_stall` is called once, with a job that was silent for `stall_seconds`, or for longer if PATIENCE allows it.
+        """
         self._jobs = jobs
         self._stall_seconds = stall_seconds
         self._on_stall = on_stall
@@ -107,6 +119,8 @@ class Pulse:
         self._beat_seconds = min(beat_seconds, lease_seconds / 6)
         self._stop = stop
         self._announce = announce
+        self._news = news
+        self._presented: tuple[float, object] = (float("-inf"), None)
         self._seldom = Seldom(log)
         self._holds: frozenset[Hold] = frozenset()
         self._changing = threading.Lock()
@@ -133,21 +147,26 @@ class Pulse:
                 self._holds -= {hold}
 
     def _run(self) -> None:
-        announced = -PRESENCE_SECONDS
         beat = time.monotonic()
         while not self._ended.wait(self._beat_seconds):
             beat, passed = time.monotonic(), time.monotonic() - beat
             try:
                 self.watch(min(passed, LONGEST_BEAT_SECONDS))
-                if time.monotonic() - announced >= PRESENCE_SECONDS:
-                    self._announce()
-                    announced = time.monotonic()
+                self.present(time.monotonic())
                 for hold in self._holds:
                     self._beat(hold)
             except TEMPORARY as temporary:
                 self._seldom.warning("the worker cannot renew its leases: %s", temporary)
             except Exception:  # the thread must survive a database outage
                 log.exception("the worker could not reach the job table")
+
+    def present(self, now: float) -> None:
+        """Called at each beat with the time in seconds. Announces the worker, unless it was lately and has no news."""
+        announced, told = self._presented
+        news = self._news()
+        if now - announced >= PRESENCE_SECONDS or news != told:
+            self._announce()
+            self._presented = (now, news)
 
     def watch(self, passed: float) -> None:
         """Called at each beat. Calls `on_stall` for a job that was silent for too long, as the beats count it."""

@@ -1,4 +1,4 @@
-"""The worker: claims jobs and runs them. Jobs that can share the model's calls run at the same time."""
+"""The worker: claims jobs and runs them. Jobs of loaded models run at the same time; those of one model share its calls."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from promptreel.errors import TEMPORARY, DeviceLost, DiskFull, GenerationFailed,
 from promptreel.generation.engine import Engine
 from promptreel.jobs.job import AnyJob, Claim, Result
 from promptreel.jobs.kinds import Params
-from promptreel.jobs.store import JobStore, WorkerRecord
+from promptreel.jobs.store import JobStore
+from promptreel.jobs.worker_records import WorkerRecord
 from promptreel.logs import Seldom
 from promptreel.models.registry import DEFAULT_MODEL_ID
 from promptreel.storage.local import LocalStorage
-from promptreel.worker.pulse import Hold, Pulse, WorkerStopping
+from promptreel.worker.pulse import GiveWay, Hold, Pulse, WorkerStopping
 from promptreel.worker.recipes.recipe import Recipe
 from promptreel.worker.room import Room, return_freed_memory
 from promptreel.worker.timekeeping import SharedTime
@@ -89,6 +90,7 @@ class Worker:
             lease_seconds=lease_seconds,
             stop=stop,
             announce=self.announce,
+            news=self.list_loaded,
             stall_seconds=stall_seconds,
             on_stall=self.give_up,
         )
@@ -160,7 +162,7 @@ class Worker:
                 beside=beside,
                 aside=self.aside,
                 is_busy=is_busy,
-                loaded=self.engine.residency.list_loaded(),
+                loaded=[models.name for models in self.engine.residency.list_loaded()],
                 fits=self._has_room,
             )
         except TEMPORARY as temporary:  # the running jobs go on
@@ -169,7 +171,9 @@ class Worker:
             return None
 
     def _has_room(self, params: Params) -> bool:
-        """Whether a job fits into memory beside the running ones. A job alone on the device always fits, and one off it."""
+        """Whether a job fits into memory beside the running ones. It always does if no other uses the device, or if it does
+        not use the device itself.
+        """
         on_device = [each for each in self.running if each.job.kind not in self.aside]
         if not on_device or params.kind in self.aside:
             return True
@@ -198,11 +202,16 @@ class Worker:
         self.pulse.end()
         log.info("worker %s stopped", self.owner)
 
+    def list_loaded(self) -> tuple[str, ...]:
+        """The ids of all loaded models, sorted."""
+        return tuple(sorted({model_id for models in self.engine.residency.list_loaded() for model_id in models.ids}))
+
     def announce(self) -> None:
         record = WorkerRecord(
             id=self.owner,
             device=str(self.engine.device),
             seconds_per_unit=self.seconds_per_unit,
+            loaded=self.list_loaded(),
         )
         self.jobs.record_worker(record)
 
@@ -227,9 +236,12 @@ class Worker:
                 recipe = self.recipes[job.kind]
                 time_shared = self.time.now if recipe.uses_device else time.monotonic
                 result = recipe.run(job, claim, on_progress=hold.on_progress, time_shared=time_shared)
-        except JobCancelled:
-            self._record(claim, lambda: self.jobs.acknowledge_cancel(claim))
-            log.info("job %d cancelled", job.id)
+        except JobCancelled as cancelled:
+            self._cancel(claim, cancelled)
+        except GiveWay as turn:
+            wait_seconds = turn.seconds
+            self._record(claim, lambda: self.jobs.give_back(claim, wait_seconds=wait_seconds))
+            log.info("job %d gives way to others for %.0f s", job.id, wait_seconds)
         except WorkerStopping:
             self._record(claim, lambda: self.jobs.give_back(claim))
             log.info("job %d given back to the queue", job.id)
@@ -258,7 +270,20 @@ class Worker:
         except JobLost:
             self.storage.delete(result.key)
             raise
+        except PromptreelError as error:  # of what the result writes, such as a model whose id was taken meanwhile
+            self.storage.delete(result.key)
+            self._fail(claim, error.code, error.message)
+            log.warning("job %d failed: %s", job.id, error)
+            return
         log.info("job %d succeeded: %s", job.id, result.facts)
+
+    def _cancel(self, claim: Claim, cancelled: JobCancelled) -> None:
+        try:
+            self._record(claim, lambda: self.jobs.acknowledge_cancel(claim, write=cancelled.write))
+        except PromptreelError as error:
+            log.warning("job %d: what it had made could not be kept: %s", claim.job_id, error)
+            self._record(claim, lambda: self.jobs.acknowledge_cancel(claim))
+        log.info("job %d cancelled", claim.job_id)
 
     def _fail(self, claim: Claim, code: str, message: str) -> None:
         self._record(claim, lambda: self.jobs.fail(claim, code=code, message=message))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from promptreel.api.answer_model import Schema, either, ref
+from promptreel.api.legacy.model_search import FILTERS
 from promptreel.jobs.params import MAX_FRAMES, MAX_SEED, OUTPUT_TYPES, SCHEDULERS
 
 TEXT: Schema = {"type": "string"}
@@ -85,6 +86,7 @@ _META_OF_SOME: Schema = {
     "motion_adapter": TEXT,
     "lora_model": TEXT,
     "lora_strength": TEXT,
+    "embeddings_model": TEXT,
     "native_W": {**COUNT, "description": "The width of the clip before it was scaled."},
     "native_H": COUNT,
 }
@@ -145,6 +147,39 @@ SCHEMAS: dict[str, Schema] = {
         },
     ),
     "Done": shape({"status": only("success"), **_WORDS}, optional={"model_id": TEXT}),
+    "TrainingStarted": shape({"status": only("success"), **_WORDS, "data": TEXT, "training_id": TEXT}),
+    "TrainingStatus": shape(
+        {
+            "status": {"enum": ["success", "failed"]},
+            **_WORDS,
+            "data": {**TEXT, "description": "What happened so far, a line each. The last one says what is to come."},
+            "training_id": TEXT,
+            "model_id": TEXT,
+            "model_training_status": {**TEXT, "description": "The state, as in message."},
+            "test_image": nullable({**URL, "description": "The first frame of the newest sample."}),
+            "eta": {**COUNT, "description": "Seconds until the model is there."},
+        }
+    ),
+    "TrainingChanged": shape({"status": only("success"), **_WORDS, "training_id": TEXT}),
+    "TrainingList": shape(
+        {
+            "status": only("success"),
+            **_WORDS,
+            "data": several(
+                shape(
+                    {
+                        "model_id": TEXT,
+                        "training_id": TEXT,
+                        "status": TEXT,
+                        "created_at": {"type": "string", "format": "date-time"},
+                        "instance_prompt": TEXT,
+                        "base_model_id": TEXT,
+                        "model_category": TEXT,
+                    }
+                )
+            ),
+        }
+    ),
     "HostedModel": shape(
         {
             "model_id": TEXT,
@@ -168,9 +203,13 @@ SCHEMAS: dict[str, Schema] = {
             "description": TEXT,
             "provider": TEXT,
             "model_type": TEXT,
+            "model_subcategory": TEXT,
+            "base_model": nullable(TEXT),
             "status": only("model_ready"),
         }
     ),
+    "AgentsFilters": shape({"data": shape(dict.fromkeys(FILTERS, several(TEXT)))}),
+    "AgentsValues": shape({"data": several(TEXT)}),
     "OneAgentsModel": shape({"data": ref("AgentsModel")}),
     "AgentsModels": shape({"data": several(ref("AgentsModel")), "meta": ref("Pagination")}),
     "Pagination": shape(

@@ -70,7 +70,8 @@ def plain(number: float) -> float:
 
 
 def tell_origin(job: VideoJob) -> dict[str, Any]:
-    """Additions to a meta: the kind of init, the motion adapter, the LoRAs and the native size, if there are any.
+    """Additions to a meta: the kind of init, the motion adapter, the LoRAs, the embeddings and the native size, if
+    there are any.
 
     An init appears as "yes", because its data may be megabytes.
     """
@@ -81,5 +82,7 @@ def tell_origin(job: VideoJob) -> dict[str, Any]:
     if job.params.loras:
         origin["lora_model"] = ",".join(lora.model_id for lora in job.params.loras)
         origin["lora_strength"] = ",".join(f"{lora.strength:g}" for lora in job.params.loras)
+    if job.params.embeddings:
+        origin["embeddings_model"] = ",".join(job.params.embeddings)
     native = job.request.get("native_size")
     return origin | {"native_W": native[0], "native_H": native[1]} if native else origin

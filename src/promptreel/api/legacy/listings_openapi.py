@@ -63,8 +63,14 @@ LOAD_MODEL: Properties = {
     "webhook": _field(_NULLABLE, "The URL that is told when the import has ended."),
     "track_id": _field(_NULLABLE, "Repeated in the webhook."),
 }
-PAGED_MODELS: Properties = {
+SEARCHED_MODELS: Properties = {
     "search": _field("string", "A part of a model's id, name or description."),
+    "feature": _field("string", "`video` and `video_fusion` find all models, which make videos or belong to such."),
+    "provider": _field("string", "`promptreel` finds all models."),
+    "model_type": _field("string", "A family, such as `animatediff`; a kind for models of no family."),
+    "model_subcategory": _field("string", "A kind, such as `checkpoint` or `lora`."),
+    "base_model": _field("string", "What a model fits on, such as `sd15`."),
+    "tags": _field("string", "Trigger words, separated by commas: models with any of them."),
     **_paged(default=20, maximum=100),
 }
 ASSETS: Properties = {
@@ -87,6 +93,31 @@ UPLOAD_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The file.", "content": {"image/*": {}, "video/*": {}}},
     403: {"description": "Links are set to expire, and this one has expired or is incomplete."},
     404: {"description": "There is no such file, or it was deleted."},
+}
+_A_NUMBER: list[str] = ["integer", "string", "null"]
+FINE_TUNE: Properties = {
+    "instance_prompt": _field(_NULLABLE, "What the pictures show, with a rare word for it.", example="a photo of sks snail"),
+    "class_prompt": _field(_NULLABLE, "The class whose look the base keeps.", example="a photo of a snail"),
+    "base_model_id": _field(_NULLABLE, "The checkpoint that is trained. Default: the built-in model.", example="cutout"),
+    "base_model_type": _field(_NULLABLE, "normal; sdxl needs a base_model_id."),
+    "images": {
+        "type": ["array", "string"],
+        "items": {"type": "string"},
+        "description": "The pictures, or for motion the clips: URLs, data: URIs or base64. In a multipart form, files.",
+        "example": ["https://example.com/snail-1.png"],
+    },
+    "captions": {"type": ["array", "null"], "items": {"type": _NULLABLE}, "description": "What each of them shows."},
+    "training_type": _field(
+        _NULLABLE,
+        "subject, style, motion or dreambooth. Other words, such as men, mean the default: "
+        "dreambooth for fine_tune, subject for lora_fine_tune.",
+    ),
+    "max_train_steps": _field(_A_NUMBER, "Brought into the preset's range; the answer says so. Default: the preset's."),
+    "lora_type": _field(_NULLABLE, "lycoris: LoKr.", enum=["lora", "lycoris", None], default="lora"),
+    "seed": _field(_A_NUMBER, "null: a random seed."),
+    "model_id": _field(_NULLABLE, "The id that the model gets, which is the training_id, too. Default: a random one."),
+    "webhook": _field(_NULLABLE, "The URL that is told when the training has ended."),
+    "track_id": _field(_NULLABLE, "Repeated in the webhook."),
 }
 TRAINING_ID: dict[str, Any] = {
     "parameters": [{"name": "training_id", "in": "path", "required": True, "schema": {"type": "string"}}]

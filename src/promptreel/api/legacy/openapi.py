@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from promptreel.api.add_on_fields import HOSTED_EMBEDDINGS, HOSTED_LORAS, STRENGTH
 from promptreel.api.field_reader import Limits
 from promptreel.api.init_fields import FIELDS, MAX_MEGABYTES
 from promptreel.api.legacy.dialect import Dialect
 from promptreel.api.legacy.requests import MAX_TEXT, SAMPLES, SEED
 from promptreel.api.legacy.size import RESOLUTION
-from promptreel.api.lora_fields import HOSTED_FIELDS, STRENGTH
 from promptreel.encoding.inits import readable_types
 from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, OUTPUT_TYPES, SCHEDULERS
 from promptreel.media import MEDIA_TYPES, PREVIEW_MEDIA_TYPE
@@ -201,12 +201,15 @@ _OTHERS = {
     "track_id": _field(["string", "number", "boolean", "null"], "Your own name for the job. Webhooks repeat it.", default=None),
     "motion_adapter": _field(_TEXT, "The motion adapter's id. null: the model's own, or the only one that fits.", default=None),
     "lora_model": _field(_TEXT, "LoRAs by id, separated by commas.", default=None),
-    **{name: _field(_TEXT, "The same as lora_model.", default=None) for name in HOSTED_FIELDS[1:]},
+    **{name: _field(_TEXT, "The same as lora_model.", default=None) for name in HOSTED_LORAS[1:]},
     "lora_strength": _field(
         ["number", "string", "null"],
         f"How strongly the LoRAs are applied, {STRENGTH.minimum:g} to {STRENGTH.maximum:g}: one number, or one for each. "
         "1 is as trained.",
         default=1,
+    ),
+    HOSTED_EMBEDDINGS: _field(
+        _TEXT, "Embeddings (textual inversions) by id, separated by commas. Write their words in a prompt.", default=None
     ),
     "output_type": _field(_TEXT, "The file type.", enum=[*OUTPUT_TYPES, None], default=DEFAULT_OUTPUT_TYPE),
     "init_image": _init("init_image", "A picture to start from: a URL or a data: URI."),

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from promptreel.api.add_on_fields import read_hosted_add_ons
 from promptreel.api.field_reader import FieldReader, Limits, as_sent, count_frames, label, spell
 from promptreel.api.init_fields import read_init, sent_inits
 from promptreel.api.legacy.dialect import Dialect
 from promptreel.api.legacy.size import read_size, spell_out_resolution
-from promptreel.api.lora_fields import HOSTED_FIELDS, read_hosted_loras
-from promptreel.api.model_choice import fill_in, read_lora_cards, read_models
+from promptreel.api.model_choice import fill_in, read_add_on_cards, read_models, stand_for_base_in
 from promptreel.api.webhook_field import read_webhook
 from promptreel.encoding.decoder import Decoder
 from promptreel.fetching.fetcher import SafeFetcher
@@ -28,7 +28,7 @@ from promptreel.jobs.params import (
 )
 from promptreel.media import Init
 from promptreel.models.families import cost_of, negative_prompt_of, size_apart
-from promptreel.models.phrases import enhance_prompt, find_unknown_words
+from promptreel.models.phrases import enhance_prompt, find_unknown_words, tell_unwritten, without
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistry
 
 MAX_TEXT = 2000
@@ -57,31 +57,31 @@ def read_create(
     left_out = _read_unavailable(reader, dialect)
     switches = {name: _to_yes_no(reader.yes_no(name, default=False)) for name in dialect.switches}
     init = _read_init(reader, dialect, fetcher, decoder)
-    instead = DEFAULT_MODEL_ID if dialect.replaces_unknown_model else None
-    uses = read_hosted_loras(reader)
-    made_with = read_models(reader, draft.model_id, models, instead=instead)
+    model_id, uses = stand_for_base_in(models, draft.model_id, read_hosted_add_ons(reader))
+    made_with = read_models(reader, model_id, models, or_default=dialect.replaces_unknown_model)
     card = made_with.checkpoint
-    loras = read_lora_cards(reader, uses, models, card, field=HOSTED_FIELDS[0])
+    add_ons = read_add_on_cards(reader, uses, models, card)
     reader.raise_errors()
     by_seconds = dialect.defaults.num_frames is None and not reader.is_set("num_frames")
     filled, changes = fill_in(draft, reader, made_with, by_seconds=by_seconds, api_guidance=dialect.defaults.guidance_scale)
+    params = replace(
+        filled,
+        loras=uses.loras,
+        embeddings=uses.embeddings,
+        prompt=enhance_prompt(draft.prompt, card, add_ons.loras) if enhance and draft.prompt else draft.prompt,
+        negative_prompt=negative_prompt_of(card) if negative_prompt is None else negative_prompt,
+        init_key=init.key if init else None,
+    )
+    unwritten = tell_unwritten(add_ons.embeddings, params.prompt, params.negative_prompt)
+    said = replace(draft, prompt=without(add_ons.embeddings, draft.prompt))
     request = {
         "dialect": dialect.name,
         "enhance_prompt": _to_yes_no(enhance),
-        "tip": _advise(draft, card, left_out, reader.clamped, changes),
+        "tip": _advise(said, card, left_out, reader.clamped, changes + unwritten),
         "native_size": size_apart(card, filled),
         "track_id": as_sent(fields.get("track_id"), track_id),
         **switches,
     }
-    if negative_prompt is None:
-        negative_prompt = negative_prompt_of(card)
-    params = replace(
-        filled,
-        loras=uses,
-        prompt=enhance_prompt(draft.prompt, card, loras) if enhance and draft.prompt else draft.prompt,
-        negative_prompt=negative_prompt,
-        init_key=init.key if init else None,
-    )
     new_job = NewJob(params=params, request=request, cost=cost_of(params, card), track_id=track_id, webhook_url=webhook_url)
     return new_job, init
 

@@ -9,17 +9,6 @@ from promptreel.api.dependencies import Authenticated
 from promptreel.api.legacy import listings_openapi as openapi
 from promptreel.errors import NotAvailable
 
-_TRAINING = "Training is not available yet. Train elsewhere, and add the checkpoint's folder as docs/models.md shows."
-TRAINING_PATHS = (
-    "/api/v3/fine_tune",
-    "/api/v3/fine_tune_v2",
-    "/api/v3/lora_fine_tune",
-    "/api/v3/fine_tune_status/{training_id}",
-    "/api/v3/finetune_list",
-    "/api/v3/cancle_training/{training_id}",  # the hosted service's spelling
-    "/api/v3/cancel_training/{training_id}",
-    "/api/v3/finetune/delete/{training_id}",
-)
 _WATERMARKS = "Watermarks are not removed here: videos of this service have none."
 VIDEO_PATHS = {
     "/api/v6/video/open_sora": "Open-Sora is not available: POST /api/v6/video/text2video makes videos "
@@ -39,13 +28,13 @@ _OPERATION = {
     "request_id.",
 }
 OPERATION_PATHS = {f"/api/v1/enterprise/{folder}{name}": why for name, why in _OPERATION.items() for folder in ("", "video/")}
-WHY = {**dict.fromkeys(TRAINING_PATHS, _TRAINING), **VIDEO_PATHS, **OPERATION_PATHS}
+WHY = {**VIDEO_PATHS, **OPERATION_PATHS}
 
 
 def add_routes(router: APIRouter) -> None:
     for path in WHY:
-        described = openapi.body(properties={}) | (openapi.TRAINING_ID if "{" in path else {})
-        tag = "training" if path in TRAINING_PATHS else "video" if path in VIDEO_PATHS else "service"
+        described = openapi.body(properties={})
+        tag = "video" if path in VIDEO_PATHS else "service"
         router.add_api_route(path, refuse, methods=["POST"], tags=[tag], openapi_extra=described)
 
 

@@ -15,7 +15,8 @@ from promptreel.errors import PromptreelError
 from promptreel.importing.sources import read_remote_source
 from promptreel.jobs.job import AnyJob, ImportJob, JobStage, JobStatus, VideoJob
 from promptreel.jobs.params import MAX_SEED, OUTPUT_TYPES, SCHEDULERS, VideoParams
-from promptreel.media import MEDIA_TYPES
+from promptreel.jobs.worker_records import Holders
+from promptreel.media import MEDIA_TYPES, kind_of_init
 from promptreel.models.kinds import ModelKind
 from promptreel.models.registry import ModelCard
 
@@ -62,17 +63,17 @@ class Video(Answer):
     clip_skip: Count
     motion_adapter: str | None = Field(description="The motion adapter's id; null if the model has one of its own.")
     loras: list[LoraOfVideo]
+    embeddings: list[str] = Field(description="The embeddings' ids.")
     output_type: Annotated[str, one_of(OUTPUT_TYPES)]
     media_type: Annotated[str, one_of(MEDIA_TYPES.values())]
     enhance_prompt: bool
+    input_reference: Literal["image", "video"] | None = Field(description="What the video starts from.")
     stage: Annotated[str, one_of(JobStage)] | None = None
     queue_position: Count | Unset = Field(default=None, description="1 is next. 0 means that the job has left the queue.")
     eta: Count | Unset = Field(default=None, description="Estimated seconds until the video is done.")
-    tip: str | Unset = Field(
-        default=None, description="Names the prompt's words that the model does not know, and the fields that were ignored."
-    )
+    tip: str | Unset = Field(default=None, description="Parts of the request that have no effect or were changed.")
     inference_time_s: Seconds | Unset = Field(
-        default=None, description="The worker's time in seconds. Jobs that run at the same time share it."
+        default=None, description="The worker's time in seconds. Time is divided among jobs that run at once."
     )
     stage_durations: dict[Annotated[str, one_of(JobStage)], Seconds] | Unset = Field(
         default=None, description="inference_time_s, divided by stage."
@@ -107,7 +108,7 @@ class Model(Answer):
     fps: Count
     kind: Annotated[str, one_of(ModelKind)] = Field(description="Only a checkpoint can be the `model` of a video.")
     family: str
-    base: str | None = Field(description="What it fits on: a motion adapter fits a checkpoint of the same base.")
+    base: str | None = Field(description="Which models fit together: a motion adapter fits a checkpoint of the same base.")
     motion_adapter: str | None
     vae: str | None
     trigger_words: list[str]
@@ -115,8 +116,9 @@ class Model(Answer):
     licence: str | None
     source: str | None = Field(description="Where it was imported from; null for a folder.")
     size_bytes: Count | None
-    sha256: str | None = Field(description="Of the names and hashes of its files.")
+    sha256: str | None = Field(description="SHA-256 of the names and hashes of its files.")
     visibility: Literal["public", "private"]
+    loaded_on: list[str] = Field(description="The devices of the workers that have it loaded, one for each worker.")
 
 
 class Models(Answer):
@@ -177,8 +179,8 @@ def to_video_id(job_id: int) -> str:
 def to_video(job: VideoJob, outlook: Outlook | None = None) -> Video:
     """A job as its client sees it.
 
-    `stage`, `eta` and `queue_position` are present only while the job is not done, and only if `outlook` is given. Lists do
-    without it.
+    `stage`, `eta` and `queue_position` are present only while the job is not done, and only if `outlook` is given. Lists have
+    none of the three.
     """
     params = job.params
     remixed_from = job.request.get("remixed_from")
@@ -199,9 +201,10 @@ def to_video(job: VideoJob, outlook: Outlook | None = None) -> Video:
         size=f"{params.width}x{params.height}",
         seconds=f"{params.num_frames / params.fps:g}",
         remixed_from_video_id=None if remixed_from is None else to_video_id(remixed_from),
-        error=_to_job_error(job),
+        error=to_job_error(job),
         **to_extensions(params),
         enhance_prompt=was_enhanced(job),
+        input_reference=None if params.init_key is None else kind_of_init(params.init_key),
         **optional,
         **_to_measurements(job),
     )
@@ -210,7 +213,7 @@ def to_video(job: VideoJob, outlook: Outlook | None = None) -> Video:
 def to_webhook(job: VideoJob, delivery_id: str) -> dict[str, Any]:
     """The event that tells a webhook of a job's end, in the shape of OpenAI's events. `data` is the whole video."""
     succeeded = job.status is JobStatus.SUCCEEDED
-    return _to_event(job, delivery_id, "video.completed" if succeeded else "video.failed", to_video(job))
+    return to_event(job, delivery_id, "video.completed" if succeeded else "video.failed", to_video(job))
 
 
 def to_outlook(outlook: Outlook) -> dict[str, int]:
@@ -240,6 +243,7 @@ def to_extensions(params: VideoParams) -> dict[str, Any]:
         "clip_skip": params.clip_skip,
         "motion_adapter": params.motion_adapter,
         "loras": [LoraOfVideo(model=lora.model_id, strength=lora.strength) for lora in params.loras],
+        "embeddings": list(params.embeddings),
         "output_type": params.output_type,
         "media_type": MEDIA_TYPES[params.output_type],
     }
@@ -252,7 +256,7 @@ def _to_measurements(job: VideoJob) -> dict[str, Any]:
     return {field: facts[name] for name, field in fields.items() if name in facts}
 
 
-def _to_job_error(job: AnyJob) -> VideoError | None:
+def to_job_error(job: AnyJob) -> VideoError | None:
     match job.status:
         case JobStatus.FAILED:
             message = job.error_message or "The job failed, and its worker could not say why."
@@ -279,7 +283,8 @@ def to_page(jobs: Sequence[VideoJob], cursor: Cursor) -> VideoPage:
     )
 
 
-def to_model(card: ModelCard) -> Model:
+def to_model(card: ModelCard, holders: Holders) -> Model:
+    """`holders`: the workers that have each model loaded."""
     record = card.record
     return Model(
         id=card.model_id,
@@ -301,7 +306,8 @@ def to_model(card: ModelCard) -> Model:
         source=record.source if record else None,
         size_bytes=record.size_bytes if record else None,
         sha256=record.hash if record else None,
-        visibility="public" if record is None or record.is_public else "private",
+        visibility="public" if card.is_public else "private",
+        loaded_on=[worker.device for worker in holders.get(card.model_id, ())],
     )
 
 
@@ -316,17 +322,17 @@ def to_import(job: ImportJob) -> ModelImport:
         progress=to_progress(job),
         created_at=int(job.created_at.timestamp()),
         completed_at=int(job.finished_at.timestamp()) if job.finished_at else None,
-        error=_to_job_error(job),
+        error=to_job_error(job),
     )
 
 
 def to_import_webhook(job: ImportJob, delivery_id: str) -> dict[str, Any]:
     """The webhook's event for an import that has ended, in the shape of OpenAI's events. `data` is the whole import."""
     succeeded = job.status is JobStatus.SUCCEEDED
-    return _to_event(job, delivery_id, "model.imported" if succeeded else "model.import_failed", to_import(job))
+    return to_event(job, delivery_id, "model.imported" if succeeded else "model.import_failed", to_import(job))
 
 
-def _to_event(job: AnyJob, delivery_id: str, kind: str, data: Answer) -> dict[str, Any]:
+def to_event(job: AnyJob, delivery_id: str, kind: str, data: Answer) -> dict[str, Any]:
     return {
         "id": f"evt_{delivery_id.removeprefix('msg_')}",
         "object": "event",
@@ -336,8 +342,8 @@ def _to_event(job: AnyJob, delivery_id: str, kind: str, data: Answer) -> dict[st
     }
 
 
-def to_models(cards: Sequence[ModelCard]) -> Models:
-    return Models(object="list", data=[to_model(card) for card in cards])
+def to_models(cards: Sequence[ModelCard], holders: Holders) -> Models:
+    return Models(object="list", data=[to_model(card, holders) for card in cards])
 
 
 def to_error(status: int, message: str, *, code: str | None = None, param: str | None = None) -> OpenAIError:

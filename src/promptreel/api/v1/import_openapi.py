@@ -56,6 +56,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "default_guidance": _number("The guidance scale of requests that name none."),
     "low_noise_guidance": _number("Of Wan's second expert, with default_guidance for the first."),
     "flow_shift": _number('How far Wan\'s noise levels are shifted towards noise, or "by_size". Default: what its files say.'),
+    "expert": _text("Which of Wan 2.2's two experts a LoRA is for. Default: both.", enum=["high_noise", "low_noise", None]),
     "webhook": _text("A URL that gets a signed event, model.imported or model.import_failed, when the import has ended."),
 }
 IMPORT: dict[str, Any] = {

@@ -12,11 +12,13 @@ from fastapi.responses import JSONResponse
 from promptreel.api.bodies import Fields
 from promptreel.api.dependencies import ServicesOfApp
 from promptreel.api.import_fields import Words, read_import
+from promptreel.api.parts import Services
 from promptreel.api.v1.answers import DeletedModel, ModelImport, to_import, to_model, to_models
 from promptreel.api.v1.import_openapi import IMPORT
 from promptreel.api.v1.requests import DIALECT
 from promptreel.errors import JobNotFound
 from promptreel.jobs.job import ImportJob
+from promptreel.jobs.worker_records import Holders, list_holders
 
 NO_SUCH_IMPORT = "There is no such import. Ids look like import_17: check the one that was returned when it was created."
 WORDS = Words(source="source", model_id="id", name="name", kind="kind", visibility="visibility", replace="replace")
@@ -35,12 +37,12 @@ def add_routes(router: APIRouter) -> None:
 
 def list_models(services: ServicesOfApp) -> JSONResponse:
     """The models that are there: checkpoints, which make videos, and then those that go with them, such as motion adapters."""
-    return JSONResponse(to_models(services.models.list()).to_json())
+    return JSONResponse(to_models(services.models.list(), _find_holders(services)).to_json())
 
 
 def get_model(model_id: str, services: ServicesOfApp) -> JSONResponse:
     """One model."""
-    return JSONResponse(to_model(services.models.get(model_id)).to_json())
+    return JSONResponse(to_model(services.models.get(model_id), _find_holders(services)).to_json())
 
 
 def delete_model(model_id: str, services: ServicesOfApp) -> JSONResponse:
@@ -65,6 +67,10 @@ def get_import(request: Request, import_id: str, services: ServicesOfApp) -> JSO
 def cancel_import(request: Request, import_id: str, services: ServicesOfApp) -> JSONResponse:
     """Stop an import. One that has ended stays as it is."""
     return _answer(request, _find(import_id, services.imports.cancel))
+
+
+def _find_holders(services: Services) -> Holders:
+    return list_holders(services.jobs.live_workers())
 
 
 def _find(import_id: str, look: Callable[[int], ImportJob]) -> ImportJob:

@@ -28,8 +28,8 @@ from promptreel.api.v1.requests import (
     VARIANTS,
 )
 from promptreel.encoding.inits import readable_types
-from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, MOST_LORAS, OUTPUT_TYPES, SCHEDULERS
-from promptreel.media import INIT_TYPES, MEDIA_TYPES, POSTER_MEDIA_TYPE
+from promptreel.jobs.params import DEFAULT_OUTPUT_TYPE, DEFAULT_SCHEDULER, MOST_ADD_ONS, OUTPUT_TYPES, SCHEDULERS
+from promptreel.media import INIT_TYPES, MEDIA_TYPES, POSTER_MEDIA_TYPE, PREVIEW_MEDIA_TYPE
 from promptreel.models.registry import DEFAULT_MODEL_ID
 
 EXAMPLE = {"model": DEFAULT_MODEL_ID, "prompt": "a red cat sitting on a bench", "size": "512x512", "seconds": "4", "seed": 7}
@@ -114,10 +114,18 @@ CREATE_FIELDS: dict[str, dict[str, Any]] = {
                 },
             ]
         },
-        "maxItems": MOST_LORAS,
+        "maxItems": MOST_ADD_ONS,
         "default": None,
         "description": "LoRAs: ids, or objects with model and strength. As text: ID:STRENGTH, separated by commas.",
         "example": [{"model": "pencil", "strength": 0.8}],
+    },
+    "embeddings": {
+        "type": ["array", "string", "null"],
+        "items": {"type": "string"},
+        "maxItems": MOST_ADD_ONS,
+        "default": None,
+        "description": "Embeddings (textual inversions): ids; as text, separated by commas. Write their words in a prompt.",
+        "example": ["easynegative"],
     },
     "clip_skip": _number(CLIP_SKIP, "How many of the text encoder's last layers to skip.", default=0),
     "output_type": {
@@ -150,6 +158,17 @@ CREATE: dict[str, Any] = {
         "content": {
             "application/json": {"schema": _schema(CREATE_FIELDS), "example": EXAMPLE},
             "multipart/form-data": {"schema": _schema(_FORM_FIELDS)},
+        },
+    }
+}
+PLAN: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": _schema({name: field for name, field in CREATE_FIELDS.items() if name != "input_reference"}),
+                "example": EXAMPLE,
+            }
         },
     }
 }
@@ -202,16 +221,42 @@ LIST: dict[str, Any] = {
     ]
 }
 CONTENT: dict[str, Any] = {
-    "parameters": [_query("variant", {"type": "string", "enum": list(VARIANTS), "default": "video"}, "Which file.")]
+    "parameters": [
+        _query(
+            "variant",
+            {"type": "string", "enum": list(VARIANTS), "default": "video"},
+            "Which file: the video, its first frame, or while it is being made, a small moving picture of it.",
+        )
+    ]
 }
 CONTENT_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The file.", "content": {media: {} for media in (*MEDIA_TYPES.values(), POSTER_MEDIA_TYPE)}},
+    200: {
+        "description": "The file.",
+        "content": {media: {} for media in (*MEDIA_TYPES.values(), POSTER_MEDIA_TYPE, PREVIEW_MEDIA_TYPE)},
+    },
     404: {"description": "The file does not exist yet, was deleted, or was never made."},
 }
-EVENTS_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The events `stage` (status, stage), `progress` (progress, queue_position, eta), `preview` (url) and "
-        "finally `end` (the whole video). `data` is JSON. Comments keep the connection alive.",
-        "content": {"text/event-stream": {}},
-    }
+_LAST_EVENT_ID = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "example": "4711"},
+    "description": "The id of the last event that you got.",
 }
+
+
+def _stream(description: str) -> dict[str, Any]:
+    answers = {200: {"description": description, "content": {"text/event-stream": {}}}}
+    return {"openapi_extra": {"parameters": [_LAST_EVENT_ID]}, "responses": answers}
+
+
+EVENTS = _stream(
+    "The events `stage` (status, stage), `progress` (progress, queue_position, eta), `preview` (url) and "
+    "finally `end` (the whole video). `data` is JSON. Comments keep the connection alive. With a Last-Event-ID, what you "
+    "already know is left out."
+)
+ALL_EVENTS = _stream(
+    "First `ready` (resumed: whether nothing was missed since Last-Event-ID). Then `video`, `import` and `training` (the whole "
+    "object) at each change, `deleted` (id, object), and `queue` (videos: id, queue_position and eta of up to 50 that are not "
+    "done). Ignore events with other names. `data` is JSON. Comments keep the connection alive."
+)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from promptreel.api.add_on_fields import read_add_ons
 from promptreel.api.field_reader import FieldReader, Limits, count_frames
 from promptreel.api.init_fields import read_any_init
-from promptreel.api.lora_fields import read_loras
-from promptreel.api.model_choice import fill_in, read_lora_cards, read_models
+from promptreel.api.model_choice import fill_in, read_add_on_cards, read_models, stand_for_base_in
 from promptreel.api.webhook_field import read_webhook
 from promptreel.encoding.decoder import Decoder
 from promptreel.errors import JobNotFound
@@ -27,9 +27,9 @@ from promptreel.jobs.params import (
     VideoParams,
 )
 from promptreel.media import Init
-from promptreel.models.composition import compose, find_loras
+from promptreel.models.composition import AddOns, compose, find_add_ons
 from promptreel.models.families import cost_of, negative_prompt_of, size_apart
-from promptreel.models.phrases import enhance_prompt, find_unknown_words
+from promptreel.models.phrases import enhance_prompt, find_unknown_words, tell_unwritten, without
 from promptreel.models.registry import DEFAULT_MODEL_ID, ModelCard, ModelRegistry
 
 DIALECT = "openai"
@@ -49,7 +49,7 @@ CLIP_SKIP = Limits(0, 12)
 PAGE = Limits(1, 100)
 DEFAULT_PAGE = 20
 ORDERS = ("desc", "asc")
-VARIANTS = ("video", "thumbnail")
+VARIANTS = ("video", "thumbnail", "preview", "input")
 NO_SUCH_VIDEO = "There is no such video. Ids look like video_17: check the one that was returned when it was created."
 
 _READ_ELSEWHERE = ("key", "track_id")
@@ -79,22 +79,23 @@ def read_create(
     enhance = reader.yes_no("enhance_prompt", default=False)
     value = _read_reference(reader) if reference == "input_reference" else reader.given(reference)
     init = read_any_init(reader, reference, value, fetcher=fetcher, decoder=decoder)
-    uses = read_loras(reader)
-    made_with = read_models(reader, draft.model_id, models)
+    model_id, uses = stand_for_base_in(models, draft.model_id, read_add_ons(reader))
+    made_with = read_models(reader, model_id, models)
     card = made_with.checkpoint
-    loras = read_lora_cards(reader, uses, models, card, field="loras")
+    add_ons = read_add_on_cards(reader, uses, models, card)
     reader.raise_errors()
     filled, changes = fill_in(
         replace(draft, num_frames=num_frames), reader, made_with, by_seconds=not reader.is_set("num_frames")
     )
     params = replace(
         filled,
-        loras=uses,
-        prompt=enhance_prompt(draft.prompt, card, loras) if enhance else draft.prompt,
+        loras=uses.loras,
+        embeddings=uses.embeddings,
+        prompt=enhance_prompt(draft.prompt, card, add_ons.loras) if enhance else draft.prompt,
         negative_prompt=negative_prompt_of(card) if negative_prompt is None else negative_prompt,
         init_key=init.key if init else None,
     )
-    request = _remember(draft.prompt, params, card, reader, enhance=enhance, changes=changes)
+    request = _remember(draft.prompt, params, card, reader, enhance=enhance, changes=changes, add_ons=add_ons)
     return NewJob(params=params, request=request, cost=cost_of(params, card), webhook_url=webhook_url), init
 
 
@@ -105,10 +106,10 @@ def read_remix(fields: Mapping[str, Any], source: VideoJob, models: ModelRegistr
     webhook_url = read_webhook(reader, fetcher)
     reader.raise_errors()
     card = compose(models, source.params.model_id, source.params.motion_adapter).checkpoint
-    loras = find_loras(models, source.params.loras, card)
+    add_ons = find_add_ons(models, source.params, card)
     enhance = was_enhanced(source)
-    params = replace(source.params, prompt=enhance_prompt(prompt, card, loras) if enhance else prompt)
-    request = _remember(prompt, params, card, reader, enhance=enhance) | {"remixed_from": source.id}
+    params = replace(source.params, prompt=enhance_prompt(prompt, card, add_ons.loras) if enhance else prompt)
+    request = _remember(prompt, params, card, reader, enhance=enhance, add_ons=add_ons) | {"remixed_from": source.id}
     return NewJob(params=params, request=request, cost=cost_of(params, card), webhook_url=webhook_url)
 
 
@@ -179,11 +180,18 @@ def _read_image_url(reader: FieldReader, inner: FieldReader) -> object:
 
 
 def _remember(
-    prompt: str, params: VideoParams, card: ModelCard, reader: FieldReader, *, enhance: bool, changes: Sequence[str] = ()
+    prompt: str,
+    params: VideoParams,
+    card: ModelCard,
+    reader: FieldReader,
+    *,
+    enhance: bool,
+    add_ons: AddOns,
+    changes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What answers need later, such as the tip, which names everything in the request that has no effect or was changed."""
-    tips = list(changes)
-    if unknown := find_unknown_words(prompt, card.words):
+    tips = [*changes, *tell_unwritten(add_ons.embeddings, params.prompt, params.negative_prompt)]
+    if unknown := find_unknown_words(without(add_ons.embeddings, prompt), card.words):
         tips.append(f'the model "{card.model_id}" does not know: {", ".join(word[:40] for word in unknown[:8])}')
     if ignored := reader.name_ignored(but=_READ_ELSEWHERE):
         tips.append(f"ignored fields: {', '.join(ignored)}")
@@ -204,15 +212,17 @@ class Cursor:
     oldest_first: bool
 
 
-def read_cursor(fields: Mapping[str, Any]) -> Cursor:
-    """Raises InvalidParams."""
+def read_cursor(
+    fields: Mapping[str, Any], *, read_id: Callable[[object], int | None] | None = None, what: str = "video"
+) -> Cursor:
+    """`read_id`: reads the ids of what is listed; None: those of videos. Raises InvalidParams."""
     reader = FieldReader(fields)
     limit = reader.whole("limit", PAGE, default=DEFAULT_PAGE)
     order = reader.choice("order", ORDERS, default="desc")
     sent = reader.given("after")
-    after = None if sent is None else read_video_id(sent)
+    after = None if sent is None else (read_id or read_video_id)(sent)
     if sent is not None and after is None:
-        reader.reject("after", 'The after must be the id of a video, such as "video_17": the last_id of the previous page.')
+        reader.reject("after", f'The after must be the id of a {what}, such as "{what}_17": the last_id of the previous page.')
     reader.raise_errors()
     return Cursor(limit, after, oldest_first=order == "asc")
 

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 from fastapi import APIRouter, Request
-from fastapi.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from promptreel.api.base_url import links
 from promptreel.api.bodies import Fields, FieldsWithFiles
 from promptreel.api.deletion import delete_job
-from promptreel.api.dependencies import Authenticated, ServicesOfApp
+from promptreel.api.dependencies import Authenticated, ServicesOfApp, StillKnown
 from promptreel.api.estimates import look_ahead
 from promptreel.api.intake import submit
 from promptreel.api.parts import Services
 from promptreel.api.v1 import openapi
 from promptreel.api.v1.answers import ContentUnavailable, to_deleted, to_page, to_video
+from promptreel.api.v1.content import send_variant, why_unavailable
 from promptreel.api.v1.edits import read_edit, read_edit_of, read_source_id, refuse_large
-from promptreel.api.v1.events import EVENTS_MEDIA_TYPE, VideoWatcher, stream_events
+from promptreel.api.v1.events import EVENTS_MEDIA_TYPE, VideoWatcher, read_event_id, stream_events
+from promptreel.api.v1.feed import stream_changes
+from promptreel.api.v1.plans import plan_video
 from promptreel.api.v1.requests import NO_SUCH_VIDEO, parse_video_id, read_create, read_cursor, read_remix, read_variant
 from promptreel.errors import JobNotFound, NotAvailable
-from promptreel.extras import install_command, is_installed
-from promptreel.jobs.job import JobStatus, NewJob, VideoJob
-from promptreel.media import MEDIA_TYPES, POSTER_MEDIA_TYPE, Init
+from promptreel.jobs.job import NewJob, VideoJob
+from promptreel.media import Init
 
-_KEPT = {"Cache-Control": "private, max-age=3600"}  # a finished video never changes
+_UNBUFFERED = {"X-Accel-Buffering": "no"}
 
 
 def add_routes(router: APIRouter) -> None:
@@ -33,6 +34,7 @@ def add_routes(router: APIRouter) -> None:
     add = partial(router.add_api_route, tags=["v1"])
     add("/v1/videos", create_video, methods=["POST"], openapi_extra=docs.CREATE)
     add("/v1/videos", list_videos, methods=["GET"], openapi_extra=docs.LIST)
+    add("/v1/videos/plan", plan_video, methods=["POST"], openapi_extra=docs.PLAN)
     add("/v1/videos/edits", edit_video, methods=["POST"], openapi_extra=docs.EDIT)
     add("/v1/videos/extensions", extend_video, methods=["POST"], openapi_extra=docs.EDIT)
     add("/v1/videos/characters", create_character, methods=["POST"])
@@ -50,7 +52,8 @@ def add_routes(router: APIRouter) -> None:
         responses=docs.CONTENT_ANSWERS,
     )
     add(f"{path}/content", send_content, methods=["HEAD"], include_in_schema=False)
-    add(f"{path}/events", send_events, methods=["GET"], response_class=StreamingResponse, responses=docs.EVENTS_ANSWERS)
+    add("/v1/events", send_all_events, methods=["GET"], response_class=StreamingResponse, **docs.ALL_EVENTS)
+    add(f"{path}/events", send_events, methods=["GET"], response_class=StreamingResponse, **docs.EVENTS)
 
 
 def create_video(request: Request, fields: FieldsWithFiles, services: ServicesOfApp) -> JSONResponse:
@@ -109,7 +112,7 @@ def edit_video(request: Request, fields: FieldsWithFiles, services: ServicesOfAp
             refuse_large(source.result.size_bytes)
         content = services.storage.read(source.result.key) if source.result else None
         if content is None:
-            raise ContentUnavailable(_why_unavailable(source))
+            raise ContentUnavailable(why_unavailable(source))
         return read_edit_of(source, content, fields, models=services.models, fetcher=services.fetcher, decoder=services.decoder)
 
     return _answer(request, services, submit(request, services, read))
@@ -128,42 +131,25 @@ def create_character(_caller: Authenticated) -> JSONResponse:
 
 
 def send_content(request: Request, video_id: str, services: ServicesOfApp) -> Response:
-    """The finished file, with range requests; with `variant=thumbnail`, its first frame."""
+    """A file of the video: itself, its first frame, a preview while there is none, or what it started from. With ranges."""
     variant = read_variant(request.query_params)
-    job = _find_job(request, services, video_id)
-    path = services.storage.path(job.result.key) if job.result else None
-    if path is None:
-        raise ContentUnavailable(_why_unavailable(job))
-    if variant == "thumbnail":
-        return Response(_make_poster(path), media_type=POSTER_MEDIA_TYPE, headers=_KEPT)
-    return FileResponse(path, media_type=MEDIA_TYPES[job.params.output_type], headers=_KEPT)
-
-
-def _make_poster(path: Path) -> bytes:
-    """Raises NotAvailable without the extra `media`."""
-    if not is_installed("media"):
-        raise NotAvailable(f"This server makes no thumbnails. Its operator can add them with: {install_command('media')}")
-    from promptreel.encoding.poster import make_poster  # noqa: PLC0415 - an extra
-
-    return make_poster(path)
-
-
-def _why_unavailable(job: VideoJob) -> str:
-    match job.status:
-        case JobStatus.SUCCEEDED:
-            return "The video's file was deleted."
-        case JobStatus.FAILED | JobStatus.CANCELLED:
-            return "There is no video, because it failed: retrieve it to read why."
-        case _:
-            return "The video is not there yet: retrieve it until its status is completed."
+    return send_variant(services, _find_job(request, services, video_id), variant)
 
 
 def send_events(request: Request, video_id: str, services: ServicesOfApp) -> StreamingResponse:
     """Server-sent events: each change of a video, until it has ended."""
     job = _find_job(request, services, video_id)
-    watcher = VideoWatcher(services, job.id, links=partial(links, request, services))
+    seq = read_event_id(request.headers.get("last-event-id"))
+    watcher = VideoWatcher(services, job.id, links=partial(links, request, services), seq=seq)
     events = stream_events(watcher.look, is_stopping=services.is_stopping)
-    return StreamingResponse(events, media_type=EVENTS_MEDIA_TYPE, headers={"X-Accel-Buffering": "no"})
+    return StreamingResponse(events, media_type=EVENTS_MEDIA_TYPE, headers=_UNBUFFERED)
+
+
+def send_all_events(request: Request, services: ServicesOfApp, is_known: StillKnown) -> StreamingResponse:
+    """Server-sent events: each change of your videos, imports and trainings. With `Last-Event-ID`, all since that event."""
+    last_event_id = request.headers.get("last-event-id")
+    events = stream_changes(services, last_event_id=last_event_id, is_known=is_known)
+    return StreamingResponse(events, media_type=EVENTS_MEDIA_TYPE, headers=_UNBUFFERED)
 
 
 def _find_job(request: Request, services: Services, video_id: str) -> VideoJob:

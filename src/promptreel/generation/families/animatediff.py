@@ -15,16 +15,17 @@ from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
 
-from promptreel.errors import CheckpointUnusable
+from promptreel.generation.add_ons import EmbeddingFile, LoraFile, Variants, share_weights
 from promptreel.generation.compute import ROWS_OF_A_CALL, ComputeThreads
 from promptreel.generation.devices import Device
+from promptreel.generation.embeddings import add_embeddings
 from promptreel.generation.families.family import Conditioning, EncodedInit, Forward, Loadable, OnPart, Prepared, Rows, go_on
 from promptreel.generation.families.guidance import classifier_free, is_guided
 from promptreel.generation.families.windows import draw_noise, predict_in_windows
 from promptreel.generation.finite import Stage, check_finite
 from promptreel.generation.latent_previews import fit_colors
-from promptreel.generation.loading import load_network, load_tokenizer
-from promptreel.generation.lora import LoraFile, Variants, add_loras, name_variant, share_weights
+from promptreel.generation.loading import load_network, load_tokenizer, make_space
+from promptreel.generation.lora import add_loras, name_variant
 from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.prompts import PromptEncoder
 from promptreel.generation.samplers.sampler import Call, Start
@@ -68,6 +69,15 @@ class LoadedCheckpoint:
         prompts = PromptEncoder(self.prompts.tokenizer, text_encoder)
         return replace(self, unet=unet, prompts=prompts, variant=variant, variants=Variants())
 
+    def with_embeddings(self, embeddings: Sequence[EmbeddingFile]) -> LoadedCheckpoint:
+        """See LoadedModel. The UNet is the same, so that rows with embeddings and without share forwards."""
+        name = "+".join(f"{each.sha256}={each.words}" for each in embeddings)
+        return self.variants.get(name, lambda _name: self._add_words(embeddings))
+
+    def _add_words(self, embeddings: Sequence[EmbeddingFile]) -> LoadedCheckpoint:
+        text_encoder, words = add_embeddings(self.prompts.text_encoder, embeddings)
+        return replace(self, prompts=PromptEncoder(self.prompts.tokenizer, text_encoder, words), variants=Variants())
+
     def encode_text(self, text: str, clip_skip: int = 0, chunks: int = 1) -> Tensor:
         """Embeddings [1, tokens, width] of one text, on the device. A long text takes several chunks; `chunks` is their least
         number, because texts of one forward must be equally long.
@@ -81,13 +91,18 @@ class LoadedCheckpoint:
         """How many chunks the text takes."""
         return self.prompts.count_chunks(text)
 
+    @property
+    def pixels_a_latent(self) -> int:
+        """Pixels for each latent, along one side."""
+        return _downscaling(self.vae)
+
     def latent_shape(self, num_frames: int, width: int, height: int) -> tuple[int, int, int, int, int]:
         """Shape [1, C, T, h, w] of the latents of a clip of `width` x `height` pixels."""
-        scale = _downscaling(self.vae)
+        scale = self.pixels_a_latent
         return (1, self.unet.config.in_channels, num_frames, height // scale, width // scale)
 
     def fit_to(self, params: VideoParams) -> LoadedCheckpoint:  # noqa: ARG002
-        """See LoadedModel. One space is for all clips."""
+        """See LoadedModel. All clips use the same ModelSpace."""
         return self
 
     def encode_init(self, frames: Tensor, on_part: OnPart = go_on) -> EncodedInit:
@@ -164,12 +179,12 @@ class LoadedCheckpoint:
         """See LoadedModel. Between two parts others may compute. These VAEs draw no noise."""
         config = self.vae.config
         frames = latents[0].transpose(0, 1) / config.scaling_factor + (getattr(config, "shift_factor", None) or 0.0)
-        scale = _downscaling(self.vae)
+        scale = self.pixels_a_latent
         count = self._count_parts(len(frames), frames.shape[2] * scale, frames.shape[3] * scale)
         yield from self._run_parts(self._decode_some, frames.tensor_split(count), on_part)
 
     def encode(self, frames: Tensor, on_part: OnPart = go_on) -> Tensor:
-        """See LoadedModel. The latents are scaled as in training. If the VAE encodes to a distribution, they are its mode.
+        """Latents [1, C, T, h, w], scaled as in training. If the VAE encodes to a distribution, they are its mode.
 
         Consecutive equal frames are encoded once.
         """
@@ -236,12 +251,8 @@ def check_animatediff(models: ModelSet, device: Device, compute: ComputeThreads)
 
 
 def _load(checkpoint: Checkpoint, model_hash: str, device: Device, compute: ComputeThreads) -> LoadedCheckpoint:
-    try:
-        space = ModelSpace(checkpoint.noise_table, distilled=checkpoint.unet.arguments["time_cond_proj_dim"] is not None)
-    except ValueError as error:
-        raise CheckpointUnusable(
-            f"model {checkpoint.card.model_id!r} has a noise table that cannot be used: {error}"
-        ) from error
+    distilled = checkpoint.unet.arguments["time_cond_proj_dim"] is not None
+    space = make_space(checkpoint.noise_table, model_id=checkpoint.card.model_id, distilled=distilled)
     return LoadedCheckpoint(
         card=checkpoint.card,
         model_hash=model_hash,
@@ -255,7 +266,6 @@ def _load(checkpoint: Checkpoint, model_hash: str, device: Device, compute: Comp
 
 
 def _downscaling(vae: Any) -> int:
-    """Pixels a latent, along one side."""
     config = vae.config
     if hasattr(config, "block_out_channels"):  # AutoencoderKL, AutoencoderTiny
         return int(2 ** (len(config.block_out_channels) - 1))

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from promptreel.generation.lora import LoraFile
+from promptreel.generation.add_ons import EmbeddingFile, LoraFile
 from promptreel.generation.model_space import ModelSpace
 from promptreel.generation.samplers.sampler import Call, Start
 from promptreel.jobs.params import VideoParams
@@ -100,8 +100,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class EncodedInit:
-    """What a request starts from: latents [1, C, T, h, w] at the noise level of its strength, or tensors [1, ...] for the
-    conditioning of all its rows."""
+    """What a request starts from: clean latents [1, C, T, h, w], or tensors [1, ...] for the conditioning of all its rows."""
 
     latents: Tensor | None = None
     conditioning: Mapping[str, Tensor] = field(default_factory=dict)
@@ -150,7 +149,7 @@ class LoadedModel(Protocol):
 
     @property
     def variant(self) -> str:
-        """Names the LoRAs; empty without any."""
+        """Names the LoRAs; empty without any. Models of one hash and variant have the same denoiser."""
 
     def with_loras(self, loras: Sequence[LoraFile]) -> LoadedModel:
         """The same model with LoRAs. It shares the weights of this one, which does not change.
@@ -158,8 +157,14 @@ class LoadedModel(Protocol):
         Raises CheckpointUnusable for a LoRA that does not fit.
         """
 
+    def with_embeddings(self, embeddings: Sequence[EmbeddingFile]) -> LoadedModel:
+        """The same model, whose prompts may contain the words of embeddings. It shares the weights of this one.
+
+        Raises CheckpointUnusable for an embedding that does not fit.
+        """
+
     def fit_to(self, params: VideoParams) -> LoadedModel:
-        """This model, or one that shares its networks and has the space for the request's clip."""
+        """This model, or one that shares its networks and has the ModelSpace for the request's clip."""
 
     def encode_init(self, frames: Tensor, on_part: OnPart = go_on) -> EncodedInit:
         """What a clip is made from. A picture is a clip that stands still."""

@@ -1,31 +1,33 @@
 """The Wan family (Wan Team 2025): flow transformers over the latents of a causal video VAE, with UMT5's text.
 
 One class for all of them. What a checkpoint has decides what it does: Wan 2.2's A14B has two experts, of which the timestep
-chooses one. I2V models see a picture's latents, and Wan 2.1's its CLIP tokens too, beside their own. TI2V gives each token a
-timestep of its own, 0 for those of a given first frame.
+chooses one. I2V models get a picture's latents as extra channels; those of Wan 2.1 also get its CLIP tokens. TI2V gives each
+token a timestep of its own, 0 for those of a given first frame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from promptreel.errors import CheckpointUnusable, GenerationFailed
+from promptreel.generation.add_ons import EmbeddingFile, LoraFile, Variants, share_weights
 from promptreel.generation.compute import ROWS_OF_A_CALL, ComputeThreads
 from promptreel.generation.devices import Device
 from promptreel.generation.families.family import Conditioning, EncodedInit, Forward, OnPart, Prepared, Rows, go_on
 from promptreel.generation.families.guidance import classifier_free, is_guided
 from promptreel.generation.families.turns import Turns
+from promptreel.generation.families.wan_lora import add_wan_loras
 from promptreel.generation.families.wan_text import WanTokenizer
 from promptreel.generation.families.wan_vae import WanVae
 from promptreel.generation.finite import Stage, check_finite
 from promptreel.generation.latent_previews import fit_colors
-from promptreel.generation.lora import LoraFile
+from promptreel.generation.lora import name_variant
 from promptreel.generation.model_space import ModelSpace, vp_scales
 from promptreel.generation.samplers.sampler import Call, Start
 from promptreel.jobs.params import VideoParams
@@ -35,6 +37,8 @@ from promptreel.models.wan.configs import TIME_SCALE
 
 HIGH, LOW = "transformer", "transformer_2"
 """The experts, by component: for high noise, and for low noise. Most models have the first alone."""
+MOST_VARIANTS = 3
+"""Copies kept of one model. The LoRAs of a 14B have a gigabyte."""
 SMALL_PIXELS = 832 * 480
 SHIFTS_BY_SIZE = {True: 3.0, False: 5.0}
 """The shift of noise levels that Wan's authors use: for clips of up to SMALL_PIXELS, and for larger ones."""
@@ -44,8 +48,9 @@ SHIFTS_BY_SIZE = {True: 3.0, False: 5.0}
 class LoadedWan:
     """A Wan checkpoint on a device; see LoadedModel.
 
-    `spaces`: by whether the clip is small; they differ if the card says that the shift goes by size. `networks` by component.
-    `picture_size`: the side of the pictures that the image encoder reads; None: there is none.
+    `spaces`: by whether the clip is small; two different ones only if the card's `flow_shift` is `by_size`. `networks` by
+    component.
+    `read_picture`: turns a frame into CLIP's input; None if the model has no image encoder.
     """
 
     card: ModelCard
@@ -62,11 +67,27 @@ class LoadedWan:
     takes_picture: bool
     read_picture: Callable[[Tensor], Tensor] | None
     variant: str = ""
+    variants: Variants = field(default_factory=partial(Variants, MOST_VARIANTS), repr=False, compare=False)
 
     def with_loras(self, loras: Sequence[LoraFile]) -> LoadedWan:
         """See LoadedModel."""
+        return self.variants.get(name_variant(loras), lambda variant: self._make_variant(variant, loras))
+
+    def _make_variant(self, variant: str, loras: Sequence[LoraFile]) -> LoadedWan:
+        def change() -> Turns:
+            experts = {name: share_weights(expert) for name, expert in self.networks.find(HIGH, LOW).items()}
+            changed = add_wan_loras(experts, loras)
+            return self.networks.with_changed({name: experts[name] for name in changed})
+
+        # Where networks take turns, none may be there while it is copied.
+        networks = change() if self.networks.together else self.compute.run(change)
+        return replace(self, networks=networks, variant=variant, variants=Variants())
+
+    def with_embeddings(self, embeddings: Sequence[EmbeddingFile]) -> LoadedWan:
+        """See LoadedModel."""
         raise CheckpointUnusable(
-            f"The LoRA {loras[0].model_id!r} cannot be used with {self.card.model_id!r}: LoRAs for Wan are not applied yet."
+            f"The embedding {embeddings[0].model_id!r} cannot be used with {self.card.model_id!r}: it is for Stable "
+            "Diffusion's text encoder."
         )
 
     def fit_to(self, params: VideoParams) -> LoadedWan:
@@ -75,7 +96,7 @@ class LoadedWan:
         return replace(self, space=self.spaces[width * height <= SMALL_PIXELS])
 
     def encode_text(self, text: str) -> Tensor:
-        """Embeddings [1, TEXT_TOKENS, width] on the device, zero behind the text's end."""
+        """Embeddings [1, TEXT_TOKENS, width] on the device, zeros after the end of the text."""
         ids = self.tokenizer.split(text)
         tokens, mask = self.tokenizer.pad(ids)
 
@@ -95,7 +116,7 @@ class LoadedWan:
         return EncodedInit(self._encode(frames, on_part))
 
     def _encode_picture(self, frames: Tensor, on_part: OnPart) -> dict[str, Tensor]:
-        """`picture` [1, 4 + C, T, h, w]: which frames are given, and the latents of the picture and gray frames behind it.
+        """`picture` [1, 4 + C, T, h, w]: a mask of the given frames, then the latents of the picture followed by gray frames.
         `tokens` [1, tokens, width]: CLIP's, if the model reads them."""
         gray = torch.zeros(1, 3, len(frames), *frames.shape[1:3])
         gray[:, :, :1] = _to_numbers(frames[:1])
@@ -117,7 +138,7 @@ class LoadedWan:
         """See LoadedModel. The conditioning is `text` [B, tokens, width], and what the init adds."""
         if self.takes_picture and init is None:
             raise GenerationFailed(
-                f"the model {self.card.model_id!r} makes videos of a picture: send one, as init_image or input_reference"
+                f"the model {self.card.model_id!r} makes videos from a picture: send one as init_image or input_reference"
             )
         texts = [params.negative_prompt, params.prompt] if is_guided(params) else [params.prompt]
         tensors = {"text": torch.cat([self.encode_text(each) for each in texts])}
@@ -159,7 +180,7 @@ class LoadedWan:
         return tokens.flatten().expand(len(latents), -1)
 
     def _choose(self, timestep: Tensor) -> str:
-        """The expert for a timestep of the network's own."""
+        """The expert for a timestep on the network's scale."""
         if self.boundary_ratio is None or float(timestep) >= self.boundary_ratio * len(self.space.sigmas):
             return HIGH
         return LOW
@@ -170,7 +191,9 @@ class LoadedWan:
         return forward(rows)
 
     def combine(self, output: Tensor, call: Call, conditioning: Conditioning, guidance_scale: float) -> Tensor:
-        """See LoadedModel. A given first frame is predicted as it is, so that the clip ends with it."""
+        """See LoadedModel. The prediction for a given first frame is replaced by the frame itself, so the finished clip keeps
+        it.
+        """
         _, timestep = self.space.to_model(call.latents, call.timestep)
         guided = classifier_free(output, self._scale(self._choose(timestep), guidance_scale))
         prediction = self.space.from_model(guided, call.latents, call.timestep)
@@ -181,7 +204,9 @@ class LoadedWan:
         return torch.cat([held, prediction[:, :, 1:]], dim=2)
 
     def _scale(self, expert: str, guidance_scale: float) -> float:
-        """The expert's guidance. The card has one for low noise, which belongs to the card's default for high noise."""
+        """The expert's guidance. The card's low-noise guidance applies only if the request uses the default guidance: the two
+        were published as a pair.
+        """
         default = self.card.default_guidance or WAN.guidance_scale
         low = self.card.low_noise_guidance
         return low if expert == LOW and low is not None and guidance_scale == default else guidance_scale
@@ -229,7 +254,9 @@ class LoadedWan:
         return self._check(latents, "encoding the init")
 
     def _run_whole(self, work: Callable[[], Any]) -> Any:
-        """Runs the VAE's parts: with others' work in between, or all at once where networks would change places each time."""
+        """Runs the VAE part by part, so that others compute in between. If the networks take turns on the GPU, runs all parts
+        at once, or networks would be swapped for each.
+        """
         if self.networks.together:
             return work()
 

@@ -22,7 +22,7 @@ from promptreel.generation.families.turns import Turns, count_bytes
 from promptreel.generation.families.wan import SHIFTS_BY_SIZE, LoadedWan
 from promptreel.generation.families.wan_text import WanTokenizer
 from promptreel.generation.families.wan_vae import WanVae
-from promptreel.generation.loading import build, read_weights
+from promptreel.generation.loading import build, make_space, read_weights
 from promptreel.generation.model_space import ModelSpace
 from promptreel.models.composition import ModelSet
 from promptreel.models.gate import Network, check_weights, hash_checkpoint
@@ -37,7 +37,7 @@ _CLASSES: dict[str, Callable[..., Any]] = {
 }
 _ALWAYS_FLOAT32 = frozenset({"AutoencoderKLWan", "CLIPVisionModel"})
 _FREE_BYTES = 12 << 30
-"""What a clip in work needs of a GPU besides weights: the transformer's activations, and the VAE's in float32."""
+"""GPU memory that a clip needs besides the weights: the transformer's activations, and the VAE's in float32."""
 
 
 def check_wan_model(models: ModelSet, device: Device, compute: ComputeThreads) -> Loadable:
@@ -49,10 +49,10 @@ def check_wan_model(models: ModelSet, device: Device, compute: ComputeThreads) -
     checkpoint = check_wan(models.checkpoint)
     check_weights(checkpoint)
     size_bytes = sum(
-        math.prod(tensor.shape) * _format_of(network, device, name).itemsize
+        math.prod(tensor.shape) * _dtype_of(network, device, name).itemsize
         for network in checkpoint.networks.values()
         for name, tensor in network.tensors.items()
-        if name != "encoder.embed_tokens.weight"  # the same as another
+        if name != "encoder.embed_tokens.weight"  # shares memory with `shared.weight`
     )
     load = partial(_load, models.checkpoint, checkpoint, hash_checkpoint(checkpoint), device, compute)
     return Loadable(size_bytes, tuple(checkpoint.files.values()), load)
@@ -87,9 +87,9 @@ def _load(card: ModelCard, checkpoint: WanCheckpoint, model_hash: str, device: D
 
 
 def _load_network(network: Network, device: Device) -> Any:
-    """On the CPU, with each weight in its format."""
+    """Builds the network on the CPU; `_dtype_of` gives each weight's dtype."""
     built = build(network, _CLASSES)
-    built.load_state_dict(read_weights(network, partial(_format_of, network, device)), assign=True)
+    built.load_state_dict(read_weights(network, partial(_dtype_of, network, device)), assign=True)
     match built:  # buffers, which are not in the files
         case WanTransformer3DModel():
             config = built.config
@@ -101,8 +101,8 @@ def _load_network(network: Network, device: Device) -> Any:
     return built.eval().requires_grad_(False)
 
 
-def _format_of(network: Network, device: Device, name: str) -> torch.dtype:
-    """The device's, with the exceptions that diffusers and transformers make for these classes."""
+def _dtype_of(network: Network, device: Device, name: str) -> torch.dtype:
+    """The device's dtype, except where diffusers and transformers keep float32."""
     if network.class_name in _ALWAYS_FLOAT32:
         return torch.float32
     kept: tuple[str, ...] = ()
@@ -114,7 +114,7 @@ def _format_of(network: Network, device: Device, name: str) -> torch.dtype:
 
 
 def _fits(networks: dict[str, Any], device: Device) -> bool:
-    """Whether the device holds all networks at once, and a clip in work."""
+    """Whether the device holds all networks at once, and one clip's activations."""
     if not device.name.startswith("cuda"):
         return True
     free, _ = torch.cuda.mem_get_info(device.name)
@@ -122,14 +122,11 @@ def _fits(networks: dict[str, Any], device: Device) -> bool:
 
 
 def _make_spaces(checkpoint: WanCheckpoint, card: ModelCard) -> dict[bool, ModelSpace]:
-    """By whether a clip is small."""
-    table = checkpoint.noise_table
-    try:
-        if card.flow_shift == "by_size":
-            return {is_small: ModelSpace({**table, "shift": shift}) for is_small, shift in SHIFTS_BY_SIZE.items()}
-        space = ModelSpace(table if card.flow_shift is None else {**table, "shift": card.flow_shift})
-    except ValueError as error:
-        raise CheckpointUnusable(f"model {card.model_id!r} has a noise table that cannot be used: {error}") from error
+    """The noise levels for small clips (True) and larger ones (False)."""
+    table, make = checkpoint.noise_table, partial(make_space, model_id=card.model_id)
+    if card.flow_shift == "by_size":
+        return {is_small: make({**table, "shift": shift}) for is_small, shift in SHIFTS_BY_SIZE.items()}
+    space = make(table if card.flow_shift is None else {**table, "shift": card.flow_shift})
     return {True: space, False: space}
 
 

@@ -16,7 +16,7 @@ from promptreel.models.wan.tokenizer import UnigramParts
 
 
 class WanTokenizer:
-    """Prompts as tokens: TEXT_TOKENS of them, what is longer is cut."""
+    """Turns a prompt into TEXT_TOKENS tokens; a longer one is cut."""
 
     def __init__(self, parts: UnigramParts) -> None:
         """Raises CheckpointUnusable."""
@@ -25,7 +25,7 @@ class WanTokenizer:
             self._tokenizer = Tokenizer.from_str(parts.definition)
 
     def split(self, text: str) -> list[int]:
-        """The tokens' ids, with the mark of the end, without padding. Raises CheckpointUnusable if the files are to blame."""
+        """The tokens' ids, with the end-of-text token, without padding. Raises CheckpointUnusable if the files are to blame."""
         with _blaming_files():
             ids: list[int] = self._tokenizer.encode(clean(text)).ids
         return ids
@@ -37,13 +37,13 @@ class WanTokenizer:
 
 
 def clean(text: str) -> str:
-    """A text as Wan was trained on: without HTML's escapes, and single spaces between words."""
+    """A text as Wan was trained on: without HTML entities, and with single spaces between words."""
     return " ".join(html.unescape(html.unescape(text)).split())
 
 
 @contextmanager
 def _blaming_files() -> Iterator[None]:
-    """The library panics where a table is damaged: an error of a class of its own, which is no Exception."""
+    """For a damaged table, tokenizers raises PanicException, which does not derive from Exception."""
     try:
         yield
     except BaseException as error:

@@ -24,7 +24,7 @@ Run = Callable[[Callable[[], Tensor]], Tensor]
 class WanVae:
     """`take` brings the network to `device` and returns it; it is called within `run`. It computes in float32.
 
-    `convolutions`: how many of the encoder and of the decoder keep what they saw.
+    `convolutions`: how many convolutions of the encoder and of the decoder have a cache.
     """
 
     take: Callable[[], Any]
@@ -35,7 +35,7 @@ class WanVae:
 
     @property
     def scale(self) -> int:
-        """Pixels a latent, along one side."""
+        """Pixels per latent along a side."""
         return int(self.config.scale_factor_spatial)
 
     def latent_shape(self, num_frames: int, width: int, height: int) -> tuple[int, int, int, int, int]:
@@ -77,7 +77,7 @@ class WanVae:
         return frames.clamp(-1, 1).cpu()
 
     def _normal(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and inverse deviation of the latents, by channel."""
+        """Mean and inverse standard deviation of the latents, by channel."""
         shape = (1, -1, 1, 1, 1)
         mean = torch.tensor(self.config.latents_mean).view(shape)
         return mean.to(like.device), (1.0 / torch.tensor(self.config.latents_std).view(shape)).to(like.device)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from promptreel.models.wan.checkpoint import WanCheckpoint
+from promptreel.models.wan.lora import width_of
 from promptreel.models.weights import StoredTensor
 
 _SIZES = {1536: "1.3b", 3072: "5b", 5120: "14b"}
@@ -19,8 +20,14 @@ def name_base(transformer: Mapping[str, StoredTensor], vae: Mapping[str, StoredT
     return f"{'wan22' if first[1:2] == (12,) else 'wan21'}-{_SIZES.get(width, width)}"
 
 
+def base_of_lora(tensors: Mapping[str, StoredTensor]) -> str | None:
+    """Both 14B versions have the same layers. None for a transformer of another width than those that are published."""
+    size = _SIZES.get(width_of(tensors) or 0)
+    return None if size is None else f"{'wan22' if size == '5b' else 'wan21'}-{size}"
+
+
 def fill_card(checkpoint: WanCheckpoint, card: Mapping[str, Any]) -> dict[str, Any]:
-    """The card, completed where the importer says nothing."""
+    """The card, completed where the import names no value."""
     own: dict[str, Any] = {"has_motion": True, "max_frames": 81, "fps": 16}
     if checkpoint.expands_timesteps:
         own |= {"max_frames": 121, "fps": 24}

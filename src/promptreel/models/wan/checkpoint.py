@@ -10,14 +10,16 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from promptreel.errors import CheckpointUnusable
+from promptreel.models.card_fields import CARD_NAME
 from promptreel.models.configs import Config
 from promptreel.models.families import WAN
 from promptreel.models.gate import Network, check_size, compare
+from promptreel.models.index import INDEX_NAME, read_components
 from promptreel.models.json_files import read_model, read_object, shorten
 from promptreel.models.noise_table import NAME as NOISE_NAME
 from promptreel.models.noise_table import NoiseTable
-from promptreel.models.parts import INDEX_NAME, STEM, Part, check_class
-from promptreel.models.registry import CARD_NAME, ModelCard
+from promptreel.models.parts import STEM, Part, by_name, check_class, check_own_class
+from promptreel.models.registry import ModelCard
 from promptreel.models.safety import check_folder
 from promptreel.models.wan.configs import NETWORKS, ImageEncoder, TextEncoder, Transformer, Vae
 from promptreel.models.wan.layouts import lay_out
@@ -58,7 +60,7 @@ class WanCheckpoint:
     """Everything that is loaded from a Wan checkpoint. `networks` by component: `transformer`, `vae`, `text_encoder`, maybe
     `transformer_2` and `image_encoder`.
 
-    `boundary_ratio`: the share of the trained timesteps from which on `transformer` denoises; below it is `transformer_2`.
+    `boundary_ratio`: at this share of the trained timesteps and above, `transformer` denoises; below it, `transformer_2`.
     `expands_timesteps`: each token has a timestep of its own. `takes_picture`: the transformer sees a picture's latents
     beside its own.
     """
@@ -78,15 +80,14 @@ def check_wan(card: ModelCard) -> WanCheckpoint:
     vae = checkpoint.networks["vae"].arguments
     multiple = 2 * vae["scale_factor_spatial"]
     if WAN.size_multiple_of(card) != multiple:
-        base = next(base for base, each in WAN.size_multiples.items() if each == multiple)
-        raise CheckpointUnusable(
-            f'This model makes sides that are multiples of {multiple}. Write "base": "{base}" into {CARD_NAME}.'
-        )
+        bases = [base for base, each in WAN.size_multiples.items() if base and each == multiple]
+        what = f'Write "base": "{bases[0]}" into {CARD_NAME}.' if bases else "Promptreel knows no such model of Wan."
+        raise CheckpointUnusable(f"This model makes sides that are multiples of {multiple}. {what}")
     return checkpoint
 
 
 def read_wan(root: Path) -> WanCheckpoint:
-    """As `check_wan`, of a folder whose names were checked, and without a card."""
+    """Like `check_wan`, for a folder that passed `check_folder` and has no card."""
     index, components = _read_index(root)
     parts = _read_parts(root, components)
     _check_layouts(parts)
@@ -110,21 +111,19 @@ def read_wan(root: Path) -> WanCheckpoint:
 
 
 def _read_index(root: Path) -> tuple[_Index, dict[str, str]]:
-    """And the class of each component."""
+    """The index, and the class of each component."""
     index = read_model(root / INDEX_NAME, INDEX_NAME, _Index)
     if index.class_name not in PIPELINES:
         raise CheckpointUnusable(
             f"{INDEX_NAME} names the pipeline {shorten(repr(index.class_name))}; "
             f"of Wan, Promptreel runs {' and '.join(PIPELINES)}."
         )
-    content = read_object(root / INDEX_NAME, INDEX_NAME)
-    named = {key: value for key, value in content.items() if isinstance(value, list) and not key.startswith("_")}
-    named = {key: value for key, value in named.items() if value != [None, None]}
+    named = read_components(read_object(root / INDEX_NAME, INDEX_NAME))
     for component, value in named.items():
         check_class(component, value, CLASSES, "Use a Wan checkpoint as it was published")
     for component in CLASSES:
         if component == "image_processor" or (component in named and (root / component).is_dir()):
-            continue  # all pictures are prepared in the same way
+            continue  # image_processor may be missing: all pictures are prepared alike
         if component in named or component not in OPTIONAL:
             raise CheckpointUnusable(
                 f"The checkpoint has no {component}/, or {INDEX_NAME} does not name it. Download it again, as it was published."
@@ -138,7 +137,7 @@ def _read_parts(root: Path, components: Mapping[str, str]) -> dict[str, Part]:
     parts = {}
     for name, class_name in classes.items():
         config = _read_config(root, name, class_name)
-        read = {file.relative_to(root).as_posix(): file for file in (root / name / "config.json", *files[name])}
+        read = by_name(root, (root / name / "config.json", *files[name]))
         parts[name] = Part(class_name=class_name, config=config, tensors=_read_tensors(root, name, files[name]), files=read)
     if "image_encoder" in parts and getattr(parts["transformer"].config, "image_dim", None) is None:
         del parts["image_encoder"]  # nothing reads its tokens
@@ -148,11 +147,7 @@ def _read_parts(root: Path, components: Mapping[str, str]) -> dict[str, Part]:
 def _read_config(root: Path, component: str, class_name: str) -> Config:
     file, name = root / component / "config.json", f"{component}/config.json"
     if component not in _STEMS:  # configs of transformers name no class; their model_type is checked
-        own = read_object(file, name).get("_class_name")
-        if own != class_name:
-            raise CheckpointUnusable(
-                f"{name} is of the class {shorten(repr(own))}, but {INDEX_NAME} says {class_name!r}. Make the two agree."
-            )
+        check_own_class(file, name, class_name)
     return read_model(file, name, NETWORKS[class_name])
 
 

@@ -16,9 +16,9 @@ Number = Annotated[float, Field(ge=-1e4, le=1e4)]
 Positive = Annotated[float, Field(ge=1e-4, le=1e4)]
 
 TEXT_TOKENS = 512
-"""Of a prompt. diffusers' attention counts on this number to tell text from the tokens of a picture."""
+"""Tokens of a prompt. diffusers' attention counts on this number to tell text from the tokens of a picture."""
 TIME_SCALE: Literal[4] = 4
-"""Frames a latent. The first latent of a clip is one frame."""
+"""Frames per latent. The first latent of a clip is one frame."""
 
 # Of Wan 2.1, by channel; a config may leave them out.
 _MEAN = (

@@ -21,7 +21,7 @@ def lay_out(config: Config) -> Layout:
         case ImageEncoder():
             return _lay_out_image_encoder(config)
         case _:
-            raise TypeError(f"{type(config).__name__} is no network that is built")
+            raise TypeError(f"{type(config).__name__} is not the config of a network")
 
 
 def _lay_out_transformer(config: Transformer) -> Layout:

@@ -96,9 +96,9 @@ class _Unigram(BaseModel):
     def _knows_what_is_needed(self) -> _Unigram:
         pieces = {piece for piece, _ in self.vocab}
         if len(pieces) != len(self.vocab):
-            raise ValueError("a token is there twice")
+            raise ValueError("a token appears twice")
         if self.unk_id >= len(self.vocab):
-            raise ValueError("unk_id is no token")
+            raise ValueError("unk_id is not in the vocabulary")
         return self
 
 
@@ -115,7 +115,9 @@ class _Added(BaseModel):
 
 
 class _File(BaseModel):
-    """tokenizer.json. Its decoder, post-processor, padding and truncation are not read: a prompt is cut, ended and padded."""
+    """tokenizer.json. Its decoder, post-processor, padding and truncation are not read: Promptreel cuts, ends and pads prompts
+    itself.
+    """
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
@@ -127,7 +129,7 @@ class _File(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class UnigramParts:
-    """`definition`: JSON for the tokenizers library. `pad_id` fills up; `tokens` is how many there are."""
+    """`definition`: JSON for the tokenizers library. `pad_id`: the padding token. `tokens`: the vocabulary's size."""
 
     definition: str
     pad_id: int
@@ -139,7 +141,7 @@ def read_tokenizer(root: Path) -> UnigramParts:
     """Raises CheckpointUnusable for a file that is missing, too large, or no SentencePiece tokenizer."""
     content = read_file(root / NAME, NAME, most=MAX_BYTES)
     if content.count(b"[") + content.count(b"{") > MAX_CONTAINERS:
-        raise CheckpointUnusable(f"{NAME} is not as it was saved: it has more than {MAX_CONTAINERS} lists in lists. {AGAIN}")
+        raise CheckpointUnusable(f"{NAME} is not as it was saved: it has more than {MAX_CONTAINERS} nested lists. {AGAIN}")
     try:
         read = _File.model_validate_json(content)
     except ValidationError as error:
@@ -164,7 +166,7 @@ def read_tokenizer(root: Path) -> UnigramParts:
 
 
 def _check_charsmaps(steps: Any) -> None:
-    """A table of characters: the size of a tree, the tree, and texts."""
+    """Refuses a damaged table of characters. A table has the size of a tree, the tree, and texts."""
     for step in (*(steps.normalizers or ()), *(steps.pretokenizers or ())) if isinstance(steps, _Sequence) else (steps,):
         if not isinstance(step, _Precompiled):
             continue
@@ -178,7 +180,7 @@ def _check_charsmaps(steps: Any) -> None:
 
 
 def _define(read: _File, end_id: int) -> str:
-    """The file again, of nothing but what was checked. Prompts are cut to TEXT_TOKENS and end with END."""
+    """The file again, made only of what was checked. Prompts are cut to TEXT_TOKENS and end with END."""
     end = {"SpecialToken": {"id": END, "type_id": 0}}
     text = {"Sequence": {"id": "A", "type_id": 0}}
     return json.dumps(

@@ -17,8 +17,8 @@ from promptreel.jobs.job import Claim, ImportJob, JobStage, OnProgress, Result
 from promptreel.storage.local import LocalStorage
 
 MEMORY_BYTES = 256 << 20
-"""Of configs, headers, and a part of a file at a time."""
-GATHERED = 0.9
+"""What an import holds in memory: configs, headers, and a part of one file."""
+GATHERED_SHARE = 0.9
 """The share of an import's progress when all files are there; the rest is for checking them."""
 
 
@@ -49,9 +49,9 @@ class ImportRecipe:
 
         def on_bytes(what: str, done: int, total: int | None) -> None:
             if what in {"checking", "storing"}:
-                on_progress(JobStage.STORING, GATHERED)
+                on_progress(JobStage.STORING, GATHERED_SHARE)
             else:
-                on_progress(JobStage.LOADING, GATHERED * min(1.0, done / total) if total else 0.0)
+                on_progress(JobStage.LOADING, GATHERED_SHARE * min(1.0, done / total) if total else 0.0)
 
         try:
             record = self.importer.run(job.params, source, api_key_id=job.api_key_id, on_bytes=on_bytes)

@@ -104,7 +104,7 @@ def _make_folder(scratch: Path) -> None:
 
 @dataclass(frozen=True)
 class MadeVideo:
-    """An encoded file, its share of the seconds in forwards, and the peak memory."""
+    """An encoded file. `device_seconds`: its share of the time in forwards."""
 
     video: Video
     device_seconds: float
@@ -116,7 +116,7 @@ def _to_facts(made: MadeVideo, stages: dict[str, float], *, device: str) -> dict
     facts: dict[str, Any] = {
         "stages": stages,
         "busy_seconds": round(sum(stages.values()), 3),
-        # The forwards may exceed the job's share of the time, if other jobs were decoded or encoded meanwhile.
+        # Forwards can take longer than the job's share of the time, because other jobs' decoding and encoding count into it.
         "device_seconds": round(min(made.device_seconds, stages[JobStage.DENOISING]), 3),
         "device": device,
     }
@@ -175,5 +175,9 @@ def provenance(params: VideoParams, made: Generated) -> dict[str, object]:
     `init_key` contains the init's hash.
     """
     versions = {name: version(name) for name in ("promptreel", "torch", "diffusers", *(("peft",) if params.loras else ()))}
-    hashes = {"model_sha256": made.model_hash, "lora_sha256": dict(made.lora_hashes)}
-    return {**params.to_json(), **hashes, "versions": versions}
+    hashes = {
+        "model_sha256": made.model_hash,
+        "lora_sha256": dict(made.lora_hashes),
+        "embedding_sha256": dict(made.embedding_hashes),
+    }
+    return {**params.to_json(), **hashes, "cards": made.cards, "versions": versions}

@@ -6,11 +6,11 @@ from promptreel.jobs.params import VideoParams
 from promptreel.models.families import WAN, generated_size
 from promptreel.models.registry import ModelCard
 
-# Bytes per pixel and frame while the clip is generated: the frames twice, as parts and put together, and a sampler's latents.
-# A sampler keeps about twelve of those, in floats, each with a sixteenth as many numbers as there are pixels.
-_GENERATED = 2 * 3 + 6
+# Bytes per pixel and frame while the clip is generated: the frames twice, as parts and put together; a sampler's latents, about
+# twelve in floats, each with a sixteenth as many numbers as there are pixels; and as much again for what a step makes of them.
+_GENERATED = 2 * 3 + 2 * 12 * 4 // 16
 _INIT = 2 * 3  # in addition, for the init's frames
-# Of Wan in addition: the text of two rows; with an init, per pixel and frame, its pixels in floats, and its latents.
+# Wan needs in addition: the text of two rows; with an init, per pixel and frame, its pixels in floats, and its latents.
 _WAN_TEXT = 2 * 512 * 4096 * 4
 _WAN_INIT = 3 * 4 + 1
 # Bytes per pixel of one frame while encoding: the encoder's lookahead and reference frames. Measured at 1792x1024.
