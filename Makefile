@@ -69,10 +69,11 @@ fix: .venv/installed ## mend what can be mended by itself
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/installed ## measure the main job, requests that share the model, many models, the api under load, and open pages
+bench: .venv/installed ## measure the main job, requests that share the model, many models and LoRAs, the api under load, and open pages
 	$(BIN)/python -m bench.main_job
 	$(BIN)/python -m bench.sharing
 	$(BIN)/python -m bench.models
+	$(BIN)/python -m bench.loras
 	$(BIN)/python -m bench.api_load
 	$(BIN)/python -m bench.pages
 
