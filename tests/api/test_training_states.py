@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,13 @@ from promptreel.jobs.keys import LOCAL_CALLER, KeyStore
 from promptreel.jobs.links import LinkMaker
 from promptreel.jobs.store import JobStore
 from promptreel.jobs.training_params import training_source
-from promptreel.jobs.views import OwnImports, OwnJobs, OwnTrainings
+from promptreel.jobs.views import OwnChanges, OwnImports, OwnJobs, OwnTrainings
 from promptreel.models.kinds import ModelKind
 from promptreel.models.registry import ModelRegistry
 from promptreel.models.store import ModelRecord, ModelStore
 from promptreel.models.stored_files import StoredFiles
 from promptreel.storage.local import LocalStorage
 from tests.api.test_openai import VIDEOS
-from tests.api.test_openai_events import read_events
 from tests.api.test_trainings import CLIP, HOSTED, PICTURE, SUBJECT, TRAININGS
 
 REPORT: dict[str, Any] = {
@@ -222,7 +222,8 @@ def services_of_local_caller(parts: AppParts) -> Services:
     shared = {name: getattr(parts, name) for name in Shared.__dataclass_fields__}
     views = {"jobs": OwnJobs, "imports": OwnImports, "trainings": OwnTrainings}
     own = {name: view(parts.jobs, LOCAL_CALLER) for name, view in views.items()}
-    return Services(**shared, **own, caller=LOCAL_CALLER)  # type: ignore[arg-type]
+    changes = OwnChanges(parts.changes, LOCAL_CALLER)
+    return Services(**shared, **own, changes=changes, caller=LOCAL_CALLER)  # type: ignore[arg-type]
 
 
 def test_events_tell_each_change_once(client: TestClient, services: AppParts, jobs: JobStore, storage: LocalStorage) -> None:
@@ -262,7 +263,8 @@ def test_events_of_an_ended_training_are_its_end(client: TestClient, jobs: JobSt
     finish(jobs, storage, claim)
     answer = client.get(f"{TRAININGS}/training_1/events")
 
-    events = read_events(answer.text)
+    blocks = [block.split("\n") for block in answer.text.strip().split("\n\n")]
+    events = [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in blocks]
     assert answer.headers["Content-Type"].startswith("text/event-stream")
     assert events[0] == ("stage", {"status": "completed", "stage": None})
     assert events[-1] == ("end", client.get(f"{TRAININGS}/training_1").json())
